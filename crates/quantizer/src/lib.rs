@@ -1,0 +1,1 @@
+//! Distilled IVF-PQ models: training, encoding of rows, scoring tables of queries. Slices in, model out.
