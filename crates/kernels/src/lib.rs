@@ -3,7 +3,87 @@
 //! # Block layout
 //! Codes are kept in blocks of [`LANES`] rows, sub-quantizer by sub-quantizer. With 4 bits, sub-quantizer `s` owns the
 //! 16 bytes from `16·s`; byte `j` holds lane `j` in its low and lane `j + 16` in its high nibble, and the number of
-//! sub-quantizers is padded to an even one. With 8 bits, sub-quantizer `s` owns the 32 bytes from `32·s`, a byte a lane.
+//! sub-quantizers is padded to an even one (the look-up table of the padding is zero). With 8 bits, sub-quantizer `s`
+//! owns the 32 bytes from `32·s`, a byte a lane.
+//!
+//! # Lengths
+//! Every function takes slices and stays inside them: what the shorter slice does not cover is left out of the sum, so
+//! a wrong length gives a wrong number, never undefined behaviour and never a panic.
+#![allow(unsafe_code)]
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod scalar;
+
+use std::sync::OnceLock;
 
 /// Rows in a block.
 pub const LANES: usize = 32;
+
+/// Parameters that turn the integer sums of a block into scores.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Affine {
+    /// `q·O[list] + lut_bias`: what every row of the list shares.
+    pub base: f32,
+    /// Value of one step of the look-up table.
+    pub delta: f32,
+    /// Norm correction of scale byte 0.
+    pub scale_lo: f32,
+    /// Norm correction that one step of the scale byte adds.
+    pub scale_step: f32,
+}
+
+/// Sub-vectors of many rows and the codebook to encode them with; see [`Kernels::nearest`].
+#[derive(Debug, Clone, Copy)]
+pub struct Nearest<'a> {
+    /// Row-major rows; row `i` starts at `i·stride`.
+    pub rows: &'a [f32],
+    /// Distance between the starts of two rows.
+    pub stride: usize,
+    /// Length of the sub-vector at the start of each row.
+    pub width: usize,
+    /// Codebook by dimension: entry `t·words + j` is dimension `t` of codeword `j`.
+    pub book: &'a [f32],
+    /// Half the squared norm of each codeword; its length is the number of codewords (1..=256).
+    pub half_norms: &'a [f32],
+}
+
+/// One implementation of all inner loops.
+#[derive(Debug)]
+pub struct Kernels {
+    /// Name of the instruction set, for reports.
+    pub name: &'static str,
+    /// Dot product over the shorter of the two lengths.
+    pub dot: fn(&[f32], &[f32]) -> f32,
+    /// `dots(q, rows, out)`: `out[i] = row_i·q`, `rows` being row-major with `q.len()` columns. Rows that are missing
+    /// give 0.
+    pub dots: fn(&[f32], &[f32], &mut [f32]),
+    /// `scan4(codes, lut, sums)`: sums of one block of 4-bit codes. Both slices hold 16 bytes a sub-quantizer.
+    /// Sums wrap at 65536.
+    pub scan4: fn(&[u8], &[u8], &mut [u16; LANES]),
+    /// `scan8(codes, lut, sums)`: sums of one block of 8-bit codes. `codes` holds 32, `lut` 256 bytes a sub-quantizer.
+    /// Sums wrap at 65536.
+    pub scan8: fn(&[u8], &[u8], &mut [u16; LANES]),
+    /// `finish(sums, scales, norms, affine, out)`: `(lo + step·scale)·(base + delta·sum)` a lane, and with `norms`
+    /// (little-endian `f32`) twice that minus the norm.
+    pub finish:
+        fn(&[u16; LANES], &[u8; LANES], Option<&[u8; 4 * LANES]>, &Affine, &mut [f32; LANES]),
+    /// `nearest(what, out, out_stride)`: for each row `i` the codeword that is nearest in L2, written to
+    /// `out[i·out_stride]`. Covers as many rows as both sides have.
+    pub nearest: fn(&Nearest<'_>, &mut [u8], usize),
+}
+
+/// The best table for this machine, chosen once.
+pub fn kernels() -> &'static Kernels {
+    static CHOSEN: OnceLock<&'static Kernels> = OnceLock::new();
+    CHOSEN.get_or_init(|| all().last().copied().unwrap_or(&scalar::KERNELS))
+}
+
+/// Every table that this machine can run, slowest first; for tests and benches.
+pub fn all() -> Vec<&'static Kernels> {
+    #[allow(unused_mut)]
+    let mut tables = vec![&scalar::KERNELS];
+    #[cfg(target_arch = "x86_64")]
+    tables.extend(avx2::kernels());
+    tables
+}

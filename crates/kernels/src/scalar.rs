@@ -1,0 +1,116 @@
+//! The portable table; what the others must agree with.
+
+use crate::{Affine, Kernels, LANES, Nearest};
+
+pub(crate) static KERNELS: Kernels = Kernels {
+    name: "scalar",
+    dot,
+    dots,
+    scan4,
+    scan8,
+    finish,
+    nearest,
+};
+
+/// Partial sums kept side by side, so that the compiler can vectorise.
+const WIDE: usize = 8;
+
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let len = a.len().min(b.len());
+    let (a, b) = (&a[..len], &b[..len]);
+    let mut sums = [0f32; WIDE];
+    let (ac, at) = a.as_chunks::<WIDE>();
+    let (bc, bt) = b.as_chunks::<WIDE>();
+    for (x, y) in ac.iter().zip(bc) {
+        for i in 0..WIDE {
+            sums[i] += x[i] * y[i];
+        }
+    }
+    let tail: f32 = at.iter().zip(bt).map(|(x, y)| x * y).sum();
+    sums.iter().sum::<f32>() + tail
+}
+
+pub(crate) fn dots(q: &[f32], rows: &[f32], out: &mut [f32]) {
+    out.fill(0.0);
+    if q.is_empty() {
+        return;
+    }
+    for (o, row) in out.iter_mut().zip(rows.chunks_exact(q.len())) {
+        *o = dot(q, row);
+    }
+}
+
+pub(crate) fn scan4(codes: &[u8], lut: &[u8], sums: &mut [u16; LANES]) {
+    sums.fill(0);
+    let (codes, _) = codes.as_chunks::<16>();
+    let (lut, _) = lut.as_chunks::<16>();
+    for (code, table) in codes.iter().zip(lut) {
+        for (j, c) in code.iter().enumerate() {
+            sums[j] = sums[j].wrapping_add(u16::from(table[usize::from(c & 15)]));
+            sums[j + 16] = sums[j + 16].wrapping_add(u16::from(table[usize::from(c >> 4)]));
+        }
+    }
+}
+
+pub(crate) fn scan8(codes: &[u8], lut: &[u8], sums: &mut [u16; LANES]) {
+    sums.fill(0);
+    let (codes, _) = codes.as_chunks::<LANES>();
+    let (lut, _) = lut.as_chunks::<256>();
+    for (code, table) in codes.iter().zip(lut) {
+        for (sum, c) in sums.iter_mut().zip(code) {
+            *sum = sum.wrapping_add(u16::from(table[usize::from(*c)]));
+        }
+    }
+}
+
+pub(crate) fn finish(
+    sums: &[u16; LANES],
+    scales: &[u8; LANES],
+    norms: Option<&[u8; 4 * LANES]>,
+    a: &Affine,
+    out: &mut [f32; LANES],
+) {
+    for ((o, sum), scale) in out.iter_mut().zip(sums).zip(scales) {
+        *o = (a.scale_lo + a.scale_step * f32::from(*scale)) * (a.base + a.delta * f32::from(*sum));
+    }
+    if let Some(norms) = norms {
+        for (o, norm) in out.iter_mut().zip(norms.as_chunks::<4>().0) {
+            *o = 2.0 * *o - f32::from_le_bytes(*norm);
+        }
+    }
+}
+
+pub(crate) fn nearest(what: &Nearest<'_>, out: &mut [u8], out_stride: usize) {
+    let words = what.half_norms.len().min(256);
+    if words == 0 || what.width == 0 {
+        return;
+    }
+    let mut costs = [0f32; 256];
+    let costs = &mut costs[..words];
+    let rows = what.rows.chunks(what.stride.max(1));
+    for (row, code) in rows.zip(out.iter_mut().step_by(out_stride.max(1))) {
+        costs.copy_from_slice(&what.half_norms[..words]);
+        for (x, dim) in row
+            .iter()
+            .take(what.width)
+            .zip(what.book.chunks_exact(words))
+        {
+            for (cost, c) in costs.iter_mut().zip(dim) {
+                *cost -= x * c;
+            }
+        }
+        *code = arg_min(costs);
+    }
+}
+
+/// Index of the smallest value, the first of equals; 0 when nothing compares.
+fn arg_min(costs: &[f32]) -> u8 {
+    let mut best = (f32::INFINITY, 0);
+    for (j, cost) in costs.iter().enumerate() {
+        if *cost < best.0 {
+            best = (*cost, j);
+        }
+    }
+    // At most 256 costs, so the index fits.
+    best.1 as u8
+}

@@ -1,0 +1,49 @@
+//! Progress of long computations and the wish to stop them.
+
+/// The phases of training, in order; encoding is the caller's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// k-means over the lists.
+    Clustering,
+    /// Codebooks of the residuals.
+    Codebooks,
+    /// Exact neighbours of the training queries.
+    Teaching,
+    /// Learning to rank like the teacher.
+    Distilling,
+    /// Encoding of rows.
+    Encoding,
+}
+
+impl Phase {
+    /// Name for progress reports.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Phase::Clustering => "clustering",
+            Phase::Codebooks => "codebooks",
+            Phase::Teaching => "teaching",
+            Phase::Distilling => "distilling",
+            Phase::Encoding => "encoding",
+        }
+    }
+}
+
+/// Watches a computation. Both methods are called every few milliseconds, from any thread of the pool: they must be
+/// quick and must not block.
+pub trait Monitor: Sync {
+    /// Whether to stop with [`crate::TrainError::Interrupted`] at the next chance.
+    fn interrupted(&self) -> bool;
+    /// `done` of `total` steps of `phase` are finished.
+    fn phase(&self, phase: Phase, done: usize, total: usize);
+}
+
+/// A monitor that never interrupts and says nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Quiet;
+
+impl Monitor for Quiet {
+    fn interrupted(&self) -> bool {
+        false
+    }
+    fn phase(&self, _phase: Phase, _done: usize, _total: usize) {}
+}

@@ -1,0 +1,150 @@
+//! What a model is made of: metric, shape, limits, and the options of training.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// Most inverted lists of a model.
+pub const MAX_LISTS: usize = 32_768;
+/// Most dimensions of a vector.
+pub const MAX_DIM: usize = 16_000;
+/// Fewest usable rows that a model can be trained on.
+pub const MIN_TRAIN_ROWS: usize = 1_000;
+
+/// How two vectors are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Metric {
+    /// Euclidean distance.
+    L2,
+    /// Largest inner product.
+    InnerProduct,
+    /// Largest cosine.
+    Cosine,
+}
+
+impl Metric {
+    /// The name that [`FromStr`] reads.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Metric::L2 => "l2",
+            Metric::InnerProduct => "ip",
+            Metric::Cosine => "cosine",
+        }
+    }
+}
+
+impl fmt::Display for Metric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The text names no metric.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown metric \"{0}\"; the metrics are l2, ip and cosine")]
+pub struct UnknownMetric(pub String);
+
+impl FromStr for Metric {
+    type Err = UnknownMetric;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        [Metric::L2, Metric::InnerProduct, Metric::Cosine]
+            .into_iter()
+            .find(|m| m.as_str() == s)
+            .ok_or_else(|| UnknownMetric(s.to_owned()))
+    }
+}
+
+/// Size and kind of what is kept of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct CodeShape {
+    /// Sub-quantizers, one code each.
+    pub subquantizers: usize,
+    /// Bits of a code: 4 or 8.
+    pub bits: u8,
+    /// Whether the row's squared norm is kept beside the codes (L2 only).
+    pub has_norm: bool,
+}
+
+impl CodeShape {
+    /// Codewords of a sub-quantizer: 16 or 256.
+    pub fn words(&self) -> usize {
+        1 << self.bits.min(8)
+    }
+
+    /// Sub-quantizers as the scan kernels want them: even with 4 bits.
+    pub fn padded_subquantizers(&self) -> usize {
+        if self.bits == 4 {
+            self.subquantizers.next_multiple_of(2)
+        } else {
+            self.subquantizers
+        }
+    }
+
+    /// Bytes of the codes of one block of [`distillvq_kernels::LANES`] rows.
+    pub fn block_bytes(&self) -> usize {
+        let lane_bits = usize::from(self.bits) * distillvq_kernels::LANES;
+        self.padded_subquantizers() * lane_bits / 8
+    }
+
+    /// Bytes of a query's look-up table.
+    pub fn lut_bytes(&self) -> usize {
+        self.padded_subquantizers() * self.words()
+    }
+}
+
+/// What to train. `Default` is cosine, 4 bits, everything automatic.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TrainOptions {
+    /// The metric.
+    pub metric: Metric,
+    /// Inverted lists; 0 = [`auto_lists`].
+    pub lists: usize,
+    /// Sub-quantizers; 0 = [`auto_subquantizers`].
+    pub subquantizers: usize,
+    /// Bits of a code: 4 or 8.
+    pub bits: u8,
+    /// Seed of every random choice.
+    pub seed: u64,
+    /// Whether to distil after the reconstruction has been learned.
+    pub distill: bool,
+    /// Rows of the whole table, for the automatic number of lists; 0 = as many as the sample has.
+    pub rows_in_table: usize,
+}
+
+impl Default for TrainOptions {
+    fn default() -> Self {
+        TrainOptions {
+            metric: Metric::Cosine,
+            lists: 0,
+            subquantizers: 0,
+            bits: 4,
+            seed: 42,
+            distill: true,
+            rows_in_table: 0,
+        }
+    }
+}
+
+/// Number of lists for a table of `rows` rows: its square root.
+pub fn auto_lists(rows: usize) -> usize {
+    ((rows as f64).sqrt().round() as usize).clamp(1, MAX_LISTS)
+}
+
+/// Number of sub-quantizers for `dim` dimensions.
+///
+/// With 4 bits a sub-quantizer covers 4 dimensions (1 up to 32, 2 up to 96 dimensions), with 8 bits 8 (2 and 4).
+pub fn auto_subquantizers(dim: usize, bits: u8) -> usize {
+    let narrow = match dim {
+        0..=32 => 1,
+        33..=96 => 2,
+        _ => 4,
+    };
+    let width = if bits == 8 { 2 * narrow } else { narrow };
+    dim.div_ceil(width).clamp(1, max_subquantizers(bits))
+}
+
+/// Most sub-quantizers with `bits` bits: a block of 32 rows must fit a page.
+pub fn max_subquantizers(bits: u8) -> usize {
+    if bits == 8 { 240 } else { 480 }
+}
