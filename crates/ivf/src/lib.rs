@@ -1,1 +1,62 @@
-//! ivf
+//! Pages of a distillvq index and what happens on them: build, insert, search, vacuum, check.
+//!
+//! The crate knows nothing of PostgreSQL: pages come from a [`PageStore`], and the tests use one in memory
+//! ([`testing::MemoryStore`]).
+//!
+//! # The index
+//! Block 0 is the metapage ([`Meta`]), followed by the model's pages, the directory and posting pages. Each inverted list
+//! is a chain of posting pages which start at the list's directory entry; one more list, the *exact list*, holds rows
+//! which the codes cannot represent, as TIDs only. An index without a model (*untrained*) has the exact list alone. The
+//! bytes of all pages are described in the module sources of `meta` and `page`.
+//!
+//! # Invariants
+//! * A page never changes lists and never leaves its chain; links lead to higher block numbers only.
+//! * Every state between two atomic changes is a valid index: readers and a crash see all of a row or nothing.
+//! * A row moves only within its page, so a walk over all blocks (vacuum) meets every row that existed when it began.
+
+mod build;
+mod check;
+mod error;
+mod insert;
+mod meta;
+mod page;
+pub mod search;
+mod store;
+pub mod stream;
+pub mod testing;
+mod vacuum;
+
+pub use build::{Builder, Create, create_empty};
+pub use check::{CheckReport, Problem, check};
+pub use distillvq_quantizer::{CodeShape, Metric, Model, ModelError};
+pub use error::Error;
+pub use insert::insert;
+pub use meta::{Extent, Meta, VERSION, list_rows, load_model};
+pub use page::{HEADER_SIZE, Layout, PAGE_SIZE};
+pub use search::{Candidate, Search};
+pub use store::{MAX_PAGES_IN_WRITE, PageStore, PageWrite};
+pub use vacuum::{VacuumStats, vacuum};
+
+/// Address of a row in the table: page and line number. Offset 0 is no row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tid {
+    /// Block of the table.
+    pub block: u32,
+    /// Line number in the block, from 1.
+    pub offset: u16,
+}
+
+/// A row to store.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Row<'a> {
+    /// Its list; the number of lists stands for the exact list.
+    pub list: u32,
+    /// Its address.
+    pub tid: Tid,
+    /// Norm correction byte; ignored in the exact list.
+    pub scale: u8,
+    /// Squared norm; ignored unless the metric is L2.
+    pub norm: f32,
+    /// Codes, one a byte; ignored in the exact list.
+    pub codes: &'a [u8],
+}

@@ -1,0 +1,377 @@
+//! The metapage, the model's pages and the directory.
+//!
+//! # Metapage (block 0), after the head
+//! ```text
+//!   64  magic "distilvq"         88  lists u32                    112  directory start u32
+//!   72  version u32              92  sub-quantizers u32           116  directory blocks u32
+//!   76  complete u8              96  model start u32              120  build id u64
+//!   77  metric u8               100  model crc32c u32             128  rows at build u64
+//!   78  bits u8                 104  model bytes u64              136  reserved, zero
+//!   79  has norm u8
+//!   80  dim u32
+//!   84  model blocks u32
+//! ```
+//! The metapage is written twice: incomplete when a build begins, complete when it ends. Every bit of later change is in
+//! the directory and the posting pages.
+//!
+//! # Model pages
+//! The model's bytes, cut into pieces of at most one body. `count` is the length of the piece, `list` its ordinal, `next`
+//! the following piece.
+//!
+//! # Directory pages
+//! Entries of 16 bytes, `{ first u32, hint u32, rows u64 }`, one a list and one more for the exact list, on consecutive
+//! blocks. `first` never changes once set. `hint` says where an insert starts to look for room and is never needed for
+//! correctness; `rows` counts at build or the last vacuum.
+
+use crate::error::Error;
+use crate::page::{BODY, BODY_SIZE, Head, Kind, Layout, get, get_u32, get_u64, put};
+use crate::store::PageStore;
+use crate::{CodeShape, Metric, Model};
+use distillvq_quantizer::{MAX_DIM, MAX_LISTS};
+
+/// Format version that this library writes, and the newest it reads.
+pub const VERSION: u32 = 1;
+
+const MAGIC: [u8; 8] = *b"distilvq";
+const ENTRY_SIZE: usize = 16;
+/// Directory entries on a page.
+pub(crate) const ENTRIES: usize = BODY_SIZE / ENTRY_SIZE;
+
+/// A run of pages of one kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extent {
+    /// First block, 0 if there is none.
+    pub start: u32,
+    /// Number of pages.
+    pub blocks: u32,
+}
+
+/// What the metapage says. Read it once for a scan and keep the copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// Format version.
+    pub version: u32,
+    /// Whether the build was finished; [`Meta::read`] refuses an incomplete index.
+    pub complete: bool,
+    /// The metric.
+    pub metric: Metric,
+    /// Dimensions of a vector.
+    pub dim: usize,
+    /// Inverted lists; 0 means untrained: only the exact list exists.
+    pub lists: u32,
+    /// What is kept of a row in a list; without meaning (no sub-quantizers) if untrained.
+    pub shape: CodeShape,
+    /// Pages of the model.
+    pub model: Extent,
+    /// Bytes of the model.
+    pub model_bytes: u64,
+    /// Checksum (crc32c) of the model's bytes.
+    pub model_crc: u32,
+    /// Pages of the directory.
+    pub directory: Extent,
+    /// Changes whenever the model in the pages changes: the key of a cache of decoded models.
+    pub build_id: u64,
+    /// Rows indexed by the build.
+    pub rows_at_build: u64,
+}
+
+impl Meta {
+    /// Reads and checks the metapage of a complete index.
+    pub fn read<S: PageStore>(store: &S) -> Result<Meta, Error> {
+        let meta = Meta::read_any(store)?;
+        if meta.complete {
+            Ok(meta)
+        } else {
+            Err(Error::Incomplete)
+        }
+    }
+
+    /// Reads and checks the metapage, also of an index whose build was never finished.
+    pub(crate) fn read_any<S: PageStore>(store: &S) -> Result<Meta, Error> {
+        let blocks = store.blocks()?;
+        if blocks == 0 {
+            return Err(Error::NotAnIndex);
+        }
+        let meta = store.read(0, Meta::parse)??;
+        meta.validate(blocks)?;
+        Ok(meta)
+    }
+
+    /// Whether there is a model; without one all rows are in the exact list.
+    pub fn trained(&self) -> bool {
+        self.lists > 0
+    }
+
+    /// The number of the exact list.
+    pub fn exact_list(&self) -> u32 {
+        self.lists
+    }
+
+    /// Layout of the posting pages of a list.
+    pub(crate) fn layout(&self, list: u32) -> Result<Layout, Error> {
+        if list == self.lists {
+            return Ok(Layout::exact());
+        }
+        Layout::coded(self.shape).ok_or(Error::damaged(0, "codes do not fit a page"))
+    }
+
+    fn parse(page: &[u8]) -> Result<Meta, Error> {
+        let head = Head::read(page).map_err(|_| Error::NotAnIndex)?;
+        if head.kind != Kind::Meta || get::<8>(page, BODY) != MAGIC {
+            return Err(Error::NotAnIndex);
+        }
+        let version = get_u32(page, 72);
+        if version == 0 || version > VERSION {
+            return Err(Error::UnsupportedVersion {
+                found: version,
+                newest: VERSION,
+            });
+        }
+        let [complete, metric, bits, has_norm] = get(page, 76);
+        Ok(Meta {
+            version,
+            complete: complete == 1,
+            metric: metric_of(metric).ok_or(Error::damaged(0, "unknown metric"))?,
+            dim: get_u32(page, 80) as usize,
+            lists: get_u32(page, 88),
+            shape: CodeShape {
+                subquantizers: get_u32(page, 92) as usize,
+                bits,
+                has_norm: has_norm == 1,
+            },
+            model: Extent {
+                start: get_u32(page, 96),
+                blocks: get_u32(page, 84),
+            },
+            model_crc: get_u32(page, 100),
+            model_bytes: get_u64(page, 104),
+            directory: Extent {
+                start: get_u32(page, 112),
+                blocks: get_u32(page, 116),
+            },
+            build_id: get_u64(page, 120),
+            rows_at_build: get_u64(page, 128),
+        })
+    }
+
+    /// Writes everything into a page.
+    pub(crate) fn store(&self, page: &mut [u8]) {
+        Head {
+            kind: Kind::Meta,
+            count: 0,
+            list: 0,
+            next: 0,
+        }
+        .write(page);
+        put(page, BODY, &MAGIC);
+        put(page, 72, &self.version.to_le_bytes());
+        let flags = [
+            u8::from(self.complete),
+            metric_code(self.metric),
+            self.shape.bits,
+            u8::from(self.shape.has_norm),
+        ];
+        put(page, 76, &flags);
+        put(page, 80, &(self.dim as u32).to_le_bytes());
+        put(page, 84, &self.model.blocks.to_le_bytes());
+        put(page, 88, &self.lists.to_le_bytes());
+        put(page, 92, &(self.shape.subquantizers as u32).to_le_bytes());
+        put(page, 96, &self.model.start.to_le_bytes());
+        put(page, 100, &self.model_crc.to_le_bytes());
+        put(page, 104, &self.model_bytes.to_le_bytes());
+        put(page, 112, &self.directory.start.to_le_bytes());
+        put(page, 116, &self.directory.blocks.to_le_bytes());
+        put(page, 120, &self.build_id.to_le_bytes());
+        put(page, 128, &self.rows_at_build.to_le_bytes());
+    }
+
+    fn validate(&self, blocks: u32) -> Result<(), Error> {
+        let fail = |what| Err(Error::damaged(0, what));
+        if self.dim == 0 || self.dim > MAX_DIM {
+            return fail("impossible dimension");
+        }
+        if self.lists as usize > MAX_LISTS {
+            return fail("too many lists");
+        }
+        if self.trained() && Layout::coded(self.shape).is_none() {
+            return fail("codes do not fit a page");
+        }
+        if !self.complete {
+            return Ok(());
+        }
+        if self.trained() != (self.model.blocks > 0) || !inside(self.model, blocks) {
+            return fail("the model's pages are not inside the index");
+        }
+        if self.model_bytes.div_ceil(BODY_SIZE as u64) != u64::from(self.model.blocks) {
+            return fail("length and pages of the model do not fit");
+        }
+        if self.directory.blocks != directory_blocks(self.lists) || !inside(self.directory, blocks)
+        {
+            return fail("the directory's pages are not inside the index");
+        }
+        Ok(())
+    }
+
+    /// Block and offset of a list's directory entry.
+    pub(crate) fn entry_place(&self, list: u32) -> Result<(u32, usize), Error> {
+        if list > self.lists {
+            return Err(Error::Mismatch("there is no list of this number"));
+        }
+        let (page, slot) = (list as usize / ENTRIES, list as usize % ENTRIES);
+        Ok((self.directory.start + page as u32, BODY + slot * ENTRY_SIZE))
+    }
+}
+
+/// Pages of a directory.
+pub(crate) fn directory_blocks(lists: u32) -> u32 {
+    (lists + 1).div_ceil(ENTRIES as u32)
+}
+
+/// Entries on the `ordinal`-th directory page.
+pub(crate) fn entries_on(lists: u32, ordinal: u32) -> usize {
+    (lists as usize + 1)
+        .saturating_sub(ordinal as usize * ENTRIES)
+        .min(ENTRIES)
+}
+
+fn inside(extent: Extent, blocks: u32) -> bool {
+    let end = extent.start.checked_add(extent.blocks);
+    extent.blocks == 0 || (extent.start > 0 && end.is_some_and(|end| end <= blocks))
+}
+
+fn metric_code(metric: Metric) -> u8 {
+    match metric {
+        Metric::L2 => 1,
+        Metric::InnerProduct => 2,
+        Metric::Cosine => 3,
+    }
+}
+
+fn metric_of(code: u8) -> Option<Metric> {
+    [Metric::L2, Metric::InnerProduct, Metric::Cosine]
+        .into_iter()
+        .find(|&metric| metric_code(metric) == code)
+}
+
+/// An entry of the directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// First posting page, 0 if the list has none.
+    pub first: u32,
+    /// Where an insert starts to look.
+    pub hint: u32,
+    /// Rows at build or the last vacuum.
+    pub rows: u64,
+}
+
+impl Entry {
+    /// Reads the entry at an offset of a directory page.
+    pub fn read(page: &[u8], at: usize) -> Entry {
+        Entry {
+            first: get_u32(page, at),
+            hint: get_u32(page, at + 4),
+            rows: get_u64(page, at + 8),
+        }
+    }
+
+    /// Writes the entry at an offset of a directory page.
+    pub fn write(&self, page: &mut [u8], at: usize) {
+        put(page, at, &self.first.to_le_bytes());
+        put(page, at + 4, &self.hint.to_le_bytes());
+        put(page, at + 8, &self.rows.to_le_bytes());
+    }
+
+    /// Reads the entry of a list from the directory.
+    pub fn of<S: PageStore>(store: &S, meta: &Meta, list: u32) -> Result<Entry, Error> {
+        let (block, at) = meta.entry_place(list)?;
+        store.read(block, |page| {
+            check_directory_page(page, block, meta)?;
+            Ok(Entry::read(page, at))
+        })?
+    }
+}
+
+/// Checks the head of a directory page.
+pub(crate) fn check_directory_page(page: &[u8], block: u32, meta: &Meta) -> Result<(), Error> {
+    let head = Head::read(page).map_err(|what| Error::damaged(block, what))?;
+    let ordinal = block.wrapping_sub(meta.directory.start);
+    if head.kind != Kind::Directory || head.list != ordinal {
+        return Err(Error::damaged(
+            block,
+            "not the directory page expected here",
+        ));
+    }
+    if usize::from(head.count) != entries_on(meta.lists, ordinal) {
+        return Err(Error::damaged(block, "wrong number of directory entries"));
+    }
+    Ok(())
+}
+
+/// Reads all directory entries, in the order of lists; the last one is that of the exact list.
+pub(crate) fn read_directory<S: PageStore>(store: &S, meta: &Meta) -> Result<Vec<Entry>, Error> {
+    let mut entries = Vec::with_capacity(meta.lists as usize + 1);
+    for ordinal in 0..meta.directory.blocks {
+        store.interrupts()?;
+        let block = meta.directory.start + ordinal;
+        store.read(block, |page| {
+            check_directory_page(page, block, meta)?;
+            let count = entries_on(meta.lists, ordinal);
+            entries.extend((0..count).map(|i| Entry::read(page, BODY + i * ENTRY_SIZE)));
+            Ok::<(), Error>(())
+        })??;
+    }
+    Ok(entries)
+}
+
+/// Rows of every list (the last entry is the exact list) as counted at build or by the last vacuum.
+pub fn list_rows<S: PageStore>(store: &S, meta: &Meta) -> Result<Vec<u64>, Error> {
+    let entries = read_directory(store, meta)?;
+    Ok(entries.iter().map(|entry| entry.rows).collect())
+}
+
+/// Reads the bytes of the model from its pages and verifies their checksum.
+pub(crate) fn model_bytes<S: PageStore>(store: &S, meta: &Meta) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    let mut block = meta.model.start;
+    for ordinal in 0..meta.model.blocks {
+        store.interrupts()?;
+        let next = store.read(block, |page| {
+            let head = Head::read(page).map_err(|what| Error::damaged(block, what))?;
+            if head.kind != Kind::Model || head.list != ordinal {
+                return Err(Error::damaged(block, "not the model page expected here"));
+            }
+            let piece = page.get(BODY..BODY + usize::from(head.count));
+            bytes.extend_from_slice(piece.ok_or(Error::damaged(block, "count too large"))?);
+            Ok(head.next)
+        })??;
+        let last = ordinal + 1 == meta.model.blocks;
+        if !last && (next <= block || next >= store.blocks()?) {
+            return Err(Error::damaged(block, "link to a block that cannot follow"));
+        }
+        block = next;
+    }
+    if bytes.len() as u64 != meta.model_bytes || crc32c::crc32c(&bytes) != meta.model_crc {
+        return Err(Error::damaged(
+            meta.model.start,
+            "the model's bytes do not have their checksum",
+        ));
+    }
+    Ok(bytes)
+}
+
+/// Reads the model of an index; `None` if it is untrained.
+pub fn load_model<S: PageStore>(store: &S, meta: &Meta) -> Result<Option<Model>, Error> {
+    if !meta.trained() {
+        return Ok(None);
+    }
+    let model = Model::from_bytes(&model_bytes(store, meta)?)?;
+    let fits = model.metric() == meta.metric
+        && model.dim() == meta.dim
+        && model.lists() == meta.lists as usize
+        && model.shape() == meta.shape;
+    if fits {
+        Ok(Some(model))
+    } else {
+        Err(Error::damaged(0, "metapage and model differ"))
+    }
+}

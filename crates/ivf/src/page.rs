@@ -1,0 +1,292 @@
+//! The bytes of a page: its head, and the places of rows in posting pages.
+//!
+//! # Page map (format version 1, little-endian)
+//! ```text
+//!    0 ..   24   PostgreSQL's page header
+//!   24 ..   40   head { kind u8, format u8, count u16, list u32, next u32, flags u32 }
+//!   40 ..   64   reserved, zero (rows then start on a cache line)
+//!   64 .. 8192   body, no hole
+//! ```
+//! `kind` 0 is a page that was never initialised: legal, and empty. Block 0 is the metapage, so `next` 0 means "none".
+//! Links only ever lead to higher block numbers, because a chain grows by pages appended to the file: a chain cannot be
+//! endless, and the order of a chain is the order of its block numbers.
+//!
+//! Body of a posting page of a list, with `n` blocks of 32 lanes ([`Layout`]):
+//! ```text
+//!   code blocks   n × code block as in `distillvq_kernels`
+//!   scale bytes   n × 32
+//!   norms         n × 32 × f32     (L2 only)
+//!   TID blocks    n × 32 × u32
+//!   TID offsets   n × 32 × u16
+//! ```
+//! Posting pages of the exact list hold TIDs only. Row `i` is lane `i % 32` of block `i / 32`; rows `0..count` are in use,
+//! without holes. Codes, scales and norms of lanes beyond `count` mean nothing.
+
+use crate::{CodeShape, Row, Tid};
+use distillvq_kernels::LANES;
+
+/// Size of a page.
+pub const PAGE_SIZE: usize = 8192;
+/// Bytes at the start of a page which belong to PostgreSQL.
+pub const HEADER_SIZE: usize = 24;
+/// Where the body of a page starts.
+pub(crate) const BODY: usize = 64;
+/// Bytes of the body of a page.
+pub(crate) const BODY_SIZE: usize = PAGE_SIZE - BODY;
+/// "No page" in links. Block 0 is the metapage.
+pub(crate) const NO_BLOCK: u32 = 0;
+/// Format of the pages this library writes.
+pub(crate) const PAGE_FORMAT: u8 = 1;
+
+/// What a page is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    /// Never initialised.
+    Empty = 0,
+    /// Block 0.
+    Meta = 1,
+    /// A piece of the model's bytes.
+    Model = 2,
+    /// Entries of lists.
+    Directory = 3,
+    /// Rows of one list.
+    Posting = 4,
+}
+
+/// The head of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Head {
+    /// What the page is for.
+    pub kind: Kind,
+    /// Rows (posting), entries (directory), bytes (model).
+    pub count: u16,
+    /// The list (posting), or the ordinal of the page in its extent.
+    pub list: u32,
+    /// Next page of the chain, or [`NO_BLOCK`].
+    pub next: u32,
+}
+
+impl Head {
+    /// Reads the head of a page; an unknown kind or format, or a page of the wrong size, is an error text.
+    pub fn read(page: &[u8]) -> Result<Head, &'static str> {
+        if page.len() != PAGE_SIZE {
+            return Err("the page has a wrong size");
+        }
+        let [kind, format] = get(page, 24);
+        let kind = match kind {
+            0 => Kind::Empty,
+            1 => Kind::Meta,
+            2 => Kind::Model,
+            3 => Kind::Directory,
+            4 => Kind::Posting,
+            _ => return Err("unknown kind of page"),
+        };
+        if kind != Kind::Empty && format != PAGE_FORMAT {
+            return Err("unknown page format");
+        }
+        Ok(Head {
+            kind,
+            count: get_u16(page, 26),
+            list: get_u32(page, 28),
+            next: get_u32(page, 32),
+        })
+    }
+
+    /// Writes the head into a page.
+    pub fn write(&self, page: &mut [u8]) {
+        let format = if self.kind == Kind::Empty {
+            0
+        } else {
+            PAGE_FORMAT
+        };
+        put(page, 24, &[self.kind as u8, format]);
+        put(page, 26, &self.count.to_le_bytes());
+        put(page, 28, &self.list.to_le_bytes());
+        put(page, 32, &self.next.to_le_bytes());
+        put(page, 36, &[0; 4]);
+    }
+}
+
+/// `N` bytes at an offset; zeros beyond the end of the page.
+pub(crate) fn get<const N: usize>(page: &[u8], at: usize) -> [u8; N] {
+    page.get(at..)
+        .and_then(|rest| rest.first_chunk::<N>())
+        .copied()
+        .unwrap_or([0; N])
+}
+
+/// A little-endian u16 at an offset.
+pub(crate) fn get_u16(page: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes(get(page, at))
+}
+
+/// A little-endian u32 at an offset.
+pub(crate) fn get_u32(page: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(get(page, at))
+}
+
+/// A little-endian u64 at an offset.
+pub(crate) fn get_u64(page: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(get(page, at))
+}
+
+/// Stores bytes at an offset; nothing is stored if they do not fit.
+pub(crate) fn put(page: &mut [u8], at: usize, bytes: &[u8]) {
+    if let Some(place) = page.get_mut(at..at.saturating_add(bytes.len())) {
+        place.copy_from_slice(bytes);
+    }
+}
+
+/// Where the parts of a posting page are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    subquantizers: usize,
+    bits: u8,
+    /// Bytes of one block of codes; 0 on pages of the exact list.
+    pub(crate) code_block: usize,
+    blocks: usize,
+    scales: usize,
+    /// 0: no norms.
+    norms: usize,
+    tid_blocks: usize,
+    tid_offsets: usize,
+}
+
+impl Layout {
+    /// Layout of the pages of lists; `None` if not even one block of such codes fits a page.
+    pub fn coded(shape: CodeShape) -> Option<Layout> {
+        let m = shape.subquantizers;
+        if m == 0 || m > PAGE_SIZE || !matches!(shape.bits, 4 | 8) {
+            return None;
+        }
+        let layout = Layout::new(m, shape.bits, shape.block_bytes(), shape.has_norm);
+        (layout.blocks > 0).then_some(layout)
+    }
+
+    /// Layout of the pages of the exact list: TIDs only.
+    pub fn exact() -> Layout {
+        Layout::new(0, 4, 0, false)
+    }
+
+    fn new(subquantizers: usize, bits: u8, code_block: usize, has_norm: bool) -> Layout {
+        let scale_block = if code_block > 0 { LANES } else { 0 };
+        let norm_block = if has_norm { 4 * LANES } else { 0 };
+        let blocks = BODY_SIZE / (code_block + scale_block + norm_block + 6 * LANES);
+        let scales = BODY + blocks * code_block;
+        let norms = scales + blocks * scale_block;
+        let tid_blocks = norms + blocks * norm_block;
+        Layout {
+            subquantizers,
+            bits,
+            code_block,
+            blocks,
+            scales,
+            norms: if has_norm { norms } else { 0 },
+            tid_blocks,
+            tid_offsets: tid_blocks + blocks * 4 * LANES,
+        }
+    }
+
+    /// Rows that fit a page: a multiple of 32.
+    pub fn capacity(&self) -> usize {
+        self.blocks * LANES
+    }
+
+    /// The TID of row `i`.
+    pub(crate) fn tid(&self, page: &[u8], i: usize) -> Tid {
+        Tid {
+            block: get_u32(page, self.tid_blocks + 4 * i),
+            offset: get_u16(page, self.tid_offsets + 2 * i),
+        }
+    }
+
+    /// The codes of block `b`.
+    pub(crate) fn codes<'a>(&self, page: &'a [u8], b: usize) -> &'a [u8] {
+        let at = BODY + b * self.code_block;
+        page.get(at..at + self.code_block).unwrap_or(&[])
+    }
+
+    /// The scale bytes of block `b`.
+    pub(crate) fn scale_bytes<'a>(&self, page: &'a [u8], b: usize) -> Option<&'a [u8; LANES]> {
+        page.get(self.scales + b * LANES..)?.first_chunk()
+    }
+
+    /// The norms of block `b`, `None` if the pages have none.
+    pub(crate) fn norm_bytes<'a>(&self, page: &'a [u8], b: usize) -> Option<&'a [u8; 4 * LANES]> {
+        if self.norms == 0 {
+            return None;
+        }
+        page.get(self.norms + b * 4 * LANES..)?.first_chunk()
+    }
+
+    /// Stores a row as row `i`. The row's codes are one a byte; missing ones count as 0.
+    pub(crate) fn put_row(&self, page: &mut [u8], i: usize, row: &Row<'_>) {
+        for s in 0..self.subquantizers {
+            self.put_code(page, i, s, row.codes.get(s).copied().unwrap_or(0));
+        }
+        if self.code_block > 0 {
+            put(page, self.scales + i, &[row.scale]);
+        }
+        if self.norms > 0 {
+            put(page, self.norms + 4 * i, &row.norm.to_le_bytes());
+        }
+        self.put_tid(page, i, row.tid);
+    }
+
+    /// Copies row `from` over row `to`.
+    pub(crate) fn move_row(&self, page: &mut [u8], from: usize, to: usize) {
+        for s in 0..self.subquantizers {
+            let code = self.code(page, from, s);
+            self.put_code(page, to, s, code);
+        }
+        if self.code_block > 0 {
+            let scale: [u8; 1] = get(page, self.scales + from);
+            put(page, self.scales + to, &scale);
+        }
+        if self.norms > 0 {
+            let norm: [u8; 4] = get(page, self.norms + 4 * from);
+            put(page, self.norms + 4 * to, &norm);
+        }
+        let tid = self.tid(page, from);
+        self.put_tid(page, to, tid);
+    }
+
+    /// Stores the TID of row `i`.
+    pub(crate) fn put_tid(&self, page: &mut [u8], i: usize, tid: Tid) {
+        put(page, self.tid_blocks + 4 * i, &tid.block.to_le_bytes());
+        put(page, self.tid_offsets + 2 * i, &tid.offset.to_le_bytes());
+    }
+
+    /// Code `s` of row `i`.
+    pub(crate) fn code(&self, page: &[u8], i: usize, s: usize) -> u8 {
+        let (at, shift) = self.code_place(i, s);
+        let [byte] = get(page, at);
+        if self.bits == 8 {
+            byte
+        } else {
+            (byte >> shift) & 15
+        }
+    }
+
+    fn put_code(&self, page: &mut [u8], i: usize, s: usize, code: u8) {
+        let (at, shift) = self.code_place(i, s);
+        if self.bits == 8 {
+            put(page, at, &[code]);
+        } else {
+            let [byte] = get(page, at);
+            put(page, at, &[byte & !(15 << shift) | (code & 15) << shift]);
+        }
+    }
+
+    /// The byte of a code and the shift of its nibble (4 bits).
+    fn code_place(&self, i: usize, s: usize) -> (usize, u32) {
+        let (block, lane) = (BODY + i / LANES * self.code_block, i % LANES);
+        if self.bits == 8 {
+            return (block + s * LANES + lane, 0);
+        }
+        let half = LANES / 2;
+        let shift = if lane < half { 0 } else { 4 };
+        (block + s * half + lane % half, shift)
+    }
+}
