@@ -48,6 +48,10 @@ pub struct Nearest<'a> {
     pub half_norms: &'a [f32],
 }
 
+/// Type of [`Kernels::finish`]: sums, scale bytes, norms, parameters, scores.
+pub type Finish =
+    fn(&[u16; LANES], &[u8; LANES], Option<&[u8; 4 * LANES]>, &Affine, &mut [f32; LANES]);
+
 /// One implementation of all inner loops.
 #[derive(Debug)]
 pub struct Kernels {

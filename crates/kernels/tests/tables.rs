@@ -1,0 +1,179 @@
+//! Every table does what the scalar one does, whatever the lengths.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use distillvq_kernels::{Affine, Kernels, LANES, Nearest, all};
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
+
+fn scalar() -> &'static Kernels {
+    all()[0]
+}
+
+fn floats(len: std::ops::Range<usize>) -> impl Strategy<Value = Vec<f32>> {
+    prop::collection::vec(-10f32..10.0, len)
+}
+
+/// Tolerance of a sum of products: rounding grows with the sizes of the terms, not with the sum.
+fn tolerance(a: &[f32], b: &[f32]) -> f32 {
+    1e-5 * (1.0 + a.iter().zip(b).map(|(x, y)| (x * y).abs()).sum::<f32>())
+}
+
+fn array<T: Copy, const N: usize>(v: &[T]) -> [T; N] {
+    v.try_into().expect("length")
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { rng_seed: RngSeed::Fixed(1), failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn dot_agrees(a in floats(0..200), b in floats(0..200)) {
+        for k in all() {
+            let (got, want) = ((k.dot)(&a, &b), (scalar().dot)(&a, &b));
+            prop_assert!((got - want).abs() <= tolerance(&a, &b), "{}: {got} != {want}", k.name);
+        }
+    }
+
+    #[test]
+    fn dots_agree(q in floats(0..70), rows in floats(0..900), n in 0usize..40) {
+        let mut want = vec![7.0; n];
+        (scalar().dots)(&q, &rows, &mut want);
+        for k in all() {
+            let mut got = vec![7.0; n];
+            (k.dots)(&q, &rows, &mut got);
+            for (i, (g, w)) in got.iter().zip(&want).enumerate() {
+                let row = rows.get(i * q.len()..).unwrap_or(&[]);
+                prop_assert!((g - w).abs() <= tolerance(&q, row), "{}: {g} != {w}", k.name);
+            }
+        }
+    }
+
+    #[test]
+    fn scans_are_equal_bit_by_bit(
+        codes in prop::collection::vec(any::<u8>(), 0..4000),
+        lut in prop::collection::vec(any::<u8>(), 0..4000),
+    ) {
+        for k in all() {
+            let (mut want, mut got) = ([1; LANES], [2; LANES]);
+            (scalar().scan4)(&codes, &lut, &mut want);
+            (k.scan4)(&codes, &lut, &mut got);
+            prop_assert_eq!(want, got, "scan4 of {}", k.name);
+            (scalar().scan8)(&codes, &lut, &mut want);
+            (k.scan8)(&codes, &lut, &mut got);
+            prop_assert_eq!(want, got, "scan8 of {}", k.name);
+        }
+    }
+
+    #[test]
+    fn finish_agrees(
+        sums in prop::collection::vec(any::<u16>(), LANES..LANES + 1),
+        scales in prop::collection::vec(any::<u8>(), LANES..LANES + 1),
+        norms in prop::option::of(prop::collection::vec(-50f32..50.0, LANES..LANES + 1)),
+        base in -5f32..5.0, delta in 0f32..0.01, lo in 0.5f32..1.5, step in 0f32..0.01,
+    ) {
+        let (sums, scales) = (array(&sums), array(&scales));
+        let norms: Option<[u8; 4 * LANES]> =
+            norms.map(|n| array(&n.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>()));
+        let affine = Affine { base, delta, scale_lo: lo, scale_step: step };
+        let mut want = [0.0; LANES];
+        (scalar().finish)(&sums, &scales, norms.as_ref(), &affine, &mut want);
+        for k in all() {
+            let mut got = [0.0; LANES];
+            (k.finish)(&sums, &scales, norms.as_ref(), &affine, &mut got);
+            for (g, w) in got.iter().zip(&want) {
+                prop_assert!((g - w).abs() <= 1e-2, "{}: {g} != {w}", k.name);
+            }
+        }
+    }
+
+    #[test]
+    fn nearest_is_as_near(
+        rows in floats(0..400), book in floats(0..300), words in 0usize..40,
+        stride in 0usize..12, width in 0usize..12, codes in 0usize..60, out_stride in 0usize..4,
+    ) {
+        let words = if words < 20 { 16 } else { words };
+        // Half norms of the codewords that are complete; the rest has to be harmless only.
+        let entry = |t: usize, j: usize| book.get(t * words + j).copied();
+        let half: Vec<f32> = (0..words)
+            .map(|j| (0..width).filter_map(|t| entry(t, j)).map(|x| x * x).sum::<f32>() / 2.0)
+            .collect();
+        let what = Nearest { rows: &rows, stride, width, book: &book, half_norms: &half };
+        let mut want = vec![0; codes];
+        (scalar().nearest)(&what, &mut want, out_stride);
+        for k in all() {
+            let mut got = vec![0; codes];
+            (k.nearest)(&what, &mut got, out_stride);
+            if book.len() < words * width || stride < width {
+                continue;
+            }
+            for (i, row) in rows.chunks(stride.max(1)).enumerate() {
+                let (Some(&g), Some(&w)) = (got.get(i * out_stride.max(1)), want.get(i * out_stride.max(1))) else {
+                    break;
+                };
+                let cost = |j: u8| {
+                    half[usize::from(j)]
+                        - row.iter().take(width).enumerate().map(|(t, x)| x * book[t * words + usize::from(j)]).sum::<f32>()
+                };
+                prop_assert!(cost(g) <= cost(w) + 1e-2, "{}: code {g}, best {w}", k.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn nearest_finds_codewords_themselves() {
+    for words in [16usize, 256] {
+        let width = 3;
+        let word = |j: usize| [j as f32, (j * j % 31) as f32, -(j as f32) / 2.0];
+        let mut book = vec![0.0; words * width];
+        for j in 0..words {
+            for (t, x) in word(j).into_iter().enumerate() {
+                book[t * words + j] = x;
+            }
+        }
+        let half: Vec<f32> = (0..words)
+            .map(|j| word(j).iter().map(|x| x * x).sum::<f32>() / 2.0)
+            .collect();
+        let rows: Vec<f32> = (0..words).flat_map(word).collect();
+        for k in all() {
+            let mut out = vec![0u8; words];
+            (k.nearest)(
+                &Nearest {
+                    rows: &rows,
+                    stride: width,
+                    width,
+                    book: &book,
+                    half_norms: &half,
+                },
+                &mut out,
+                1,
+            );
+            assert!(
+                out.iter().enumerate().all(|(j, c)| j == usize::from(*c)),
+                "{}",
+                k.name
+            );
+        }
+    }
+}
+
+#[test]
+fn numbers_that_do_not_compare_are_harmless() {
+    for k in all() {
+        let rows = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX];
+        let book = [f32::MAX; 16];
+        let half = [f32::INFINITY; 16];
+        let mut out = [0u8; 4];
+        (k.nearest)(
+            &Nearest {
+                rows: &rows,
+                stride: 1,
+                width: 1,
+                book: &book,
+                half_norms: &half,
+            },
+            &mut out,
+            1,
+        );
+        assert!(out.iter().all(|c| *c < 16));
+    }
+}
