@@ -3,7 +3,7 @@
 //! The functions of the table are safe wrappers: [`kernels`] hands the table out only on a machine that has both
 //! instruction sets, and every load and store below stays inside a fixed-size array or a checked slice.
 
-use crate::{Affine, Kernels, LANES, Nearest, scalar};
+use crate::{Affine, Kernels, LANES, Nearest, Norms, scalar};
 use std::arch::x86_64::*;
 
 static KERNELS: Kernels = Kernels {
@@ -44,7 +44,7 @@ fn scan8(codes: &[u8], lut: &[u8], sums: &mut [u16; LANES]) {
 fn finish(
     sums: &[u16; LANES],
     scales: &[u8; LANES],
-    norms: Option<&[u8; 4 * LANES]>,
+    norms: Option<&Norms>,
     a: &Affine,
     out: &mut [f32; LANES],
 ) {
@@ -304,7 +304,7 @@ fn look_up_256(code: __m256i, table: &[u8; 256]) -> __m256i {
 fn finish_avx2(
     sums: &[u16; LANES],
     scales: &[u8; LANES],
-    norms: Option<&[u8; 4 * LANES]>,
+    norms: Option<&Norms>,
     a: &Affine,
     out: &mut [f32; LANES],
 ) {
@@ -327,7 +327,9 @@ fn finish_avx2(
             _mm256_fmadd_ps(step, scale, lo),
             _mm256_fmadd_ps(delta, sum, base),
         );
-        if let Some(norm) = norms.as_mut().and_then(Iterator::next) {
+        if let Some(norms) = &mut norms
+            && let Some(norm) = norms.next()
+        {
             let norm = _mm256_castsi256_ps(load_32(norm));
             score = _mm256_fmsub_ps(_mm256_set1_ps(2.0), score, norm);
         }

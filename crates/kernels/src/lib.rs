@@ -48,9 +48,11 @@ pub struct Nearest<'a> {
     pub half_norms: &'a [f32],
 }
 
+/// Squared norms of a block's rows, little-endian `f32`.
+pub type Norms = [u8; 4 * LANES];
+
 /// Type of [`Kernels::finish`]: sums, scale bytes, norms, parameters, scores.
-pub type Finish =
-    fn(&[u16; LANES], &[u8; LANES], Option<&[u8; 4 * LANES]>, &Affine, &mut [f32; LANES]);
+pub type Finish = fn(&[u16; LANES], &[u8; LANES], Option<&Norms>, &Affine, &mut [f32; LANES]);
 
 /// One implementation of all inner loops.
 #[derive(Debug)]
@@ -70,8 +72,7 @@ pub struct Kernels {
     pub scan8: fn(&[u8], &[u8], &mut [u16; LANES]),
     /// `finish(sums, scales, norms, affine, out)`: `(lo + step·scale)·(base + delta·sum)` a lane, and with `norms`
     /// (little-endian `f32`) twice that minus the norm.
-    pub finish:
-        fn(&[u16; LANES], &[u8; LANES], Option<&[u8; 4 * LANES]>, &Affine, &mut [f32; LANES]),
+    pub finish: Finish,
     /// `nearest(what, out, out_stride)`: for each row `i` the codeword that is nearest in L2, written to
     /// `out[i·out_stride]`. Covers as many rows as both sides have.
     pub nearest: fn(&Nearest<'_>, &mut [u8], usize),

@@ -1,6 +1,6 @@
 //! The portable table; what the others must agree with.
 
-use crate::{Affine, Kernels, LANES, Nearest};
+use crate::{Affine, Kernels, LANES, Nearest, Norms};
 
 pub(crate) static KERNELS: Kernels = Kernels {
     name: "scalar",
@@ -66,7 +66,7 @@ pub(crate) fn scan8(codes: &[u8], lut: &[u8], sums: &mut [u16; LANES]) {
 pub(crate) fn finish(
     sums: &[u16; LANES],
     scales: &[u8; LANES],
-    norms: Option<&[u8; 4 * LANES]>,
+    norms: Option<&Norms>,
     a: &Affine,
     out: &mut [f32; LANES],
 ) {
