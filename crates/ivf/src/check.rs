@@ -1,7 +1,12 @@
 //! Verification of the structure of an index.
 
 use crate::error::Error;
+use crate::meta::{Entry, Meta, load_model, read_directory};
+use crate::page::{Head, Kind, Layout, NO_BLOCK};
+use crate::posting::open;
 use crate::store::PageStore;
+use crate::tidset::TidSet;
+use std::fmt;
 
 /// A violation of the format.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,6 +15,12 @@ pub struct Problem {
     pub block: u32,
     /// What is wrong with it.
     pub what: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "block {}: {}", self.block, self.what)
+    }
 }
 
 /// What a check found.
@@ -28,10 +39,167 @@ pub struct CheckReport {
 impl CheckReport {
     /// Violations reported at most.
     pub const MAX_PROBLEMS: usize = 100;
+
+    /// Whether nothing is wrong.
+    pub fn is_sound(&self) -> bool {
+        self.problems.is_empty()
+    }
+
+    /// Rows of all lists.
+    pub fn total_rows(&self) -> u64 {
+        self.rows.iter().sum()
+    }
+
+    fn add(&mut self, block: u32, what: impl Into<String>) {
+        if self.problems.len() < CheckReport::MAX_PROBLEMS {
+            let what = what.into();
+            self.problems.push(Problem { block, what });
+        }
+    }
+
+    /// Turns damage into a problem; passes other errors on.
+    fn note<T>(&mut self, result: Result<T, Error>) -> Result<Option<T>, Error> {
+        match result {
+            Ok(value) => Ok(Some(value)),
+            Err(Error::Damaged { block, what }) => {
+                self.add(block, what);
+                Ok(None)
+            }
+            Err(Error::Model(error)) => {
+                self.add(0, error.to_string());
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
 }
 
-/// Verifies metapage, model, directory and all chains. Errors are failures to read; violations are in the report.
-/// Concurrent inserts are tolerated.
-pub fn check<S: PageStore>(_store: &S) -> Result<CheckReport, Error> {
-    Err(Error::Incomplete)
+/// Verifies metapage, model, directory and all chains. Damage is in the report; errors are anything else, as
+/// [`Error::NotAnIndex`] or a failure of the store. Inserts may go on meanwhile; a vacuum must not.
+pub fn check<S: PageStore>(store: &S) -> Result<CheckReport, Error> {
+    let mut report = CheckReport::default();
+    let Some(meta) = report.note(Meta::read(store))? else {
+        return Ok(report);
+    };
+    let model = load_model(store, &meta);
+    report.note(model)?;
+    let directory = read_directory(store, &meta);
+    let Some(directory) = report.note(directory)? else {
+        return Ok(report);
+    };
+    let blocks = store.blocks()?;
+    let mut walk = Walk {
+        store,
+        visited: vec![false; blocks as usize],
+        tids: TidSet::default(),
+        report,
+    };
+    walk.visit_extents(&meta);
+    for (list, entry) in (0u32..).zip(&directory) {
+        let layout = meta.layout(list)?;
+        let rows = walk.chain(list, &layout, entry)?;
+        walk.report.rows.push(rows);
+    }
+    walk.orphans()?;
+    Ok(walk.report)
+}
+
+/// A walk over all chains.
+struct Walk<'a, S> {
+    store: &'a S,
+    /// Blocks that existed when the walk began, and whether they were met.
+    visited: Vec<bool>,
+    tids: TidSet,
+    report: CheckReport,
+}
+
+impl<S: PageStore> Walk<'_, S> {
+    /// Marks a block as met; false if it was met before. Blocks added meanwhile are always new.
+    fn visit(&mut self, block: u32) -> bool {
+        match self.visited.get_mut(block as usize) {
+            Some(visited) => !std::mem::replace(visited, true),
+            None => true,
+        }
+    }
+
+    fn visit_extents(&mut self, meta: &Meta) {
+        self.visit(0);
+        for extent in [meta.model, meta.directory] {
+            for block in extent.start..extent.start.saturating_add(extent.blocks) {
+                self.visit(block);
+            }
+        }
+    }
+
+    /// Verifies the chain of a list. Returns its rows.
+    fn chain(&mut self, list: u32, layout: &Layout, entry: &Entry) -> Result<u64, Error> {
+        let (mut rows, mut hint_met) = (0, entry.hint == NO_BLOCK);
+        let (mut from, mut block) = (0, entry.first);
+        while block != NO_BLOCK {
+            self.store.interrupts()?;
+            if block >= self.store.blocks()? {
+                self.report.add(from, "link leads beyond the end");
+                return Ok(rows);
+            }
+            if !self.visit(block) {
+                let what = format!("list {list} has a page that is in use elsewhere");
+                self.report.add(block, what);
+                return Ok(rows);
+            }
+            let store = self.store;
+            let page = store.read(block, |page| self.page(page, block, list, layout))?;
+            let Some(head) = self.report.note(page)? else {
+                return Ok(rows);
+            };
+            self.report.posting_pages += 1;
+            rows += u64::from(head.count);
+            hint_met |= block == entry.hint;
+            (from, block) = (block, head.next);
+        }
+        if !hint_met {
+            let what = format!("the insert hint of list {list} is no page of its chain");
+            self.report.add(entry.hint, what);
+        }
+        Ok(rows)
+    }
+
+    /// Verifies the rows of a posting page. Every code is in range by its width.
+    fn page(&mut self, page: &[u8], block: u32, list: u32, layout: &Layout) -> Result<Head, Error> {
+        let head = open(page, block, list, layout)?;
+        if head.kind == Kind::Empty {
+            return Err(Error::damaged(block, "a page of a chain was never written"));
+        }
+        for i in 0..usize::from(head.count) {
+            let tid = layout.tid(page, i);
+            let what = if tid.offset == 0 {
+                "has no address"
+            } else if !self.tids.insert(tid) {
+                "is in the index twice"
+            } else if layout.norm(page, i).is_some_and(|norm| !norm.is_finite()) {
+                "has no finite norm"
+            } else {
+                continue;
+            };
+            let what = format!("row {i} ({}, {}) {what}", tid.block, tid.offset);
+            self.report.add(block, what);
+        }
+        Ok(head)
+    }
+
+    /// Counts the pages that nothing leads to.
+    fn orphans(&mut self) -> Result<(), Error> {
+        let visited = std::mem::take(&mut self.visited);
+        for (block, visited) in (0u32..).zip(visited) {
+            if visited {
+                continue;
+            }
+            self.report.orphan_pages += 1;
+            self.store.interrupts()?;
+            let head = self.store.read(block, |page| {
+                Head::read(page).map_err(|what| Error::damaged(block, what))
+            })?;
+            self.report.note(head)?;
+        }
+        Ok(())
+    }
 }

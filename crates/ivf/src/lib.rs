@@ -20,10 +20,13 @@ mod error;
 mod insert;
 mod meta;
 mod page;
+mod posting;
+mod reservoir;
 pub mod search;
 mod store;
 pub mod stream;
 pub mod testing;
+mod tidset;
 mod vacuum;
 
 pub use build::{Builder, Create, create_empty};

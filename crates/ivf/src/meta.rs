@@ -218,8 +218,13 @@ impl Meta {
             return Err(Error::Mismatch("there is no list of this number"));
         }
         let (page, slot) = (list as usize / ENTRIES, list as usize % ENTRIES);
-        Ok((self.directory.start + page as u32, BODY + slot * ENTRY_SIZE))
+        Ok((self.directory.start + page as u32, entry_offset(slot)))
     }
+}
+
+/// Offset of the `slot`-th entry on its directory page.
+pub(crate) fn entry_offset(slot: usize) -> usize {
+    BODY + slot * ENTRY_SIZE
 }
 
 /// Pages of a directory.
@@ -316,7 +321,7 @@ pub(crate) fn read_directory<S: PageStore>(store: &S, meta: &Meta) -> Result<Vec
         store.read(block, |page| {
             check_directory_page(page, block, meta)?;
             let count = entries_on(meta.lists, ordinal);
-            entries.extend((0..count).map(|i| Entry::read(page, BODY + i * ENTRY_SIZE)));
+            entries.extend((0..count).map(|i| Entry::read(page, entry_offset(i))));
             Ok::<(), Error>(())
         })??;
     }

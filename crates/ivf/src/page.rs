@@ -68,6 +68,16 @@ pub(crate) struct Head {
 }
 
 impl Head {
+    /// Head of an empty posting page at the end of a chain.
+    pub fn posting(list: u32) -> Head {
+        Head {
+            kind: Kind::Posting,
+            count: 0,
+            list,
+            next: NO_BLOCK,
+        }
+    }
+
     /// Reads the head of a page; an unknown kind or format, or a page of the wrong size, is an error text.
     pub fn read(page: &[u8]) -> Result<Head, &'static str> {
         if page.len() != PAGE_SIZE {
@@ -218,6 +228,11 @@ impl Layout {
             return None;
         }
         page.get(self.norms + b * 4 * LANES..)?.first_chunk()
+    }
+
+    /// The norm of row `i`, `None` if the pages have none.
+    pub(crate) fn norm(&self, page: &[u8], i: usize) -> Option<f32> {
+        (self.norms > 0).then(|| f32::from_le_bytes(get(page, self.norms + 4 * i)))
     }
 
     /// Stores a row as row `i`. The row's codes are one a byte; missing ones count as 0.

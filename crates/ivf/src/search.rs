@@ -1,60 +1,356 @@
 //! Searching the lists: candidates with estimated scores, best first.
+//!
+//! The candidates of all probed lists have one total order: score descending, then TID. A *cursor* a list remembers up to
+//! where its candidates were given out, so a later pull scans the list's pages again and takes what comes behind; the
+//! memory of a pull is proportional to what it returns, never to what it scans. A list added between two pulls starts
+//! without a cursor. NaN scores count as the worst.
 
 use crate::error::Error;
-use crate::meta::Meta;
+use crate::meta::{Entry, Meta, check_directory_page};
+use crate::page::{Layout, NO_BLOCK};
+use crate::posting::{check_link, open};
+use crate::reservoir::{Reservoir, order};
 use crate::store::PageStore;
 use crate::{Model, Tid};
+use distillvq_kernels::{Affine, Kernels, LANES, kernels};
+use distillvq_quantizer::QueryTables;
+use std::cmp::Ordering;
+
+/// Lists scanned by turns, a page of each, so that a prefetched page has time to arrive.
+const LISTS_AT_ONCE: usize = 4;
 
 /// A row with its estimated score (bigger is nearer).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Candidate {
-    /// The estimate.
+    /// The estimate: cosine or inner product `≈ q·x`, L2 `≈ 2 q·x − ‖x‖²`, in the model's space.
     pub score: f32,
     /// The row.
     pub tid: Tid,
 }
 
-/// A search under way. It holds no page between calls.
-pub struct Search<'a, S: PageStore> {
-    store: &'a S,
-    meta: &'a Meta,
+/// Up to where the candidates of a list were given out.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Cursor {
+    /// None was.
+    Start,
+    /// This one and all better ones.
+    After(Candidate),
+    /// All were.
+    End,
 }
 
-impl<'a, S: PageStore> Search<'a, S> {
-    /// Begins a search for a raw query. `model` must be the index's own, `None` if the index is untrained.
-    pub fn new(
-        store: &'a S,
-        meta: &'a Meta,
-        _model: Option<&Model>,
-        _query: &[f32],
-    ) -> Result<Self, Error> {
-        Ok(Search { store, meta })
+impl Cursor {
+    /// How far the cursor is: less is nearer to the start.
+    fn progress(&self, other: &Cursor) -> Ordering {
+        match (self, other) {
+            (Cursor::After(a), Cursor::After(b)) => order(a, b),
+            _ => self.stage().cmp(&other.stage()),
+        }
     }
 
-    /// Number of lists.
+    fn stage(&self) -> u8 {
+        match self {
+            Cursor::Start => 0,
+            Cursor::After(_) => 1,
+            Cursor::End => 2,
+        }
+    }
+
+    /// Whether the candidate is still to be given out.
+    fn is_before(&self, candidate: &Candidate) -> bool {
+        match self {
+            Cursor::Start => true,
+            Cursor::After(last) => order(last, candidate) == Ordering::Less,
+            Cursor::End => false,
+        }
+    }
+
+    /// The best score that may be behind the cursor.
+    fn bound(&self) -> Option<f32> {
+        match self {
+            Cursor::Start => Some(f32::INFINITY),
+            Cursor::After(last) => Some(last.score),
+            Cursor::End => None,
+        }
+    }
+}
+
+/// A list being probed.
+#[derive(Clone, Copy, Debug)]
+struct Probe {
+    list: u32,
+    first: u32,
+    cursor: Cursor,
+    affine: Affine,
+}
+
+/// What scoring needs beside the page.
+struct Scorer {
+    tables: QueryTables,
+    layout: Layout,
+    kernels: &'static Kernels,
+    scan: fn(&[u8], &[u8], &mut [u16; LANES]),
+}
+
+/// A search under way. It holds no page between calls.
+pub struct Search<S: PageStore> {
+    store: S,
+    meta: Meta,
+    /// `None` if the index is untrained.
+    scorer: Option<Scorer>,
+    /// All lists, best first.
+    ranking: Vec<u32>,
+    /// The probed lists, in the order of the ranking.
+    probes: Vec<Probe>,
+}
+
+impl<S: PageStore> Search<S> {
+    /// Begins a search for a raw query. `store` may be a reference. `model` must be the index's own, `None` if the index
+    /// is untrained.
+    pub fn new(store: S, meta: &Meta, model: Option<&Model>, query: &[f32]) -> Result<Self, Error> {
+        if query.len() != meta.dim {
+            return Err(Error::Mismatch("the query has another dimension"));
+        }
+        let mut search = Search {
+            store,
+            meta: *meta,
+            scorer: None,
+            ranking: Vec::new(),
+            probes: Vec::new(),
+        };
+        if meta.trained() {
+            let model = model.ok_or(Error::Mismatch("the index has a model"))?;
+            if model.lists() != meta.lists as usize || model.shape() != meta.shape {
+                return Err(Error::Mismatch("the model is another index's"));
+            }
+            let scorer = Scorer::new(meta, model.query(query))?;
+            let ranking = scorer.tables.ranking();
+            search.ranking = ranking.into_iter().map(|(_, list)| list).collect();
+            search.scorer = Some(scorer);
+        }
+        Ok(search)
+    }
+
+    /// Number of lists, without the exact list.
     pub fn lists(&self) -> usize {
-        self.meta.lists as usize
+        self.ranking.len()
     }
 
     /// Number of lists probed so far.
     pub fn probed(&self) -> usize {
-        let _ = self.store;
-        0
+        self.probes.len()
     }
 
-    /// Adds the next lists of the ranking to those probed.
-    pub fn probe(&mut self, _more: usize) -> Result<(), Error> {
-        Err(Error::Incomplete)
+    /// Adds the next lists of the ranking to those probed. Fewer are added when the ranking ends.
+    pub fn probe(&mut self, more: usize) -> Result<(), Error> {
+        let Some(scorer) = &self.scorer else {
+            return Ok(());
+        };
+        let rest = self.ranking.get(self.probes.len()..).unwrap_or_default();
+        let lists = rest.get(..more).unwrap_or(rest);
+        let firsts = first_pages(&self.store, &self.meta, lists)?;
+        for (&list, first) in lists.iter().zip(firsts) {
+            let cursor = if first == NO_BLOCK {
+                Cursor::End
+            } else {
+                self.store.prefetch(first);
+                Cursor::Start
+            };
+            self.probes.push(Probe {
+                list,
+                first,
+                cursor,
+                affine: scorer.tables.affine(list),
+            });
+        }
+        Ok(())
     }
 
-    /// Appends the next `n` best candidates of the probed lists that were not given before, ordered by (score descending,
-    /// TID). Fewer than `n` mean that the probed lists are exhausted.
-    pub fn pull(&mut self, _n: usize, _out: &mut Vec<Candidate>) -> Result<(), Error> {
-        Err(Error::Incomplete)
+    /// An upper bound of the scores of all candidates of the probed lists that were not given out; infinite if a list was
+    /// not scanned yet, `None` if there are no such candidates.
+    pub fn bound(&self) -> Option<f32> {
+        let bounds = self.probes.iter().filter_map(|probe| probe.cursor.bound());
+        bounds.max_by(f32::total_cmp)
+    }
+
+    /// Appends the next `n` best candidates of the probed lists that were not given out before, ordered by (score
+    /// descending, TID). Fewer than `n` mean that the probed lists are exhausted.
+    pub fn pull(&mut self, n: usize, out: &mut Vec<Candidate>) -> Result<(), Error> {
+        if n == 0 {
+            return Ok(());
+        }
+        let best = self.collect(n, |_| true, None)?;
+        let cut = match best.get(n - 1) {
+            Some(&last) => Cursor::After(last),
+            None => Cursor::End,
+        };
+        for probe in &mut self.probes {
+            if probe.cursor.progress(&cut) == Ordering::Less {
+                probe.cursor = cut;
+            }
+        }
+        out.extend(best);
+        Ok(())
+    }
+
+    /// Brings lists that were added after a pull to where the others are: appends their candidates that are better than
+    /// everything still to come from the others, at most `n`, in order. Scans the new lists only. Without lists that are
+    /// under way, this is [`Search::pull`].
+    pub fn catch_up(&mut self, n: usize, out: &mut Vec<Candidate>) -> Result<(), Error> {
+        let under_way = self.probes.iter().filter_map(|probe| match probe.cursor {
+            Cursor::After(last) => Some(last),
+            _ => None,
+        });
+        let Some(floor) = under_way.min_by(order) else {
+            return self.pull(n, out);
+        };
+        let is_new = |probe: &Probe| probe.cursor == Cursor::Start;
+        if n == 0 || !self.probes.iter().any(is_new) {
+            return Ok(());
+        }
+        let best = self.collect(n, is_new, Some(floor))?;
+        let cut = Cursor::After(best.get(n - 1).copied().unwrap_or(floor));
+        for probe in self.probes.iter_mut().filter(|probe| is_new(probe)) {
+            probe.cursor = cut;
+        }
+        out.extend(best);
+        Ok(())
     }
 
     /// Appends the TIDs of the exact list.
-    pub fn exact(&self, _out: &mut Vec<Tid>) -> Result<(), Error> {
-        Err(Error::Incomplete)
+    pub fn exact(&self, out: &mut Vec<Tid>) -> Result<(), Error> {
+        let list = self.meta.exact_list();
+        let layout = self.meta.layout(list)?;
+        let mut blocks = self.store.blocks()?;
+        let (mut from, mut block) = (0, Entry::of(&self.store, &self.meta, list)?.first);
+        while block != NO_BLOCK {
+            check_link(&self.store, from, block, &mut blocks)?;
+            self.store.interrupts()?;
+            let next = self.store.read(block, |page| {
+                let head = open(page, block, list, &layout)?;
+                let rows = (0..usize::from(head.count)).map(|i| layout.tid(page, i));
+                out.extend(rows.filter(|tid| tid.offset != 0));
+                Ok::<u32, Error>(head.next)
+            })??;
+            (from, block) = (block, next);
+        }
+        Ok(())
     }
+
+    /// Scans the chosen lists for the `n` best candidates behind their cursors, and better than `floor`.
+    fn collect(
+        &self,
+        n: usize,
+        chosen: impl Fn(&Probe) -> bool,
+        floor: Option<Candidate>,
+    ) -> Result<Vec<Candidate>, Error> {
+        let mut best = Reservoir::new(n, floor);
+        let Some(scorer) = &self.scorer else {
+            return Ok(best.finish());
+        };
+        let mut blocks = self.store.blocks()?;
+        let mut waiting: Vec<&Probe> = self.probes.iter().filter(|p| chosen(p)).collect();
+        // Lists with more to give come first: they raise the threshold, and the rest may not need a scan at all.
+        waiting.sort_by(|a, b| a.cursor.progress(&b.cursor));
+        let mut waiting = waiting.into_iter().peekable();
+        let mut turns: Vec<(&Probe, u32)> = Vec::with_capacity(LISTS_AT_ONCE);
+        let mut turn = 0;
+        loop {
+            while turns.len() < LISTS_AT_ONCE
+                && let Some(probe) = waiting.next_if(|p| best.may_take(p.cursor.bound()))
+            {
+                check_link(&self.store, 0, probe.first, &mut blocks)?;
+                turns.push((probe, probe.first));
+            }
+            turn = if turn < turns.len() { turn } else { 0 };
+            let Some((probe, block)) = turns.get_mut(turn) else {
+                return Ok(best.finish());
+            };
+            self.store.interrupts()?;
+            let next = self.store.read(*block, |page| {
+                scorer.scan_page(page, *block, probe, &mut best)
+            })??;
+            if next == NO_BLOCK {
+                turns.swap_remove(turn);
+            } else {
+                check_link(&self.store, *block, next, &mut blocks)?;
+                self.store.prefetch(next);
+                *block = next;
+                turn += 1;
+            }
+        }
+    }
+}
+
+impl Scorer {
+    fn new(meta: &Meta, tables: QueryTables) -> Result<Scorer, Error> {
+        let kernels = kernels();
+        Ok(Scorer {
+            tables,
+            layout: meta.layout(0)?,
+            kernels,
+            scan: if meta.shape.bits == 8 {
+                kernels.scan8
+            } else {
+                kernels.scan4
+            },
+        })
+    }
+
+    /// Scores the rows of a page and offers them to `best`. Returns the next page of the chain.
+    fn scan_page(
+        &self,
+        page: &[u8],
+        block: u32,
+        probe: &Probe,
+        best: &mut Reservoir,
+    ) -> Result<u32, Error> {
+        let layout = &self.layout;
+        let head = open(page, block, probe.list, layout)?;
+        let count = usize::from(head.count);
+        let (mut sums, mut scores) = ([0; LANES], [0.0; LANES]);
+        for b in 0..count.div_ceil(LANES) {
+            let Some(scales) = layout.scale_bytes(page, b) else {
+                break; // cannot be: the count was checked
+            };
+            (self.scan)(layout.codes(page, b), &self.tables.lut, &mut sums);
+            let norms = layout.norm_bytes(page, b);
+            (self.kernels.finish)(&sums, scales, norms, &probe.affine, &mut scores);
+            if !best.wants_any(&scores) {
+                continue;
+            }
+            for (&score, i) in scores.iter().zip(b * LANES..count) {
+                if best.wants(score) {
+                    best.offer(score, layout.tid(page, i), |c| probe.cursor.is_before(c));
+                }
+            }
+        }
+        Ok(head.next)
+    }
+}
+
+/// The first pages of lists, each directory page being read once.
+fn first_pages<S: PageStore>(store: &S, meta: &Meta, lists: &[u32]) -> Result<Vec<u32>, Error> {
+    let mut places = Vec::with_capacity(lists.len());
+    for (i, &list) in lists.iter().enumerate() {
+        let (block, at) = meta.entry_place(list)?;
+        places.push((block, at, i));
+    }
+    places.sort_unstable();
+    let mut firsts = vec![NO_BLOCK; lists.len()];
+    for same_page in places.chunk_by(|a, b| a.0 == b.0) {
+        let Some(&(block, ..)) = same_page.first() else {
+            continue;
+        };
+        store.read(block, |page| {
+            check_directory_page(page, block, meta)?;
+            for &(_, at, i) in same_page {
+                if let Some(first) = firsts.get_mut(i) {
+                    *first = Entry::read(page, at).first;
+                }
+            }
+            Ok::<(), Error>(())
+        })??;
+    }
+    Ok(firsts)
 }

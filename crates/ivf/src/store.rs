@@ -53,3 +53,30 @@ pub trait PageWrite {
     /// Makes the change durable and visible, and unlocks.
     fn commit(self) -> Result<(), Error>;
 }
+
+impl<T: PageStore> PageStore for &T {
+    type Write<'a>
+        = T::Write<'a>
+    where
+        Self: 'a;
+
+    fn blocks(&self) -> Result<u32, Error> {
+        T::blocks(self)
+    }
+
+    fn read<R>(&self, block: u32, look: impl FnOnce(&[u8]) -> R) -> Result<R, Error> {
+        T::read(self, block, look)
+    }
+
+    fn write(&self) -> Result<Self::Write<'_>, Error> {
+        T::write(self)
+    }
+
+    fn prefetch(&self, block: u32) {
+        T::prefetch(self, block);
+    }
+
+    fn interrupts(&self) -> Result<(), Error> {
+        T::interrupts(self)
+    }
+}

@@ -1,8 +1,18 @@
 //! Removing dead rows.
+//!
+//! Pages are visited by number, not by chain, so that every row that existed when the walk began is met exactly once: rows
+//! never leave their page. A page is read, then `dead` is asked about its rows with nothing locked, and only a page with
+//! dead rows is locked and compacted. Rows that were added meanwhile stay. At most one vacuum may run on an index.
 
 use crate::Tid;
 use crate::error::Error;
-use crate::store::PageStore;
+use crate::meta::{Entry, Meta, check_directory_page, entries_on, entry_offset};
+use crate::page::{Head, Kind, Layout, NO_BLOCK};
+use crate::posting::{compact, open};
+use crate::store::{PageStore, PageWrite};
+
+/// Pages between reading and the hint to read.
+const AHEAD: u32 = 16;
 
 /// What a vacuum found and did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,10 +27,139 @@ pub struct VacuumStats {
     pub empty_pages: u32,
 }
 
-/// Asks `dead` about every row exactly once and removes those it says yes to.
+/// What the walk learns of a list.
+#[derive(Clone, Copy, Default)]
+struct Found {
+    /// First page with room.
+    room: u32,
+    rows: u64,
+}
+
+/// Asks `dead` about every row exactly once and removes those it says yes to. Afterwards inserts start at the first page
+/// with room again.
 pub fn vacuum<S: PageStore>(
-    _store: &S,
-    _dead: &mut dyn FnMut(Tid) -> bool,
+    store: &S,
+    dead: &mut dyn FnMut(Tid) -> bool,
 ) -> Result<VacuumStats, Error> {
-    Err(Error::Incomplete)
+    let meta = Meta::read(store)?;
+    let mut lists = vec![Found::default(); meta.lists as usize + 1];
+    let mut stats = VacuumStats::default();
+    let mut tids = Vec::new();
+    let mut block = 1;
+    loop {
+        if block >= stats.pages {
+            stats.pages = store.blocks()?;
+            if block >= stats.pages {
+                break;
+            }
+        }
+        store.interrupts()?;
+        if block + AHEAD < stats.pages {
+            store.prefetch(block + AHEAD);
+        }
+        tids.clear();
+        let page = store.read(block, |page| collect(page, block, &meta, &mut tids))??;
+        if let Some((list, layout)) = page {
+            let mut left = tids.len();
+            tids.retain(|&tid| dead(tid));
+            stats.removed += tids.len() as u64;
+            if !tids.is_empty() {
+                tids.sort_unstable();
+                left = remove(store, block, list, &layout, &tids)?;
+            }
+            stats.remaining += left as u64;
+            stats.empty_pages += u32::from(left == 0);
+            if let Some(found) = lists.get_mut(list as usize) {
+                found.rows += left as u64;
+                if found.room == NO_BLOCK && left < layout.capacity() {
+                    found.room = block;
+                }
+            }
+        }
+        block += 1;
+    }
+    update_directory(store, &meta, &lists)?;
+    Ok(stats)
+}
+
+/// Copies the TIDs of a posting page; `None` for a page of another kind.
+fn collect(
+    page: &[u8],
+    block: u32,
+    meta: &Meta,
+    tids: &mut Vec<Tid>,
+) -> Result<Option<(u32, Layout)>, Error> {
+    let head = Head::read(page).map_err(|what| Error::damaged(block, what))?;
+    if head.kind != Kind::Posting {
+        return Ok(None);
+    }
+    if head.list > meta.lists {
+        return Err(Error::damaged(block, "the page belongs to no list"));
+    }
+    let layout = meta.layout(head.list)?;
+    open(page, block, head.list, &layout)?;
+    let rows = (0..usize::from(head.count)).map(|i| layout.tid(page, i));
+    tids.extend(rows.filter(|tid| tid.offset != 0));
+    Ok(Some((head.list, layout)))
+}
+
+/// Removes rows from a page. Returns the rows left.
+fn remove<S: PageStore>(
+    store: &S,
+    block: u32,
+    list: u32,
+    layout: &Layout,
+    victims: &[Tid],
+) -> Result<usize, Error> {
+    let mut write = store.write()?;
+    let slot = write.lock(block)?;
+    let head = open(write.page(slot), block, list, layout)?;
+    let left = compact(write.page(slot), head, layout, victims);
+    write.commit()?;
+    Ok(left)
+}
+
+/// Sets hints and row counts, one change a directory page that needs it.
+fn update_directory<S: PageStore>(store: &S, meta: &Meta, lists: &[Found]) -> Result<(), Error> {
+    for ordinal in 0..meta.directory.blocks {
+        store.interrupts()?;
+        let block = meta.directory.start + ordinal;
+        let from = ordinal as usize * crate::meta::ENTRIES;
+        let found = lists.get(from..).unwrap_or_default();
+        let found = found
+            .get(..entries_on(meta.lists, ordinal))
+            .unwrap_or_default();
+        let stale = store.read(block, |page| {
+            check_directory_page(page, block, meta)?;
+            let mut all = found.iter().enumerate();
+            Ok::<_, Error>(all.any(|(i, found)| {
+                let entry = Entry::read(page, entry_offset(i));
+                entry != found.applied(entry)
+            }))
+        })??;
+        if !stale {
+            continue;
+        }
+        let mut write = store.write()?;
+        let slot = write.lock(block)?;
+        let page = write.page(slot);
+        check_directory_page(page, block, meta)?;
+        for (i, found) in found.iter().enumerate() {
+            let entry = Entry::read(page, entry_offset(i));
+            found.applied(entry).write(page, entry_offset(i));
+        }
+        write.commit()?;
+    }
+    Ok(())
+}
+
+impl Found {
+    /// The directory entry with this knowledge in it.
+    fn applied(&self, mut entry: Entry) -> Entry {
+        entry.rows = self.rows;
+        if self.room != NO_BLOCK {
+            entry.hint = self.room;
+        }
+        entry
+    }
 }

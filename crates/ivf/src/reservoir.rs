@@ -1,0 +1,84 @@
+//! The best `n` of a stream of candidates, in O(n) memory and amortised O(1) time each.
+
+use crate::Tid;
+use crate::search::Candidate;
+use distillvq_kernels::LANES;
+use std::cmp::Ordering;
+
+/// The order of candidates: score descending, then TID.
+pub(crate) fn order(a: &Candidate, b: &Candidate) -> Ordering {
+    b.score.total_cmp(&a.score).then_with(|| a.tid.cmp(&b.tid))
+}
+
+/// Keeps up to `2n` candidates; when they are full the better half stays, and its worst score is the new threshold.
+pub(crate) struct Reservoir {
+    n: usize,
+    kept: Vec<Candidate>,
+    /// Scores below cannot be among the best `n`.
+    threshold: f32,
+    /// Only candidates before this one count.
+    floor: Option<Candidate>,
+}
+
+impl Reservoir {
+    /// Room for the best `n` (at least 1) of the candidates that come before `floor`.
+    pub fn new(n: usize, floor: Option<Candidate>) -> Self {
+        Reservoir {
+            n: n.max(1),
+            kept: Vec::new(),
+            threshold: floor.map_or(f32::NEG_INFINITY, |floor| floor.score),
+            floor,
+        }
+    }
+
+    /// Whether a score may be among the best. NaN may: it counts as negative infinity.
+    #[allow(clippy::neg_cmp_op_on_partial_ord)]
+    pub fn wants(&self, score: f32) -> bool {
+        !(score < self.threshold)
+    }
+
+    /// Whether one of a block's scores may be among the best. Without branches, so that it becomes vector code.
+    #[allow(clippy::neg_cmp_op_on_partial_ord)]
+    pub fn wants_any(&self, scores: &[f32; LANES]) -> bool {
+        let threshold = self.threshold;
+        scores.iter().fold(false, |any, &s| any | !(s < threshold))
+    }
+
+    /// Whether scores up to `bound` may be among the best; `None` stands for no scores at all.
+    pub fn may_take(&self, bound: Option<f32>) -> bool {
+        bound.is_some_and(|bound| self.wants(bound))
+    }
+
+    /// Takes a candidate, if `admit` agrees.
+    pub fn offer(&mut self, score: f32, tid: Tid, admit: impl FnOnce(&Candidate) -> bool) {
+        let score = if score.is_nan() {
+            f32::NEG_INFINITY
+        } else {
+            score
+        };
+        let candidate = Candidate { score, tid };
+        let above = |floor: &Candidate| order(&candidate, floor) == Ordering::Less;
+        if tid.offset == 0 || !self.floor.as_ref().is_none_or(above) || !admit(&candidate) {
+            return;
+        }
+        self.kept.push(candidate);
+        if self.kept.len() >= self.n.saturating_mul(2) {
+            self.shrink();
+        }
+    }
+
+    fn shrink(&mut self) {
+        if self.kept.len() > self.n {
+            let (_, worst, _) = self.kept.select_nth_unstable_by(self.n - 1, order);
+            self.threshold = worst.score;
+            self.kept.truncate(self.n);
+        }
+    }
+
+    /// The best `n`, in order.
+    pub fn finish(mut self) -> Vec<Candidate> {
+        self.shrink();
+        self.kept.sort_unstable_by(order);
+        self.kept
+    }
+}
