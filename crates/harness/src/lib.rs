@@ -1,1 +1,37 @@
-//! harness
+//! Private servers, data sets and measurements for the tests, the demo and the benches. Development only.
+//!
+//! * [`server`]: a PostgreSQL server of one's own ([`Server`]), to be crashed and restarted at will
+//! * [`data`], [`vectors`]: the shipped embeddings and synthetic ones
+//! * [`load`]: vectors into tables and parameters
+//! * [`exact`]: the true nearest neighbours, and recall against them
+//! * [`measure`]: queries of one prepared-statement client, and their times
+//! * [`compare`]: one index against another
+//!
+//! Servers need the environment of `tools/with_env.sh` (`make test` and `make demo` set it) and the extension installed
+//! by `tools/install.sh`.
+
+pub mod compare;
+pub mod data;
+pub mod error;
+pub mod exact;
+pub mod installation;
+pub mod load;
+pub mod measure;
+pub mod npy;
+mod process_tree;
+pub mod server;
+pub mod vectors;
+
+use std::path::Path;
+
+pub use data::DataSet;
+pub use error::{Error, Result};
+pub use exact::{Metric, Truth};
+pub use load::Embedding;
+pub use server::{Server, Stop};
+pub use vectors::Vectors;
+
+/// The checkout that this was compiled in.
+fn checkout() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+}

@@ -1,0 +1,67 @@
+# Everything needed is found or fetched: see tools/with_env.sh. PG_CONFIG names another server than the private one.
+
+SHELL := /bin/bash
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+export PG_CONFIG DESTDIR
+
+with_env := tools/with_env.sh
+pure := --package distillvq-kernels --package distillvq-quantizer --package distillvq-ivf
+
+## demo         load real embeddings, train, build, search, compare; DATA=… takes another data set
+.PHONY: demo
+demo:
+	@$(with_env) tools/install.sh
+	@$(with_env) cargo run --locked --release --package distillvq-harness --bin demo -- "$(or $(DATA),data/wordnet-20k)"
+
+## test         all tests: the pure crates, then the extension in private servers
+.PHONY: test
+test:
+	@$(with_env) tools/install.sh
+	@echo '==> tests of the pure crates' >&2
+	@$(with_env) cargo test --locked $(pure)
+	@echo '==> tests in private servers' >&2
+	@$(with_env) cargo test --locked --package distillvq-harness -- --test-threads=4
+
+## lint         formatting, clippy, documentation; licences too where cargo-deny is installed
+.PHONY: lint
+lint:
+	@$(with_env) tools/lint.sh
+
+## build        the extension, into target/pgNN/
+.PHONY: build
+build:
+	@$(with_env) tools/build.sh
+
+## install      build it and install it into the server of PG_CONFIG (which must be given); respects DESTDIR
+.PHONY: install
+install:
+	@tools/install.sh
+
+## uninstall    take it away again
+.PHONY: uninstall
+uninstall:
+	@tools/install.sh --remove
+
+## env          print the settings that `cargo test -p distillvq-harness` needs: eval "$(make -s env)"
+.PHONY: env
+env:
+	@$(with_env)
+
+## clean        stop this checkout's servers and remove their files and all build products
+.PHONY: clean
+clean:
+	@tools/clean.sh
+	@rm -rf target
+
+## distclean    clean, and remove the fetched server too
+.PHONY: distclean
+distclean: clean
+	@rm -rf .server
+
+## help         this list
+.PHONY: help
+help:
+	@echo 'make TARGET [PG_CONFIG=/path/to/pg_config]'
+	@sed -n 's/^## /  /p' Makefile

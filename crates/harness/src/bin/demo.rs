@@ -1,0 +1,262 @@
+//! The demo: loads real embeddings into a private server, trains a model with a query log, builds an index, shows what it
+//! finds, and compares it with exact search and with pgvector's indexes. The server is left running to look around in.
+//!
+//! `demo [DIRECTORY]`: a data set other than the shipped one; see [`distillvq_harness::data`].
+
+use std::env;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use distillvq_harness::compare::{self, Built, Figures, Workload, seconds};
+use distillvq_harness::measure::{find_by_id, nearest_by_id};
+use distillvq_harness::{DataSet, Metric, Result, Server, Truth, load};
+use postgres::Client;
+
+/// Neighbours asked for.
+const K: usize = 10;
+/// Test queries whose results are shown.
+const SHOWN: [usize; 3] = [0, 3, 6];
+const INDEX: &str = "items_embedding_idx";
+
+fn main() -> ExitCode {
+    match demo() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn demo() -> Result<()> {
+    say("reading the embeddings");
+    let set = match env::args_os().nth(1) {
+        Some(directory) => DataSet::open(&PathBuf::from(directory))?,
+        None => DataSet::shipped()?,
+    };
+    say("starting a private PostgreSQL server");
+    let server = start(&set)?;
+    let mut client = server.database("demo")?;
+    load_tables(&mut client, &set)?;
+
+    say("finding the exact neighbours of the test queries, to measure against");
+    let truth = Truth::new(Metric::Cosine, &set.documents, &set.test, K);
+    let workload = Workload {
+        sql: nearest_by_id("items", "test_queries", Metric::Cosine, K),
+        queries: set.test.rows(),
+        truth: &truth,
+    };
+
+    let mut lines = exact(&mut client, &workload)?;
+    let peers = peers(&mut client, &workload, set.documents.rows())?;
+    let (training, built) = distillvq(&mut client)?;
+    show(&mut client, &workload, &set)?;
+    lines.extend(ours(&mut client, &workload, training, &built)?);
+    lines.extend(peers);
+
+    println!("\n{}", compare::table(K, &lines));
+    println!(
+        "{} rows of {} dimensions, cosine distance; {} test queries, one client, one prepared statement.",
+        set.documents.rows(),
+        set.documents.dim(),
+        set.test.rows()
+    );
+    println!(
+        "distillvq's build time: {} of training and {} of building the index.\n",
+        seconds(training),
+        seconds(built.build)
+    );
+    println!("The server keeps running; `make clean` stops it. To look around:\n");
+    println!("    {} -d demo\n", server.psql_command());
+    Ok(())
+}
+
+fn say(what: &str) {
+    println!("==> {what}");
+}
+
+/// A server with room for the table and its largest index.
+fn start(set: &DataSet) -> Result<Server> {
+    let buffers = if set.documents.rows() > 50_000 {
+        "1GB"
+    } else {
+        "256MB"
+    };
+    Server::lasting(
+        "demo",
+        &[
+            ("shared_buffers", buffers),
+            ("maintenance_work_mem", "512MB"),
+        ],
+    )
+}
+
+fn load_tables(client: &mut Client, set: &DataSet) -> Result<()> {
+    say(&format!(
+        "loading {} documents and {} queries",
+        set.documents.rows(),
+        set.log.rows() + set.test.rows()
+    ));
+    let dim = set.documents.dim();
+    client.batch_execute(&format!(
+        "CREATE TABLE items (id bigint, title text, embedding vector({dim}) NOT NULL);
+         CREATE TABLE query_log (id bigint, embedding vector({dim}) NOT NULL);
+         CREATE TABLE test_queries (id bigint, embedding vector({dim}) NOT NULL);"
+    ))?;
+    load::copy_titled(client, "items", &set.documents, &set.titles)?;
+    load::copy_vectors(client, "query_log", &set.log)?;
+    load::copy_vectors(client, "test_queries", &set.test)?;
+    client.batch_execute(
+        "ALTER TABLE items ADD PRIMARY KEY (id);
+         ALTER TABLE query_log ADD PRIMARY KEY (id);
+         ALTER TABLE test_queries ADD PRIMARY KEY (id);",
+    )?;
+    Ok(client.batch_execute("VACUUM ANALYZE")?)
+}
+
+fn exact(client: &mut Client, workload: &Workload<'_>) -> Result<Vec<Figures>> {
+    say("exact search: scanning the table");
+    let figures = compare::measure(client, workload, None, "")?;
+    Ok(vec![Figures {
+        index: "none (exact)".into(),
+        ..figures
+    }])
+}
+
+/// pgvector's indexes, one after the other: the planner would choose among several.
+fn peers(client: &mut Client, workload: &Workload<'_>, rows: usize) -> Result<Vec<Figures>> {
+    // The square root of the rows is what its documentation advises for larger tables.
+    let lists = (rows as f64).sqrt().round();
+    let ivfflat =
+        format!("items USING ivfflat (embedding vector_cosine_ops) WITH (lists = {lists})");
+    let hnsw = "items USING hnsw (embedding vector_cosine_ops)";
+    let mut lines = peer(
+        client,
+        workload,
+        "pgvector ivfflat",
+        &ivfflat,
+        "ivfflat.probes",
+        &[4, 8, 16, 32],
+    )?;
+    lines.extend(peer(
+        client,
+        workload,
+        "pgvector hnsw",
+        hnsw,
+        "hnsw.ef_search",
+        &[10, 20, 40, 80],
+    )?);
+    Ok(lines)
+}
+
+fn peer(
+    client: &mut Client,
+    workload: &Workload<'_>,
+    name: &str,
+    definition: &str,
+    setting: &str,
+    values: &[u32],
+) -> Result<Vec<Figures>> {
+    say(&format!("{name}: building the index"));
+    let built = compare::build(client, "peer_idx", definition)?;
+    say(&format!("{name}: running the test queries"));
+    let lines = at_settings(client, workload, name, &built, setting, values)?;
+    client.batch_execute("DROP INDEX peer_idx")?;
+    Ok(lines)
+}
+
+/// Trains a model with the query log and builds an index with it; returns the training's time and the index.
+fn distillvq(client: &mut Client) -> Result<(Duration, Built)> {
+    say("distillvq: training a model with the query log");
+    let row = client.query_one(
+        "SELECT rows, queries, recall_before, recall_after, seconds
+         FROM distillvq_train('items', 'embedding', queries => 'query_log', query_column => 'embedding',
+                              model => 'demo', metric => 'cosine')",
+        &[],
+    )?;
+    let (rows, queries): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
+    let (before, after, time): (f32, f32, f32) =
+        (row.try_get(2)?, row.try_get(3)?, row.try_get(4)?);
+    say(&format!(
+        "distillvq: learnt from {rows} rows and {queries} queries in {time:.1} s; \
+         recall on held-out queries {before:.3} before distillation, {after:.3} after"
+    ));
+    say("distillvq: building the index");
+    let definition = "items USING distillvq (embedding vector_cosine_ops) WITH (model = 'demo')";
+    let built = compare::build(client, INDEX, definition)?;
+    Ok((Duration::from_secs_f32(time.max(0.0)), built))
+}
+
+fn ours(
+    client: &mut Client,
+    workload: &Workload<'_>,
+    training: Duration,
+    built: &Built,
+) -> Result<Vec<Figures>> {
+    say("distillvq: running the test queries");
+    let mut lines = at_settings(
+        client,
+        workload,
+        "distillvq",
+        built,
+        "distillvq.probes",
+        &[4, 8, 16, 32],
+    )?;
+    for line in &mut lines {
+        line.build = Some(training + built.build);
+    }
+    Ok(lines)
+}
+
+fn at_settings(
+    client: &mut Client,
+    workload: &Workload<'_>,
+    name: &str,
+    built: &Built,
+    setting: &str,
+    values: &[u32],
+) -> Result<Vec<Figures>> {
+    values
+        .iter()
+        .map(|value| {
+            let figures = compare::measure(
+                client,
+                workload,
+                Some(built),
+                &format!("{setting} = {value}"),
+            )?;
+            Ok(Figures {
+                index: name.to_owned(),
+                ..figures
+            })
+        })
+        .collect()
+}
+
+/// Prints the titles of the nearest documents of some test queries.
+fn show(client: &mut Client, workload: &Workload<'_>, set: &DataSet) -> Result<()> {
+    let last = SHOWN.into_iter().max().map_or(0, |query| query + 1);
+    let found = find_by_id(client, &workload.sql, last.min(workload.queries))?;
+    for query in SHOWN {
+        let (Some(ids), Some(&label)) = (found.get(query), set.labels.get(query)) else {
+            continue;
+        };
+        println!("\n    a sentence with \"{}\" finds", title(set, label));
+        for id in ids
+            .iter()
+            .take(5)
+            .filter_map(|&id| usize::try_from(id).ok())
+        {
+            let mark = if id == label { '*' } else { ' ' };
+            println!("     {mark} {}", title(set, id));
+        }
+    }
+    println!();
+    Ok(())
+}
+
+fn title(set: &DataSet, document: usize) -> String {
+    let words = set.titles.get(document).map_or("", String::as_str);
+    words.chars().take(60).collect()
+}

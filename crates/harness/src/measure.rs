@@ -1,0 +1,143 @@
+//! Running queries as one prepared-statement client, and timing them.
+
+use std::time::{Duration, Instant};
+
+use postgres::{Client, Statement};
+
+use crate::error::Result;
+use crate::exact::Metric;
+use crate::load::Embedding;
+use crate::vectors::Vectors;
+
+/// What a timed run showed.
+#[derive(Debug)]
+pub struct Timing {
+    /// Queries a second.
+    pub per_second: f64,
+    /// Median time of a query.
+    pub median: Duration,
+    /// Time that 99 of 100 queries stay below.
+    pub p99: Duration,
+}
+
+/// The statement that finds the `k` nearest ids of `items` for the query whose id is `$1` in `queries`.
+#[must_use]
+pub fn nearest_by_id(items: &str, queries: &str, metric: Metric, k: usize) -> String {
+    let operator = metric.operator();
+    format!(
+        "SELECT id FROM {items} ORDER BY embedding {operator} (SELECT embedding FROM {queries} WHERE id = $1) LIMIT {k}"
+    )
+}
+
+/// The statement that finds the `k` nearest ids of `items` for the vector `$1`.
+#[must_use]
+pub fn nearest(items: &str, metric: Metric, k: usize) -> String {
+    let operator = metric.operator();
+    format!("SELECT id FROM {items} ORDER BY embedding {operator} $1 LIMIT {k}")
+}
+
+/// Runs a statement of [`nearest_by_id`] for the queries `0..count` and returns the ids found.
+///
+/// # Errors
+/// If a query fails.
+pub fn find_by_id(client: &mut Client, sql: &str, count: usize) -> Result<Vec<Vec<i64>>> {
+    let statement = client.prepare(sql)?;
+    (0i64..)
+        .take(count)
+        .map(|id| ids(client, &statement, id))
+        .collect()
+}
+
+/// Runs a statement of [`nearest`] for every query vector and returns the ids found.
+///
+/// # Errors
+/// If a query fails.
+pub fn find(client: &mut Client, sql: &str, queries: &Vectors) -> Result<Vec<Vec<i64>>> {
+    let statement = client.prepare(sql)?;
+    queries
+        .iter()
+        .map(|query| {
+            let rows = client.query(&statement, &[&Embedding(query)])?;
+            rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+        })
+        .collect()
+}
+
+/// Times a statement of [`nearest_by_id`], cycling through the queries `0..count` for at least one whole cycle (or
+/// `longest`, if that is over first) and at least `shortest`. Run the queries once before: the first run warms caches.
+///
+/// # Errors
+/// If a query fails.
+pub fn time_by_id(
+    client: &mut Client,
+    sql: &str,
+    count: usize,
+    shortest: Duration,
+    longest: Duration,
+) -> Result<Timing> {
+    let statement = client.prepare(sql)?;
+    let mut times = Vec::new();
+    let start = Instant::now();
+    for id in (0i64..).take(count.max(1)).cycle() {
+        let before = Instant::now();
+        ids(client, &statement, id)?;
+        times.push(before.elapsed());
+        let elapsed = start.elapsed();
+        if elapsed >= longest || (elapsed >= shortest && times.len() >= count) {
+            break;
+        }
+    }
+    Ok(timing(times, start.elapsed()))
+}
+
+fn ids(client: &mut Client, statement: &Statement, query: i64) -> Result<Vec<i64>> {
+    let rows = client.query(statement, &[&query])?;
+    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+}
+
+fn timing(mut times: Vec<Duration>, elapsed: Duration) -> Timing {
+    times.sort_unstable();
+    let at = |share: usize| {
+        let place = (times.len() * share / 100).min(times.len().saturating_sub(1));
+        times.get(place).copied().unwrap_or_default()
+    };
+    Timing {
+        per_second: times.len() as f64 / elapsed.as_secs_f64().max(f64::MIN_POSITIVE),
+        median: at(50),
+        p99: at(99),
+    }
+}
+
+/// The plan of a statement, as text without costs. Parameters are left open as in a generic plan.
+///
+/// # Errors
+/// If the statement is invalid.
+pub fn explain(client: &mut Client, sql: &str) -> Result<String> {
+    let rows = client.simple_query(&format!("EXPLAIN (COSTS OFF) {sql}"))?;
+    let lines: Vec<&str> = rows
+        .iter()
+        .filter_map(|message| match message {
+            postgres::SimpleQueryMessage::Row(row) => row.get(0),
+            _ => None,
+        })
+        .collect();
+    Ok(lines.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_measured_times() {
+        let times = (1..=200).rev().map(Duration::from_millis).collect();
+        let timing = timing(times, Duration::from_secs(10));
+        assert_eq!(timing.per_second, 20.0);
+        assert_eq!(timing.median, Duration::from_millis(101));
+        assert_eq!(timing.p99, Duration::from_millis(199));
+        assert_eq!(
+            super::timing(Vec::new(), Duration::ZERO).median,
+            Duration::ZERO
+        );
+    }
+}

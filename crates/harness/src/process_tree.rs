@@ -1,0 +1,72 @@
+//! Signals to processes, and who is whose child.
+
+use std::fs;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+use crate::installation::output;
+
+/// Sends a signal to processes; those that are gone already do not matter.
+pub(crate) fn signal(name: &str, processes: &[u32]) -> Result<()> {
+    let mut kill = Command::new("sh");
+    kill.args([
+        "-c",
+        r#"signal=$1; shift; for p; do kill -s "$signal" "$p" 2>/dev/null; done; :"#,
+    ]);
+    kill.args(["sh", name]);
+    kill.args(processes.iter().map(u32::to_string));
+    output(&mut kill).map(drop)
+}
+
+/// The living children of a process, by `/proc`.
+pub(crate) fn children(parent: u32) -> Vec<u32> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|&process| status(process).is_some_and(|(_, of)| of == parent))
+        .collect()
+}
+
+/// Waits until processes are gone, or dead and only waiting to be buried.
+pub(crate) fn wait_for_end(processes: &[u32]) -> Result<()> {
+    let start = Instant::now();
+    while processes
+        .iter()
+        .any(|&process| status(process).is_some_and(|(state, _)| state != 'Z'))
+    {
+        if start.elapsed() > Duration::from_secs(10) {
+            return Err(Error::Argument("killed processes do not end".into()));
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+/// State and parent of a process, from `/proc/PID/stat`: `PID (name) S PARENT …`, where the name may hold anything.
+fn status(process: u32) -> Option<(char, u32)> {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(") ")?;
+    let mut fields = rest.split(' ');
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_is_found_and_ended() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        assert!(children(std::process::id()).contains(&child.id()));
+        signal("KILL", &[child.id(), u32::MAX >> 1]).unwrap();
+        wait_for_end(&[child.id()]).unwrap();
+        child.wait().unwrap();
+        assert!(!children(std::process::id()).contains(&child.id()));
+    }
+}

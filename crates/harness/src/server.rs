@@ -1,0 +1,380 @@
+//! Private servers: made, started, crashed and removed at will.
+//!
+//! A server lives in a directory of its own below `DISTILLVQ_RUN`, listens only on a socket in there, and trusts who can
+//! reach that. It ends with its [`Server`], or with the process: a small watcher (`tools/stop.sh -w`) holds a pipe to us
+//! and stops the server when that breaks, however we ended; so a `static` server needs no care either.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{self, Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use postgres::{Client, NoTls};
+
+use crate::error::{Error, Result};
+use crate::installation::{Installation, output};
+use crate::process_tree;
+
+/// How long a server may take to start, crash recovery included.
+const START: Duration = Duration::from_secs(120);
+
+/// Settings of every server; a caller's come later and win. A killed process loses nothing without fsync: only a killed
+/// machine would.
+const SETTINGS: [(&str, &str); 5] = [
+    ("listen_addresses", ""),
+    ("fsync", "off"),
+    ("shared_buffers", "128MB"),
+    ("max_connections", "40"),
+    ("log_line_prefix", "%m [%p] %q%a "),
+];
+
+/// How a server is asked to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Clean: sessions are ended, a checkpoint is written.
+    Fast,
+    /// As after a power cut: the next start recovers from the WAL.
+    Immediate,
+}
+
+/// A server, with superuser `postgres` and database `postgres`.
+#[derive(Debug)]
+pub struct Server {
+    installation: Installation,
+    directory: PathBuf,
+    log: PathBuf,
+    postmaster: Option<Child>,
+    watcher: Option<Child>,
+}
+
+impl Server {
+    /// Makes and starts a server. Its log stays behind as `DISTILLVQ_RUN/log/NAME.log`, so names should differ.
+    ///
+    /// # Errors
+    /// If the environment is not set up, or `initdb` or the server fails.
+    pub fn start(name: &str) -> Result<Self> {
+        Self::start_with(name, &[])
+    }
+
+    /// As [`Server::start`], with settings.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn start_with(name: &str, settings: &[(&str, &str)]) -> Result<Self> {
+        let mut server = Self::prepare(name, &unique(name))?;
+        server.watch()?;
+        server.init(settings)?;
+        server.launch()?;
+        Ok(server)
+    }
+
+    /// Makes and starts a server that stays when this value or process ends, in place of an earlier one of this name;
+    /// `make clean` removes it.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn lasting(name: &str, settings: &[(&str, &str)]) -> Result<Self> {
+        let mut server = Self::prepare(name, name)?;
+        output(Command::new(stop_script()).arg(&server.directory))?;
+        server.init(settings)?;
+        server.launch()?;
+        Ok(server)
+    }
+
+    /// Makes and starts a streaming replica of this server.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn standby(&self, name: &str) -> Result<Self> {
+        let mut server = Self::prepare(name, &unique(name))?;
+        server.watch()?;
+        server.installation.make_directory(&server.directory)?;
+        let mut backup = server.installation.server_command("pg_basebackup");
+        backup.args(["--checkpoint=fast", "--no-sync", "--write-recovery-conf"]);
+        backup.args(["--username=postgres", "--wal-method=stream"]);
+        backup.arg("--host").arg(&self.directory);
+        output(backup.arg("--pgdata").arg(server.data()))?;
+        server.configure(&[(
+            "unix_socket_directories",
+            &server.directory.to_string_lossy(),
+        )])?;
+        server.launch()?;
+        Ok(server)
+    }
+
+    /// Connects to a database as superuser.
+    ///
+    /// # Errors
+    /// If the server does not answer or there is no such database.
+    pub fn connect_to(&self, database: &str) -> Result<Client> {
+        Ok(postgres::Config::new()
+            .host_path(&self.directory)
+            .user("postgres")
+            .dbname(database)
+            .connect(NoTls)?)
+    }
+
+    /// Connects to database `postgres` as superuser.
+    ///
+    /// # Errors
+    /// If the server does not answer.
+    pub fn connect(&self) -> Result<Client> {
+        self.connect_to("postgres")
+    }
+
+    /// Makes a database with the extension (and pgvector) and connects to it, so that tests on one server do not meet.
+    ///
+    /// # Errors
+    /// If there is such a database already, or the extension cannot be created.
+    pub fn database(&self, name: &str) -> Result<Client> {
+        self.connect()?
+            .batch_execute(&format!("CREATE DATABASE {name}"))?;
+        let mut client = self.connect_to(name)?;
+        client.batch_execute("CREATE EXTENSION distillvq CASCADE")?;
+        Ok(client)
+    }
+
+    /// Adds settings to the configuration file; they hold from the next restart or `pg_reload_conf()` on.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub fn configure(&self, settings: &[(&str, &str)]) -> Result<()> {
+        let path = self.data().join("postgresql.conf");
+        let lines: String = settings
+            .iter()
+            .map(|(name, value)| format!("{name} = '{}'\n", value.replace('\'', "''")))
+            .collect();
+        OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .and_then(|mut file| file.write_all(lines.as_bytes()))
+            .map_err(Error::io(&path))
+    }
+
+    /// Stops the server; [`Server::restart`] brings it back.
+    ///
+    /// # Errors
+    /// If it cannot be signalled.
+    pub fn stop(&mut self, how: Stop) -> Result<()> {
+        let Some(mut postmaster) = self.postmaster.take() else {
+            return Ok(());
+        };
+        let signal = match how {
+            Stop::Fast => "INT",
+            Stop::Immediate => "QUIT",
+        };
+        process_tree::signal(signal, &[postmaster.id()])?;
+        postmaster.wait().map_err(Error::io("postgres"))?;
+        Ok(())
+    }
+
+    /// Kills the postmaster and all its children in one moment, as the kernel would when memory runs out.
+    ///
+    /// # Errors
+    /// If they cannot be signalled.
+    pub fn kill9(&mut self) -> Result<()> {
+        let Some(mut postmaster) = self.postmaster.take() else {
+            return Ok(());
+        };
+        // Frozen, it can neither start nor bury children while we count them.
+        process_tree::signal("STOP", &[postmaster.id()])?;
+        let children = process_tree::children(postmaster.id());
+        process_tree::signal("KILL", &[&[postmaster.id()], &children[..]].concat())?;
+        postmaster.wait().map_err(Error::io("postgres"))?;
+        process_tree::wait_for_end(&children)
+    }
+
+    /// Starts the server again, after stopping it cleanly if it runs.
+    ///
+    /// # Errors
+    /// If it does not come up.
+    pub fn restart(&mut self) -> Result<()> {
+        self.stop(Stop::Fast)?;
+        self.launch()
+    }
+
+    /// A client program of the same installation (`psql`, `pg_dump`, `pgbench`, …), set up for this server.
+    #[must_use]
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = self.installation.client_command(program);
+        command
+            .env("PGHOST", &self.directory)
+            .env("PGUSER", "postgres")
+            .env("PGDATABASE", "postgres");
+        command
+    }
+
+    /// Runs SQL through `psql` in a database and returns what it printed, unaligned and without headers.
+    ///
+    /// # Errors
+    /// If a statement fails.
+    pub fn psql(&self, database: &str, sql: &str) -> Result<String> {
+        let mut psql = self.command("psql");
+        psql.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-d", database, "-c", sql]);
+        output(&mut psql)
+    }
+
+    /// The shell command that opens `psql` in this server.
+    #[must_use]
+    pub fn psql_command(&self) -> String {
+        let program = self.installation.client_command("psql");
+        let program = program.get_program().to_string_lossy().into_owned();
+        let quote = if program.contains(' ') { "'" } else { "" };
+        format!(
+            "{quote}{program}{quote} -h {} -U postgres",
+            self.directory.display()
+        )
+    }
+
+    /// What the server has logged so far.
+    ///
+    /// # Errors
+    /// If the log cannot be read.
+    pub fn log(&self) -> Result<String> {
+        fs::read(&self.log)
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .map_err(Error::io(&self.log))
+    }
+
+    /// The data directory.
+    #[must_use]
+    pub fn data(&self) -> PathBuf {
+        self.directory.join("data")
+    }
+
+    /// The installation that the server is run from.
+    #[must_use]
+    pub fn installation(&self) -> &Installation {
+        &self.installation
+    }
+
+    fn prepare(name: &str, directory: &str) -> Result<Self> {
+        let installation = Installation::from_environment()?;
+        let logs = installation.run().join("log");
+        fs::create_dir_all(&logs).map_err(Error::io(&logs))?;
+        let log = logs.join(format!("{name}.log"));
+        File::create(&log).map_err(Error::io(&log))?;
+        Ok(Self {
+            directory: installation.run().join(directory),
+            log,
+            installation,
+            postmaster: None,
+            watcher: None,
+        })
+    }
+
+    /// Leaves the watcher behind that removes the server when we are gone.
+    fn watch(&mut self) -> Result<()> {
+        let script = stop_script();
+        let watcher = Command::new(&script)
+            .arg("-w")
+            .arg(&self.directory)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .process_group(0) // or an interrupt from the keyboard would end it together with us
+            .spawn()
+            .map_err(Error::io(script))?;
+        self.watcher = Some(watcher);
+        Ok(())
+    }
+
+    fn init(&self, settings: &[(&str, &str)]) -> Result<()> {
+        self.installation.make_directory(&self.directory)?;
+        let mut initdb = self.installation.server_command("initdb");
+        initdb.args(["--username=postgres", "--auth=trust", "--encoding=UTF8"]);
+        initdb.args(["--locale=C", "--no-sync", "--pgdata"]);
+        output(initdb.arg(self.data()))?;
+        self.configure(&SETTINGS)?;
+        if !roomy_shared_memory() {
+            self.configure(&[("dynamic_shared_memory_type", "mmap")])?;
+        }
+        self.configure(&[("unix_socket_directories", &self.directory.to_string_lossy())])?;
+        self.configure(settings)
+    }
+
+    fn launch(&mut self) -> Result<()> {
+        let log = OpenOptions::new()
+            .append(true)
+            .open(&self.log)
+            .map_err(Error::io(&self.log))?;
+        let errors = log.try_clone().map_err(Error::io(&self.log))?;
+        let mut postgres = self.installation.server_command("postgres");
+        postgres
+            .arg("-D")
+            .arg(self.data())
+            .stdout(log)
+            .stderr(errors)
+            .process_group(0);
+        let program = postgres.get_program().to_owned();
+        self.postmaster = Some(postgres.spawn().map_err(Error::io(program))?);
+        self.await_ready()
+    }
+
+    fn await_ready(&mut self) -> Result<()> {
+        let start = Instant::now();
+        while self.connect().is_err() {
+            let ended = match &mut self.postmaster {
+                Some(postmaster) => !matches!(postmaster.try_wait(), Ok(None)),
+                None => true,
+            };
+            if ended || start.elapsed() > START {
+                return Err(Error::NotReady {
+                    log: tail(&self.log()?, 15),
+                });
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Server {
+    /// Nothing can be reported from here; what fails is left to `make clean`.
+    fn drop(&mut self) {
+        if let Some(mut watcher) = self.watcher.take() {
+            drop(watcher.stdin.take());
+            let _ = watcher.wait();
+            if let Some(postmaster) = &mut self.postmaster {
+                let _ = postmaster.wait();
+            }
+        }
+    }
+}
+
+/// Whether /dev/shm has room for the memory of parallel index builds: containers often grant it 64 MB.
+fn roomy_shared_memory() -> bool {
+    let kilobytes = output(Command::new("df").args(["-Pk", "/dev/shm"]))
+        .ok()
+        .and_then(|table| {
+            table
+                .lines()
+                .nth(1)?
+                .split_whitespace()
+                .nth(3)?
+                .parse::<u64>()
+                .ok()
+        });
+    kilobytes.is_some_and(|free| free > 1 << 20)
+}
+
+/// A directory name that no other server of this checkout has.
+fn unique(name: &str) -> String {
+    static STARTED: AtomicU32 = AtomicU32::new(0);
+    let number = STARTED.fetch_add(1, Ordering::Relaxed);
+    format!("{name}-{}-{number}", process::id())
+}
+
+fn stop_script() -> PathBuf {
+    crate::checkout().join("tools/stop.sh")
+}
+
+fn tail(text: &str, lines: usize) -> String {
+    let all: Vec<&str> = text.lines().collect();
+    all.get(all.len().saturating_sub(lines)..)
+        .unwrap_or_default()
+        .join("\n")
+}

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# install.sh: builds the extension if needed and puts it where the server of PG_CONFIG looks for extensions, below DESTDIR.
+# install.sh --remove: takes it away again.
+
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+[ -n "${PG_CONFIG:-}" ] ||
+    fail "for which server? make install PG_CONFIG=$(command -v pg_config || echo /path/to/pg_config)"
+cd "$root"
+need_server "$PG_CONFIG"
+libraries=${DESTDIR:-}$("$PG_CONFIG" --pkglibdir)
+extensions=${DESTDIR:-}$("$PG_CONFIG" --sharedir)/extension
+
+# put MODE FILE DIRECTORY [NAME]: a file that is there already is left alone; a new one takes its place in one step, so
+# that a running server never sees half of it.
+put() {
+    local target=$3/${4:-$(basename "$2")}
+    cmp -s "$2" "$target" && return
+    mkdir -p "$3" 2>/dev/null || true
+    [ -w "$3" ] ||
+        fail "no permission to write to $3" "Install as a user who may: sudo make install PG_CONFIG=$PG_CONFIG"
+    install -m "$1" "$2" "$target.$$"
+    mv -f "$target.$$" "$target"
+    say "installed $target"
+}
+
+if [ "${1:-}" = --remove ]; then
+    rm -f "$libraries/distillvq.so" "$extensions/distillvq.control" "$extensions"/distillvq--*.sql
+    exit
+fi
+
+tools/build.sh
+put 755 "target/pg$PG_MAJOR/distillvq.so" "$libraries"
+put 644 distillvq.control "$extensions"
+for script in sql/distillvq--*.sql; do
+    put 644 "$script" "$extensions"
+done

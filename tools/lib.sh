@@ -1,0 +1,107 @@
+#!/usr/bin/env bash
+# Shared by the scripts of this folder: sourced, not run. Where things are, who runs servers, and what must be installed.
+
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+
+say() { printf '==> %s\n' "$*" >&2; }
+fail() {
+    printf 'error: %s\n' "$1" >&2
+    shift
+    [ $# -eq 0 ] || printf '       %s\n' "$@" >&2
+    exit 1
+}
+
+is_root() { [ "$(id -u)" = 0 ]; }
+
+# --- Servers: their user and their directory -----------------------------------
+
+# PostgreSQL refuses to run as root; any other user runs servers as itself.
+server_user() {
+    if ! is_root; then id -un
+    elif id postgres >/dev/null 2>&1; then echo postgres
+    else echo nobody
+    fi
+}
+
+as_server_user() {
+    if ! is_root; then "$@"
+    elif command -v setpriv >/dev/null; then
+        setpriv --reuid "$(id -u "$(server_user)")" --regid "$(id -g "$(server_user)")" --clear-groups -- "$@"
+    elif command -v runuser >/dev/null; then runuser -u "$(server_user)" -- "$@"
+    else fail "running a server as $(server_user) needs setpriv or runuser (package util-linux)"
+    fi
+}
+
+# Prints the directory that holds this checkout's servers: one a user and a checkout, with a path short enough for a
+# socket's name (107 bytes). Everything that a server needs lies below it, out of the way of the checkout's permissions.
+run_directory() {
+    local base=${TMPDIR:-/tmp}
+    if [ ${#base} -gt 40 ] || ! as_server_user test -x "$base"; then base=/tmp; fi
+    printf '%s/distillvq-%s-%s\n' "${base%/}" "$(id -u)" "$(printf %s "$root" | cksum | cut -d' ' -f1)"
+}
+
+# Creates that directory, for the server's user alone, and refuses one that somebody else has put there.
+make_run_directory() {
+    local directory=$1 owner
+    owner=$(id -u "$(server_user)")
+    if mkdir -m 700 "$directory" 2>/dev/null; then
+        ! is_root || chown "$owner:$(id -g "$(server_user)")" "$directory"
+    elif [ -L "$directory" ] || [ ! -d "$directory" ] || [ -z "$(find "$directory" -prune -user "$owner")" ]; then
+        fail "$directory exists and is not a directory of user $(server_user)" "Remove it, or set TMPDIR to another place."
+    fi
+    chmod 700 "$directory"
+}
+
+# --- What must be installed -----------------------------------------------------
+
+# install_package COMMAND-OR-THING DEBIAN-PACKAGE: installs it if that needs nobody's leave, else says what to do.
+install_package() {
+    if is_root && command -v apt-get >/dev/null; then
+        say "installing $2 (for $1)"
+        { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$2"; } >&2 ||
+            fail "apt-get could not install $2"
+    else
+        fail "$1 is missing" "On Debian or Ubuntu: sudo apt-get install -y $2" "Then run the same command again."
+    fi
+}
+
+have_libclang() {
+    [ -n "${LIBCLANG_PATH:-}" ] && return
+    # bindgen needs the library and the compiler's own headers beside it.
+    compgen -G '/usr/lib*/llvm*/lib*/libclang*.so*' >/dev/null || compgen -G '/usr/lib*/libclang*.so*' >/dev/null ||
+        compgen -G '/usr/lib/*/libclang*.so*' >/dev/null || compgen -G '/usr/local/lib*/libclang*.so*' >/dev/null ||
+        [ "$(uname)" = Darwin ] || return 1
+    compgen -G '/usr/lib*/llvm*/lib*/clang/*/include/stddef.h' >/dev/null ||
+        compgen -G '/usr/lib*/clang/*/include/stddef.h' >/dev/null ||
+        compgen -G '/usr/local/lib*/clang/*/include/stddef.h' >/dev/null || [ "$(uname)" = Darwin ]
+}
+
+need_rust() {
+    command -v cargo >/dev/null || PATH=$PATH:${HOME:-}/.cargo/bin
+    command -v cargo >/dev/null || fail "cargo is missing" "Install Rust 1.95 or newer: https://rustup.rs"
+    export PATH
+}
+
+need_build_tools() {
+    need_rust
+    command -v cc >/dev/null || install_package "a C compiler" build-essential
+    have_libclang || install_package libclang libclang-dev
+}
+
+# --- The server -------------------------------------------------------------------
+
+# need_server PG_CONFIG: checks that it is one we can build for, and sets PG_MAJOR.
+need_server() {
+    command -v "$1" >/dev/null || fail "PG_CONFIG=$1 is not a program"
+    local version
+    version=$("$1" --version) || fail "$1 --version failed"
+    PG_MAJOR=$(printf %s "$version" | sed -E 's/^PostgreSQL ([0-9]+).*/\1/')
+    case $PG_MAJOR in
+        15 | 16 | 17 | 18) ;;
+        *) fail "$1 belongs to $version" "distillvq works with PostgreSQL 15 to 18." ;;
+    esac
+    [ -f "$("$1" --includedir-server)/postgres.h" ] ||
+        fail "the server headers of $version are missing" "On Debian or Ubuntu: sudo apt-get install -y postgresql-server-dev-$PG_MAJOR"
+}

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# lint.sh: what must hold of the code before it is tested. Run by tools/with_env.sh.
+
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+cd "$root"
+features=(--no-default-features --features "pg$PG_MAJOR")
+
+say "formatting"
+cargo fmt --all -- --check
+say "clippy"
+cargo clippy --locked --workspace --all-targets "${features[@]}" -- --deny warnings
+say "documentation"
+RUSTDOCFLAGS="--deny warnings" cargo doc --locked --workspace --no-deps --document-private-items "${features[@]}"
+if cargo deny --version >/dev/null 2>&1; then
+    say "licences, bans, sources"
+    cargo deny --locked check licenses bans sources
+else
+    say "licences not checked: cargo-deny is not installed"
+fi
