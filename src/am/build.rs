@@ -1,0 +1,289 @@
+//! Building an index: sample, train, then one pass over the table that encodes its rows into sorted runs.
+
+use crate::am::insert::row;
+use crate::error::{Error, Result, of_index};
+use crate::functions::models;
+use crate::pg::heap::{self, IndexInfo};
+use crate::pg::options::Options;
+use crate::pg::relation::{Element, Heap, Index};
+use crate::pg::store::RelationStore;
+use crate::pg::compute;
+use crate::pg::datum::ReadElements;
+use crate::sample::Reservoir;
+use distillvq_ivf::{Builder, Create, Meta, Row, Tid, create_empty};
+use distillvq_quantizer::{
+    Encoded, EncodedRows, MIN_TRAIN_ROWS, Metric, Model, Placement, TrainError, TrainOptions, Trained, train,
+};
+
+/// Seed of the sample and of the training in a build: the same table gives the same index.
+const SEED: u64 = 1;
+/// Rows that training looks at, at the most: more would cost time and teach nothing new.
+pub const MOST_SAMPLE_ROWS: usize = 100_000;
+/// Bytes of raw vectors that are encoded in one go.
+const BATCH_BYTES: usize = 8 << 20;
+
+/// Phases of a build, as `pg_stat_progress_create_index` shows them; the numbers are those given to [`phase_name`].
+/// Training's own phases follow [`SAMPLING`] in the order of the quantizer's `Phase`.
+pub const SAMPLING: i64 = 2;
+/// The pass over the table.
+pub const LOADING: i64 = 8;
+
+/// The name of a phase.
+pub fn phase_name(number: i64) -> Option<&'static std::ffi::CStr> {
+    match number {
+        1 => Some(c"initializing"),
+        2 => Some(c"sampling rows"),
+        3 => Some(c"training: lists"),
+        4 => Some(c"training: codebooks"),
+        5 => Some(c"training: teacher"),
+        6 => Some(c"training: distillation"),
+        7 => Some(c"training: encoding"),
+        8 => Some(c"loading rows"),
+        _ => None,
+    }
+}
+
+/// What a build counted.
+pub struct Counts {
+    /// Rows of the table.
+    pub heap: f64,
+    /// Rows of the index.
+    pub index: f64,
+}
+
+/// The fixed facts of an index under construction.
+struct Plan {
+    index: Index,
+    element: Element,
+    metric: Metric,
+    dim: usize,
+    options: Options,
+}
+
+/// Builds the index over the table's rows.
+pub fn build(heap: Heap, index: Index, info: &IndexInfo) -> Result<Counts> {
+    let plan = Plan {
+        index,
+        element: index.element()?,
+        metric: index.metric()?,
+        dim: index.dimensions()?,
+        options: index.options(),
+    };
+    let model = match &plan.options.model {
+        Some(name) => Some(named_model(&plan, name)?),
+        None => train_from_table(&plan, heap)?,
+    };
+    load(&plan, heap, info, model.as_ref())
+}
+
+/// The named model, if it fits the index.
+fn named_model(plan: &Plan, name: &str) -> Result<Model> {
+    let model = models::load(name)?;
+    let name = name.to_owned();
+    if model.dim() != plan.dim {
+        return Err(Error::ModelDimensions { name, model: model.dim(), index: plan.dim });
+    }
+    if model.metric() != plan.metric {
+        return Err(Error::ModelMetric { name, model: model.metric(), index: plan.metric });
+    }
+    let options = &plan.options;
+    let asked = [
+        ("lists", options.lists, model.lists()),
+        ("subquantizers", options.subquantizers, model.subquantizers()),
+        ("bits", options.bits, usize::from(model.bits())),
+    ];
+    match asked.into_iter().find(|&(_, option, trained)| option != 0 && option != trained) {
+        Some((name, option, trained)) => {
+            let model = options.model.clone().unwrap_or_default();
+            Err(Error::OptionAgainstModel { name, option, trained, model })
+        }
+        None => Ok(model),
+    }
+}
+
+/// Samples the table and trains on it; none if it holds too little to learn from.
+fn train_from_table(plan: &Plan, heap: Heap) -> Result<Option<Model>> {
+    crate::pg::report_phase(SAMPLING);
+    let mut reservoir = Reservoir::new(sample_capacity(plan.dim), plan.dim, SEED);
+    heap::sample(heap, plan.index, plan.element, &mut reservoir, plan.dim)?;
+    let rows = reservoir.offered();
+    if rows < MIN_TRAIN_ROWS {
+        too_few_rows(plan, rows);
+        return Ok(None);
+    }
+    let options = train_options(&plan.options, plan.metric, rows, SEED);
+    let sample = reservoir.into_rows();
+    match run_training(&plan.index.name(), &sample, plan.dim, None, &options) {
+        Ok(trained) => Ok(Some(trained.model)),
+        Err(Error::Train { source: TrainError::TooFewRows { usable, .. }, .. }) => {
+            too_few_rows(plan, usable);
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Options of a training from those of an index; `rows` are those of the whole table.
+pub fn train_options(options: &Options, metric: Metric, rows: usize, seed: u64) -> TrainOptions {
+    TrainOptions {
+        metric,
+        lists: options.lists,
+        subquantizers: options.subquantizers,
+        bits: if options.bits == 8 { 8 } else { 4 },
+        seed,
+        distill: true,
+        rows_in_table: rows,
+    }
+}
+
+/// Rows to sample: training holds about twice the sample within `maintenance_work_mem`.
+pub fn sample_capacity(dim: usize) -> usize {
+    let row = dim * size_of::<f32>() * 2;
+    (crate::pg::maintenance_bytes() / row).clamp(MIN_TRAIN_ROWS, MOST_SAMPLE_ROWS)
+}
+
+/// Trains on threads, reporting progress. `relation` names the source of the rows in errors.
+pub fn run_training(
+    relation: &str,
+    sample: &[f32],
+    dim: usize,
+    queries: Option<&[f32]>,
+    options: &TrainOptions,
+) -> Result<Trained> {
+    let report = |phase: usize, done, total| {
+        if phase > 0 {
+            crate::pg::report_phase(SAMPLING + phase as i64);
+            crate::pg::report_progress(done, total);
+        }
+    };
+    compute::run(report, |monitor| train(sample, dim, queries, options, monitor))?
+        .map_err(|source| Error::Train { relation: relation.to_owned(), source })
+}
+
+fn too_few_rows(plan: &Plan, rows: usize) {
+    let index = plan.index.name();
+    crate::pg::notice(
+        &format!("index \"{index}\" has no trained quantizer: its table holds {rows} rows, training needs {MIN_TRAIN_ROWS}"),
+        "Searches are exact, by looking at every row; they slow down as the table grows.",
+        &format!("Once the table is filled, train with REINDEX INDEX {index}."),
+    );
+}
+
+/// Rows encoded and not yet written: a run that is sorted by list when it is flushed.
+#[derive(Default)]
+struct Run {
+    tids: Vec<Tid>,
+    encoded: EncodedRows,
+}
+
+impl Run {
+    fn bytes(&self) -> usize {
+        self.tids.len() * (size_of::<Tid>() + size_of::<Encoded>() + size_of::<u32>()) + self.encoded.codes.len()
+    }
+
+    fn add(&mut self, tids: &mut Vec<Tid>, encoded: EncodedRows) {
+        self.tids.append(tids);
+        self.encoded.rows.extend(encoded.rows);
+        self.encoded.codes.extend(encoded.codes);
+    }
+
+    /// Its rows sorted by list, in the order of the table within a list; rows not to be indexed are left out.
+    fn sorted<'a>(&'a self, meta: &'a Meta) -> impl Iterator<Item = Row<'a>> {
+        let list = |i: u32| match self.encoded.rows[i as usize].placement {
+            Placement::List(list) => list,
+            Placement::Exact | Placement::Unindexed => meta.exact_list(),
+        };
+        let mut order: Vec<u32> = (0..self.tids.len() as u32).collect();
+        order.sort_by_key(|&i| list(i));
+        order.into_iter().filter_map(move |i| row(meta, &self.encoded, i as usize, self.tids[i as usize]))
+    }
+}
+
+/// The pass over the table: raw rows gather to a batch, encoded batches to a run, runs go to the pages.
+struct Loader<'a> {
+    plan: &'a Plan,
+    model: Option<&'a Model>,
+    builder: Builder<'a, RelationStore>,
+    /// Raw elements and TIDs of rows not yet encoded.
+    batch: Vec<f32>,
+    batch_tids: Vec<Tid>,
+    run: Run,
+    /// Bytes that a run may take.
+    budget: usize,
+    indexed: usize,
+    expected: usize,
+}
+
+fn load(plan: &Plan, heap: Heap, info: &IndexInfo, model: Option<&Model>) -> Result<Counts> {
+    crate::pg::report_phase(LOADING);
+    let store = RelationStore::for_build(plan.index);
+    let create = Create { metric: plan.metric, dim: plan.dim, model, build_id: crate::pg::random_u64() };
+    let builder = Builder::create(&store, create).map_err(of_index(plan.index))?;
+    let budget = crate::pg::maintenance_bytes().saturating_sub(2 * BATCH_BYTES).max(BATCH_BYTES);
+    let expected = heap.estimated_rows();
+    let (batch, batch_tids, run) = (Vec::new(), Vec::new(), Run::default());
+    let mut loader = Loader { plan, model, builder, batch, batch_tids, run, budget, indexed: 0, expected };
+    let rows = heap::build_scan(heap, plan.index, info, plan.element, &mut |tid, read| loader.add(tid, read));
+    loader.encode()?;
+    loader.flush()?;
+    let indexed = loader.indexed;
+    loader.builder.finish().map_err(of_index(plan.index))?;
+    store.log_all();
+    Ok(Counts { heap: rows, index: indexed as f64 })
+}
+
+impl Loader<'_> {
+    fn add(&mut self, tid: Tid, read: &ReadElements<'_>) -> Result<()> {
+        let dim = read(&mut self.batch);
+        if dim != self.plan.dim {
+            return Err(Error::Dimensions { expected: self.plan.dim, found: dim });
+        }
+        self.batch_tids.push(tid);
+        if self.batch.len() * size_of::<f32>() >= BATCH_BYTES {
+            self.encode()?;
+        }
+        Ok(())
+    }
+
+    fn encode(&mut self) -> Result<()> {
+        if self.batch_tids.is_empty() {
+            return Ok(());
+        }
+        let encoded = match self.model {
+            Some(model) => compute::run(|_, _, _| (), |_| model.encode(&self.batch))?,
+            None => untrained(self.plan.metric, &self.batch, self.plan.dim),
+        };
+        self.batch.clear();
+        self.run.add(&mut self.batch_tids, encoded);
+        crate::pg::report_progress(self.indexed + self.run.tids.len(), self.expected);
+        if self.run.bytes() >= self.budget { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let run = std::mem::take(&mut self.run);
+        let meta = *self.builder.meta();
+        let mut count = 0;
+        let rows = run.sorted(&meta).inspect(|_| count += 1);
+        self.builder.append(rows).map_err(of_index(self.plan.index))?;
+        self.indexed += count;
+        Ok(())
+    }
+}
+
+/// Rows of an untrained index: all in the exact list, but for those that no search could find.
+pub fn untrained(metric: Metric, vectors: &[f32], dim: usize) -> EncodedRows {
+    let one = |vector: &[f32]| {
+        let zero = metric == Metric::Cosine && vector.iter().all(|&x| x == 0.0);
+        let placement = if zero { Placement::Unindexed } else { Placement::Exact };
+        Encoded { placement, scale: 0, norm: 0.0 }
+    };
+    EncodedRows { rows: vectors.chunks_exact(dim.max(1)).map(one).collect(), codes: Vec::new() }
+}
+
+/// Fills the init fork of an unlogged index: the same model without rows, what the index is after a crash.
+pub fn build_empty(index: Index) -> Result<()> {
+    let (built, init) = (RelationStore::new(index), RelationStore::for_init_fork(index));
+    create_empty(&built, &init).map_err(of_index(index))?;
+    init.log_all();
+    Ok(())
+}

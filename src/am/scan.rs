@@ -1,0 +1,92 @@
+//! Searching: the index's pages give candidates, the table gives exact distances, rows come out in exact order.
+
+use crate::cache;
+use crate::error::{Error, Result, of_index};
+use crate::pg::datum::OwnedVector;
+use crate::pg::relation::Index;
+use crate::pg::store::RelationStore;
+use distillvq_ivf::stream::{Stream, StreamOptions};
+use distillvq_ivf::{self as ivf, Meta, Model, Search, Tid};
+use std::sync::Arc;
+
+/// An index opened for a search or a change: its metapage as it is now, and its model.
+pub struct Target {
+    /// The index.
+    pub index: Index,
+    /// What the metapage says.
+    pub meta: Meta,
+    /// The model, unless the index is untrained.
+    pub model: Option<Arc<Model>>,
+}
+
+impl Target {
+    /// Reads the metapage, compares it with the index's definition, and gets the model from the backend's cache or the pages.
+    pub fn open(index: Index) -> Result<Self> {
+        let store = RelationStore::new(index);
+        let meta = Meta::read(&store).map_err(of_index(index))?;
+        let model = if meta.trained() { Some(cache::model(index, &store, &meta)?) } else { None };
+        Ok(Self { index, meta, model })
+    }
+
+    /// Refuses a vector whose length is not the index's.
+    pub fn check_dimensions(&self, found: usize) -> Result<()> {
+        if found == self.meta.dim { Ok(()) } else { Err(Error::Dimensions { expected: self.meta.dim, found }) }
+    }
+}
+
+/// A search under way.
+pub struct Scan {
+    query: Option<OwnedVector>,
+    search: Searching,
+}
+
+/// The part of a search that moves.
+pub struct Searching {
+    stream: Stream<Search<RelationStore>>,
+}
+
+impl Scan {
+    /// Begins a search; a NULL query is at the same distance from everything.
+    pub fn start(target: &Target, query: Option<OwnedVector>) -> Result<Self> {
+        let elements = query.as_ref().map_or_else(|| vec![0.0; target.meta.dim], OwnedVector::elements);
+        target.check_dimensions(elements.len())?;
+        let pages = of_index(target.index);
+        let store = RelationStore::new(target.index);
+        let search = Search::new(store, &target.meta, target.model.as_deref(), &elements).map_err(pages)?;
+        let probes = crate::settings::probes(target.index.options().probes, target.meta.lists as usize);
+        let options = StreamOptions { probes, ..StreamOptions::default() };
+        Ok(Self { query, search: Searching { stream: Stream::new(search, target.meta.metric, options) } })
+    }
+
+    /// The query and the moving part, apart.
+    pub fn parts(&mut self) -> (Option<&OwnedVector>, &mut Searching) {
+        (self.query.as_ref(), &mut self.search)
+    }
+}
+
+/// An error of a search before the index's name is known to it.
+enum Failure {
+    Pages(ivf::Error),
+    Other(Error),
+}
+
+impl From<ivf::Error> for Failure {
+    fn from(error: ivf::Error) -> Self {
+        Self::Pages(error)
+    }
+}
+
+/// Gives the exact distances of rows, none for rows that the search may not see.
+pub type Fetch<'a> = dyn FnMut(&[Tid], &mut Vec<Option<f64>>) -> Result<()> + 'a;
+
+impl Searching {
+    /// The next row in exact order, or none after the last.
+    pub fn next(&mut self, index: Index, fetch: &mut Fetch<'_>) -> Result<Option<Tid>> {
+        let mut exact = |tids: &[Tid], out: &mut Vec<Option<f64>>| fetch(tids, out).map_err(Failure::Other);
+        match self.stream.next(&mut exact) {
+            Ok(hit) => Ok(hit.map(|hit| hit.tid)),
+            Err(Failure::Pages(error)) => Err(of_index(index)(error)),
+            Err(Failure::Other(error)) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Everything that can go wrong, and the one border where it becomes a PostgreSQL error.
+//!
+//! Inside the extension errors are values of [`Error`]. [`Error::raise`] turns one into an `ereport(ERROR)` with an
+//! SQLSTATE, the offending value in the message and a hint that says what to do.
+
+use crate::pg::relation::Index;
+use distillvq_ivf as ivf;
+use distillvq_quantizer::{Metric, ModelError, TrainError};
+use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys::panic::ErrorReport};
+
+/// An error of the extension.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An option that the access method does not have.
+    #[error("unrecognized parameter \"{0}\" of a distillvq index")]
+    UnknownOption(String),
+    /// An option whose value is not an integer in its range.
+    #[error("value \"{value}\" is out of range for the parameter \"{name}\" of a distillvq index")]
+    OptionRange { name: &'static str, value: String, min: i64, max: i64 },
+    /// `bits` other than 4 and 8.
+    #[error("value {0} is not possible for the parameter \"bits\" of a distillvq index")]
+    Bits(i64),
+    /// An option given together with a model that was trained otherwise.
+    #[error("parameter \"{name}\" is {option}, but the model \"{model}\" was trained with {trained}")]
+    OptionAgainstModel { name: &'static str, option: usize, trained: usize, model: String },
+    /// The column has no fixed number of dimensions.
+    #[error("column does not have dimensions")]
+    NoDimensions,
+    /// A vector of another length than the index.
+    #[error("different vector dimensions {expected} and {found}")]
+    Dimensions { expected: usize, found: usize },
+    /// A column or expression that is neither `vector` nor `halfvec`.
+    #[error("column \"{column}\" of \"{relation}\" is of type {type_name}, not vector or halfvec")]
+    ColumnType { relation: String, column: String, type_name: String },
+    /// A column that the relation does not have.
+    #[error("column \"{column}\" of \"{relation}\" does not exist")]
+    NoColumn { relation: String, column: String },
+    /// No such model.
+    #[error("model \"{0}\" does not exist")]
+    NoModel(String),
+    /// A model that belongs to somebody else.
+    #[error("model \"{name}\" belongs to the role \"{owner}\"")]
+    ModelOwner { name: String, owner: String },
+    /// A model for vectors of another length.
+    #[error("model \"{name}\" is for {model} dimensions, the index for {index}")]
+    ModelDimensions { name: String, model: usize, index: usize },
+    /// A model for another metric.
+    #[error("model \"{name}\" is for the metric {model}, the index for {index}")]
+    ModelMetric { name: String, model: Metric, index: Metric },
+    /// A metric's name that is none.
+    #[error("metric \"{0}\" does not exist")]
+    UnknownMetric(String),
+    /// A relation without rows to train on.
+    #[error("cannot train on \"{relation}\": {source}")]
+    Train { relation: String, source: TrainError },
+    /// The queries were named by half.
+    #[error("{0} was given without {1}")]
+    HalfQueries(&'static str, &'static str),
+    /// A scan under a snapshot that is not an MVCC snapshot.
+    #[error("distillvq indexes can only be scanned with an MVCC snapshot")]
+    Snapshot,
+    /// A scan without an ORDER BY operator.
+    #[error("cannot scan a distillvq index without an ORDER BY distance")]
+    NoOrder,
+    /// The operator class does not say what it computes.
+    #[error("operator class of index \"{0}\" does not name a metric")]
+    NoMetric(String),
+    /// The pages.
+    #[error("index \"{index}\": {source}")]
+    Pages { index: String, source: ivf::Error },
+    /// The bytes of a model.
+    #[error("model \"{name}\" cannot be read: {source}")]
+    Model { name: String, source: ModelError },
+    /// A failed SPI call.
+    #[error("{0}")]
+    Spi(#[from] pgrx::spi::SpiError),
+    /// A worker thread that ended by a panic.
+    #[error("a worker thread failed: {0}")]
+    Worker(String),
+}
+
+impl Error {
+    /// The SQLSTATE of the error.
+    fn sqlstate(&self) -> PgSqlErrorCode {
+        use PgSqlErrorCode as S;
+        match self {
+            Self::UnknownOption(_) | Self::OptionRange { .. } | Self::Bits(_) | Self::OptionAgainstModel { .. } => {
+                S::ERRCODE_INVALID_PARAMETER_VALUE
+            }
+            Self::NoDimensions | Self::ModelDimensions { .. } | Self::ModelMetric { .. } => {
+                S::ERRCODE_INVALID_PARAMETER_VALUE
+            }
+            Self::UnknownMetric(_) | Self::HalfQueries(..) => S::ERRCODE_INVALID_PARAMETER_VALUE,
+            Self::Dimensions { .. } => S::ERRCODE_DATA_EXCEPTION,
+            Self::ColumnType { .. } => S::ERRCODE_DATATYPE_MISMATCH,
+            Self::NoColumn { .. } => S::ERRCODE_UNDEFINED_COLUMN,
+            Self::NoModel(_) => S::ERRCODE_UNDEFINED_OBJECT,
+            Self::ModelOwner { .. } => S::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            Self::Train { source: TrainError::Interrupted, .. } => S::ERRCODE_QUERY_CANCELED,
+            Self::Train { source: TrainError::Option { .. } | TrainError::Dimension { .. }, .. } => {
+                S::ERRCODE_INVALID_PARAMETER_VALUE
+            }
+            Self::Train { .. } => S::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Self::Snapshot | Self::NoOrder => S::ERRCODE_FEATURE_NOT_SUPPORTED,
+            Self::NoMetric(_) => S::ERRCODE_INVALID_OBJECT_DEFINITION,
+            Self::Pages { source: ivf::Error::UnsupportedVersion { .. }, .. } => {
+                S::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
+            }
+            Self::Pages { .. } => S::ERRCODE_INDEX_CORRUPTED,
+            Self::Model { .. } => S::ERRCODE_DATA_CORRUPTED,
+            Self::Spi(_) | Self::Worker(_) => S::ERRCODE_INTERNAL_ERROR,
+        }
+    }
+
+    /// What the user can do about it.
+    fn hint(&self) -> String {
+        match self {
+            Self::UnknownOption(_) => format!("The parameters are: {}.", crate::pg::options::NAMES.join(", ")),
+            Self::OptionRange { name, min, max, .. } => {
+                format!("Set \"{name}\" to a value from {min} to {max}, or leave it out for an automatic choice.")
+            }
+            Self::Bits(_) => "Use 4 (the default) or 8 bits a subquantizer.".into(),
+            Self::OptionAgainstModel { name, .. } => {
+                format!("Leave \"{name}\" out: the model decides it. Or train another model with distillvq_train.")
+            }
+            Self::NoDimensions => "Give the column's type a number of dimensions, as in vector(384).".into(),
+            Self::Dimensions { expected, .. } => format!("Use vectors of {expected} dimensions."),
+            Self::ColumnType { .. } => "Train on a column of pgvector's type vector or halfvec.".into(),
+            Self::NoColumn { .. } => "Check the column's name.".into(),
+            Self::NoModel(_) => {
+                "SELECT name FROM distillvq_models lists the models; distillvq_train makes one.".into()
+            }
+            Self::ModelOwner { owner, .. } => {
+                format!("Choose another name with the parameter \"model\", or become a member of \"{owner}\".")
+            }
+            Self::ModelDimensions { .. } | Self::ModelMetric { .. } => {
+                "Train a model for this column and metric: SELECT distillvq_train(table, column, metric => ...).".into()
+            }
+            Self::UnknownMetric(_) => "The metrics are: l2, ip, cosine.".into(),
+            Self::Train { source: TrainError::Interrupted, .. } => "The training was cancelled.".into(),
+            Self::Train { source: TrainError::Option { option, .. }, .. } => {
+                format!("Choose another \"{option}\", or leave it out for an automatic choice.")
+            }
+            Self::Train { .. } => {
+                "Fill the table first. A small or untrained index needs no model: its searches are exact.".into()
+            }
+            Self::HalfQueries(..) => "Name both the relation (queries) and its vector column (query_column).".into(),
+            Self::Snapshot => "Search through SQL, as in SELECT ... ORDER BY embedding <-> $1 LIMIT 10.".into(),
+            Self::NoOrder => "Add ORDER BY with the index's distance operator.".into(),
+            Self::NoMetric(_) => "Use one of distillvq's own operator classes, such as vector_cosine_ops.".into(),
+            Self::Pages { index, .. } => {
+                format!("REINDEX INDEX {index} builds the index anew; the table's rows are not affected.")
+            }
+            Self::Model { name, .. } => format!("Train the model \"{name}\" anew with distillvq_train."),
+            Self::Spi(_) => "See the server's log.".into(),
+            Self::Worker(_) => "Please report this as a bug of distillvq.".into(),
+        }
+    }
+
+    /// Raises the error as PostgreSQL's `ERROR`.
+    pub fn raise(self) -> ! {
+        let report = ErrorReport::new(self.sqlstate(), self.to_string(), "distillvq").set_hint(self.hint());
+        report.report(PgLogLevel::ERROR);
+        unreachable!("ereport(ERROR) does not return")
+    }
+}
+
+/// Results of the extension's own functions.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Raises the error of a result, at the border to PostgreSQL.
+pub fn or_raise<T>(result: Result<T>) -> T {
+    result.unwrap_or_else(|error| error.raise())
+}
+
+/// Names the index in an error of its pages.
+pub fn of_index(index: Index) -> impl Fn(ivf::Error) -> Error {
+    move |source| Error::Pages { index: index.name(), source }
+}

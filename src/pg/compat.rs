@@ -1,0 +1,136 @@
+//! What differs between PostgreSQL's major versions, all in one place.
+
+use crate::pg::relation::Index;
+use pgrx::pg_sys;
+
+/// Adds a page to a fork and returns its buffer, pinned and exclusively locked.
+#[cfg(any(feature = "pg16", feature = "pg17", feature = "pg18"))]
+pub fn extend_locked(
+    index: Index,
+    fork: pg_sys::ForkNumber::Type,
+    strategy: pg_sys::BufferAccessStrategy,
+) -> pg_sys::Buffer {
+    let target = pg_sys::BufferManagerRelation { rel: index.as_ptr(), ..Default::default() };
+    let flags = pg_sys::ExtendBufferedFlags::EB_LOCK_FIRST as u32;
+    // SAFETY: the relation is open.
+    unsafe { pg_sys::ExtendBufferedRel(target, fork, strategy, flags) }
+}
+
+/// Adds a page to a fork and returns its buffer, pinned and exclusively locked.
+#[cfg(feature = "pg15")]
+pub fn extend_locked(
+    index: Index,
+    fork: pg_sys::ForkNumber::Type,
+    strategy: pg_sys::BufferAccessStrategy,
+) -> pg_sys::Buffer {
+    let relation = index.as_ptr();
+    let lock = pg_sys::ExclusiveLock as pg_sys::LOCKMODE;
+    let mode = pg_sys::ReadBufferMode::RBM_NORMAL;
+    // SAFETY: the relation is open; the extension lock is released at once, and by the abort after an error. The new
+    // page is reachable by nobody yet but for walks over all blocks, which accept an empty page.
+    unsafe {
+        pg_sys::LockRelationForExtension(relation, lock);
+        let buffer = pg_sys::ReadBufferExtended(relation, fork, u32::MAX, mode, strategy);
+        pg_sys::LockBuffer(buffer, pg_sys::BUFFER_LOCK_EXCLUSIVE as i32);
+        pg_sys::UnlockRelationForExtension(relation, lock);
+        buffer
+    }
+}
+
+/// Lets VACUUM sleep and be cancelled.
+pub fn vacuum_delay() {
+    // SAFETY: called with no buffer locked.
+    unsafe {
+        #[cfg(feature = "pg18")]
+        pg_sys::vacuum_delay_point(false);
+        #[cfg(not(feature = "pg18"))]
+        pg_sys::vacuum_delay_point();
+    }
+}
+
+/// Counts an index search for `EXPLAIN (ANALYZE)`.
+#[cfg(feature = "pg18")]
+pub fn count_search(scan: &pg_sys::IndexScanDescData) {
+    // SAFETY: null, or the executor's counter, which lives as long as the scan.
+    if let Some(instrument) = unsafe { scan.instrument.as_mut() } {
+        instrument.nsearches += 1;
+    }
+}
+
+/// Counts an index search for `EXPLAIN (ANALYZE)`.
+#[cfg(not(feature = "pg18"))]
+pub fn count_search(_scan: &pg_sys::IndexScanDescData) {}
+
+/// Marks a path that the access method cannot run at all.
+pub fn disable_path(path: &mut pg_sys::Path) {
+    #[cfg(feature = "pg18")]
+    {
+        path.disabled_nodes = 2;
+    }
+    #[cfg(not(feature = "pg18"))]
+    let _ = path;
+}
+
+/// One entry of the table that maps options to their places.
+pub fn parse_element(
+    name: &'static std::ffi::CStr,
+    kind: pg_sys::relopt_type::Type,
+    offset: usize,
+) -> pg_sys::relopt_parse_elt {
+    pg_sys::relopt_parse_elt {
+        optname: name.as_ptr(),
+        opttype: kind,
+        offset: offset as i32,
+        #[cfg(feature = "pg18")]
+        isset_offset: 0,
+    }
+}
+
+/// A column of a tuple descriptor, counted from 0.
+///
+/// # Safety
+/// The descriptor must be valid and have that column.
+pub unsafe fn attribute(descriptor: pg_sys::TupleDesc, number: usize) -> *const pg_sys::FormData_pg_attribute {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        #[cfg(feature = "pg18")]
+        {
+            pg_sys::TupleDescAttr(descriptor, number as i32)
+        }
+        #[cfg(not(feature = "pg18"))]
+        {
+            (*descriptor).attrs.as_ptr().add(number)
+        }
+    }
+}
+
+/// Whether the relation's file was made by the running transaction, so that WAL may be skipped at `wal_level=minimal`.
+pub fn created_in_this_transaction(relation: &pg_sys::RelationData) -> bool {
+    #[cfg(feature = "pg15")]
+    let first = relation.rd_firstRelfilenodeSubid;
+    #[cfg(not(feature = "pg15"))]
+    let first = relation.rd_firstRelfilelocatorSubid;
+    // 0 is InvalidSubTransactionId.
+    relation.rd_createSubid != 0 || first != 0
+}
+
+/// Counts an index scan in the cumulative statistics (`pgstat_count_index_scan` of pgstat.h).
+pub fn count_index_scan(index: Index) {
+    // SAFETY: the relation is open; the counters are this backend's own.
+    unsafe {
+        let relation = &mut *index.as_ptr();
+        if relation.pgstat_enabled && relation.pgstat_info.is_null() {
+            pg_sys::pgstat_assoc_relation(relation);
+        }
+        if let Some(info) = relation.pgstat_info.as_mut() {
+            #[cfg(any(feature = "pg15"))]
+            {
+                info.t_counts.t_numscans += 1;
+            }
+            #[cfg(not(feature = "pg15"))]
+            {
+                info.counts.numscans += 1;
+            }
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! pgvector's values on disk: a varlena whose payload is the number of dimensions (16 bits), 16 unused bits, and the
+//! elements, 32-bit floats for `vector` and 16-bit ones for `halfvec` (pgvector's `vector.h` and `halfvec.h`).
+
+use crate::pg::relation::Element;
+use half::f16;
+use pgrx::pg_sys;
+
+/// Bytes before the elements, the length word included.
+const HEADER: usize = 8;
+
+/// A detoasted value, freed on drop if it is a copy.
+struct Detoasted {
+    value: *mut pg_sys::varlena,
+    copied: bool,
+}
+
+impl Detoasted {
+    /// # Safety
+    /// `datum` must be a non-null varlena.
+    unsafe fn new(datum: pg_sys::Datum) -> Self {
+        let original = datum.cast_mut_ptr::<pg_sys::varlena>();
+        // SAFETY: as promised by the caller.
+        let value = unsafe { pg_sys::pg_detoast_datum(original) };
+        Self { value, copied: value != original }
+    }
+
+    /// The whole value, length word included.
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: a plain varlena tells its own length; it lives as long as `self`.
+        unsafe { std::slice::from_raw_parts(self.value.cast::<u8>(), pgrx::varsize(self.value)) }
+    }
+}
+
+impl Drop for Detoasted {
+    fn drop(&mut self) {
+        if self.copied && !std::thread::panicking() {
+            // SAFETY: our own palloc'd copy.
+            unsafe { pg_sys::pfree(self.value.cast()) };
+        }
+    }
+}
+
+/// Appends the elements of some vector to a buffer and returns how many they are: values are read only when wanted.
+pub type ReadElements<'a> = dyn Fn(&mut Vec<f32>) -> usize + 'a;
+
+/// Appends the elements of a vector to `out` and returns how many they are.
+///
+/// # Safety
+/// `datum` must be a non-null value of the element type's pgvector type.
+pub unsafe fn append_elements(datum: pg_sys::Datum, element: Element, out: &mut Vec<f32>) -> usize {
+    // SAFETY: as promised by the caller.
+    let value = unsafe { Detoasted::new(datum) };
+    decode(value.bytes(), element, out)
+}
+
+fn decode(bytes: &[u8], element: Element, out: &mut Vec<f32>) -> usize {
+    let before = out.len();
+    let payload = bytes.get(HEADER..).unwrap_or_default();
+    match element {
+        Element::Single => {
+            out.extend(payload.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+        }
+        Element::Half => out.extend(payload.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32())),
+    }
+    out.len() - before
+}
+
+/// A copy of a vector in Rust's memory, kept across calls: a plain varlena that functions of PostgreSQL can be given.
+pub struct OwnedVector {
+    /// 8-byte aligned storage.
+    words: Vec<u64>,
+    len: usize,
+    element: Element,
+}
+
+impl OwnedVector {
+    /// # Safety
+    /// `datum` must be a non-null value of the element type's pgvector type.
+    pub unsafe fn copy(datum: pg_sys::Datum, element: Element) -> Self {
+        // SAFETY: as promised by the caller.
+        let value = unsafe { Detoasted::new(datum) };
+        let bytes = value.bytes();
+        let word = |chunk: &[u8]| {
+            let mut whole = [0; 8];
+            whole[..chunk.len()].copy_from_slice(chunk);
+            u64::from_ne_bytes(whole)
+        };
+        Self { words: bytes.chunks(8).map(word).collect(), len: bytes.len(), element }
+    }
+
+    /// The value as a datum that stays valid as long as `self`.
+    pub fn datum(&self) -> pg_sys::Datum {
+        pg_sys::Datum::from(self.words.as_ptr())
+    }
+
+    /// The elements as 32-bit floats.
+    pub fn elements(&self) -> Vec<f32> {
+        // SAFETY: `words` holds at least `len` initialised bytes.
+        let bytes = unsafe { std::slice::from_raw_parts(self.words.as_ptr().cast::<u8>(), self.len) };
+        let mut out = Vec::new();
+        decode(bytes, self.element, &mut out);
+        out
+    }
+}

@@ -1,0 +1,279 @@
+//! Rows of the table: the sample for training, the pass of a build, and the exact distances of a search.
+
+use crate::error::{Error, Result, or_raise};
+use crate::pg::datum::{OwnedVector, ReadElements, append_elements};
+use crate::pg::relation::{Distance, Element, Heap, Index};
+use crate::pg::with_temporary_memory;
+use crate::sample::Reservoir;
+use distillvq_ivf::Tid;
+use pgrx::pg_sys;
+
+/// What an index takes from a row of its table: a column, or an expression, under an optional predicate.
+pub struct IndexInfo(*mut pg_sys::IndexInfo);
+
+impl IndexInfo {
+    /// # Safety
+    /// `info` must stay valid for as long as the view is used.
+    pub unsafe fn new(info: *mut pg_sys::IndexInfo) -> Self {
+        Self(info)
+    }
+
+    /// Reads the definition from the catalogs, in the current memory context.
+    fn of_index(index: Index) -> Self {
+        // SAFETY: the relation is open.
+        Self(unsafe { pg_sys::BuildIndexInfo(index.as_ptr()) })
+    }
+}
+
+/// Where the indexed value of a row comes from.
+enum Source {
+    /// A column of the table.
+    Column(i32),
+    /// An expression, evaluated by the executor.
+    Expression { info: IndexInfo, estate: *mut pg_sys::EState },
+}
+
+/// Reads the indexed values of rows in a slot. Lives in the memory context where it was made.
+struct Values {
+    slot: *mut pg_sys::TupleTableSlot,
+    source: Source,
+}
+
+impl Values {
+    fn new(index: Index, heap: Heap) -> Self {
+        // SAFETY: the relations are open; slot and state are released in Drop, or by the abort after an error.
+        unsafe {
+            let slot = pg_sys::table_slot_create(heap.as_ptr(), std::ptr::null_mut());
+            let column = i32::from(*(*(*index.as_ptr()).rd_index).indkey.values.as_ptr());
+            let source = if column > 0 {
+                Source::Column(column)
+            } else {
+                let estate = executor_state(slot);
+                Source::Expression { info: IndexInfo::of_index(index), estate }
+            };
+            Self { slot, source }
+        }
+    }
+
+    /// The indexed value of the row in the slot, valid until the next row.
+    fn value(&mut self) -> Option<pg_sys::Datum> {
+        // SAFETY: the slot holds a row; an expression is evaluated in the per-tuple memory, which is reset first.
+        unsafe {
+            match &self.source {
+                Source::Column(column) => {
+                    let mut null = false;
+                    let value = pg_sys::slot_getattr(self.slot, *column, &mut null);
+                    (!null).then_some(value)
+                }
+                Source::Expression { info, estate } => {
+                    let memory = (*per_tuple_context(*estate)).ecxt_per_tuple_memory;
+                    pg_sys::MemoryContextReset(memory);
+                    let previous = pg_sys::MemoryContextSwitchTo(memory);
+                    let (mut values, mut nulls) = ([pg_sys::Datum::null(); 32], [true; 32]);
+                    pg_sys::FormIndexDatum(info.0, self.slot, *estate, values.as_mut_ptr(), nulls.as_mut_ptr());
+                    pg_sys::MemoryContextSwitchTo(previous);
+                    (!nulls[0]).then_some(values[0])
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Values {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: made in `new`, released once.
+            unsafe {
+                pg_sys::ExecDropSingleTupleTableSlot(self.slot);
+                if let Source::Expression { estate, .. } = self.source {
+                    pg_sys::FreeExecutorState(estate);
+                }
+            }
+        }
+    }
+}
+
+/// The predicate of a partial index, over rows in a slot.
+struct Predicate {
+    estate: *mut pg_sys::EState,
+    state: *mut pg_sys::ExprState,
+}
+
+impl Predicate {
+    fn new(index: Index, slot: *mut pg_sys::TupleTableSlot) -> Self {
+        // SAFETY: the relation is open; the state is released in Drop, or by the abort after an error.
+        unsafe {
+            let estate = executor_state(slot);
+            let state = pg_sys::ExecPrepareQual(pg_sys::RelationGetIndexPredicate(index.as_ptr()), estate);
+            Self { estate, state }
+        }
+    }
+
+    /// Whether the row in the slot belongs to the index.
+    fn holds(&self) -> bool {
+        // SAFETY: the slot holds a row; no predicate at all is true.
+        unsafe {
+            let context = per_tuple_context(self.estate);
+            pg_sys::MemoryContextReset((*context).ecxt_per_tuple_memory);
+            self.state.is_null() || pg_sys::ExecQual(self.state, context)
+        }
+    }
+}
+
+impl Drop for Predicate {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: made in `new`, released once.
+            unsafe { pg_sys::FreeExecutorState(self.estate) };
+        }
+    }
+}
+
+/// An executor state whose expressions see the rows of a slot.
+///
+/// # Safety
+/// The slot must outlive the state.
+unsafe fn executor_state(slot: *mut pg_sys::TupleTableSlot) -> *mut pg_sys::EState {
+    // SAFETY: a fresh state.
+    unsafe {
+        let estate = pg_sys::CreateExecutorState();
+        (*per_tuple_context(estate)).ecxt_scantuple = slot;
+        estate
+    }
+}
+
+/// `GetPerTupleExprContext` of executor.h.
+unsafe fn per_tuple_context(estate: *mut pg_sys::EState) -> *mut pg_sys::ExprContext {
+    // SAFETY: a live executor state.
+    unsafe {
+        if (*estate).es_per_tuple_exprcontext.is_null() {
+            pg_sys::MakePerTupleExprContext(estate);
+        }
+        (*estate).es_per_tuple_exprcontext
+    }
+}
+
+/// Offers every row that an MVCC snapshot sees to a reservoir; the vectors of rows not chosen are not even read.
+pub fn sample(heap: Heap, index: Index, element: Element, reservoir: &mut Reservoir, dim: usize) -> Result<()> {
+    let mut rows = Values::new(index, heap);
+    let predicate = Predicate::new(index, rows.slot);
+    // SAFETY: the relation is open; scan and snapshot are released below, or by the abort after an error.
+    unsafe {
+        let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetTransactionSnapshot());
+        let scan = pg_sys::table_beginscan(heap.as_ptr(), snapshot, 0, std::ptr::null_mut());
+        let forward = pg_sys::ScanDirection::ForwardScanDirection;
+        let mut outcome = Ok(());
+        while outcome.is_ok() && pg_sys::table_scan_getnextslot(scan, forward, rows.slot) {
+            pgrx::check_for_interrupts!();
+            if !predicate.holds() {
+                continue;
+            }
+            if let Some(value) = rows.value() {
+                outcome = reservoir.offer(|out| append_elements(value, element, out));
+            }
+        }
+        pg_sys::table_endscan(scan);
+        pg_sys::UnregisterSnapshot(snapshot);
+        outcome.map_err(|found| Error::Dimensions { expected: dim, found })
+    }
+}
+
+/// What a build does with each row: its TID, and a way to read its vector.
+pub type EachRow<'a> = dyn FnMut(Tid, &ReadElements<'_>) -> Result<()> + 'a;
+
+/// What the build's callback gets back from the server.
+struct BuildState<'a, 'b> {
+    element: Element,
+    each: &'a mut EachRow<'b>,
+}
+
+/// Passes every row that a build must index to `each` (NULLs left out); returns the number of rows of the table.
+pub fn build_scan(heap: Heap, index: Index, info: &IndexInfo, element: Element, each: &mut EachRow<'_>) -> f64 {
+    let mut state = BuildState { element, each };
+    let state = (&raw mut state).cast::<std::ffi::c_void>();
+    let no_scan = std::ptr::null_mut();
+    // SAFETY: the relations are open; the callback gets back the pointer to the state, which outlives the scan.
+    unsafe {
+        let (heap, index) = (heap.as_ptr(), index.as_ptr());
+        pg_sys::table_index_build_scan(heap, index, info.0, true, true, Some(build_row), state, no_scan)
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn build_row(
+    _index: pg_sys::Relation,
+    tid: pg_sys::ItemPointer,
+    values: *mut pg_sys::Datum,
+    nulls: *mut bool,
+    _alive: bool,
+    state: *mut std::ffi::c_void,
+) {
+    // SAFETY: called by `build_scan` only, with its own state and one value, which is alive during the call.
+    unsafe {
+        if !*nulls {
+            let state = &mut *state.cast::<BuildState<'_, '_>>();
+            let (value, element) = (*values, state.element);
+            or_raise((state.each)(tid_of(&*tid), &|out| append_elements(value, element, out)));
+        }
+    }
+}
+
+/// A TID in our representation.
+pub fn tid_of(pointer: &pg_sys::ItemPointerData) -> Tid {
+    let block = (u32::from(pointer.ip_blkid.bi_hi) << 16) | u32::from(pointer.ip_blkid.bi_lo);
+    Tid { block, offset: pointer.ip_posid }
+}
+
+/// A TID in PostgreSQL's representation.
+pub fn item_pointer(tid: Tid) -> pg_sys::ItemPointerData {
+    let block = pg_sys::BlockIdData { bi_hi: (tid.block >> 16) as u16, bi_lo: tid.block as u16 };
+    pg_sys::ItemPointerData { ip_blkid: block, ip_posid: tid.offset }
+}
+
+/// Exact distances of rows for one search, as the executor would compute them.
+pub struct Exact<'a> {
+    /// The table that is scanned.
+    pub heap: Heap,
+    /// The index, for its definition.
+    pub index: Index,
+    /// The search's snapshot: rows that it does not see have no distance.
+    pub snapshot: pg_sys::Snapshot,
+    /// The operator's function.
+    pub distance: Distance,
+    /// The query, or none for NULL: then every distance counts as zero.
+    pub query: Option<&'a OwnedVector>,
+}
+
+impl Exact<'_> {
+    /// Appends the distance of each row to `out`, none for rows that the snapshot does not see. The TIDs should come in
+    /// the order of their blocks; nothing stays pinned.
+    pub fn distances(&self, tids: &[Tid], out: &mut Vec<Option<f64>>) -> Result<()> {
+        pgrx::check_for_interrupts!();
+        with_temporary_memory(|| {
+            let mut rows = Values::new(self.index, self.heap);
+            // SAFETY: the relation is open; the fetch is ended below, or released by the abort after an error.
+            unsafe {
+                let fetch = pg_sys::table_index_fetch_begin(self.heap.as_ptr());
+                out.extend(tids.iter().map(|&tid| self.one(fetch, &mut rows, tid)));
+                pg_sys::table_index_fetch_end(fetch);
+            }
+        });
+        Ok(())
+    }
+
+    /// # Safety
+    /// `fetch` must be a running fetch of the table.
+    unsafe fn one(&self, fetch: *mut pg_sys::IndexFetchTableData, rows: &mut Values, tid: Tid) -> Option<f64> {
+        let (mut again, mut dead) = (false, false);
+        let mut pointer = item_pointer(tid);
+        // SAFETY: the slot is the table's; the snapshot is the scan's and registered by the executor.
+        unsafe {
+            let (slot, snapshot) = (rows.slot, self.snapshot);
+            if !pg_sys::table_index_fetch_tuple(fetch, &mut pointer, snapshot, slot, &mut again, &mut dead) {
+                return None;
+            }
+            let value = rows.value()?;
+            Some(self.query.map_or(0.0, |query| self.distance.call(value, query.datum())))
+        }
+    }
+}

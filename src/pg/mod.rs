@@ -1,0 +1,90 @@
+//! The border to PostgreSQL: the only module of the extension with `unsafe`.
+//!
+//! Outside code sees safe views: [`relation::Index`] and [`relation::Heap`] over open relations, [`store`] for pages,
+//! [`heap`] for rows, [`compute`] for threads, [`spi`] for queries. A view is made only inside a callback, from a
+//! pointer that PostgreSQL guarantees for the callback's duration, and is not kept beyond it.
+//!
+//! A PostgreSQL error inside a call unwinds as a Rust panic (pgrx) and becomes an `ERROR` again at the callback's
+//! `#[pg_guard]`; destructors here therefore touch nothing of PostgreSQL's while a panic is under way.
+#![allow(unsafe_code)]
+
+pub mod callbacks;
+pub mod catalog;
+pub mod compat;
+pub mod compute;
+pub mod datum;
+pub mod heap;
+pub mod options;
+pub mod planner;
+pub mod relation;
+pub mod scan;
+pub mod spi;
+pub mod store;
+
+use pgrx::pg_sys::{self, panic::ErrorReport};
+use pgrx::{PgLogLevel, PgSqlErrorCode};
+use std::ffi::CStr;
+
+/// Keeps others from inventing settings under the extension's prefix.
+pub fn reserve_setting_prefix(prefix: &'static CStr) {
+    // SAFETY: a C string that lives forever.
+    unsafe { pg_sys::MarkGUCPrefixReserved(prefix.as_ptr()) };
+}
+
+/// A random number that differs between any two calls, also across restarts.
+pub fn random_u64() -> u64 {
+    // SAFETY: the backend's own generator, seeded at its start, used by the backend's only PostgreSQL thread.
+    unsafe { pg_sys::pg_prng_uint64(&raw mut pg_sys::pg_global_prng_state) }
+}
+
+/// `maintenance_work_mem` in bytes.
+pub fn maintenance_bytes() -> usize {
+    // SAFETY: an integer that only this thread changes.
+    let kilobytes = unsafe { pg_sys::maintenance_work_mem };
+    kilobytes.max(1024) as usize * 1024
+}
+
+/// Reports the phase of an index build to `pg_stat_progress_create_index`.
+pub fn report_phase(phase: i64) {
+    // SAFETY: does nothing when no command reports progress.
+    unsafe { pg_sys::pgstat_progress_update_param(pg_sys::PROGRESS_CREATEIDX_SUBPHASE as i32, phase) };
+}
+
+/// Reports how far a phase of an index build is.
+pub fn report_progress(done: usize, total: usize) {
+    // SAFETY: as in `report_phase`.
+    unsafe {
+        pg_sys::pgstat_progress_update_param(pg_sys::PROGRESS_CREATEIDX_TUPLES_TOTAL as i32, total as i64);
+        pg_sys::pgstat_progress_update_param(pg_sys::PROGRESS_CREATEIDX_TUPLES_DONE as i32, done as i64);
+    }
+}
+
+/// Tells the user something that is no error.
+pub fn notice(message: &str, detail: &str, hint: &str) {
+    ErrorReport::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message.to_owned(), "distillvq")
+        .set_detail(detail)
+        .set_hint(hint)
+        .report(PgLogLevel::NOTICE);
+}
+
+/// Runs `work` in a memory context of its own, so that what PostgreSQL's functions leave behind is freed at once.
+pub fn with_temporary_memory<T>(work: impl FnOnce() -> T) -> T {
+    // SAFETY: the new context is a child of the current one: an error that unwinds leaves it to its parent.
+    unsafe {
+        let parent = pg_sys::CurrentMemoryContext;
+        let name = c"distillvq temporary".as_ptr();
+        let (least, first, most) = (0, 8 * 1024, 8 * 1024 * 1024);
+        let own = pg_sys::AllocSetContextCreateInternal(parent, name, least, first, most);
+        let previous = pg_sys::MemoryContextSwitchTo(own);
+        let result = work();
+        pg_sys::MemoryContextSwitchTo(previous);
+        pg_sys::MemoryContextDelete(own);
+        result
+    }
+}
+
+#[pgrx::pg_guard]
+extern "C-unwind" fn _PG_init() {
+    options::register();
+    crate::settings::register();
+}

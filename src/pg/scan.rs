@@ -1,0 +1,114 @@
+//! The executor's side of an index scan.
+
+use crate::am::scan::{Target, Scan};
+use crate::error::{Error, Result};
+use crate::pg::datum::OwnedVector;
+use crate::pg::heap::{Exact, item_pointer};
+use crate::pg::relation::{Heap, Index};
+use distillvq_ivf::Tid;
+use pgrx::{PgMemoryContexts, pg_sys};
+
+/// What a scan keeps between calls: Rust memory only, so that it may be dropped at any time, also by an abort.
+#[derive(Default)]
+pub struct State(Option<Scan>);
+
+/// `ambeginscan`: makes the scan's descriptor. The state dies with the current memory context at the latest.
+///
+/// # Safety
+/// `index` must be an open distillvq index.
+pub unsafe fn begin(index: pg_sys::Relation, keys: i32, orders: i32) -> pg_sys::IndexScanDesc {
+    let state = PgMemoryContexts::CurrentMemoryContext.leak_and_drop_on_delete(State::default());
+    // SAFETY: the relation is open; the server frees the descriptor.
+    unsafe {
+        let scan = pg_sys::RelationGetIndexScan(index, keys, orders);
+        (*scan).opaque = state.cast();
+        scan
+    }
+}
+
+/// `amrescan`: takes the new keys and forgets everything found so far.
+///
+/// # Safety
+/// `scan` must come from [`begin`]; the arrays must hold as many keys as it was begun with.
+pub unsafe fn rescan(scan: pg_sys::IndexScanDesc, keys: pg_sys::ScanKey, orders: pg_sys::ScanKey) {
+    // SAFETY: as promised; the arrays may be the scan's own, hence `copy`.
+    unsafe {
+        let scan = &mut *scan;
+        if !keys.is_null() && scan.numberOfKeys > 0 {
+            std::ptr::copy(keys, scan.keyData, scan.numberOfKeys as usize);
+        }
+        if !orders.is_null() && scan.numberOfOrderBys > 0 {
+            std::ptr::copy(orders, scan.orderByData, scan.numberOfOrderBys as usize);
+        }
+        state_of(scan).0 = None;
+    }
+}
+
+/// `amendscan`: drops what the scan holds; the memory context takes the rest.
+///
+/// # Safety
+/// `scan` must come from [`begin`].
+pub unsafe fn end(scan: pg_sys::IndexScanDesc) {
+    // SAFETY: as promised.
+    unsafe { state_of(&mut *scan).0 = None };
+}
+
+/// `amgettuple`: puts the next row's TID into the descriptor, or tells that there is none.
+///
+/// # Safety
+/// `scan` must come from [`begin`] and have been rescanned.
+pub unsafe fn next(scan: pg_sys::IndexScanDesc) -> Result<bool> {
+    // SAFETY: as promised.
+    let scan = unsafe { &mut *scan };
+    // SAFETY: the relation is open during the scan.
+    let index = unsafe { Index::new(scan.indexRelation) };
+    let mut state = match unsafe { state_of(scan) }.0.take() {
+        Some(running) => running,
+        None => start(scan, index)?,
+    };
+    // SAFETY: an index scan that returns rows has its table open.
+    let heap = unsafe { Heap::new(scan.heapRelation) };
+    let (query, search) = state.parts();
+    let exact = Exact { heap, index, snapshot: scan.xs_snapshot, distance: index.distance(), query };
+    let found = search.next(index, &mut |tids: &[Tid], out: &mut Vec<Option<f64>>| exact.distances(tids, out))?;
+    // SAFETY: as above. After an error the state stays empty: the scan cannot be continued anyway.
+    unsafe { state_of(scan) }.0 = Some(state);
+    if let Some(tid) = found {
+        scan.xs_heaptid = item_pointer(tid);
+        scan.xs_recheck = false;
+        scan.xs_recheckorderby = false;
+    }
+    Ok(found.is_some())
+}
+
+/// # Safety
+/// `scan` must come from [`begin`].
+unsafe fn state_of(scan: &mut pg_sys::IndexScanDescData) -> &mut State {
+    // SAFETY: `begin` put it there; it lives as long as the descriptor.
+    unsafe { &mut *scan.opaque.cast::<State>() }
+}
+
+/// Begins a search with the descriptor's query.
+fn start(scan: &mut pg_sys::IndexScanDescData, index: Index) -> Result<Scan> {
+    if scan.numberOfOrderBys != 1 {
+        return Err(Error::NoOrder);
+    }
+    // SAFETY: the executor sets the snapshot before it asks for rows; one ORDER BY key is there.
+    let key = unsafe {
+        let snapshot = scan.xs_snapshot;
+        if snapshot.is_null() || (*snapshot).snapshot_type != pg_sys::SnapshotType::SNAPSHOT_MVCC {
+            return Err(Error::Snapshot);
+        }
+        &*scan.orderByData
+    };
+    crate::pg::compat::count_search(scan);
+    crate::pg::compat::count_index_scan(index);
+    let query = if key.sk_flags & pg_sys::SK_ISNULL as i32 != 0 {
+        None
+    } else {
+        let element = index.element()?;
+        // SAFETY: a non-null value of the operator class's type.
+        Some(unsafe { OwnedVector::copy(key.sk_argument, element) })
+    };
+    Scan::start(&Target::open(index)?, query)
+}

@@ -1,0 +1,59 @@
+//! Uniform samples of a stream of rows whose length nobody knows beforehand.
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// A reservoir of vectors (Vitter 1985, algorithm R): after any number of offers it holds a uniform sample.
+pub struct Reservoir {
+    /// Row-major elements of the rows kept.
+    rows: Vec<f32>,
+    dim: usize,
+    capacity: usize,
+    offered: usize,
+    random: ChaCha8Rng,
+}
+
+impl Reservoir {
+    /// An empty reservoir for `capacity` vectors of `dim` elements.
+    pub fn new(capacity: usize, dim: usize, seed: u64) -> Self {
+        Self { rows: Vec::new(), dim, capacity, offered: 0, random: ChaCha8Rng::seed_from_u64(seed) }
+    }
+
+    /// Offers a row; `fill` appends its elements to a buffer and is called only when the row is chosen. Rows of another
+    /// length than `dim` are reported as `Err` with their length.
+    pub fn offer(&mut self, fill: impl FnOnce(&mut Vec<f32>) -> usize) -> Result<(), usize> {
+        let place = self.random.random_range(0..=self.offered);
+        self.offered += 1;
+        if self.len() < self.capacity {
+            let dim = fill(&mut self.rows);
+            return self.check(dim);
+        }
+        if place >= self.capacity {
+            return Ok(());
+        }
+        let mut row = Vec::with_capacity(self.dim);
+        let dim = fill(&mut row);
+        self.check(dim)?;
+        self.rows[place * self.dim..][..self.dim].copy_from_slice(&row);
+        Ok(())
+    }
+
+    fn check(&self, dim: usize) -> Result<(), usize> {
+        if dim == self.dim { Ok(()) } else { Err(dim) }
+    }
+
+    /// Rows kept.
+    pub fn len(&self) -> usize {
+        self.rows.len() / self.dim
+    }
+
+    /// Rows offered.
+    pub fn offered(&self) -> usize {
+        self.offered
+    }
+
+    /// The elements of the rows kept, row-major.
+    pub fn into_rows(self) -> Vec<f32> {
+        self.rows
+    }
+}
