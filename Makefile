@@ -51,9 +51,13 @@ env:
 
 ## clean        stop this checkout's servers and remove their files and all build products
 .PHONY: clean
-clean:
-	@tools/clean.sh
+clean: clean-servers
 	@rm -rf target
+
+## clean-servers stop this checkout's servers and remove their files
+.PHONY: clean-servers
+clean-servers:
+	@tools/clean.sh
 
 ## distclean    clean, and remove the fetched server too
 .PHONY: distclean

@@ -1,0 +1,2 @@
+-- Run once, when the container's database is made.
+CREATE EXTENSION distillvq CASCADE;
