@@ -305,3 +305,128 @@ impl Layout {
         (block + s * half + lane % half, shift)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn shape(subquantizers: usize, bits: u8, has_norm: bool) -> CodeShape {
+        CodeShape {
+            subquantizers,
+            bits,
+            has_norm,
+        }
+    }
+
+    #[test]
+    fn capacities() {
+        let capacity = |m, bits, norm| Layout::coded(shape(m, bits, norm)).map(|l| l.capacity());
+        assert_eq!(Layout::exact().capacity(), 1344);
+        assert_eq!(capacity(16, 4, false), Some(512));
+        assert_eq!(capacity(96, 4, false), Some(128));
+        assert_eq!(capacity(96, 4, true), Some(128));
+        assert_eq!(capacity(192, 4, true), Some(64));
+        assert_eq!(capacity(480, 4, true), Some(32));
+        assert_eq!(capacity(240, 8, true), Some(32));
+        assert_eq!(capacity(0, 4, false), None);
+        assert_eq!(capacity(500, 4, true), None);
+        assert_eq!(capacity(260, 8, true), None);
+        assert_eq!(capacity(usize::MAX, 8, true), None);
+        assert_eq!(capacity(16, 5, true), None);
+    }
+
+    #[test]
+    fn every_shape_of_a_model_fits_and_wastes_less_than_a_block() {
+        for (bits, most) in [(4, 480), (8, 240)] {
+            assert_eq!(most, distillvq_quantizer::max_subquantizers(bits));
+            for (m, norm) in (1..=most).flat_map(|m| [(m, false), (m, true)]) {
+                let shape = shape(m, bits, norm);
+                let layout = Layout::coded(shape).unwrap();
+                let block = shape.block_bytes() + LANES * if norm { 11 } else { 7 };
+                let used = layout.tid_offsets + 2 * layout.capacity();
+                assert_eq!(used, BODY + layout.capacity() / LANES * block);
+                assert!(used <= PAGE_SIZE && used + block > PAGE_SIZE, "{shape:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn codes_lie_as_the_kernels_read_them() {
+        for bits in [4, 8] {
+            let layout = Layout::coded(shape(3, bits, false)).unwrap();
+            let mut page = vec![0; PAGE_SIZE];
+            // Row 32 + 20 is lane 20 of the second block; sub-quantizer 2 has code 11.
+            let row = Row {
+                list: 0,
+                tid: Tid::default(),
+                scale: 7,
+                norm: 0.0,
+                codes: &[0, 0, 11],
+            };
+            layout.put_row(&mut page, 52, &row);
+            let mut expected = vec![0; layout.code_block];
+            if bits == 4 {
+                expected[2 * 16 + 4] = 11 << 4;
+            } else {
+                expected[2 * 32 + 20] = 11;
+            }
+            assert_eq!(layout.codes(&page, 1), expected);
+            assert_eq!(layout.scale_bytes(&page, 1).unwrap()[20], 7);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn rows_are_kept_and_moved_without_touching_others(
+            m in 1..50usize, eight in any::<bool>(), norm in any::<bool>(),
+            places in prop::collection::hash_set(0..32usize, 3), seed in any::<u8>(),
+        ) {
+            let layout = Layout::coded(shape(m, if eight { 8 } else { 4 }, norm)).unwrap();
+            let mut page = vec![0; PAGE_SIZE];
+            let places: Vec<usize> = places.into_iter().collect();
+            let mask = if eight { 255 } else { 15 };
+            let codes = |i: usize| -> Vec<u8> {
+                (0..m).map(|s| (s * 31 + i * 17 + usize::from(seed)) as u8 & mask).collect()
+            };
+            let tid = |i: usize| Tid { block: 1 << 20 | i as u32, offset: 1 + i as u16 };
+            for &i in &places {
+                let codes = codes(i);
+                let row = Row { list: 0, tid: tid(i), scale: i as u8, norm: i as f32, codes: &codes };
+                layout.put_row(&mut page, i, &row);
+            }
+            let holds = |page: &[u8], place: usize, i: usize| {
+                let found: Vec<u8> = (0..m).map(|s| layout.code(page, place, s)).collect();
+                found == codes(i)
+                    && layout.tid(page, place) == tid(i)
+                    && layout.scale_bytes(page, 0).unwrap()[place] == i as u8
+                    && layout.norm(page, place) == norm.then_some(i as f32)
+            };
+            prop_assert!(places.iter().all(|&i| holds(&page, i, i)));
+            layout.move_row(&mut page, places[0], places[1]);
+            prop_assert!(holds(&page, places[1], places[0]));
+            prop_assert!(holds(&page, places[2], places[2]));
+        }
+    }
+
+    #[test]
+    fn heads_are_kept_and_strange_ones_refused() {
+        let mut page = vec![0; PAGE_SIZE];
+        assert_eq!(Head::read(&page).unwrap().kind, Kind::Empty);
+        let head = Head {
+            count: 17,
+            next: 99,
+            ..Head::posting(5)
+        };
+        head.write(&mut page);
+        assert_eq!(Head::read(&page), Ok(head));
+        assert!(page[..HEADER_SIZE].iter().all(|&byte| byte == 0));
+        page[24] = 77;
+        assert!(Head::read(&page).is_err());
+        page[24] = Kind::Posting as u8;
+        page[25] = PAGE_FORMAT + 1;
+        assert!(Head::read(&page).is_err());
+        assert!(Head::read(&page[..100]).is_err());
+    }
+}

@@ -82,3 +82,46 @@ impl Reservoir {
         self.kept
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn score() -> impl Strategy<Value = f32> {
+        prop_oneof![
+            8 => -1.0..1.0f32,
+            2 => (-2i8..3).prop_map(f32::from),
+            1 => Just(f32::NAN),
+            1 => Just(f32::INFINITY),
+            1 => Just(f32::NEG_INFINITY),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn keeps_the_best(scores in prop::collection::vec(score(), 0..400), n in 1..50usize, floor in score()) {
+            let floor = (floor < 0.0).then_some(Candidate { score: floor, tid: Tid { block: 100, offset: 1 } });
+            let mut reservoir = Reservoir::new(n, floor);
+            let mut expected = Vec::new();
+            for (i, &score) in scores.iter().enumerate() {
+                let tid = Tid { block: i as u32, offset: 1 };
+                if reservoir.wants(score) {
+                    reservoir.offer(score, tid, |_| true);
+                }
+                let score = if score.is_nan() { f32::NEG_INFINITY } else { score };
+                expected.push(Candidate { score, tid });
+            }
+            expected.retain(|c| floor.is_none_or(|floor| order(c, &floor).is_lt()));
+            expected.sort_by(order);
+            expected.truncate(n);
+            prop_assert_eq!(reservoir.finish(), expected);
+        }
+
+        #[test]
+        fn a_block_is_wanted_if_one_of_its_scores_is(scores in prop::array::uniform32(score()), threshold in -1.0..1.0f32) {
+            let reservoir = Reservoir { threshold, ..Reservoir::new(1, None) };
+            prop_assert_eq!(reservoir.wants_any(&scores), scores.iter().any(|&s| reservoir.wants(s)));
+        }
+    }
+}

@@ -268,7 +268,8 @@ impl<C: Source> Stream<C> {
             self.widen()?;
             let unseen = self.refill()?;
             if let Some(hit) = self.take_ready(unseen) {
-                if self.last.is_some_and(|last| hit.distance < last) {
+                let is_late = |last: f64| hit.distance.total_cmp(&last).is_lt();
+                if self.last.is_some_and(is_late) {
                     self.aside.push(hit);
                     continue;
                 }

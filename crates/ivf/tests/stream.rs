@@ -1,0 +1,316 @@
+//! The order of results, with made-up candidates.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use distillvq_ivf::stream::{Hit, Source, Stream, StreamOptions};
+use distillvq_ivf::{Candidate, Error, Metric, Tid};
+use proptest::prelude::*;
+use std::cmp::Ordering;
+use std::collections::{HashMap, HashSet};
+
+/// Lists of candidates, given out by brute force.
+#[derive(Clone, Default)]
+struct Lists {
+    lists: Vec<Vec<Candidate>>,
+    exact: Vec<Tid>,
+    probed: usize,
+    /// Candidates of the probed lists that were not given out, worst first.
+    rest: Vec<Candidate>,
+    largest_pull: usize,
+}
+
+fn order(a: &Candidate, b: &Candidate) -> Ordering {
+    b.score.total_cmp(&a.score).then(a.tid.cmp(&b.tid))
+}
+
+impl Source for Lists {
+    fn lists(&self) -> usize {
+        self.lists.len()
+    }
+    fn probed(&self) -> usize {
+        self.probed
+    }
+    fn probe(&mut self, more: usize) -> Result<(), Error> {
+        let to = (self.probed + more).min(self.lists.len());
+        self.rest
+            .extend(self.lists[self.probed..to].iter().flatten());
+        self.rest.sort_by(|a, b| order(b, a));
+        self.probed = to;
+        Ok(())
+    }
+    fn pull(&mut self, n: usize, out: &mut Vec<Candidate>) -> Result<(), Error> {
+        self.largest_pull = self.largest_pull.max(n);
+        let from = self.rest.len().saturating_sub(n);
+        out.extend(self.rest.drain(from..).rev());
+        Ok(())
+    }
+    fn bound(&self) -> Option<f32> {
+        self.rest.last().map(|c| c.score)
+    }
+    fn exact(&mut self, out: &mut Vec<Tid>) -> Result<(), Error> {
+        out.extend(&self.exact);
+        Ok(())
+    }
+}
+
+/// A source and the true distances of its rows.
+#[derive(Clone, Default)]
+struct World {
+    source: Lists,
+    distances: HashMap<Tid, Option<f64>>,
+}
+
+fn tid(i: usize) -> Tid {
+    Tid {
+        block: (i / 100) as u32,
+        offset: (i % 100 + 1) as u16,
+    }
+}
+
+impl World {
+    /// Rows `(list, distance, error)`; the last list is the exact one. No distance: not visible.
+    fn new(lists: usize, rows: &[(usize, Option<f64>, f64)]) -> World {
+        let mut world = World::default();
+        world.source.lists = vec![Vec::new(); lists];
+        for (i, &(list, distance, error)) in rows.iter().enumerate() {
+            world.distances.insert(tid(i), distance);
+            match world.source.lists.get_mut(list) {
+                Some(list) => {
+                    let score = (error - distance.unwrap_or(0.5)) as f32;
+                    // As a search does.
+                    let score = if score.is_nan() {
+                        f32::NEG_INFINITY
+                    } else {
+                        score
+                    };
+                    list.push(Candidate { score, tid: tid(i) });
+                }
+                None => world.source.exact.push(tid(i)),
+            }
+        }
+        world
+    }
+
+    fn visible(&self) -> HashSet<Tid> {
+        let visible = self.distances.iter().filter(|(_, d)| d.is_some());
+        visible.map(|(&tid, _)| tid).collect()
+    }
+
+    fn stream(&self, options: StreamOptions) -> Stream<Lists> {
+        Stream::new(self.source.clone(), Metric::InnerProduct, options)
+    }
+
+    fn next(&self, stream: &mut Stream<Lists>) -> Option<Hit> {
+        let mut fetch = |tids: &[Tid], out: &mut Vec<Option<f64>>| -> Result<(), Error> {
+            assert!(tids.is_sorted(), "batches are in the order of the table");
+            out.extend(tids.iter().map(|tid| self.distances[tid]));
+            Ok(())
+        };
+        stream.next(&mut fetch).unwrap()
+    }
+
+    fn all(&self, options: StreamOptions) -> Vec<Hit> {
+        let mut stream = self.stream(options);
+        let hits = std::iter::from_fn(|| self.next(&mut stream)).collect();
+        assert_eq!(self.next(&mut stream), None, "the end stays the end");
+        hits
+    }
+}
+
+/// PostgreSQL's order of float8.
+fn compare(a: f64, b: f64) -> Ordering {
+    match (a.is_nan(), b.is_nan()) {
+        (false, false) => a.partial_cmp(&b).unwrap(),
+        (a, b) => a.cmp(&b),
+    }
+}
+
+fn descents(hits: &[Hit]) -> usize {
+    let falls = |pair: &&[Hit]| compare(pair[0].distance, pair[1].distance).is_gt();
+    hits.windows(2).filter(falls).count()
+}
+
+fn distance() -> impl Strategy<Value = Option<f64>> {
+    prop_oneof![
+        12 => (0.0..1.0f32).prop_map(|d| Some(f64::from(d))),
+        2 => (0u8..4).prop_map(|d| Some(f64::from(d) / 4.0)),
+        1 => Just(Some(f64::NAN)),
+        1 => Just(Some(-f64::NAN)),
+        1 => Just(Some(f64::INFINITY)),
+        1 => Just(Some(f64::NEG_INFINITY)),
+        2 => Just(None),
+    ]
+}
+
+fn options() -> impl Strategy<Value = StreamOptions> {
+    (0..6usize, 0..20usize, 0..10usize, 0.0..4.0f64).prop_map(|(probes, first, batch, z)| {
+        StreamOptions {
+            probes,
+            first_batch: first,
+            batch,
+            z,
+            ..StreamOptions::default()
+        }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn exhaustion_gives_every_visible_row_once_with_at_most_one_descent(
+        rows in prop::collection::vec((0..8usize, distance(), -0.3..0.3f64), 0..300),
+        options in options(),
+    ) {
+        let world = World::new(7, &rows);
+        let hits = world.all(options);
+        let given: HashSet<Tid> = hits.iter().map(|hit| hit.tid).collect();
+        prop_assert_eq!(given.len(), hits.len());
+        prop_assert_eq!(given, world.visible());
+        prop_assert!(descents(&hits) <= 1, "the second ascent holds the rows put aside");
+    }
+
+    #[test]
+    fn sharp_estimates_of_all_lists_give_the_exact_order(
+        rows in prop::collection::vec((0..8usize, distance()), 0..300),
+    ) {
+        let rows: Vec<_> = rows.into_iter().map(|(list, distance)| (list, distance, 0.0)).collect();
+        let world = World::new(7, &rows);
+        let hits = world.all(StreamOptions { probes: 7, ..StreamOptions::default() });
+        prop_assert_eq!(descents(&hits), 0);
+    }
+
+    #[test]
+    fn a_source_that_repeats_a_row_does_not_make_the_stream_repeat_it(
+        rows in prop::collection::vec((0..5usize, distance(), -0.1..0.1f64), 0..100),
+    ) {
+        let mut world = World::new(4, &rows);
+        let copies = world.source.lists[0].clone();
+        world.source.lists[3].extend(copies.iter().map(|c| Candidate { score: c.score - 0.2, ..*c }));
+        let hits = world.all(StreamOptions::default());
+        prop_assert_eq!(hits.len(), world.visible().len());
+    }
+}
+
+/// `n` rows over `lists` lists, the nearer the row the better its list, with errors of this size.
+fn graded(n: usize, lists: usize, noise: f64) -> World {
+    let rows: Vec<_> = (0..n)
+        .map(|i| {
+            let error = noise * ((i * 7919 % 1000) as f64 / 500.0 - 1.0);
+            (i * lists / n, Some(i as f64 / n as f64), error)
+        })
+        .collect();
+    World::new(lists, &rows)
+}
+
+#[test]
+fn few_rows_are_compared_for_a_small_limit() {
+    let world = graded(20_000, 20, 0.001);
+    let mut stream = world.stream(StreamOptions {
+        probes: 4,
+        ..StreamOptions::default()
+    });
+    for i in 0..10 {
+        assert_eq!(world.next(&mut stream).unwrap().tid, tid(i));
+    }
+    assert!(stream.stats().compared <= 150, "{:?}", stream.stats());
+    assert_eq!(stream.stats().probed, 4);
+}
+
+#[test]
+fn noisier_estimates_mean_more_comparisons() {
+    let compared = |noise| {
+        let world = graded(5_000, 1, noise);
+        let mut stream = world.stream(StreamOptions::default());
+        let hits: Vec<_> = (0..10).map(|_| world.next(&mut stream).unwrap()).collect();
+        assert_eq!(descents(&hits), 0);
+        stream.stats().compared
+    };
+    let (sharp, blurred) = (compared(0.0), compared(0.05));
+    assert!(sharp <= 80 && blurred > 2 * sharp, "{sharp} {blurred}");
+}
+
+#[test]
+fn probes_grow_with_the_rows_given_out() {
+    let world = graded(10_000, 100, 0.001);
+    let mut stream = world.stream(StreamOptions {
+        probes: 4,
+        ..StreamOptions::default()
+    });
+    for given in 0..3000 {
+        world.next(&mut stream).unwrap();
+        let wanted = (4.0 * (f64::from(given) / 50.0).sqrt().max(1.0)).ceil() as usize;
+        let probed = stream.stats().probed;
+        assert!(probed >= wanted.min(100), "{given} given, {probed} probed");
+        assert!(given >= 50 || probed == 4);
+    }
+}
+
+#[test]
+fn probes_stop_at_their_limit() {
+    let world = graded(1000, 10, 0.01);
+    let hits = world.all(StreamOptions {
+        probes: 2,
+        max_probes: 5,
+        ..StreamOptions::default()
+    });
+    assert_eq!(hits.len(), 500);
+}
+
+#[test]
+fn a_row_found_late_comes_last_and_the_order_stays() {
+    // The second list holds the two nearest rows.
+    let mut rows: Vec<_> = (0..60)
+        .map(|i| (0, Some(1.0 + f64::from(i)), 0.0))
+        .collect();
+    rows.push((1, Some(0.5), 0.0));
+    rows.push((1, Some(0.2), 0.0));
+    let world = World::new(2, &rows);
+    let hits = world.all(StreamOptions::default());
+    assert_eq!(descents(&hits[..60]), 0);
+    assert_eq!(hits[60].distance, 0.2);
+    assert_eq!(hits[61].distance, 0.5);
+}
+
+#[test]
+fn rows_of_the_exact_list_compete_from_the_start() {
+    let mut rows: Vec<_> = (0..100)
+        .map(|i| (0, Some(1.0 + f64::from(i)), 0.0))
+        .collect();
+    rows.push((1, Some(0.5), 0.0));
+    rows.push((1, Some(3.5), 0.0));
+    let hits = World::new(1, &rows).all(StreamOptions::default());
+    assert_eq!(hits[0].tid, tid(100));
+    assert_eq!(hits[4].tid, tid(101));
+    assert_eq!(descents(&hits), 0);
+}
+
+#[test]
+fn pulls_are_bounded() {
+    let world = graded(30_000, 3, 0.0);
+    let mut stream = world.stream(StreamOptions {
+        probes: 3,
+        batch: 2000,
+        ..StreamOptions::default()
+    });
+    for _ in 0..12_000 {
+        world.next(&mut stream).unwrap();
+    }
+    assert!(stream.source().largest_pull <= 4096);
+}
+
+#[test]
+fn errors_of_fetching_and_wrong_answers_are_passed_on() {
+    let world = graded(100, 1, 0.0);
+    let mut stream = world.stream(StreamOptions::default());
+    let mut failing = |_: &[Tid], _: &mut Vec<Option<f64>>| Err(Error::Store("no".into()));
+    assert!(matches!(stream.next(&mut failing), Err(Error::Store(_))));
+    let mut stream = world.stream(StreamOptions::default());
+    let mut silent = |_: &[Tid], _: &mut Vec<Option<f64>>| Ok::<(), Error>(());
+    assert!(matches!(stream.next(&mut silent), Err(Error::Mismatch(_))));
+}
+
+#[test]
+fn an_empty_source_is_at_its_end() {
+    assert!(World::new(0, &[]).all(StreamOptions::default()).is_empty());
+    assert!(World::new(5, &[]).all(StreamOptions::default()).is_empty());
+}
