@@ -45,6 +45,9 @@ pub enum TrainError {
     /// The monitor asked to stop.
     #[error("training was interrupted")]
     Interrupted,
+    /// The numbers that were learned make no valid model.
+    #[error("training gave no usable model: {0}")]
+    Model(#[source] ModelError),
 }
 
 /// The bytes are no model, or a model could not be written.

@@ -1,16 +1,27 @@
 //! Distilled IVF-PQ models: training, encoding of rows, scoring tables of queries. Slices in, model out.
 
+mod codec;
+mod encode;
 mod error;
+mod kmeans;
+mod linalg;
 mod model;
 mod monitor;
 mod options;
+mod par;
+mod product;
+mod query;
+mod scale;
+mod space;
 mod train;
 
+pub use encode::{Encoded, EncodedRows, Placement};
 pub use error::{ModelError, TrainError};
-pub use model::{Encoded, EncodedRows, Model, Placement, QueryTables, Report};
+pub use model::{Model, Report};
 pub use monitor::{Monitor, Phase, Quiet};
 pub use options::{
     CodeShape, MAX_DIM, MAX_LISTS, MIN_TRAIN_ROWS, Metric, TrainOptions, UnknownMetric, auto_lists,
     auto_subquantizers, max_subquantizers,
 };
+pub use query::QueryTables;
 pub use train::{Trained, train};

@@ -1,6 +1,14 @@
-//! The trained model.
-use crate::{CodeShape, Metric, ModelError};
-use distillvq_kernels::Affine;
+//! The trained model: what is stored, and what is derived from it.
+//!
+//! Invariants (checked by [`Body::check`], so they hold for every `Model`): shapes fit each other, every number is
+//! finite, `1 ≤ lists ≤ MAX_LISTS`, `1 ≤ dim ≤ MAX_DIM`, `1 ≤ subquantizers ≤ max_subquantizers(bits)`.
+
+use crate::linalg::{MatRef, half_norms};
+use crate::options::{MAX_DIM, MAX_LISTS, max_subquantizers};
+use crate::product::{ByDimension, Codebooks};
+use crate::scale::Scale;
+use crate::space::Space;
+use crate::{CodeShape, Metric, ModelError, codec};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -13,41 +21,147 @@ pub struct Report {
     pub queries: usize,
     /// Whether the distilled decoder was kept.
     pub distilled: bool,
-    /// Recall 10@10 of the ranking by codes on held-out queries, before distillation.
+    /// Recall 10@10 of ranking all sampled rows by their codes, on held-out queries, before distillation: the share of
+    /// the exact 10 nearest rows among the best 10 by codes. NaN-free; 0 when distillation was not asked for.
     pub recall_before: f32,
     /// The same with the decoder that was kept.
     pub recall_after: f32,
+    /// Whether the trained routing was kept.
+    pub routed: bool,
 }
 
-/// Where a row goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Placement {
-    /// Into this inverted list.
-    List(u32),
-    /// Into the exact list: the codes cannot represent it.
-    Exact,
-    /// Nowhere: it has no place under this metric (a zero vector under cosine).
-    Unindexed,
+/// List bases and codebooks: one side (encoder or decoder) of the quantizer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Tables {
+    /// `lists`×`dim`.
+    pub centroids: Vec<f32>,
+    /// Codebooks of the residuals.
+    pub books: Codebooks,
 }
 
-/// An encoded row, without its codes.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Encoded {
-    /// Where the row goes.
-    pub placement: Placement,
-    /// Norm correction byte.
-    pub scale: u8,
-    /// Squared norm of the internal vector (L2), else 0.
-    pub norm: f32,
+/// Trained routing vectors.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Routing {
+    /// `lists`×`dim`.
+    pub vectors: Vec<f32>,
+    /// One a list.
+    pub biases: Vec<f32>,
 }
 
-/// Encoded rows.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct EncodedRows {
-    /// One entry a row.
-    pub rows: Vec<Encoded>,
-    /// Codes, `subquantizers` bytes a row, one code a byte; zeros for rows outside the lists.
-    pub codes: Vec<u8>,
+/// What is stored of a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Body {
+    pub space: Space,
+    pub lists: usize,
+    pub bits: u8,
+    /// Decides lists and codes; never changes once rows are encoded.
+    pub encoder: Tables,
+    /// Decides scores; none = as the encoder.
+    pub decoder: Option<Tables>,
+    /// Decides which lists to probe; none = by the encoder's centroids.
+    pub routing: Option<Routing>,
+    pub scale: Scale,
+    pub report: Report,
+}
+
+impl Body {
+    pub fn shape(&self) -> CodeShape {
+        CodeShape {
+            subquantizers: self.encoder.books.subquantizers,
+            bits: self.bits,
+            has_norm: self.space.metric == Metric::L2,
+        }
+    }
+
+    /// Whether all invariants hold.
+    pub fn check(&self) -> Result<(), ModelError> {
+        let claim = |holds: bool, what: &str| {
+            if holds {
+                Ok(())
+            } else {
+                Err(ModelError::Invalid {
+                    what: what.to_owned(),
+                })
+            }
+        };
+        let dim = self.space.dim;
+        claim((1..=MAX_DIM).contains(&dim), "dimensions out of range")?;
+        claim((1..=MAX_LISTS).contains(&self.lists), "lists out of range")?;
+        claim(self.bits == 4 || self.bits == 8, "bits are neither 4 nor 8")?;
+        let m = self.encoder.books.subquantizers;
+        claim(
+            (1..=max_subquantizers(self.bits)).contains(&m),
+            "sub-quantizers out of range",
+        )?;
+        let center = if self.space.metric == Metric::L2 {
+            dim
+        } else {
+            0
+        };
+        claim(
+            self.space.center.len() == center,
+            "centre of the wrong length",
+        )?;
+        claim(
+            self.space.center.iter().all(|x| x.is_finite()),
+            "centre not finite",
+        )?;
+        claim(
+            self.space.unit.is_normal() && self.space.unit > 0.0,
+            "unit out of range",
+        )?;
+        claim(
+            self.space.longest.is_finite() && self.space.longest > 0.0,
+            "limit out of range",
+        )?;
+        let Scale { lo, step } = self.scale;
+        claim(
+            lo.is_finite() && lo > 0.0 && step.is_finite() && step >= 0.0,
+            "scale out of range",
+        )?;
+        for tables in [Some(&self.encoder), self.decoder.as_ref()]
+            .into_iter()
+            .flatten()
+        {
+            claim(
+                self.fits(tables),
+                "tables of the wrong shape, or not finite",
+            )?;
+        }
+        if let Some(routing) = &self.routing {
+            let fits =
+                routing.vectors.len() == self.lists * dim && routing.biases.len() == self.lists;
+            claim(fits, "routing of the wrong shape")?;
+            claim(
+                routing
+                    .vectors
+                    .iter()
+                    .chain(&routing.biases)
+                    .all(|x| x.is_finite()),
+                "routing not finite",
+            )?;
+        }
+        let recalls = [self.report.recall_before, self.report.recall_after];
+        claim(
+            recalls.iter().all(|x| (0.0..=1.0).contains(x)),
+            "report out of range",
+        )
+    }
+
+    /// Products cannot overflow: all factors have been found to be small.
+    fn fits(&self, tables: &Tables) -> bool {
+        let books = &tables.books;
+        tables.centroids.len() == self.lists * self.space.dim
+            && books.subquantizers == self.encoder.books.subquantizers
+            && books.words == 1 << self.bits
+            && books.width == self.space.dim.div_ceil(books.subquantizers)
+            && books.values.len() == books.subquantizers * books.words * books.width
+            && tables
+                .centroids
+                .iter()
+                .chain(&books.values)
+                .all(|x| x.is_finite())
+    }
 }
 
 /// A trained model; cheap to clone.
@@ -56,93 +170,119 @@ pub struct Model {
     inner: Arc<Inner>,
 }
 
+/// The stored part and what is derived from it once.
 #[derive(Debug)]
-struct Inner {
-    metric: Metric,
-    dim: usize,
-    lists: usize,
-    shape: CodeShape,
-    report: Report,
+pub(crate) struct Inner {
+    pub body: Body,
+    /// Half the squared norms of the encoder's centroids.
+    pub half_norms: Vec<f32>,
+    /// The encoder's codebooks, to search.
+    pub encoder_books: ByDimension,
+    /// The decoder's, if it has its own.
+    pub decoder_books: Option<ByDimension>,
 }
 
 impl Model {
+    /// Checks the body and derives the rest.
+    pub(crate) fn new(body: Body) -> Result<Model, ModelError> {
+        body.check()?;
+        let half_norms = half_norms(MatRef::new(&body.encoder.centroids, body.space.dim));
+        let encoder_books = body.encoder.books.by_dimension();
+        let decoder_books = body.decoder.as_ref().map(|d| d.books.by_dimension());
+        Ok(Model {
+            inner: Arc::new(Inner {
+                body,
+                half_norms,
+                encoder_books,
+                decoder_books,
+            }),
+        })
+    }
+
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.inner
+    }
+
+    pub(crate) fn body(&self) -> &Body {
+        &self.inner.body
+    }
+
     /// The metric.
     pub fn metric(&self) -> Metric {
-        self.inner.metric
+        self.body().space.metric
     }
+
     /// Dimensions of a vector.
     pub fn dim(&self) -> usize {
-        self.inner.dim
+        self.body().space.dim
     }
+
     /// Inverted lists.
     pub fn lists(&self) -> usize {
-        self.inner.lists
+        self.body().lists
     }
+
     /// Sub-quantizers.
     pub fn subquantizers(&self) -> usize {
-        self.inner.shape.subquantizers
+        self.shape().subquantizers
     }
+
     /// Bits of a code.
     pub fn bits(&self) -> u8 {
-        self.inner.shape.bits
+        self.body().bits
     }
+
     /// What is kept of a row.
     pub fn shape(&self) -> CodeShape {
-        self.inner.shape
+        self.body().shape()
     }
+
+    /// Scores (and norms of rows) are those of vectors that were multiplied by this power of two: 1 except for data of
+    /// extreme size and for cosine, where vectors are normalised.
+    pub fn unit(&self) -> f32 {
+        self.body().space.unit
+    }
+
     /// What training did.
     pub fn report(&self) -> &Report {
-        &self.inner.report
+        &self.body().report
     }
+
     /// Bytes of memory held.
     pub fn memory_bytes(&self) -> usize {
-        size_of::<Inner>()
+        let tables = |t: &Tables| t.centroids.len() + t.books.values.len();
+        let body = self.body();
+        let floats = tables(&body.encoder)
+            + body.decoder.as_ref().map_or(0, tables)
+            + body
+                .routing
+                .as_ref()
+                .map_or(0, |r| r.vectors.len() + r.biases.len())
+            + body.space.center.len()
+            + self.inner.half_norms.len();
+        let books = self.inner.encoder_books.memory_bytes()
+            + self
+                .inner
+                .decoder_books
+                .as_ref()
+                .map_or(0, ByDimension::memory_bytes);
+        size_of::<Inner>() + floats * size_of::<f32>() + books
     }
-    /// Bytes of the model: envelope and body.
+
+    /// Envelope and body as bytes, to be read by [`Model::from_bytes`].
+    ///
+    /// # Errors
+    /// Only if the encoder itself fails.
     pub fn to_bytes(&self) -> Result<Vec<u8>, ModelError> {
-        Err(ModelError::NotAModel)
+        codec::to_bytes(self.body())
     }
-    /// Reads what [`Model::to_bytes`] wrote.
-    pub fn from_bytes(_bytes: &[u8]) -> Result<Model, ModelError> {
-        Err(ModelError::NotAModel)
-    }
-    /// Encodes `n×dim` raw row-major vectors.
-    pub fn encode(&self, _vectors: &[f32]) -> EncodedRows {
-        EncodedRows::default()
-    }
-    /// Tables to score rows for this raw query.
-    pub fn query(&self, _vector: &[f32]) -> QueryTables {
-        QueryTables {
-            lut: Vec::new(),
-            delta: 0.0,
-            lut_bias: 0.0,
-        }
-    }
-}
 
-/// What a query needs to score rows.
-#[derive(Debug, Clone)]
-pub struct QueryTables {
-    /// Look-up table as the scan kernels want it: 16·(even m) or 256·m bytes.
-    pub lut: Vec<u8>,
-    /// Value of one step of the table.
-    pub delta: f32,
-    /// Sum of the minima of the table's rows.
-    pub lut_bias: f32,
-}
-
-impl QueryTables {
-    /// All lists with their scores, best first.
-    pub fn ranking(&self) -> Vec<(f32, u32)> {
-        Vec::new()
-    }
-    /// Parameters of the final score in `list`.
-    pub fn affine(&self, _list: u32) -> Affine {
-        Affine {
-            base: 0.0,
-            delta: 0.0,
-            scale_lo: 1.0,
-            scale_step: 0.0,
-        }
+    /// Reads what [`Model::to_bytes`] wrote. Any other bytes are an error; memory stays within a small multiple of
+    /// their length.
+    ///
+    /// # Errors
+    /// Every way in which the bytes can fail to be a model of a known version.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Model, ModelError> {
+        Model::new(codec::from_bytes(bytes)?)
     }
 }

@@ -145,6 +145,6 @@ pub fn auto_subquantizers(dim: usize, bits: u8) -> usize {
 }
 
 /// Most sub-quantizers with `bits` bits: a block of 32 rows must fit a page.
-pub fn max_subquantizers(bits: u8) -> usize {
+pub const fn max_subquantizers(bits: u8) -> usize {
     if bits == 8 { 240 } else { 480 }
 }

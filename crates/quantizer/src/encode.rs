@@ -1,0 +1,173 @@
+//! Rows to lists, codes and scale bytes.
+
+use crate::kmeans::{Assigner, Nearest};
+use crate::linalg::{MatRef, ROWS, norm2};
+use crate::model::Tables;
+use crate::product::ByDimension;
+use crate::scale::correction;
+use crate::space::Kind;
+use crate::{Metric, Model, par};
+use std::convert::Infallible;
+
+/// Where a row goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placement {
+    /// Into this inverted list.
+    List(u32),
+    /// Into the exact list: the codes cannot represent it.
+    Exact,
+    /// Nowhere: it has no place under this metric (a zero vector under cosine).
+    Unindexed,
+}
+
+/// An encoded row, without its codes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Encoded {
+    /// Where the row goes.
+    pub placement: Placement,
+    /// Norm correction byte.
+    pub scale: u8,
+    /// Squared norm of the internal vector (L2), else 0.
+    pub norm: f32,
+}
+
+/// Encoded rows.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct EncodedRows {
+    /// One entry a row.
+    pub rows: Vec<Encoded>,
+    /// Codes, `subquantizers` bytes a row, one code a byte; zeros for rows outside the lists.
+    pub codes: Vec<u8>,
+}
+
+/// The codes of internal rows, and the norm correction of each.
+pub(crate) struct Coder<'a> {
+    pub assigner: Assigner<'a>,
+    pub tables: &'a Tables,
+    pub books: &'a ByDimension,
+}
+
+impl Coder<'_> {
+    /// Fills `codes` (`subquantizers` bytes a row) from lists that are known, and returns κ a row: `None` for a zero row
+    /// that is reconstructed as zero.
+    pub fn codes(
+        &self,
+        rows: MatRef<'_>,
+        nearest: &[Nearest],
+        codes: &mut [u8],
+    ) -> Vec<Option<f32>> {
+        let books = &self.tables.books;
+        let centroids = MatRef::new(&self.tables.centroids, rows.cols);
+        let stride = books.subquantizers * books.width;
+        let mut residuals = vec![0f32; rows.rows() * stride];
+        for (i, (residual, nearest)) in residuals.chunks_exact_mut(stride).zip(nearest).enumerate()
+        {
+            let pair = rows.row(i).iter().zip(centroids.row(nearest.list as usize));
+            residual
+                .iter_mut()
+                .zip(pair)
+                .for_each(|(r, (x, c))| *r = x - c);
+        }
+        self.books.encode(&residuals, stride, codes);
+        let mut decoded = vec![0f32; rows.cols];
+        let codes = codes.chunks_exact(books.subquantizers);
+        nearest
+            .iter()
+            .zip(codes)
+            .enumerate()
+            .map(|(i, (nearest, codes))| {
+                decoded.copy_from_slice(centroids.row(nearest.list as usize));
+                books.add_decoded(codes, &mut decoded);
+                correction(norm2(rows.row(i)), norm2(&decoded))
+            })
+            .collect()
+    }
+}
+
+impl Model {
+    fn coder(&self) -> Coder<'_> {
+        let inner = self.inner();
+        let centroids = MatRef::new(&inner.body.encoder.centroids, self.dim());
+        Coder {
+            assigner: Assigner::new(centroids, &inner.half_norms),
+            tables: &inner.body.encoder,
+            books: &inner.encoder_books,
+        }
+    }
+
+    /// Encodes raw row-major vectors (n×dim; values after the last whole row are ignored). On a thread of a rayon pool
+    /// it uses that pool. The lists and codes depend on the encoder alone, never on distillation.
+    pub fn encode(&self, vectors: &[f32]) -> EncodedRows {
+        let m = self.subquantizers();
+        let n = vectors.len() / self.dim();
+        let chunks = par::map(n.div_ceil(ROWS), |i| {
+            let rows =
+                MatRef::new(&vectors[..n * self.dim()], self.dim()).slice(i * ROWS, (i + 1) * ROWS);
+            Ok::<_, Infallible>(self.encode_chunk(rows))
+        });
+        let Ok(chunks) = chunks;
+        let mut out = EncodedRows {
+            rows: Vec::with_capacity(n),
+            codes: Vec::with_capacity(n * m),
+        };
+        for chunk in chunks {
+            out.rows.extend(chunk.rows);
+            out.codes.extend(chunk.codes);
+        }
+        out
+    }
+
+    fn encode_chunk(&self, raw: MatRef<'_>) -> EncodedRows {
+        let (dim, m, n) = (self.dim(), self.subquantizers(), raw.rows());
+        let body = self.body();
+        let mut internal = vec![0f32; n * dim];
+        let kinds: Vec<Kind> = internal
+            .chunks_exact_mut(dim)
+            .enumerate()
+            .map(|(i, out)| body.space.row(raw.row(i), out))
+            .collect();
+        let rows = MatRef::new(&internal, dim);
+        let coder = self.coder();
+        let mut nearest = vec![Nearest::default(); n];
+        let Ok(()) = coder
+            .assigner
+            .assign(rows, &mut nearest, || Ok::<_, Infallible>(()));
+        let mut codes = vec![0u8; n * m];
+        let corrections = coder.codes(rows, &nearest, &mut codes);
+        let encoded = (0..n)
+            .map(|i| {
+                let scale = match corrections[i] {
+                    Some(correction) => body.scale.encode(correction),
+                    None => Some(0),
+                };
+                let placement = match (kinds[i], scale) {
+                    (Kind::Unindexed, _) => Placement::Unindexed,
+                    (Kind::Usable, Some(_)) => Placement::List(nearest[i].list),
+                    (Kind::Usable, None) | (Kind::Exact, _) => Placement::Exact,
+                };
+                if !matches!(placement, Placement::List(_)) {
+                    codes[i * m..(i + 1) * m].fill(0);
+                    return Encoded {
+                        placement,
+                        scale: 0,
+                        norm: 0.0,
+                    };
+                }
+                let norm = if body.space.metric == Metric::L2 {
+                    norm2(rows.row(i))
+                } else {
+                    0.0
+                };
+                Encoded {
+                    placement,
+                    scale: scale.unwrap_or(0),
+                    norm,
+                }
+            })
+            .collect();
+        EncodedRows {
+            rows: encoded,
+            codes,
+        }
+    }
+}

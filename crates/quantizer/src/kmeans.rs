@@ -1,0 +1,271 @@
+//! k-means in L2 over long rows (the inverted lists); products by GEMM.
+
+use crate::linalg::{MatRef, ROWS, arg_min, half_norms, norm2, products};
+use crate::{Monitor, Phase, TrainError, par};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+/// Rounds at the most.
+const ROUNDS: usize = 10;
+/// A round that lowers the objective by less than this share is the last.
+const STALLED: f64 = 1e-3;
+/// Multiply-adds between two looks at the monitor, at the most.
+const TILE: usize = 1 << 26;
+
+/// The nearest centroid of a row.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Nearest {
+    /// The centroid.
+    pub list: u32,
+    /// Its squared distance minus the squared norm of the row.
+    pub cost: f32,
+}
+
+/// Nearest centroids of all rows of one chunk.
+pub struct Assigner<'a> {
+    centroids: MatRef<'a>,
+    half_norms: &'a [f32],
+}
+
+impl<'a> Assigner<'a> {
+    /// `half_norms` are those of the centroids.
+    pub fn new(centroids: MatRef<'a>, half_norms: &'a [f32]) -> Self {
+        Assigner {
+            centroids,
+            half_norms,
+        }
+    }
+
+    /// Finds the nearest centroid of each row, `keep_on` being asked every few milliseconds.
+    pub fn assign<E>(
+        &self,
+        rows: MatRef<'_>,
+        out: &mut [Nearest],
+        keep_on: impl Fn() -> Result<(), E>,
+    ) -> Result<(), E> {
+        out.fill(Nearest {
+            list: 0,
+            cost: f32::INFINITY,
+        });
+        let tile = (TILE / (rows.rows().max(1) * rows.cols)).clamp(16, 512);
+        let mut scores = vec![0f32; rows.rows() * tile.min(self.centroids.rows())];
+        for start in (0..self.centroids.rows()).step_by(tile) {
+            keep_on()?;
+            let centroids = self.centroids.slice(start, start + tile);
+            let scores = &mut scores[..rows.rows() * centroids.rows()];
+            products(rows, centroids, scores);
+            let halves = &self.half_norms[start..start + centroids.rows()];
+            for (best, scores) in out.iter_mut().zip(scores.chunks_exact(centroids.rows())) {
+                if let Some((i, half)) = arg_min(halves.iter().zip(scores).map(|(h, s)| h - s))
+                    && 2.0 * half < best.cost
+                {
+                    *best = Nearest {
+                        list: (start + i) as u32,
+                        cost: 2.0 * half,
+                    };
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Centroids (`lists`×cols) of the chosen rows of `x`. `lists` is clamped to the number of rows chosen.
+pub fn kmeans(
+    x: MatRef<'_>,
+    chosen: &[u32],
+    lists: usize,
+    seed: u64,
+    monitor: &dyn Monitor,
+) -> Result<Vec<f32>, TrainError> {
+    let lists = lists.clamp(1, chosen.len().max(1));
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut first: Vec<u32> = rand::seq::index::sample(&mut rng, chosen.len(), lists)
+        .iter()
+        .map(|i| chosen[i])
+        .collect();
+    first.sort_unstable();
+    let mut centroids = Vec::new();
+    x.gather(&first, &mut centroids);
+    let norms: f64 = par::map(chosen.len(), |i| {
+        Ok::<_, TrainError>(f64::from(norm2(x.row(chosen[i] as usize))))
+    })?
+    .iter()
+    .sum();
+    let mut nearest = vec![Nearest::default(); chosen.len()];
+    let mut before = f64::INFINITY;
+    for round in 0..ROUNDS {
+        monitor.phase(Phase::Clustering, round, ROUNDS);
+        assign_chosen(x, chosen, &centroids, &mut nearest, monitor)?;
+        let objective = norms + nearest.iter().map(|n| f64::from(n.cost)).sum::<f64>();
+        update(x, chosen, &nearest, &mut centroids, monitor)?;
+        if before - objective < STALLED * before.abs() && round > 0 {
+            break;
+        }
+        before = objective;
+    }
+    monitor.phase(Phase::Clustering, ROUNDS, ROUNDS);
+    Ok(centroids)
+}
+
+fn check(monitor: &dyn Monitor) -> Result<(), TrainError> {
+    if monitor.interrupted() {
+        Err(TrainError::Interrupted)
+    } else {
+        Ok(())
+    }
+}
+
+fn assign_chosen(
+    x: MatRef<'_>,
+    chosen: &[u32],
+    centroids: &[f32],
+    nearest: &mut [Nearest],
+    monitor: &dyn Monitor,
+) -> Result<(), TrainError> {
+    let centroids = MatRef::new(centroids, x.cols);
+    let halves = half_norms(centroids);
+    let assigner = Assigner::new(centroids, &halves);
+    par::chunks_mut(nearest, ROWS, |i, out| {
+        let mut rows = Vec::new();
+        x.gather(&chosen[i * ROWS..i * ROWS + out.len()], &mut rows);
+        assigner.assign(MatRef::new(&rows, x.cols), out, || check(monitor))
+    })
+}
+
+/// Moves every centroid to the mean of its rows, and the empty ones to the rows that are farthest from theirs.
+fn update(
+    x: MatRef<'_>,
+    chosen: &[u32],
+    nearest: &[Nearest],
+    centroids: &mut [f32],
+    monitor: &dyn Monitor,
+) -> Result<(), TrainError> {
+    let lists = centroids.len() / x.cols;
+    let members = members(chosen, nearest, lists);
+    let mut spare = farthest(
+        x,
+        chosen,
+        nearest,
+        members.iter().filter(|m| m.is_empty()).count(),
+    );
+    let spare: Vec<Option<u32>> = members
+        .iter()
+        .map(|m| if m.is_empty() { spare.pop() } else { None })
+        .collect();
+    par::chunks_mut(centroids, x.cols, |list, centroid| {
+        check(monitor)?;
+        match spare[list] {
+            Some(row) => centroid.copy_from_slice(x.row(row as usize)),
+            None => mean(x, &members[list], centroid),
+        }
+        Ok(())
+    })
+}
+
+/// The rows of each list.
+fn members(chosen: &[u32], nearest: &[Nearest], lists: usize) -> Vec<Vec<u32>> {
+    let mut members = vec![Vec::new(); lists];
+    for (row, nearest) in chosen.iter().zip(nearest) {
+        members[nearest.list as usize].push(*row);
+    }
+    members
+}
+
+/// The `n` rows with the largest distance to their centroid; fewer if the others sit on theirs. Nearest last.
+fn farthest(x: MatRef<'_>, chosen: &[u32], nearest: &[Nearest], n: usize) -> Vec<u32> {
+    if n == 0 {
+        return Vec::new();
+    }
+    let mut distances: Vec<(f32, u32)> = chosen
+        .iter()
+        .zip(nearest)
+        .map(|(row, nearest)| (norm2(x.row(*row as usize)), *row, nearest.cost))
+        .filter(|(norm, _, cost)| norm + cost > 1e-6 * norm)
+        .map(|(norm, row, cost)| (norm + cost, row))
+        .collect();
+    distances.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+    distances.truncate(n);
+    distances.iter().rev().map(|(_, row)| *row).collect()
+}
+
+/// The mean of the rows; unchanged if there are none.
+fn mean(x: MatRef<'_>, rows: &[u32], out: &mut [f32]) {
+    if rows.is_empty() {
+        return;
+    }
+    let mut sums = vec![0f64; out.len()];
+    for row in rows {
+        for (sum, value) in sums.iter_mut().zip(x.row(*row as usize)) {
+            *sum += f64::from(*value);
+        }
+    }
+    for (o, sum) in out.iter_mut().zip(sums) {
+        *o = (sum / rows.len() as f64) as f32;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::Quiet;
+
+    fn all(n: usize) -> Vec<u32> {
+        (0..n as u32).collect()
+    }
+
+    #[test]
+    fn well_separated_groups_are_found() {
+        let x: Vec<f32> = (0..400)
+            .flat_map(|i| {
+                [
+                    (i % 4 * 100) as f32 + (i / 4) as f32 / 1000.0,
+                    (i % 4) as f32,
+                ]
+            })
+            .collect();
+        let x = MatRef::new(&x, 2);
+        let centroids = kmeans(x, &all(400), 4, 3, &Quiet).unwrap();
+        let mut nearest = vec![Nearest::default(); 400];
+        assign_chosen(x, &all(400), &centroids, &mut nearest, &Quiet).unwrap();
+        for i in 0..400 {
+            assert_eq!(nearest[i].list, nearest[i % 4].list);
+        }
+    }
+
+    #[test]
+    fn equal_rows_and_more_lists_than_rows_are_sensible() {
+        let x = vec![0.5f32; 300];
+        let centroids = kmeans(MatRef::new(&x, 3), &all(100), 10, 1, &Quiet).unwrap();
+        assert_eq!(centroids, vec![0.5; 30]);
+        let centroids = kmeans(MatRef::new(&x, 3), &all(100), 1000, 1, &Quiet).unwrap();
+        assert_eq!(centroids.len(), 300);
+    }
+
+    #[test]
+    fn empty_lists_are_filled_from_far_rows() {
+        // Two values, many copies of one: random seeding leaves most lists equal.
+        let mut x = vec![0f32; 1000];
+        x[..10].copy_from_slice(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0]);
+        let centroids = kmeans(MatRef::new(&x, 1), &all(1000), 11, 1, &Quiet).unwrap();
+        let mut sorted = centroids.clone();
+        sorted.sort_by(f32::total_cmp);
+        sorted.dedup();
+        assert!(sorted.len() >= 8, "{sorted:?}");
+    }
+
+    #[test]
+    fn the_result_does_not_depend_on_the_threads() {
+        let x: Vec<f32> = (0..8000u32)
+            .map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / 1e7)
+            .collect();
+        let run = || kmeans(MatRef::new(&x, 8), &all(1000), 20, 1, &Quiet).unwrap();
+        let alone = run();
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(3)
+            .build()
+            .unwrap();
+        assert_eq!(alone, pool.install(run));
+    }
+}

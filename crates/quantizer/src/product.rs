@@ -1,0 +1,461 @@
+//! Product quantization of residuals: one small codebook a sub-space (Jégou et al., 2011).
+//!
+//! A vector of `dim` values is padded with zeros to `subquantizers·width` and cut into sub-vectors of `width`. Codewords
+//! of the padding stay zero, so it never changes a distance or a product.
+
+use crate::kmeans::Nearest;
+use crate::linalg::{MatRef, norm2};
+use crate::{Monitor, Phase, TrainError, par};
+use distillvq_kernels::{Nearest as Search, kernels};
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use serde::{Deserialize, Serialize};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Rounds of k-means at the most.
+const ROUNDS: usize = 16;
+/// A round that lowers the objective by less than this share is the last.
+const STALLED: f32 = 1e-4;
+/// Rows a word that the first words are drawn from.
+const SEED_ROWS: usize = 32;
+/// Rows that are searched between two looks at the monitor.
+const CHUNK: usize = 4096;
+
+/// Codebooks of all sub-spaces.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Codebooks {
+    /// Sub-spaces.
+    pub subquantizers: usize,
+    /// Codewords of a sub-space: 16 or 256.
+    pub words: usize,
+    /// Dimensions of a sub-space.
+    pub width: usize,
+    /// `subquantizers`×`words`×`width` values.
+    pub values: Vec<f32>,
+}
+
+impl Codebooks {
+    /// Codebooks of zeros.
+    pub fn zeros(dim: usize, subquantizers: usize, words: usize) -> Codebooks {
+        let width = dim.div_ceil(subquantizers.max(1));
+        Codebooks {
+            subquantizers,
+            words,
+            width,
+            values: vec![0.0; subquantizers * words * width],
+        }
+    }
+
+    /// Values of one sub-space.
+    pub fn stride(&self) -> usize {
+        self.words * self.width
+    }
+
+    /// Adds the vector that `codes` stand for to `out`.
+    pub fn add_decoded(&self, codes: &[u8], out: &mut [f32]) {
+        match self.width {
+            4 => self.add_words::<4>(codes, out),
+            8 => self.add_words::<8>(codes, out),
+            _ => self.add_rest(codes, out),
+        }
+    }
+
+    /// [`Codebooks::add_rest`] for a width known to the compiler.
+    fn add_words<const W: usize>(&self, codes: &[u8], out: &mut [f32]) {
+        let (whole, _) = out.as_chunks_mut::<W>();
+        let done = whole.len();
+        let books = self
+            .values
+            .as_chunks::<W>()
+            .0
+            .chunks_exact(self.words.max(1));
+        for ((out, code), book) in whole.iter_mut().zip(codes).zip(books) {
+            let word = &book[usize::from(*code).min(book.len() - 1)];
+            for (o, c) in out.iter_mut().zip(word) {
+                *o += c;
+            }
+        }
+        if let Some(rest) = out.get_mut(done * W..)
+            && !rest.is_empty()
+            && let Some(code) = codes.get(done)
+        {
+            let word = self.word(done, *code);
+            rest.iter_mut().zip(word).for_each(|(o, c)| *o += c);
+        }
+    }
+
+    fn add_rest(&self, codes: &[u8], out: &mut [f32]) {
+        for (s, (out, code)) in out.chunks_mut(self.width.max(1)).zip(codes).enumerate() {
+            out.iter_mut()
+                .zip(self.word(s, *code))
+                .for_each(|(o, c)| *o += c);
+        }
+    }
+
+    /// One codeword.
+    pub fn word(&self, subquantizer: usize, code: u8) -> &[f32] {
+        let at = (subquantizer * self.words + usize::from(code)) * self.width;
+        self.values.get(at..at + self.width).unwrap_or_default()
+    }
+
+    /// The same codebooks by dimension, as the kernels want them.
+    pub fn by_dimension(&self) -> ByDimension {
+        let mut values = vec![0.0; self.values.len()];
+        let mut half_norms = Vec::with_capacity(self.subquantizers * self.words);
+        let stride = self.stride().max(1);
+        for (book, out) in self
+            .values
+            .chunks_exact(stride)
+            .zip(values.chunks_exact_mut(stride))
+        {
+            for (j, word) in book.chunks_exact(self.width).enumerate() {
+                half_norms.push(norm2(word) / 2.0);
+                for (t, value) in word.iter().enumerate() {
+                    out[t * self.words + j] = *value;
+                }
+            }
+        }
+        ByDimension {
+            words: self.words,
+            width: self.width,
+            values,
+            half_norms,
+        }
+    }
+}
+
+/// Codebooks laid out `subquantizers`×`width`×`words`, to search and to build look-up tables.
+#[derive(Debug, Clone)]
+pub struct ByDimension {
+    words: usize,
+    width: usize,
+    values: Vec<f32>,
+    half_norms: Vec<f32>,
+}
+
+impl ByDimension {
+    /// Bytes held.
+    pub fn memory_bytes(&self) -> usize {
+        size_of_val(&self.values[..]) + size_of_val(&self.half_norms[..])
+    }
+
+    /// The codes of padded residuals (`rows`×`stride`), `subquantizers` bytes a row.
+    pub fn encode(&self, residuals: &[f32], stride: usize, out: &mut [u8]) {
+        let subquantizers = self.half_norms.len() / self.words.max(1);
+        let books = self.values.chunks_exact(self.words * self.width);
+        for (s, (book, half_norms)) in books
+            .zip(self.half_norms.chunks_exact(self.words))
+            .enumerate()
+        {
+            let rows = residuals.get(s * self.width..).unwrap_or_default();
+            let search = Search {
+                rows,
+                stride,
+                width: self.width,
+                book,
+                half_norms,
+            };
+            (kernels().nearest)(&search, out.get_mut(s..).unwrap_or_default(), subquantizers);
+        }
+    }
+
+    /// Products of a padded query with all codewords, `subquantizers`×`words`.
+    pub fn products(&self, query: &[f32]) -> Vec<f32> {
+        let mut out = vec![0f32; self.half_norms.len()];
+        let books = self.values.chunks_exact(self.words * self.width);
+        for ((out, book), q) in out
+            .chunks_exact_mut(self.words)
+            .zip(books)
+            .zip(query.chunks_exact(self.width))
+        {
+            for (x, dim) in q.iter().zip(book.chunks_exact(self.words)) {
+                for (o, c) in out.iter_mut().zip(dim) {
+                    *o += x * c;
+                }
+            }
+        }
+        out
+    }
+}
+
+/// Learns codebooks of the residuals of the chosen rows; `nearest` and `centroids` say what to subtract from each.
+pub fn train(
+    x: MatRef<'_>,
+    chosen: &[u32],
+    nearest: &[Nearest],
+    centroids: MatRef<'_>,
+    shape: (usize, usize),
+    seed: u64,
+    monitor: &dyn Monitor,
+) -> Result<Codebooks, TrainError> {
+    let (subquantizers, words) = shape;
+    let mut books = Codebooks::zeros(x.cols, subquantizers, words);
+    let (width, stride) = (books.width, books.stride());
+    let done = AtomicUsize::new(0);
+    monitor.phase(Phase::Codebooks, 0, subquantizers);
+    par::chunks_mut(&mut books.values, stride, |s, book| {
+        let from = (s * width).min(x.cols);
+        let to = (from + width).min(x.cols);
+        let mut rows = vec![0f32; chosen.len() * width];
+        for (out, &row) in rows.chunks_exact_mut(width).zip(chosen) {
+            let centroid = centroids.row(nearest[row as usize].list as usize);
+            let pair = x.row(row as usize)[from..to]
+                .iter()
+                .zip(&centroid[from..to]);
+            out.iter_mut().zip(pair).for_each(|(o, (x, c))| *o = x - c);
+        }
+        kmeans(&rows, width, book, seed ^ (s as u64) << 32, monitor)?;
+        monitor.phase(
+            Phase::Codebooks,
+            1 + done.fetch_add(1, Ordering::Relaxed),
+            subquantizers,
+        );
+        Ok(())
+    })?;
+    Ok(books)
+}
+
+/// k-means of short rows into the words of `book`.
+fn kmeans(
+    rows: &[f32],
+    width: usize,
+    book: &mut [f32],
+    seed: u64,
+    monitor: &dyn Monitor,
+) -> Result<(), TrainError> {
+    let words = book.len() / width;
+    let n = rows.len() / width;
+    seed_words(rows, width, book, seed);
+    let mut codes = vec![0u8; n];
+    let mut before = f32::INFINITY;
+    for _ in 0..ROUNDS {
+        let books = Codebooks {
+            subquantizers: 1,
+            words,
+            width,
+            values: book.to_vec(),
+        }
+        .by_dimension();
+        for (rows, codes) in rows.chunks(CHUNK * width).zip(codes.chunks_mut(CHUNK)) {
+            if monitor.interrupted() {
+                return Err(TrainError::Interrupted);
+            }
+            books.encode(rows, width, codes);
+        }
+        let objective = update(rows, width, &codes, book);
+        if before - objective <= STALLED * before {
+            break;
+        }
+        before = objective;
+    }
+    Ok(())
+}
+
+/// First words: rows drawn with the squared distance to the words before as weight (k-means++, on some of the rows).
+fn seed_words(rows: &[f32], width: usize, book: &mut [f32], seed: u64) {
+    let words = book.len() / width;
+    let n = rows.len() / width;
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let some = rand::seq::index::sample(&mut rng, n, n.min(words * SEED_ROWS)).into_vec();
+    let row = |i: usize| &rows[some[i] * width..][..width];
+    let mut distances = vec![f32::MAX; some.len()];
+    let mut next = 0;
+    for word in book.chunks_exact_mut(width) {
+        word.copy_from_slice(row(next));
+        let mut total = 0f64;
+        for (i, distance) in distances.iter_mut().enumerate() {
+            let to_word: f32 = row(i)
+                .iter()
+                .zip(&*word)
+                .map(|(x, w)| (x - w) * (x - w))
+                .sum();
+            *distance = distance.min(to_word);
+            total += f64::from(*distance);
+        }
+        let mut left = rng.random::<f64>() * total;
+        next = distances
+            .iter()
+            .position(|distance| {
+                left -= f64::from(*distance);
+                left < 0.0
+            })
+            .unwrap_or(0);
+    }
+}
+
+/// Moves every word to the mean of its rows and returns the squared error before. Unused words go beside the word with
+/// the largest error, to halve it in the next round.
+fn update(rows: &[f32], width: usize, codes: &[u8], book: &mut [f32]) -> f32 {
+    let words = book.len() / width;
+    let mut sums = vec![0f32; book.len()];
+    let mut counts = vec![0f32; words];
+    let mut errors = vec![0f32; words];
+    for (row, code) in rows.chunks_exact(width).zip(codes) {
+        let code = usize::from(*code);
+        counts[code] += 1.0;
+        let at = code * width..(code + 1) * width;
+        for ((sum, word), x) in sums[at.clone()].iter_mut().zip(&book[at]).zip(row) {
+            *sum += x;
+            errors[code] += (x - word) * (x - word);
+        }
+    }
+    let total = errors.iter().sum();
+    for (j, word) in book
+        .chunks_exact_mut(width)
+        .enumerate()
+        .filter(|(j, _)| counts[*j] > 0.0)
+    {
+        word.iter_mut()
+            .zip(&sums[j * width..])
+            .for_each(|(w, sum)| *w = sum / counts[j]);
+    }
+    for unused in (0..words).filter(|j| counts[*j] == 0.0) {
+        split(book, width, unused, &counts, &mut errors);
+    }
+    total
+}
+
+/// Puts the unused word beside the one with the largest error, half its spread away.
+fn split(book: &mut [f32], width: usize, unused: usize, counts: &[f32], errors: &mut [f32]) {
+    let worst = errors
+        .iter()
+        .enumerate()
+        .max_by(|a, b| a.1.total_cmp(b.1))
+        .map_or(0, |(j, _)| j);
+    if errors[worst] <= 0.0 {
+        return;
+    }
+    let spread = (errors[worst] / counts[worst].max(1.0) / width as f32).sqrt();
+    errors[worst] /= 2.0;
+    let word = book[worst * width..(worst + 1) * width].to_vec();
+    for (t, (w, x)) in book[unused * width..(unused + 1) * width]
+        .iter_mut()
+        .zip(word)
+        .enumerate()
+    {
+        // A different diagonal for each word, so that two words never land on one point.
+        let sign = if (unused >> (t % 8)) & 1 == 0 {
+            1.0
+        } else {
+            -1.0
+        };
+        *w = x + sign * spread / 2.0;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::Quiet;
+
+    fn noise(n: usize) -> Vec<f32> {
+        (0..n as u32)
+            .map(|i| (i.wrapping_mul(2_654_435_761).rotate_left(9) % 1000) as f32 / 1000.0)
+            .collect()
+    }
+
+    fn learn(x: &[f32], cols: usize, subquantizers: usize, words: usize) -> (Codebooks, Vec<u8>) {
+        let n = x.len() / cols;
+        let chosen: Vec<u32> = (0..n as u32).collect();
+        let (nearest, centroid) = (vec![Nearest::default(); n], vec![0f32; cols]);
+        let x = MatRef::new(x, cols);
+        let books = train(
+            x,
+            &chosen,
+            &nearest,
+            MatRef::new(&centroid, cols),
+            (subquantizers, words),
+            1,
+            &Quiet,
+        )
+        .unwrap();
+        let stride = books.width * subquantizers;
+        let mut padded = vec![0f32; n * stride];
+        for (i, row) in padded.chunks_exact_mut(stride).enumerate() {
+            row[..cols].copy_from_slice(x.row(i));
+        }
+        let mut codes = vec![0; n * subquantizers];
+        books.by_dimension().encode(&padded, stride, &mut codes);
+        (books, codes)
+    }
+
+    #[test]
+    fn few_values_are_reproduced() {
+        let x: Vec<f32> = (0..2000).map(|i| (i % 13) as f32).collect();
+        let (books, codes) = learn(&x, 1, 1, 16);
+        let error: f32 = x
+            .iter()
+            .zip(&codes)
+            .map(|(x, c)| (books.word(0, *c)[0] - x).abs())
+            .sum();
+        assert!(error < 1.0, "{error}");
+    }
+
+    #[test]
+    fn decoding_takes_any_width_and_padding() {
+        for (cols, subquantizers) in [
+            (8, 2),
+            (7, 2),
+            (12, 3),
+            (5, 3),
+            (1, 1),
+            (20, 3),
+            (16, 2),
+            (10, 10),
+        ] {
+            let x = noise(cols * 500);
+            let (books, codes) = learn(&x, cols, subquantizers, 16);
+            let (mut error, mut size) = (0.0, 0.0);
+            for (row, codes) in x.chunks_exact(cols).zip(codes.chunks_exact(subquantizers)) {
+                let mut decoded = vec![0f32; cols];
+                books.add_decoded(codes, &mut decoded);
+                for (t, value) in decoded.iter().enumerate() {
+                    assert_eq!(
+                        *value,
+                        books.word(t / books.width, codes[t / books.width])[t % books.width]
+                    );
+                }
+                error += row
+                    .iter()
+                    .zip(&decoded)
+                    .map(|(x, y)| (x - y) * (x - y))
+                    .sum::<f32>();
+                size += norm2(row);
+            }
+            assert!(
+                error < 0.2 * size,
+                "{cols} {subquantizers}: {error} of {size}"
+            );
+        }
+    }
+
+    #[test]
+    fn tables_are_products() {
+        let x = noise(6 * 300);
+        let (books, _) = learn(&x, 6, 3, 256);
+        let query = noise(6);
+        let table = books.by_dimension().products(&query);
+        for s in 0..3 {
+            for j in [0u8, 1, 77, 255] {
+                let want: f32 = books
+                    .word(s, j)
+                    .iter()
+                    .zip(&query[2 * s..])
+                    .map(|(c, q)| c * q)
+                    .sum();
+                assert!((table[s * 256 + usize::from(j)] - want).abs() < 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn constant_rows_do_no_harm() {
+        let (books, codes) = learn(&[0.25; 4000], 4, 2, 256);
+        assert!(books.values.iter().all(|x| x.is_finite()));
+        let mut decoded = vec![0f32; 4];
+        books.add_decoded(&codes[..2], &mut decoded);
+        assert!(decoded.iter().all(|x| (x - 0.25).abs() < 1e-6));
+    }
+}
