@@ -11,7 +11,7 @@ use crate::page::{Layout, NO_BLOCK};
 use crate::posting::{check_link, open};
 use crate::reservoir::{Reservoir, order};
 use crate::store::PageStore;
-use crate::{Model, Tid};
+use crate::{Metric, Model, Tid};
 use distillvq_kernels::{Affine, Kernels, LANES, kernels};
 use distillvq_quantizer::QueryTables;
 use std::cmp::Ordering;
@@ -96,6 +96,8 @@ struct Scorer {
 pub struct Search<S: PageStore> {
     store: S,
     meta: Meta,
+    /// What the model multiplies vectors by, see [`Model::unit`].
+    unit: f64,
     /// `None` if the index is untrained.
     scorer: Option<Scorer>,
     /// All lists, best first.
@@ -114,6 +116,7 @@ impl<S: PageStore> Search<S> {
         let mut search = Search {
             store,
             meta: *meta,
+            unit: 1.0,
             scorer: None,
             ranking: Vec::new(),
             probes: Vec::new(),
@@ -123,6 +126,7 @@ impl<S: PageStore> Search<S> {
             if model.lists() != meta.lists as usize || model.shape() != meta.shape {
                 return Err(Error::Mismatch("the model is another index's"));
             }
+            search.unit = f64::from(model.unit());
             let scorer = Scorer::new(meta, model.query(query))?;
             let ranking = scorer.tables.ranking();
             search.ranking = ranking.into_iter().map(|(_, list)| list).collect();
@@ -164,6 +168,19 @@ impl<S: PageStore> Search<S> {
             });
         }
         Ok(())
+    }
+
+    /// The score of an exact distance, as the operator gives it, on the scale of the estimates and up to a constant.
+    pub fn score(&self, distance: f64) -> f64 {
+        let scaled = self.unit * distance;
+        match self.meta.metric {
+            // D² = ‖q‖² − estimate
+            Metric::L2 => -(scaled * scaled),
+            // D = −estimate
+            Metric::InnerProduct => -(self.unit * scaled),
+            // D = 1 − estimate
+            Metric::Cosine => -distance,
+        }
     }
 
     /// An upper bound of the scores of all candidates of the probed lists that were not given out; infinite if a list was

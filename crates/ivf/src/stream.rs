@@ -12,12 +12,12 @@
 //!    short.
 //! 5. No TID is given out twice.
 
+use crate::Tid;
 use crate::error::Error;
 use crate::reservoir::order;
 use crate::search::{Candidate, Search};
 use crate::store::PageStore;
 use crate::tidset::TidSet;
-use crate::{Metric, Tid};
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
@@ -48,6 +48,8 @@ pub trait Source {
     fn catch_up(&mut self, n: usize, out: &mut Vec<Candidate>) -> Result<(), Error> {
         self.pull(n, out)
     }
+    /// The score of an exact distance on the scale of the estimates, see [`Search::score`].
+    fn score(&self, distance: f64) -> f64;
     /// Appends the rows that are always compared exactly.
     fn exact(&mut self, out: &mut Vec<Tid>) -> Result<(), Error>;
 }
@@ -77,19 +79,12 @@ impl<S: PageStore> Source for Search<S> {
         Search::catch_up(self, n, out)
     }
 
+    fn score(&self, distance: f64) -> f64 {
+        Search::score(self, distance)
+    }
+
     fn exact(&mut self, out: &mut Vec<Tid>) -> Result<(), Error> {
         Search::exact(self, out)
-    }
-}
-
-/// The score of an exact distance (as the operator gives it) on the scale of the estimates, up to a constant: the
-/// running mean of the errors takes care of that.
-fn score(metric: Metric, distance: f64) -> f64 {
-    match metric {
-        // D² = ‖q‖² − estimate
-        Metric::L2 => -(distance * distance),
-        // D = −estimate (inner product), D = 1 − estimate (cosine)
-        Metric::InnerProduct | Metric::Cosine => -distance,
     }
 }
 
@@ -197,7 +192,6 @@ impl Errors {
 /// The rows of a source in the order of their exact distances.
 pub struct Stream<C: Source> {
     source: C,
-    metric: Metric,
     options: StreamOptions,
     started: bool,
     /// Lists were probed whose candidates were not pulled yet.
@@ -230,10 +224,9 @@ pub type Fetch<'f, E> = dyn FnMut(&[Tid], &mut Vec<Option<f64>>) -> Result<(), E
 
 impl<C: Source> Stream<C> {
     /// A stream over a source of which nothing has been probed or pulled.
-    pub fn new(source: C, metric: Metric, options: StreamOptions) -> Self {
+    pub fn new(source: C, options: StreamOptions) -> Self {
         Stream {
             source,
-            metric,
             options: StreamOptions {
                 probes: options.probes.max(1),
                 batch: options.batch.max(1),
@@ -377,7 +370,7 @@ impl<C: Source> Stream<C> {
         if let Some(unseen) = unseen {
             let enough = self.visible >= self.options.first_batch;
             let rival = f64::from(unseen) + self.errors.margin(self.options.z);
-            if !enough || score(self.metric, head.distance) < rival || head.distance.is_nan() {
+            if !enough || self.source.score(head.distance) < rival || head.distance.is_nan() {
                 return None;
             }
         }
@@ -410,7 +403,7 @@ impl<C: Source> Stream<C> {
         for (candidate, distance) in self.batch.iter().zip(&self.distances) {
             let Some(distance) = *distance else { continue };
             let hit = Hit::new(candidate.tid, distance);
-            let score = score(self.metric, hit.distance);
+            let score = self.source.score(hit.distance);
             self.visible += 1;
             self.errors.add(score - f64::from(candidate.score));
             self.ready.push(Reverse(hit));

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use distillvq_ivf::stream::{Hit, Source, Stream, StreamOptions};
-use distillvq_ivf::{Candidate, Error, Metric, Tid};
+use distillvq_ivf::{Candidate, Error, Tid};
 use proptest::prelude::*;
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
@@ -45,6 +45,9 @@ impl Source for Lists {
     }
     fn bound(&self) -> Option<f32> {
         self.rest.last().map(|c| c.score)
+    }
+    fn score(&self, distance: f64) -> f64 {
+        -distance
     }
     fn exact(&mut self, out: &mut Vec<Tid>) -> Result<(), Error> {
         out.extend(&self.exact);
@@ -96,7 +99,7 @@ impl World {
     }
 
     fn stream(&self, options: StreamOptions) -> Stream<Lists> {
-        Stream::new(self.source.clone(), Metric::InnerProduct, options)
+        Stream::new(self.source.clone(), options)
     }
 
     fn next(&self, stream: &mut Stream<Lists>) -> Option<Hit> {

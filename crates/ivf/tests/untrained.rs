@@ -201,7 +201,7 @@ fn a_stream_orders_all_rows() {
     let store = MemoryStore::new();
     let meta = build(&store, 3000);
     let search = Search::new(&store, &meta, None, &[0.0; 3]).unwrap();
-    let mut stream = Stream::new(search, Metric::L2, StreamOptions::default());
+    let mut stream = Stream::new(search, StreamOptions::default());
     let distance = |tid: &Tid| f64::from(tid.block * 7919 % 61) + f64::from(tid.offset);
     let mut fetch = |tids: &[Tid], out: &mut Vec<Option<f64>>| -> Result<(), Error> {
         out.extend(tids.iter().map(|tid| Some(distance(tid))));

@@ -1,0 +1,200 @@
+//! Models and rows for tests of trained indexes.
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use distillvq_ivf::testing::MemoryStore;
+use distillvq_ivf::{Builder, Candidate, CodeShape, Create, Meta, Metric, Model, Row, Search, Tid};
+use distillvq_kernels::{LANES, kernels};
+use distillvq_quantizer::{Placement, Quiet, TrainOptions, train};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+/// Dimensions of all vectors.
+pub const DIM: usize = 24;
+/// Lists of all models.
+pub const LISTS: usize = 12;
+
+/// Clumped vectors, row-major.
+pub fn vectors(n: usize, seed: u64) -> Vec<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut centre_rng = ChaCha8Rng::seed_from_u64(99);
+    let centres: Vec<f32> = (0..20 * DIM)
+        .map(|_| centre_rng.random_range(-1.0..1.0))
+        .collect();
+    let mut out = Vec::with_capacity(n * DIM);
+    for _ in 0..n {
+        let clump = rng.random_range(0..20);
+        let centre = &centres[clump * DIM..(clump + 1) * DIM];
+        out.extend(centre.iter().map(|c| c + rng.random_range(-0.5..0.5f32)));
+    }
+    out
+}
+
+/// A small model, trained once a process.
+pub fn model(metric: Metric, bits: u8) -> Model {
+    static MODELS: OnceLock<Mutex<HashMap<(Metric, u8), Model>>> = OnceLock::new();
+    let models = MODELS.get_or_init(Mutex::default);
+    let mut models = models.lock().unwrap_or_else(PoisonError::into_inner);
+    let train = || {
+        let options = TrainOptions {
+            metric,
+            lists: LISTS,
+            subquantizers: 7,
+            bits,
+            distill: false,
+            ..TrainOptions::default()
+        };
+        train(&vectors(1200, 1), DIM, None, &options, &Quiet)
+            .unwrap()
+            .model
+    };
+    models.entry((metric, bits)).or_insert_with(train).clone()
+}
+
+/// A row that owns its codes.
+#[derive(Clone, Debug)]
+pub struct Owned {
+    pub list: u32,
+    pub tid: Tid,
+    pub scale: u8,
+    pub norm: f32,
+    pub codes: Vec<u8>,
+}
+
+impl Owned {
+    pub fn row(&self) -> Row<'_> {
+        Row {
+            list: self.list,
+            tid: self.tid,
+            scale: self.scale,
+            norm: self.norm,
+            codes: &self.codes,
+        }
+    }
+}
+
+/// The address of the `i`-th row.
+pub fn tid(i: usize) -> Tid {
+    Tid {
+        block: (i / 40) as u32,
+        offset: (i % 40 + 1) as u16,
+    }
+}
+
+/// Encodes vectors as rows `from..`.
+pub fn encode(model: &Model, vectors: &[f32], from: usize) -> Vec<Owned> {
+    let encoded = model.encode(vectors);
+    let m = model.subquantizers();
+    let rows = encoded.rows.iter().zip(encoded.codes.chunks(m)).enumerate();
+    rows.filter_map(|(i, (row, codes))| {
+        let list = match row.placement {
+            Placement::List(list) => list,
+            Placement::Exact => model.lists() as u32,
+            Placement::Unindexed => return None,
+        };
+        Some(Owned {
+            list,
+            tid: tid(from + i),
+            scale: row.scale,
+            norm: row.norm,
+            codes: codes.to_vec(),
+        })
+    })
+    .collect()
+}
+
+/// Builds an index in runs.
+pub fn build(store: &MemoryStore, model: &Model, runs: &[&[Owned]]) -> Meta {
+    let create = Create {
+        metric: model.metric(),
+        dim: model.dim(),
+        model: Some(model),
+        build_id: 5,
+    };
+    let mut builder = Builder::create(store, create).unwrap();
+    for run in runs {
+        let mut run = run.to_vec();
+        run.sort_by_key(|row| row.list);
+        builder.append(run.iter().map(Owned::row)).unwrap();
+    }
+    builder.finish().unwrap()
+}
+
+/// The order of candidates.
+pub fn order(a: &Candidate, b: &Candidate) -> Ordering {
+    b.score.total_cmp(&a.score).then(a.tid.cmp(&b.tid))
+}
+
+/// Scores of rows in lists, each computed alone in a block packed by hand. In order.
+pub fn scores(model: &Model, rows: &[Owned], query: &[f32]) -> Vec<Candidate> {
+    let tables = model.query(query);
+    let shape = model.shape();
+    let coded = rows
+        .iter()
+        .filter(|row| (row.list as usize) < model.lists());
+    let mut out: Vec<Candidate> = coded
+        .map(|row| {
+            let lane = row.tid.offset as usize % LANES;
+            let block = pack(shape, &row.codes, lane);
+            let mut sums = [0; LANES];
+            let scan = if shape.bits == 8 {
+                kernels().scan8
+            } else {
+                kernels().scan4
+            };
+            scan(&block, &tables.lut, &mut sums);
+            let norms: Vec<u8> = [row.norm; LANES]
+                .iter()
+                .flat_map(|n| n.to_le_bytes())
+                .collect();
+            let norms: &[u8; 4 * LANES] = norms.as_slice().try_into().unwrap();
+            let norms = shape.has_norm.then_some(norms);
+            let mut scores = [0.0; LANES];
+            let affine = tables.affine(row.list);
+            (kernels().finish)(&sums, &[row.scale; LANES], norms, &affine, &mut scores);
+            Candidate {
+                score: scores[lane],
+                tid: row.tid,
+            }
+        })
+        .collect();
+    out.sort_by(order);
+    out
+}
+
+/// A block with one row's codes in a lane.
+fn pack(shape: CodeShape, codes: &[u8], lane: usize) -> Vec<u8> {
+    let mut block = vec![0; shape.block_bytes()];
+    for (s, &code) in codes.iter().enumerate() {
+        match (shape.bits, lane < 16) {
+            (8, _) => block[s * 32 + lane] = code,
+            (_, true) => block[s * 16 + lane] = code,
+            (_, false) => block[s * 16 + lane - 16] = code << 4,
+        }
+    }
+    block
+}
+
+/// Pulls everything from all lists, `n` at a time.
+pub fn pull_all(
+    store: &MemoryStore,
+    meta: &Meta,
+    model: &Model,
+    query: &[f32],
+    n: usize,
+) -> Vec<Candidate> {
+    let mut search = Search::new(store, meta, Some(model), query).unwrap();
+    search.probe(usize::MAX).unwrap();
+    assert_eq!(search.probed(), model.lists());
+    let mut out = Vec::new();
+    loop {
+        let before = out.len();
+        search.pull(n, &mut out).unwrap();
+        if out.len() < before + n {
+            assert_eq!(search.bound(), None);
+            return out;
+        }
+    }
+}

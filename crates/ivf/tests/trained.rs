@@ -1,0 +1,257 @@
+//! Trained indexes: search against brute force, insert, vacuum.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use common::*;
+use distillvq_ivf::testing::MemoryStore;
+use distillvq_ivf::{
+    Candidate, Meta, Metric, Model, PageStore, Search, Tid, check, create_empty, insert, list_rows,
+    load_model, vacuum,
+};
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+
+const METRICS: [Metric; 3] = [Metric::L2, Metric::InnerProduct, Metric::Cosine];
+
+/// A built index and its rows.
+struct Built {
+    store: MemoryStore,
+    meta: Meta,
+    model: Model,
+    rows: Vec<Owned>,
+}
+
+fn built(metric: Metric, bits: u8, n: usize) -> Built {
+    let model = model(metric, bits);
+    let rows = encode(&model, &vectors(n, 2), 0);
+    let store = MemoryStore::new();
+    let (first, second) = rows.split_at(rows.len() / 3);
+    let meta = build(&store, &model, &[first, second]);
+    Built {
+        store,
+        meta,
+        model,
+        rows,
+    }
+}
+
+impl Built {
+    fn search(&self, query: &[f32]) -> Search<&MemoryStore> {
+        Search::new(&self.store, &self.meta, Some(&self.model), query).unwrap()
+    }
+
+    fn expect_sound(&self) {
+        let report = check(&self.store).unwrap();
+        assert_eq!(report.problems, []);
+        assert_eq!(report.orphan_pages, 0);
+        let mut rows = vec![0; LISTS + 1];
+        self.rows
+            .iter()
+            .for_each(|row| rows[row.list as usize] += 1);
+        assert_eq!(report.rows, rows);
+    }
+
+    fn expect_like_brute_force(&self, query: &[f32]) {
+        let expected = scores(&self.model, &self.rows, query);
+        let found = pull_all(&self.store, &self.meta, &self.model, query, 5000);
+        assert_eq!(found, expected);
+    }
+}
+
+#[test]
+fn search_of_all_lists_is_brute_force() {
+    for metric in METRICS {
+        for bits in [4, 8] {
+            let index = built(metric, bits, 3000);
+            index.expect_sound();
+            for query in vectors(3, 3).chunks(DIM) {
+                index.expect_like_brute_force(query);
+            }
+        }
+    }
+}
+
+#[test]
+fn pulls_in_pieces_are_one_big_pull() {
+    let index = built(Metric::Cosine, 4, 3000);
+    let query = vectors(1, 4);
+    let whole = pull_all(&index.store, &index.meta, &index.model, &query, 100_000);
+    for n in [1000, 333, 64, 32] {
+        let pieces = pull_all(&index.store, &index.meta, &index.model, &query, n);
+        assert_eq!(pieces, whole);
+    }
+}
+
+#[test]
+fn the_metapage_and_the_model_come_back() {
+    let index = built(Metric::L2, 8, 500);
+    let meta = Meta::read(&index.store).unwrap();
+    assert_eq!(meta, index.meta);
+    assert_eq!((meta.lists, meta.build_id), (LISTS as u32, 5));
+    assert_eq!(meta.rows_at_build, index.rows.len() as u64);
+    let model = load_model(&index.store, &meta).unwrap().unwrap();
+    assert_eq!(model.to_bytes().unwrap(), index.model.to_bytes().unwrap());
+    assert!(meta.model.blocks > 1);
+    let rows: u64 = list_rows(&index.store, &meta).unwrap().iter().sum();
+    assert_eq!(rows, meta.rows_at_build);
+}
+
+#[test]
+fn an_empty_copy_searches_and_fills() {
+    let index = built(Metric::L2, 8, 500);
+    let copy = MemoryStore::new();
+    let meta = create_empty(&index.store, &copy).unwrap();
+    let model = load_model(&copy, &meta).unwrap().unwrap();
+    let query = vectors(1, 3);
+    assert_eq!(pull_all(&copy, &meta, &model, &query, 10), []);
+    for row in &index.rows {
+        insert(&copy, &meta, row.row()).unwrap();
+    }
+    let found = pull_all(&copy, &meta, &model, &query, 5000);
+    assert_eq!(found, scores(&model, &index.rows, &query));
+}
+
+#[test]
+fn inserted_rows_are_found() {
+    for (metric, bits) in [(Metric::L2, 4), (Metric::InnerProduct, 8)] {
+        let mut index = built(metric, bits, 700);
+        let new = encode(&index.model, &vectors(2000, 5), 700);
+        for row in &new {
+            insert(&index.store, &index.meta, row.row()).unwrap();
+        }
+        index.rows.extend(new);
+        index.expect_sound();
+        index.expect_like_brute_force(&vectors(1, 6));
+    }
+}
+
+#[test]
+fn vacuum_removes_exactly_the_dead_and_room_is_used_again() {
+    for (metric, bits) in [(Metric::L2, 8), (Metric::Cosine, 4)] {
+        let mut index = built(metric, bits, 3000);
+        let blocks = index.store.blocks().unwrap();
+        let dead = |tid: Tid| !(tid.block + u32::from(tid.offset)).is_multiple_of(3);
+        let stats = vacuum(&index.store, &mut |tid| dead(tid)).unwrap();
+        let (gone, left): (Vec<_>, Vec<_>) = index.rows.drain(..).partition(|row| dead(row.tid));
+        assert_eq!(
+            (stats.removed, stats.remaining),
+            (gone.len() as u64, left.len() as u64)
+        );
+        index.rows = left;
+        index.expect_sound();
+        index.expect_like_brute_force(&vectors(1, 6));
+        for row in &gone {
+            insert(&index.store, &index.meta, row.row()).unwrap();
+        }
+        assert_eq!(index.store.blocks().unwrap(), blocks);
+        index.rows.extend(gone);
+        index.expect_sound();
+        index.expect_like_brute_force(&vectors(1, 6));
+    }
+}
+
+#[test]
+fn rows_that_codes_cannot_represent_are_in_the_exact_list() {
+    let model = model(Metric::InnerProduct, 4);
+    let mut data = vectors(50, 7);
+    data[..DIM].fill(0.0);
+    let rows = encode(&model, &data, 0);
+    let store = MemoryStore::new();
+    let meta = build(&store, &model, &[&rows]);
+    let search = Search::new(&store, &meta, Some(&model), &data[DIM..2 * DIM]).unwrap();
+    let mut exact = Vec::new();
+    search.exact(&mut exact).unwrap();
+    assert!(exact.contains(&tid(0)));
+    let expected = rows.iter().filter(|row| row.list as usize == LISTS);
+    assert_eq!(exact, expected.map(|row| row.tid).collect::<Vec<_>>());
+}
+
+/// The lists that a search probes, best first.
+fn ranking(model: &Model, query: &[f32]) -> Vec<u32> {
+    let ranking = model.query(query).ranking();
+    ranking.into_iter().map(|(_, list)| list).collect()
+}
+
+#[test]
+fn probes_follow_the_ranking() {
+    let index = built(Metric::Cosine, 4, 2000);
+    let query = vectors(1, 8);
+    let ranking = ranking(&index.model, &query);
+    let mut search = index.search(&query);
+    assert_eq!((search.lists(), search.bound()), (LISTS, None));
+    for probed in [1, 4] {
+        search.probe(probed - search.probed()).unwrap();
+        let mut out = Vec::new();
+        search.pull(10_000, &mut out).unwrap();
+        let found: BTreeSet<Tid> = out.iter().map(|c| c.tid).collect();
+        let lists = &ranking[if probed == 1 { 0..1 } else { 1..4 }];
+        let rows = index.rows.iter().filter(|row| lists.contains(&row.list));
+        assert_eq!(found, rows.map(|row| row.tid).collect());
+    }
+}
+
+/// What a user of a search may do.
+#[derive(Clone, Debug)]
+enum Step {
+    Probe(usize),
+    Pull(usize),
+    CatchUp(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (1..4usize).prop_map(Step::Probe),
+        (1..200usize).prop_map(Step::Pull),
+        (1..200usize).prop_map(Step::CatchUp),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_order_of_probes_and_pulls_is_complete_and_repeats_nothing(
+        steps in prop::collection::vec(step(), 0..30), seed in 0..1000u64, eight in any::<bool>(),
+    ) {
+        let index = built(Metric::L2, if eight { 8 } else { 4 }, 1500);
+        let query = vectors(1, seed);
+        let ranking = ranking(&index.model, &query);
+        let expected = scores(&index.model, &index.rows, &query);
+        let list_of: std::collections::HashMap<Tid, u32> =
+            index.rows.iter().map(|row| (row.tid, row.list)).collect();
+        let mut search = index.search(&query);
+        let mut given = BTreeSet::new();
+        let steps = steps.into_iter().chain([Step::Probe(LISTS), Step::Pull(10_000)]);
+        for step in steps {
+            let mut out: Vec<Candidate> = Vec::new();
+            let probed = &ranking[..search.probed()];
+            let mut unseen: Vec<Candidate> = expected.iter().copied()
+                .filter(|c| probed.contains(&list_of[&c.tid]) && !given.contains(&c.tid)).collect();
+            match step {
+                Step::Probe(more) => search.probe(more).unwrap(),
+                Step::Pull(n) => {
+                    search.pull(n, &mut out).unwrap();
+                    unseen.truncate(n);
+                    prop_assert_eq!(&out, &unseen, "the next best of all that is probed");
+                }
+                Step::CatchUp(n) => {
+                    search.catch_up(n, &mut out).unwrap();
+                    unseen.truncate(out.len());
+                    prop_assert_eq!(&out, &unseen, "also the next best, perhaps fewer");
+                }
+            }
+            for candidate in out {
+                prop_assert!(given.insert(candidate.tid), "no row twice");
+            }
+            let probed = &ranking[..search.probed()];
+            let best_unseen = expected.iter()
+                .find(|c| probed.contains(&list_of[&c.tid]) && !given.contains(&c.tid));
+            if let Some(best) = best_unseen {
+                prop_assert!(search.bound().is_some_and(|bound| bound >= best.score));
+            }
+        }
+        prop_assert_eq!(given.len(), expected.len());
+        prop_assert_eq!(search.bound(), None);
+    }
+}
