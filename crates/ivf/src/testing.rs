@@ -83,20 +83,16 @@ impl MemoryStore {
         }
     }
 
-    /// The store as it was after these changes.
-    pub fn replay(changes: &[Change]) -> Self {
-        let store = MemoryStore::new();
-        for change in changes {
-            match change {
-                Change::Extend => {
-                    store.append();
-                }
-                Change::Commit(pages) => pages.iter().for_each(|(block, page)| {
-                    store.mutate(*block, |bytes| bytes.copy_from_slice(page));
-                }),
+    /// Plays a change of another store's history.
+    pub fn apply(&self, change: &Change) {
+        match change {
+            Change::Extend => {
+                self.append();
             }
+            Change::Commit(pages) => pages.iter().for_each(|(block, page)| {
+                self.mutate(*block, |bytes| bytes.copy_from_slice(page));
+            }),
         }
-        store
     }
 
     /// All changes so far, oldest first; empty unless recording.

@@ -164,11 +164,11 @@ fn insert_then_vacuum_then_reuse() {
     let asked: BTreeSet<Tid> = asked.into_iter().collect();
     assert_eq!(asked, (0..4000).map(tid).collect());
 
-    let stats = vacuum(&store, &mut |tid| tid.offset % 2 == 0).unwrap();
+    let stats = vacuum(&store, &mut |tid| tid.offset.is_multiple_of(2)).unwrap();
     assert_eq!((stats.removed, stats.remaining), (2000, 2000));
     assert_eq!(list_rows(&store, &meta).unwrap(), [2000]);
     expect_sound(&store, 2000);
-    for i in (0..4000).filter(|&i| tid(i).offset % 2 == 0) {
+    for i in (0..4000).filter(|&i| tid(i).offset.is_multiple_of(2)) {
         insert(&store, &meta, row(i)).unwrap();
     }
     assert_eq!(store.blocks().unwrap(), blocks, "room is used again");
@@ -256,6 +256,7 @@ fn a_wrong_hint_does_no_harm() {
 fn threads_insert_while_others_read_and_vacuum() {
     let store = MemoryStore::new();
     let meta = build(&store, 100);
+    let is_doomed = |tid: Tid| tid.block >= 1000 && tid.offset == 2;
     std::thread::scope(|threads| {
         for thread in 0..4u32 {
             let store = &store;
@@ -269,10 +270,10 @@ fn threads_insert_while_others_read_and_vacuum() {
             });
         }
         for _ in 0..20 {
-            vacuum(&store, &mut |tid| tid.block >= 1000 && tid.offset == 2).unwrap();
+            vacuum(&store, &mut |tid| is_doomed(tid)).unwrap();
             assert!(tids(&store, &meta).len() >= 100);
         }
     });
-    vacuum(&store, &mut |tid| tid.block >= 1000 && tid.offset == 2).unwrap();
+    vacuum(&store, &mut |tid| is_doomed(tid)).unwrap();
     expect_sound(&store, 100 + 4 * 1000);
 }

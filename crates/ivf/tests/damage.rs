@@ -1,0 +1,189 @@
+//! Damaged pages give errors: no panic, no endless loop.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use common::*;
+use distillvq_ivf::stream::{Stream, StreamOptions};
+use distillvq_ivf::testing::MemoryStore;
+use distillvq_ivf::{
+    Error, HEADER_SIZE, Meta, Metric, Model, PAGE_SIZE, PageStore, Search, Tid, check,
+    create_empty, insert, load_model, vacuum,
+};
+use proptest::prelude::*;
+
+/// Does everything that can be done with an index.
+fn use_everything(store: &MemoryStore, model: &Model, row: &Owned) -> Result<(), Error> {
+    let meta = Meta::read(store)?;
+    let _ = check(store);
+    let _ = load_model(store, &meta);
+    let _ = create_empty(store, &MemoryStore::new());
+    let _ = insert(store, &meta, row.row());
+    let query = vectors(1, 1);
+    if let Ok(mut search) = Search::new(store, &meta, Some(model), &query) {
+        let _ = search.exact(&mut Vec::new());
+        let _ = search.probe(3);
+        let _ = search.pull(100, &mut Vec::new());
+        let _ = search.probe(usize::MAX);
+        let _ = search.catch_up(100, &mut Vec::new());
+        let _ = search.pull(100_000, &mut Vec::new());
+    }
+    if let Ok(search) = Search::new(store, &meta, Some(model), &query) {
+        let mut stream = Stream::new(search, StreamOptions::default());
+        let mut fetch = |tids: &[Tid], out: &mut Vec<Option<f64>>| -> Result<(), Error> {
+            out.extend(tids.iter().map(|tid| Some(f64::from(tid.block))));
+            Ok(())
+        };
+        while let Ok(Some(_)) = stream.next(&mut fetch) {}
+    }
+    let _ = vacuum(store, &mut |tid| tid.offset.is_multiple_of(7));
+    let _ = check(store);
+    Ok(())
+}
+
+/// A byte to overwrite: block, offset, value. Heads and directory entries are hit more often than their size suggests.
+fn damage() -> impl Strategy<Value = (u32, usize, u8)> {
+    let offset = prop_oneof![
+        3 => HEADER_SIZE..40,
+        2 => 64..160usize,
+        1 => HEADER_SIZE..PAGE_SIZE,
+    ];
+    let value = prop_oneof![3 => 0..20u8, 1 => any::<u8>()];
+    (any::<u32>(), offset, value)
+}
+
+fn index(model: &Model) -> (MemoryStore, Owned) {
+    let mut rows = encode(model, &vectors(1201, 21), 0);
+    rows.iter_mut().for_each(|row| row.list %= 3);
+    let last = rows.pop().unwrap();
+    let store = MemoryStore::new();
+    build(&store, model, &[&rows]);
+    (store, last)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn damage_is_an_error_at_worst(
+        damages in prop::collection::vec(damage(), 1..12), eight in any::<bool>(),
+    ) {
+        let model = model(Metric::L2, if eight { 8 } else { 4 });
+        let (store, row) = index(&model);
+        let blocks = store.blocks().unwrap();
+        for (block, offset, value) in damages {
+            store.mutate(block % blocks, |page| page[offset] = value);
+        }
+        let _ = use_everything(&store, &model, &row);
+    }
+
+    #[test]
+    fn pages_may_be_swapped_or_cleared(swaps in prop::collection::vec((any::<u32>(), any::<u32>()), 1..4)) {
+        let model = model(Metric::L2, 4);
+        let (store, row) = index(&model);
+        let blocks = store.blocks().unwrap();
+        for (from, to) in swaps {
+            let page = store.read(from % blocks, |page| page.to_vec()).unwrap();
+            let to = to % (blocks + 1);
+            if to == blocks {
+                store.mutate(from % blocks, |page| page.fill(0));
+            } else {
+                store.mutate(to, |bytes| bytes.copy_from_slice(&page));
+            }
+        }
+        let _ = use_everything(&store, &model, &row);
+    }
+}
+
+/// The first posting page of the first list that has one.
+fn posting_block(store: &MemoryStore) -> u32 {
+    let posting = |block: &u32| store.read(*block, |page| page[24]).unwrap() == 4;
+    (0..store.blocks().unwrap()).find(posting).unwrap()
+}
+
+/// What searching everything says after a page was changed.
+fn searched(change: impl FnOnce(&mut [u8])) -> (u32, Result<(), Error>, Vec<String>) {
+    let model = model(Metric::L2, 4);
+    let (store, _) = index(&model);
+    let block = posting_block(&store);
+    store.mutate(block, change);
+    let meta = Meta::read(&store).unwrap();
+    let mut search = Search::new(&store, &meta, Some(&model), &vectors(1, 1)).unwrap();
+    let result = search
+        .probe(usize::MAX)
+        .and_then(|()| search.pull(100_000, &mut Vec::new()));
+    let problems = check(&store).unwrap().problems;
+    let problems = problems.iter().map(|problem| problem.to_string());
+    (block, result, problems.collect())
+}
+
+#[test]
+fn damage_names_the_block_and_the_check_finds_it() {
+    let put = |at: usize, value: u32| {
+        move |page: &mut [u8]| page[at..at + 4].copy_from_slice(&value.to_le_bytes())
+    };
+    let (_, result, problems) = searched(|_| ());
+    assert!(result.is_ok() && problems.is_empty());
+    // The head: { kind, format, count }, list, next.
+    for (change, what) in [
+        (put(24, 0x0001_0109), "unknown kind of page"),
+        (put(24, 0x0001_0204), "unknown page format"),
+        (put(24, 0x0001_0103), "not a posting page"),
+        (put(24, 0xffff_0104), "more rows than fit"),
+        (put(28, 77), "the page belongs to another list"),
+        (put(32, 1), "link leads backwards"),
+        (put(32, 1_000_000), "link leads beyond the end"),
+    ] {
+        let (block, result, problems) = searched(change);
+        let expected = format!("block {block} of the index is damaged: {what}");
+        assert_eq!(result.unwrap_err().to_string(), expected);
+        assert_eq!(problems.first(), Some(&format!("block {block}: {what}")));
+    }
+}
+
+#[test]
+fn the_check_finds_a_row_that_is_there_twice() {
+    let model = model(Metric::L2, 4);
+    let (store, row) = index(&model);
+    let meta = Meta::read(&store).unwrap();
+    insert(&store, &meta, row.row()).unwrap();
+    assert!(check(&store).unwrap().is_sound());
+    let elsewhere = Owned {
+        list: (row.list + 1) % 3,
+        ..row
+    };
+    insert(&store, &meta, elsewhere.row()).unwrap();
+    let problems = check(&store).unwrap().problems;
+    assert_eq!(problems.len(), 1);
+    assert!(problems[0].what.contains("is in the index twice"));
+}
+
+#[test]
+fn the_check_finds_a_damaged_model() {
+    let model = model(Metric::L2, 4);
+    let (store, _) = index(&model);
+    let meta = Meta::read(&store).unwrap();
+    store.mutate(meta.model.start, |page| page[500] ^= 1);
+    assert!(matches!(
+        load_model(&store, &meta),
+        Err(Error::Damaged { .. })
+    ));
+    assert_eq!(check(&store).unwrap().problems.len(), 1);
+}
+
+#[test]
+fn newer_and_foreign_metapages_are_told_apart() {
+    let model = model(Metric::L2, 4);
+    let (store, _) = index(&model);
+    store.mutate(0, |page| page[72] = 2);
+    let newer = Meta::read(&store);
+    assert!(matches!(
+        newer,
+        Err(Error::UnsupportedVersion {
+            found: 2,
+            newest: 1
+        })
+    ));
+    store.mutate(0, |page| page[64] = b'x');
+    assert!(matches!(Meta::read(&store), Err(Error::NotAnIndex)));
+}
