@@ -1,0 +1,533 @@
+//! Building indexes: operator classes, options, dimensions, and every way in which a table can come to its index.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod common;
+
+use std::thread;
+
+use common::{
+    ALL, Database, Sql, all_found, by_index, exact, in_order, literal, mean_recall, search, table,
+    wait_for_blocked,
+};
+use distillvq_harness::{DataSet, Metric, Vectors, load};
+
+/// Vectors and queries of the same kind.
+fn vectors(rows: usize, dim: usize) -> (Vectors, Vectors) {
+    let all = Vectors::clustered(rows + 20, dim, 30, 1);
+    (all.slice(0..rows), all.slice(rows..rows + 20))
+}
+
+/// A database with a table `items` of that many vectors, and queries.
+fn items(name: &str, rows: usize, dim: usize) -> (Database, Vectors) {
+    let mut db = Database::new(name);
+    let (vectors, queries) = vectors(rows, dim);
+    table(&mut db, "items", "vector", &vectors);
+    (db, queries)
+}
+
+#[test]
+fn every_operator_class_finds_the_nearest() {
+    let set = DataSet::shipped().unwrap();
+    let (documents, queries) = (set.documents.slice(0..5_000), set.test.slice(0..20));
+    let mut db = Database::new("classes");
+    for kind in ["vector", "halfvec"] {
+        let items = format!("items_{kind}");
+        table(&mut db, &items, kind, &documents);
+        for metric in Metric::ALL {
+            let class = format!("{kind}_{}_ops", metric.name());
+            db.run(&format!(
+                "CREATE INDEX one ON {items} USING distillvq (embedding {class})"
+            ));
+            let recall = mean_recall(&mut db, &items, metric, &queries, ALL);
+            assert!(recall >= 0.99, "{class}: {recall}");
+            all_found(&mut db, &items, metric, queries.row(0));
+            db.run("DROP INDEX one");
+        }
+    }
+}
+
+#[test]
+fn an_untrained_index_is_exact_in_every_operator_class() {
+    let (vectors, queries) = vectors(300, 24);
+    let mut db = Database::new("untrained");
+    for kind in ["vector", "halfvec"] {
+        let items = format!("items_{kind}");
+        table(&mut db, &items, kind, &vectors);
+        for metric in Metric::ALL {
+            let class = format!("{kind}_{}_ops", metric.name());
+            db.run(&format!(
+                "CREATE INDEX one ON {items} USING distillvq (embedding {class})"
+            ));
+            for query in queries.iter() {
+                exact(&mut db, &search(&items, metric, query, "LIMIT 20"));
+                exact(&mut db, &search(&items, metric, query, ""));
+            }
+            db.run("DROP INDEX one");
+        }
+    }
+}
+
+#[test]
+fn two_indexes_of_one_column_serve_their_own_operators() {
+    let (mut db, queries) = items("two", 500, 8);
+    db.run(
+        "CREATE INDEX near ON items USING distillvq (embedding);
+            CREATE INDEX turned ON items USING distillvq (embedding vector_cosine_ops);
+            SET enable_seqscan = off",
+    );
+    let l2 = db.plan(&search("items", Metric::L2, queries.row(0), "LIMIT 3"));
+    assert!(l2.contains("using near"), "{l2}");
+    let cosine = db.plan(&search("items", Metric::Cosine, queries.row(0), "LIMIT 3"));
+    assert!(cosine.contains("using turned"), "{cosine}");
+}
+
+#[test]
+fn options_shape_the_index() {
+    let (mut db, queries) = items("options", 2_000, 16);
+    let shapes = [
+        "lists = 10",
+        "lists = 1",
+        "subquantizers = 5",
+        "subquantizers = 16, bits = 8",
+        "lists = 20, subquantizers = 4, bits = 4, probes = 3",
+        "lists = 0, subquantizers = 0, bits = 0, probes = 0, model = ''",
+    ];
+    for shape in shapes {
+        db.run(&format!(
+            "CREATE INDEX one ON items USING distillvq (embedding) WITH ({shape})"
+        ));
+        let recall = mean_recall(&mut db, "items", Metric::L2, &queries, ALL);
+        assert!(recall >= 0.99, "{shape}: {recall}");
+        db.run("DROP INDEX one");
+    }
+}
+
+#[test]
+fn longer_codes_make_a_larger_index() {
+    let (mut db, _) = items("sizes", 5_000, 32);
+    let mut size = |shape: &str| {
+        db.run(&format!(
+            "DROP INDEX IF EXISTS one; CREATE INDEX one ON items USING distillvq (embedding) WITH ({shape})"
+        ));
+        db.one::<i64>("SELECT pg_relation_size('one')")
+    };
+    let small = size("lists = 10, subquantizers = 8");
+    assert!(small < size("lists = 10, subquantizers = 32"));
+    assert!(small < size("lists = 10, subquantizers = 8, bits = 8"));
+}
+
+#[test]
+fn few_dimensions() {
+    for dim in [1, 2, 3] {
+        let (mut db, queries) = items(&format!("dim{dim}"), 1_500, dim);
+        for metric in Metric::ALL {
+            db.run(&format!(
+                "CREATE INDEX one ON items USING distillvq (embedding vector_{}_ops)",
+                metric.name()
+            ));
+            let recall = mean_recall(&mut db, "items", metric, &queries, ALL);
+            assert!(recall >= 0.99, "{dim} dimensions, {metric:?}: {recall}");
+            all_found(&mut db, "items", metric, queries.row(1));
+            db.run("DROP INDEX one");
+        }
+    }
+}
+
+/// Vectors of many dimensions that are cheap to send: runs of equal values.
+fn wide(rows: usize, dim: usize) -> Vectors {
+    let narrow = Vectors::clustered(rows, 50, 10, 3);
+    let repeat = dim / narrow.dim();
+    let values = narrow
+        .values()
+        .iter()
+        .flat_map(|&value| std::iter::repeat_n(value, repeat));
+    Vectors::new(dim, values.collect()).unwrap()
+}
+
+#[test]
+fn the_most_dimensions() {
+    let mut db = Database::new("widest");
+    let vectors = wide(30, 16_000);
+    table(&mut db, "items", "vector", &vectors);
+    db.run("CREATE INDEX ON items USING distillvq (embedding vector_cosine_ops)");
+    for query in vectors.slice(0..3).iter() {
+        exact(&mut db, &search("items", Metric::Cosine, query, "LIMIT 10"));
+    }
+}
+
+#[test]
+fn the_most_dimensions_trained() {
+    let mut db = Database::new("widest_trained");
+    let vectors = wide(1_050, 16_000);
+    table(&mut db, "items", "halfvec", &vectors);
+    db.run("CREATE INDEX ON items USING distillvq (embedding halfvec_l2_ops) WITH (lists = 8)");
+    let queries = vectors.slice(0..3);
+    let recall = mean_recall(&mut db, "items", Metric::L2, &queries, ALL);
+    assert!(recall >= 0.99, "{recall}");
+}
+
+#[test]
+fn an_expression_can_be_indexed() {
+    let (mut db, queries) = items("expression", 1_500, 16);
+    db.run("CREATE INDEX ON items USING distillvq ((embedding::halfvec(16)) halfvec_l2_ops);
+            CREATE INDEX ON items USING distillvq ((subvector(embedding, 1, 4)::vector(4)) vector_cosine_ops);
+            INSERT INTO items SELECT 10000 + id, embedding FROM items LIMIT 100");
+    db.run(&format!("SET distillvq.probes = {ALL}"));
+    for query in queries.slice(0..5).iter() {
+        let distance = format!("embedding::halfvec(16) <-> {}::halfvec(16)", literal(query));
+        let sql = format!("SELECT id, {distance} FROM items ORDER BY {distance} LIMIT 10");
+        exact(&mut db, &sql);
+        let part = literal(&query[..4]);
+        let distance = format!("subvector(embedding, 1, 4)::vector(4) <=> {part}::vector(4)");
+        let sql = format!("SELECT id, {distance} FROM items ORDER BY {distance} LIMIT 10");
+        exact(&mut db, &sql);
+    }
+}
+
+#[test]
+fn a_partial_index_holds_its_rows_alone() {
+    let (mut db, queries) = items("partial", 3_000, 8);
+    db.run(
+        "CREATE INDEX one ON items USING distillvq (embedding) WHERE id % 2 = 0;
+            INSERT INTO items SELECT 10000 + id, embedding FROM items WHERE id < 100;
+            ANALYZE items",
+    );
+    assert_eq!(
+        db.one::<f32>("SELECT reltuples FROM pg_class WHERE relname = 'one'"),
+        1_550.0
+    );
+    let query = queries.row(0);
+    let all = search("items WHERE id % 2 = 0", Metric::L2, query, "");
+    let found = common::ids(&by_index(&mut db, &all));
+    let truth: Vec<i64> = db.column("SELECT id FROM items WHERE id % 2 = 0 ORDER BY id");
+    assert_eq!(found, truth);
+    db.run("SET enable_seqscan = off");
+    let plan = db.plan(&search("items", Metric::L2, query, "LIMIT 3"));
+    assert!(!plan.contains("Index Scan"), "{plan}");
+}
+
+#[test]
+fn a_partial_index_counts_its_own_rows_for_training() {
+    let (mut db, queries) = items("partial_small", 1_500, 8);
+    let notices = db.notices("CREATE INDEX ON items USING distillvq (embedding) WHERE id < 900");
+    assert!(notices.contains("900 rows"), "{notices}");
+    exact(
+        &mut db,
+        &search(
+            "items WHERE id < 900",
+            Metric::L2,
+            queries.row(0),
+            "LIMIT 20",
+        ),
+    );
+}
+
+#[test]
+fn unlogged_temporary_and_materialized() {
+    let (mut db, queries) = items("kinds", 1_500, 8);
+    db.run(
+        "CREATE UNLOGGED TABLE fast AS TABLE items;
+            CREATE TEMPORARY TABLE brief AS TABLE items;
+            CREATE MATERIALIZED VIEW seen AS TABLE items",
+    );
+    for name in ["fast", "brief", "seen"] {
+        db.run(&format!(
+            "CREATE INDEX ON {name} USING distillvq (embedding)"
+        ));
+        let recall = mean_recall(&mut db, name, Metric::L2, &queries, ALL);
+        assert!(recall >= 0.99, "{name}: {recall}");
+        all_found(&mut db, name, Metric::L2, queries.row(0));
+    }
+    db.run("DELETE FROM items WHERE id >= 1200; REFRESH MATERIALIZED VIEW seen");
+    all_found(&mut db, "seen", Metric::L2, queries.row(0));
+}
+
+#[test]
+fn a_partitioned_table() {
+    let (vectors, queries) = vectors(3_000, 8);
+    let mut db = Database::new("partitioned");
+    db.run(
+        "CREATE TABLE items (id bigint, embedding vector(8)) PARTITION BY RANGE (id);
+            CREATE TABLE low PARTITION OF items FOR VALUES FROM (0) TO (1100);
+            CREATE TABLE high PARTITION OF items FOR VALUES FROM (1100) TO (2500);
+            CREATE INDEX ON items USING distillvq (embedding)",
+    );
+    db.run("CREATE TABLE rest PARTITION OF items DEFAULT");
+    load::copy_vectors(&mut db, "items", &vectors).unwrap();
+    for query in queries.slice(0..3).iter() {
+        exact(&mut db, &search("items", Metric::L2, query, "LIMIT 50"));
+    }
+    db.run("REINDEX TABLE items");
+    let recall = mean_recall(&mut db, "items", Metric::L2, &queries, ALL);
+    assert!(recall >= 0.99, "{recall}");
+    all_found(&mut db, "items", Metric::L2, queries.row(0));
+}
+
+#[test]
+fn rows_of_the_same_transaction() {
+    let (vectors, queries) = vectors(1_500, 8);
+    let mut db = Database::new("same_transaction");
+    db.run("BEGIN; CREATE TABLE items (id bigint, embedding vector(8))");
+    load::copy_vectors(&mut db, "items", &vectors).unwrap();
+    db.run(
+        "DELETE FROM items WHERE id % 10 = 0; UPDATE items SET id = id + 10000 WHERE id % 10 = 1;
+            CREATE INDEX ON items USING distillvq (embedding)",
+    );
+    all_found(&mut db, "items", Metric::L2, queries.row(0));
+    db.run("INSERT INTO items SELECT id + 20000, embedding FROM items WHERE id < 50");
+    all_found(&mut db, "items", Metric::L2, queries.row(0));
+    db.run("COMMIT");
+    all_found(&mut db, "items", Metric::L2, queries.row(0));
+}
+
+#[test]
+fn rows_that_only_an_older_snapshot_sees() {
+    let (mut db, queries) = items("older", 1_500, 8);
+    let mut reader = db.session();
+    reader.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM items");
+    db.run("DELETE FROM items WHERE id < 500; CREATE INDEX ON items USING distillvq (embedding)");
+    all_found(&mut db, "items", Metric::L2, queries.row(0));
+    // Rows of broken HOT chains apart, a new index serves old snapshots too: the rows deleted meanwhile are in it.
+    all_found(&mut reader, "items", Metric::L2, queries.row(0));
+    reader.run("COMMIT");
+}
+
+#[test]
+fn built_beside_writers() {
+    let (mut db, queries) = items("beside", 1_500, 8);
+    let mut writer = db.session();
+    writer.run(
+        "BEGIN; INSERT INTO items SELECT id + 10000, embedding FROM items WHERE id < 50;
+                DELETE FROM items WHERE id BETWEEN 50 AND 99",
+    );
+    let process: i32 = db.one("SELECT pg_backend_pid()");
+    let builder = thread::spawn(move || {
+        db.run("CREATE INDEX CONCURRENTLY one ON items USING distillvq (embedding)");
+        db
+    });
+    let watched = writer.one::<String>("SELECT current_database()");
+    let mut watcher = common::server().connect_to(&watched).unwrap();
+    wait_for_blocked(&mut watcher, process);
+    writer.run("UPDATE items SET embedding = '[0,0,0,0,0,0,0,0]' WHERE id = 100; COMMIT");
+    let mut db = builder.join().unwrap();
+    all_found(&mut db, "items", Metric::L2, queries.row(0));
+    writer.run("INSERT INTO items SELECT id + 20000, embedding FROM items WHERE id < 50");
+    all_found(&mut db, "items", Metric::L2, queries.row(0));
+    db.run("REINDEX INDEX CONCURRENTLY one");
+    all_found(&mut db, "items", Metric::L2, queries.row(0));
+    let invalid: i64 = db.one("SELECT count(*) FROM pg_index WHERE NOT indisvalid");
+    assert_eq!(invalid, 0);
+}
+
+#[test]
+fn rebuilt_in_every_way() {
+    let (mut db, queries) = items("rebuilt", 1_500, 8);
+    db.run("CREATE INDEX one ON items USING distillvq (embedding)");
+    for command in [
+        "REINDEX INDEX one",
+        "REINDEX TABLE CONCURRENTLY items",
+        "VACUUM FULL items",
+        "ALTER TABLE items ADD stamp timestamptz DEFAULT clock_timestamp()",
+        "ALTER TABLE items SET UNLOGGED",
+        "ALTER TABLE items SET LOGGED",
+    ] {
+        db.run(
+            "DELETE FROM items WHERE id % 50 = 3;
+                INSERT INTO items SELECT id + 10000, embedding FROM items WHERE id < 20",
+        );
+        db.run(command);
+        all_found(&mut db, "items", Metric::L2, queries.row(0));
+        let recall = mean_recall(&mut db, "items", Metric::L2, &queries, ALL);
+        assert!(recall >= 0.99, "{command}: {recall}");
+    }
+}
+
+#[test]
+fn emptied_and_filled_again() {
+    let (mut db, queries) = items("emptied", 1_500, 8);
+    db.run(
+        "CREATE TABLE spare AS TABLE items;
+            CREATE INDEX one ON items USING distillvq (embedding);
+            TRUNCATE items",
+    );
+    assert_eq!(
+        by_index(&mut db, &search("items", Metric::L2, queries.row(0), "")),
+        []
+    );
+    db.run("INSERT INTO items TABLE spare");
+    for query in queries.iter() {
+        exact(&mut db, &search("items", Metric::L2, query, "LIMIT 20"));
+    }
+    let before: i64 = db.one("SELECT pg_relation_size('one')");
+    db.run("REINDEX INDEX one");
+    let after: i64 = db.one("SELECT pg_relation_size('one')");
+    assert_ne!(before, after, "now it is trained");
+    let recall = mean_recall(&mut db, "items", Metric::L2, &queries, ALL);
+    assert!(recall >= 0.99, "{recall}");
+}
+
+#[test]
+fn a_truncation_undone() {
+    let (mut db, queries) = items("truncation", 1_500, 8);
+    db.run("CREATE INDEX one ON items USING distillvq (embedding)");
+    all_found(&mut db, "items", Metric::L2, queries.row(0));
+    db.run("BEGIN; TRUNCATE items; INSERT INTO items VALUES (1, '[1,1,1,1,1,1,1,1]')");
+    all_found(&mut db, "items", Metric::L2, queries.row(0));
+    db.run("ROLLBACK");
+    all_found(&mut db, "items", Metric::L2, queries.row(0));
+    let recall = mean_recall(&mut db, "items", Metric::L2, &queries, ALL);
+    assert!(recall >= 0.99, "{recall}");
+}
+
+#[test]
+fn equal_rows() {
+    let mut db = Database::new("equal");
+    db.run(
+        "CREATE TABLE items (id bigint, embedding vector(6));
+            INSERT INTO items SELECT i, '[1,2,3,4,5,6]' FROM generate_series(1, 2000) i",
+    );
+    for metric in Metric::ALL {
+        db.run(&format!(
+            "CREATE INDEX one ON items USING distillvq (embedding vector_{}_ops)",
+            metric.name()
+        ));
+        for query in [
+            [1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
+            [-1.0, 0.0, 0.0, 0.0, 0.0, 9.0],
+        ] {
+            exact(&mut db, &search("items", metric, &query, "LIMIT 10"));
+            exact(&mut db, &search("items", metric, &query, ""));
+        }
+        db.run("DROP INDEX one");
+    }
+}
+
+#[test]
+fn many_equal_distances() {
+    let mut db = Database::new("corners");
+    db.run(
+        "CREATE TABLE items (id bigint, embedding vector(4));
+            INSERT INTO items SELECT i, ARRAY[i & 1, i >> 1 & 1, i >> 2 & 1, i >> 3 & 1]::vector
+            FROM generate_series(1, 3200) i;
+            CREATE INDEX ON items USING distillvq (embedding)",
+    );
+    db.run(&format!("SET distillvq.probes = {ALL}"));
+    for query in [
+        [0.0, 0.0, 0.0, 0.0],
+        [1.0, 0.0, 1.0, 0.0],
+        [0.5, 0.5, 0.5, 0.5],
+    ] {
+        for limit in [10, 200, 1_000] {
+            let rest = format!("LIMIT {limit}");
+            exact(&mut db, &search("items", Metric::L2, &query, &rest));
+        }
+        all_found(&mut db, "items", Metric::L2, &query);
+    }
+}
+
+#[test]
+fn an_empty_table_filled_later_is_searched_exactly() {
+    let (vectors, queries) = vectors(700, 12);
+    let mut db = Database::new("empty");
+    db.run(
+        "CREATE TABLE items (id bigint, embedding vector(12));
+            CREATE INDEX ON items USING distillvq (embedding vector_cosine_ops)",
+    );
+    assert_eq!(
+        by_index(
+            &mut db,
+            &search("items", Metric::Cosine, queries.row(0), "")
+        ),
+        []
+    );
+    load::copy_vectors(&mut db, "items", &vectors).unwrap();
+    for query in queries.iter() {
+        exact(&mut db, &search("items", Metric::Cosine, query, "LIMIT 10"));
+        exact(&mut db, &search("items", Metric::Cosine, query, ""));
+    }
+}
+
+#[test]
+fn a_thousand_rows_are_enough_to_train() {
+    let (mut db, queries) = items("thousand", 999, 8);
+    db.run("INSERT INTO items VALUES (-1, NULL)"); // counts for nothing
+    let notices = db.notices("CREATE INDEX one ON items USING distillvq (embedding)");
+    for words in ["NOTICE", "999 rows", "1000", "HINT", "REINDEX INDEX one"] {
+        assert!(notices.contains(words), "{words} in {notices}");
+    }
+    for query in queries.iter() {
+        exact(&mut db, &search("items", Metric::L2, query, "LIMIT 20"));
+    }
+    db.run("INSERT INTO items SELECT 999, embedding FROM items WHERE id = 5");
+    assert_eq!(db.notices("REINDEX INDEX one"), "");
+    let recall = mean_recall(&mut db, "items", Metric::L2, &queries, ALL);
+    assert!(recall >= 0.99, "{recall}");
+}
+
+#[test]
+fn the_catalogs_count_the_rows() {
+    let (mut db, _) = items("catalogs", 1_500, 8);
+    db.run(
+        "INSERT INTO items SELECT -i, NULL FROM generate_series(1, 100) i;
+            INSERT INTO items SELECT -1000 - i, '[0,0,0,0,0,0,0,0]' FROM generate_series(1, 30) i",
+    );
+    let mut counted = |class: &str| {
+        db.run(&format!(
+            "DROP INDEX IF EXISTS one; CREATE INDEX one ON items USING distillvq (embedding {class})"
+        ));
+        let tuples = |db: &mut Database, name: &str| {
+            db.one::<f32>(&format!(
+                "SELECT reltuples FROM pg_class WHERE relname = '{name}'"
+            ))
+        };
+        (tuples(&mut db, "items"), tuples(&mut db, "one"))
+    };
+    assert_eq!(counted("vector_l2_ops"), (1_630.0, 1_530.0));
+    assert_eq!(counted("vector_ip_ops"), (1_630.0, 1_530.0));
+    assert_eq!(counted("vector_cosine_ops"), (1_630.0, 1_500.0));
+    let pages: i32 = db.one("SELECT relpages FROM pg_class WHERE relname = 'one'");
+    assert_eq!(
+        i64::from(pages) * 8_192,
+        db.one::<i64>("SELECT pg_relation_size('one')")
+    );
+}
+
+#[test]
+fn a_build_in_several_runs() {
+    // With the least memory a run of encoded rows is written when it exceeds 8 MB: two runs here.
+    let mut db = Database::new("runs");
+    db.run("SET maintenance_work_mem = '1MB'; SELECT setseed(0.5);
+            CREATE TABLE items (id bigint, embedding vector(8));
+            INSERT INTO items SELECT i, ARRAY(SELECT random() + i * 0 FROM generate_series(1, 8))::vector
+            FROM generate_series(1, 300000) i;
+            CREATE INDEX ON items USING distillvq (embedding) WITH (lists = 50, subquantizers = 8)");
+    let query = [0.5, 0.1, 0.9, 0.5, 0.3, 0.2, 0.7, 0.4];
+    db.run(&format!("SET distillvq.probes = {ALL}"));
+    let sql = search("items", Metric::L2, &query, "LIMIT 100");
+    let (found, truth) = (by_index(&mut db, &sql), common::by_table(&mut db, &sql));
+    in_order(&found);
+    assert!(common::recall(&found, &truth) >= 0.98);
+    db.run("SET enable_seqscan = off; SET enable_sort = off");
+    let distance = format!("embedding <-> {}", literal(&query));
+    let counts: String = db.one(&format!(
+        "SELECT format('%s %s', count(*), count(DISTINCT id)) FROM (SELECT id FROM items ORDER BY {distance} OFFSET 0) s"
+    ));
+    assert_eq!(counts, "300000 300000");
+}
+
+#[test]
+fn the_same_table_gives_the_same_index() {
+    let (mut db, queries) = items("same", 1_500, 8);
+    let sql = search("items", Metric::L2, queries.row(0), "LIMIT 100");
+    let mut build = |threads: u32| {
+        db.run(&format!(
+            "SET max_parallel_maintenance_workers = {threads}; DROP INDEX IF EXISTS one;
+             CREATE INDEX one ON items USING distillvq (embedding); SET distillvq.probes = 2"
+        ));
+        let size: i64 = db.one("SELECT pg_relation_size('one')");
+        (size, by_index(&mut db, &sql))
+    };
+    let first = build(0);
+    assert_eq!(first, build(0));
+    assert_eq!(first, build(2), "the number of threads changes nothing");
+}

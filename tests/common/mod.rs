@@ -1,0 +1,371 @@
+//! What the server tests share: one server a test binary, one database a test, searches by index and without one.
+#![allow(dead_code)] // each test binary uses its part
+
+use std::ops::{Deref, DerefMut};
+use std::process::Output;
+use std::sync::OnceLock;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use distillvq_harness::{Error, Metric, Server, Vectors, load};
+use postgres::Client;
+use postgres::types::FromSqlOwned;
+
+/// Settings of a test's server: errors are logged with their SQLSTATE, which [`healthy`] looks for; autovacuum does not
+/// interfere, but is on, because without it CREATE INDEX leaves a table's statistics alone.
+pub const SETTINGS: [(&str, &str); 2] = [
+    ("log_line_prefix", "%m [%p] %e %q%d "),
+    ("autovacuum_naptime", "1d"),
+];
+
+/// `distillvq.probes` that means all lists.
+pub const ALL: i32 = 32_768;
+
+/// The server that all tests of a binary share.
+pub fn server() -> &'static Server {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    SERVER.get_or_init(|| Server::start_with(env!("CARGO_CRATE_NAME"), &SETTINGS).unwrap())
+}
+
+/// A test's database, with the extension. Its end checks that the server is still [`healthy`].
+pub struct Database {
+    /// Its name.
+    pub name: String,
+    client: Client,
+}
+
+impl Database {
+    /// Makes it on the shared server.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            client: server().database(name).unwrap(),
+        }
+    }
+
+    /// Another session.
+    pub fn session(&self) -> Client {
+        server().connect_to(&self.name).unwrap()
+    }
+
+    /// A session of another role, which is made if need be; it has no rights but those of everybody.
+    pub fn session_of(&mut self, role: &str) -> Client {
+        self.run(&format!(
+            "DO $$ BEGIN CREATE ROLE {role} LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$"
+        ));
+        let mut session = self.session();
+        session.run(&format!("SET SESSION AUTHORIZATION {role}"));
+        session
+    }
+
+    /// Runs statements in `psql` and returns the notices and warnings.
+    pub fn notices(&self, sql: &str) -> String {
+        let mut psql = server().command("psql");
+        psql.args([
+            "-XAtq",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-d",
+            &self.name,
+            "-c",
+            sql,
+        ]);
+        let Output { status, stderr, .. } = psql.output().unwrap();
+        let stderr = String::from_utf8(stderr).unwrap();
+        assert!(status.success(), "{sql}: {stderr}");
+        stderr
+    }
+}
+
+impl Deref for Database {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl DerefMut for Database {
+    fn deref_mut(&mut self) -> &mut Client {
+        &mut self.client
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            healthy(server());
+        }
+    }
+}
+
+/// Fails if the server's log tells of a crash, a leak, an internal error or a damaged index.
+pub fn healthy(server: &Server) {
+    const BAD: [&str; 8] = [
+        "PANIC:",
+        "TRAP:",
+        "was terminated by signal",
+        "leak",
+        "was not closed",
+        " XX000 ",
+        " XX001 ",
+        " XX002 ",
+    ];
+    let log = server.log().unwrap();
+    let bad: Vec<&str> = log
+        .lines()
+        .filter(|line| BAD.iter().any(|word| line.contains(word)))
+        .collect();
+    assert!(bad.is_empty(), "the server's log says:\n{}", bad.join("\n"));
+}
+
+/// What the server says when it refuses a statement.
+#[derive(Debug)]
+pub struct Refusal {
+    /// SQLSTATE.
+    pub state: String,
+    /// The message.
+    pub message: String,
+    /// The hint, empty if there is none.
+    pub hint: String,
+}
+
+/// Statements in few words. They fail with the server's message at the line of the test.
+pub trait Sql {
+    /// Runs statements.
+    #[track_caller]
+    fn run(&mut self, sql: &str);
+
+    /// The first column of a query's rows.
+    #[track_caller]
+    fn column<T: FromSqlOwned>(&mut self, sql: &str) -> Vec<T>;
+
+    /// The only value of a query.
+    #[track_caller]
+    fn one<T: FromSqlOwned>(&mut self, sql: &str) -> T;
+
+    /// Runs statements of which the last must be refused.
+    #[track_caller]
+    fn refusal(&mut self, sql: &str) -> Refusal;
+
+    /// The plan of a query, without costs.
+    #[track_caller]
+    fn plan(&mut self, sql: &str) -> String;
+}
+
+impl Sql for Client {
+    fn run(&mut self, sql: &str) {
+        if let Err(error) = self.batch_execute(sql) {
+            panic!("{}: {:?}", short(sql), Error::from(error));
+        }
+    }
+
+    fn column<T: FromSqlOwned>(&mut self, sql: &str) -> Vec<T> {
+        match self.query(sql, &[]) {
+            Ok(rows) => rows.iter().map(|row| row.get(0)).collect(),
+            Err(error) => panic!("{}: {:?}", short(sql), Error::from(error)),
+        }
+    }
+
+    fn one<T: FromSqlOwned>(&mut self, sql: &str) -> T {
+        let mut values = self.column(sql);
+        assert_eq!(values.len(), 1, "rows of {}", short(sql));
+        values.remove(0)
+    }
+
+    fn refusal(&mut self, sql: &str) -> Refusal {
+        let Err(error) = self.batch_execute(sql) else {
+            panic!("was not refused: {}", short(sql));
+        };
+        match error.as_db_error() {
+            Some(db) => Refusal {
+                state: db.code().code().into(),
+                message: db.message().into(),
+                hint: db.hint().unwrap_or_default().into(),
+            },
+            None => panic!("{}: {:?}", short(sql), Error::from(error)),
+        }
+    }
+
+    fn plan(&mut self, sql: &str) -> String {
+        self.column::<String>(&format!("EXPLAIN (COSTS OFF) {sql}"))
+            .join("\n")
+    }
+}
+
+fn short(sql: &str) -> String {
+    let text: String = sql.chars().take(200).collect();
+    if text.len() < sql.len() {
+        text + "…"
+    } else {
+        text
+    }
+}
+
+/// A vector as SQL text, with its quotes.
+pub fn literal(vector: &[f32]) -> String {
+    let values: Vec<String> = vector.iter().map(f32::to_string).collect();
+    format!("'[{}]'", values.join(","))
+}
+
+/// Makes a table `(id bigint, embedding KIND(dim))` with these vectors; a row's number is its id.
+#[track_caller]
+pub fn table(client: &mut Client, name: &str, kind: &str, vectors: &Vectors) {
+    let dim = vectors.dim();
+    client.run(&format!(
+        "CREATE TABLE {name} (id bigint, embedding {kind}({dim}))"
+    ));
+    load::copy_vectors(client, name, vectors).unwrap();
+}
+
+/// A search: the ids and distances of the rows of a table in the order of the distance. `rest` may hold a LIMIT.
+pub fn search(table: &str, metric: Metric, query: &[f32], rest: &str) -> String {
+    let (operator, query) = (metric.operator(), literal(query));
+    format!(
+        "SELECT id, embedding {operator} {query} FROM {table} ORDER BY embedding {operator} {query} {rest}"
+    )
+}
+
+/// Ids and distances.
+pub type Found = Vec<(i64, f64)>;
+
+/// Runs a search that must use an index, whatever the planner would prefer.
+#[track_caller]
+pub fn by_index(client: &mut Client, sql: &str) -> Found {
+    client.run("SET enable_seqscan = off; SET enable_sort = off; SET enable_bitmapscan = off");
+    let plan = client.plan(sql);
+    let sorts = plan
+        .lines()
+        .any(|line| line.trim_start_matches([' ', '-', '>']).eq("Sort"));
+    assert!(plan.contains("Index Scan using") && !sorts, "{plan}");
+    let found = found(client, sql);
+    client.run("RESET enable_seqscan; RESET enable_sort; RESET enable_bitmapscan");
+    found
+}
+
+/// Runs a search without any index: the truth.
+#[track_caller]
+pub fn by_table(client: &mut Client, sql: &str) -> Found {
+    client.run("SET enable_indexscan = off; SET enable_bitmapscan = off");
+    let plan = client.plan(sql);
+    assert!(!plan.contains("Index Scan"), "{plan}");
+    let found = found(client, sql);
+    client.run("RESET enable_indexscan; RESET enable_bitmapscan");
+    found
+}
+
+#[track_caller]
+fn found(client: &mut Client, sql: &str) -> Found {
+    match client.query(sql, &[]) {
+        Ok(rows) => rows.iter().map(|row| (row.get(0), row.get(1))).collect(),
+        Err(error) => panic!("{}: {:?}", short(sql), Error::from(error)),
+    }
+}
+
+/// The ids in ascending order.
+pub fn ids(found: &Found) -> Vec<i64> {
+    let mut ids: Vec<i64> = found.iter().map(|&(id, _)| id).collect();
+    ids.sort_unstable();
+    ids
+}
+
+/// Fails unless the distances never decrease and no id comes twice.
+#[track_caller]
+pub fn in_order(found: &Found) {
+    for pair in found.windows(2) {
+        assert!(pair[0].1 <= pair[1].1, "out of order: {pair:?}");
+    }
+    let mut once = ids(found);
+    once.dedup();
+    assert_eq!(once.len(), found.len(), "ids come twice");
+}
+
+/// The share of the true results among those found. A row as near as the last true one counts: ties are no misses.
+pub fn recall(found: &Found, truth: &Found) -> f64 {
+    let Some(&(_, radius)) = truth.last() else {
+        return 1.0;
+    };
+    let hits = found
+        .iter()
+        .filter(|&&(_, distance)| distance <= radius)
+        .count();
+    hits.min(truth.len()) as f64 / truth.len() as f64
+}
+
+/// Mean recall@10 over some queries, with `distillvq.probes` set; fails if any result is out of order or short.
+#[track_caller]
+pub fn mean_recall(
+    client: &mut Client,
+    table: &str,
+    metric: Metric,
+    queries: &Vectors,
+    probes: i32,
+) -> f64 {
+    client.run(&format!("SET distillvq.probes = {probes}"));
+    let mut sum = 0.0;
+    for query in queries.iter() {
+        let sql = search(table, metric, query, "LIMIT 10");
+        let (found, truth) = (by_index(client, &sql), by_table(client, &sql));
+        in_order(&found);
+        assert_eq!(found.len(), truth.len());
+        sum += recall(&found, &truth);
+    }
+    client.run("RESET distillvq.probes");
+    sum / queries.rows() as f64
+}
+
+/// Fails unless the index returns every row of the table that has a vector exactly once.
+#[track_caller]
+pub fn all_found(client: &mut Client, table: &str, metric: Metric, query: &[f32]) {
+    let sql = search(table, metric, query, "");
+    let found = ids(&by_index(client, &sql));
+    let truth = client.column::<i64>(&format!(
+        "SELECT id FROM {table} WHERE embedding IS NOT NULL ORDER BY id"
+    ));
+    assert!(found == truth, "{}", difference(&found, &truth));
+}
+
+/// Says how two ordered lists of ids differ.
+fn difference(found: &[i64], truth: &[i64]) -> String {
+    let missing: Vec<_> = truth
+        .iter()
+        .filter(|id| !found.contains(id))
+        .take(10)
+        .collect();
+    let foreign: Vec<_> = found
+        .iter()
+        .filter(|id| !truth.contains(id))
+        .take(10)
+        .collect();
+    let (n, m) = (found.len(), truth.len());
+    format!("{n} rows found, {m} there; missing: {missing:?}, too many: {foreign:?}")
+}
+
+/// Fails unless a search by the index gives the very distances that exact search gives, in order.
+#[track_caller]
+pub fn exact(client: &mut Client, sql: &str) {
+    let (found, truth) = (by_index(client, sql), by_table(client, sql));
+    in_order(&found);
+    let distances = |found: &Found| found.iter().map(|&(_, d)| d).collect::<Vec<_>>();
+    assert_eq!(distances(&found), distances(&truth), "{}", short(sql));
+}
+
+/// Waits until something is so.
+#[track_caller]
+pub fn wait_for(what: &str, mut so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !so() {
+        assert!(
+            start.elapsed() < Duration::from_secs(30),
+            "waited for {what}"
+        );
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Waits until another session waits for a lock.
+#[track_caller]
+pub fn wait_for_blocked(client: &mut Client, process: i32) {
+    let sql = format!("SELECT cardinality(pg_blocking_pids({process})) > 0");
+    wait_for("a blocked session", || client.one(&sql));
+}
