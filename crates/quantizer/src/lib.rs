@@ -1,17 +1,26 @@
 //! Distilled IVF-PQ models: training, encoding of rows, scoring tables of queries. Slices in, model out.
 
+mod adam;
 mod codec;
+mod coded;
+mod distill;
 mod encode;
 mod error;
+mod exam;
 mod kmeans;
+mod lessons;
 mod linalg;
+mod loss;
 mod model;
 mod monitor;
 mod options;
 mod par;
 mod product;
 mod query;
+mod rank;
+mod routing;
 mod scale;
+mod school;
 mod space;
 mod train;
 

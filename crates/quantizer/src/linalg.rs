@@ -68,21 +68,6 @@ pub fn products(a: MatRef<'_>, b: MatRef<'_>, out: &mut [f32]) {
     }
 }
 
-/// `out = aᵀ · b`: n×c from k×n and k×c.
-pub fn products_of_columns(a: MatRef<'_>, b: MatRef<'_>, out: &mut [f32]) {
-    debug_assert_eq!(a.rows(), b.rows());
-    let views = (
-        ArrayView2::from_shape((a.rows(), a.cols), a.data),
-        ArrayView2::from_shape((b.rows(), b.cols), b.data),
-        ArrayViewMut2::from_shape((a.cols, b.cols), out),
-    );
-    if let (Ok(a), Ok(b), Ok(mut out)) = views {
-        general_mat_mul(1.0, &a.t(), &b, 0.0, &mut out);
-    } else {
-        debug_assert!(false, "shapes do not fit");
-    }
-}
-
 /// `out = a · b`: n×c from n×k and k×c.
 pub fn combine(a: MatRef<'_>, b: MatRef<'_>, out: &mut [f32]) {
     debug_assert_eq!(a.cols, b.rows());
@@ -135,9 +120,6 @@ mod tests {
         let mut out = [0.0; 4];
         products(MatRef::new(&a, 3), MatRef::new(&b, 3), &mut out);
         assert_eq!(out, [4.0, 4.0, 10.0, 13.0]);
-        let mut out = [0.0; 9];
-        products_of_columns(MatRef::new(&a, 3), MatRef::new(&b, 3), &mut out);
-        assert_eq!(out[..3], [9.0, 4.0, 1.0]);
         let mut out = [0.0; 6];
         combine(
             MatRef::new(&[1.0, 2.0, 0.0, 1.0], 2),

@@ -1,14 +1,17 @@
 //! Training, from the sample to the model.
 
-use crate::encode::Coder;
+use crate::coded::Coded;
 use crate::kmeans::{Assigner, Nearest, kmeans};
-use crate::linalg::{MatRef, ROWS, half_norms};
+use crate::lessons::Exact;
+use crate::linalg::{MatRef, ROWS, half_norms, norm2};
 use crate::model::{Body, Tables};
 use crate::options::{MAX_DIM, MAX_LISTS, MIN_TRAIN_ROWS, max_subquantizers};
 use crate::scale::Scale;
+use crate::school::{Graduates, School};
 use crate::space::{Kind, Space};
 use crate::{
-    Model, Monitor, Report, TrainError, TrainOptions, auto_lists, auto_subquantizers, par, product,
+    Metric, Model, Monitor, Report, TrainError, TrainOptions, auto_lists, auto_subquantizers, par,
+    product,
 };
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -17,6 +20,10 @@ use rand_chacha::rand_core::SeedableRng;
 const ROWS_PER_LIST: usize = 128;
 /// Sampled rows a list that an automatic number of lists leaves at least.
 const LEAST_ROWS_PER_LIST: usize = 16;
+/// Rows that codebooks of 16 words are learned from.
+const CODEBOOK_ROWS_4: usize = 32_768;
+/// Rows that codebooks of 256 words are learned from.
+const CODEBOOK_ROWS_8: usize = 65_536;
 
 /// A model and what its training did.
 #[derive(Debug, Clone)]
@@ -56,19 +63,39 @@ pub fn train(
             needed: MIN_TRAIN_ROWS,
         });
     }
-    let coded = quantize(x, options, monitor)?;
-    let report = Report {
+    let base = quantize(x, options, monitor)?;
+    let queries = usable_queries(&space, queries.unwrap_or_default());
+    let mut report = Report {
         rows: x.rows(),
+        queries: queries.len() / dim,
         ..Report::default()
+    };
+    let graduates = if options.distill {
+        let norms: Option<Vec<f32>> = (options.metric == Metric::L2)
+            .then(|| (0..x.rows()).map(|i| norm2(x.row(i))).collect());
+        let school = School {
+            rows: &Exact {
+                x,
+                norms: norms.as_deref(),
+            },
+            coded: &base.coded,
+            encoder: &base.encoder,
+            half_norms: &base.half_norms,
+            options,
+            monitor,
+        };
+        school.run(MatRef::new(&queries, dim), &mut report)?
+    } else {
+        Graduates::default()
     };
     let body = Body {
         space,
-        lists: coded.encoder.centroids.len() / dim,
+        lists: base.half_norms.len(),
         bits: options.bits,
-        encoder: coded.encoder,
-        decoder: None,
-        routing: None,
-        scale: coded.scale,
+        encoder: base.encoder,
+        decoder: graduates.decoder,
+        routing: graduates.routing,
+        scale: base.scale,
         report: report.clone(),
     };
     let model = Model::new(body).map_err(TrainError::Model)?;
@@ -104,7 +131,7 @@ fn check(
             })
         }
     };
-    let bits = options.bits;
+    let (bits, lists, m) = (options.bits, options.lists, options.subquantizers);
     option(
         bits == 4 || bits == 8,
         "bits",
@@ -112,18 +139,13 @@ fn check(
         "4 or 8".to_owned(),
     )?;
     option(
-        options.lists <= MAX_LISTS,
+        lists <= MAX_LISTS,
         "lists",
-        options.lists,
+        lists,
         format!("0 to {MAX_LISTS}"),
     )?;
     let most = max_subquantizers(bits).min(dim);
-    option(
-        options.subquantizers <= most,
-        "subquantizers",
-        options.subquantizers,
-        format!("0 to {most}"),
-    )
+    option(m <= most, "subquantizers", m, format!("0 to {most}"))
 }
 
 /// The internal vectors of the rows that can be learned from.
@@ -135,15 +157,11 @@ fn usable_rows(
     let dim = space.dim;
     let mut rows = vec![0f32; sample.len()];
     let mut kinds = vec![Kind::Exact; sample.len() / dim];
-    let work: Vec<_> = rows
-        .chunks_mut(dim * ROWS)
-        .zip(kinds.chunks_mut(ROWS))
-        .collect();
-    let mut work = work;
-    par::each_mut(&mut work, |chunk, (rows, kinds)| {
+    let pieces = rows.chunks_mut(dim * ROWS).zip(kinds.chunks_mut(ROWS));
+    par::each_mut(&mut pieces.collect::<Vec<_>>(), |piece, (rows, kinds)| {
         keep_on(monitor)?;
         for (i, (row, kind)) in rows.chunks_exact_mut(dim).zip(kinds.iter_mut()).enumerate() {
-            let at = (chunk * ROWS + i) * dim;
+            let at = (piece * ROWS + i) * dim;
             *kind = space.row(&sample[at..at + dim], row);
         }
         Ok(())
@@ -161,23 +179,34 @@ fn usable_rows(
     Ok(rows)
 }
 
-/// The sample in codes.
-pub(crate) struct Coded {
-    pub encoder: Tables,
-    pub scale: Scale,
-    pub nearest: Vec<Nearest>,
-    /// `subquantizers` bytes a row.
-    pub codes: Vec<u8>,
-    /// Norm correction a row, as its byte will say it.
-    pub corrections: Vec<f32>,
+/// The internal vectors of the queries that can be learned from.
+fn usable_queries(space: &Space, queries: &[f32]) -> Vec<f32> {
+    let mut usable = Vec::new();
+    let mut vector = vec![0f32; space.dim];
+    for query in queries.chunks_exact(space.dim) {
+        space.query(query, &mut vector);
+        let zero = space.metric != Metric::L2 && vector.iter().all(|x| *x == 0.0);
+        if query.iter().all(|x| x.is_finite()) && !zero {
+            usable.extend_from_slice(&vector);
+        }
+    }
+    usable
 }
 
-/// Learns lists and codebooks (the reconstruction) and encodes the sample.
+/// What is learned without a teacher: the reconstruction.
+struct Base {
+    encoder: Tables,
+    half_norms: Vec<f32>,
+    scale: Scale,
+    coded: Coded,
+}
+
+/// Learns lists and codebooks and encodes the sample.
 fn quantize(
     x: MatRef<'_>,
     options: &TrainOptions,
     monitor: &dyn Monitor,
-) -> Result<Coded, TrainError> {
+) -> Result<Base, TrainError> {
     let n = x.rows();
     let table = if options.rows_in_table == 0 {
         n
@@ -188,87 +217,45 @@ fn quantize(
         0 => auto_lists(table).min(n / LEAST_ROWS_PER_LIST),
         lists => lists.min(n),
     };
-    let centroids = kmeans(
-        x,
-        &choose(n, lists * ROWS_PER_LIST, options.seed),
-        lists,
-        options.seed ^ 1,
-        monitor,
-    )?;
-    let halves = half_norms(MatRef::new(&centroids, x.cols));
+    let chosen = choose(n, lists * ROWS_PER_LIST, options.seed);
+    let centroids = kmeans(x, &chosen, lists, options.seed ^ 1, monitor)?;
+    let half_norms = half_norms(MatRef::new(&centroids, x.cols));
     let mut nearest = vec![Nearest::default(); n];
-    let assigner = Assigner::new(MatRef::new(&centroids, x.cols), &halves);
+    let assigner = Assigner::new(MatRef::new(&centroids, x.cols), &half_norms);
     par::chunks_mut(&mut nearest, ROWS, |i, out| {
         assigner.assign(x.slice(i * ROWS, (i + 1) * ROWS), out, || keep_on(monitor))
     })?;
-    let subquantizers = match options.subquantizers {
-        0 => auto_subquantizers(x.cols, options.bits),
-        m => m,
+    let (subquantizers, most) = match options.bits {
+        4 => (auto_subquantizers(x.cols, 4), CODEBOOK_ROWS_4),
+        bits => (auto_subquantizers(x.cols, bits), CODEBOOK_ROWS_8),
     };
-    let words = 1 << options.bits;
-    let rows = choose(
-        n,
-        if options.bits == 4 { 32_768 } else { 65_536 },
-        options.seed ^ 2,
-    );
+    let subquantizers = if options.subquantizers == 0 {
+        subquantizers
+    } else {
+        options.subquantizers
+    };
+    let shape = (subquantizers, 1 << options.bits);
+    let rows = choose(n, most, options.seed ^ 2);
     let view = MatRef::new(&centroids, x.cols);
-    let books = product::train(
-        x,
-        &rows,
-        &nearest,
-        view,
-        (subquantizers, words),
-        options.seed ^ 3,
-        monitor,
-    )?;
+    let books = product::train(x, &rows, &nearest, view, shape, options.seed ^ 3, monitor)?;
     let encoder = Tables { centroids, books };
-    let by_dimension = encoder.books.by_dimension();
-    let assigner = Assigner::new(MatRef::new(&encoder.centroids, x.cols), &halves);
-    let coder = Coder {
-        assigner,
-        tables: &encoder,
-        books: &by_dimension,
-    };
-    let mut codes = vec![0u8; n * subquantizers];
-    let mut corrections = vec![None; n];
-    let pieces = codes
-        .chunks_mut(ROWS * subquantizers)
-        .zip(corrections.chunks_mut(ROWS));
-    let mut pieces: Vec<_> = pieces.collect();
-    par::each_mut(&mut pieces, |i, (codes, corrections)| {
-        keep_on(monitor)?;
-        let rows = x.slice(i * ROWS, (i + 1) * ROWS);
-        corrections.copy_from_slice(&coder.codes(
-            rows,
-            &nearest[i * ROWS..i * ROWS + rows.rows()],
-            codes,
-        ));
-        Ok(())
-    })?;
-    let scale = Scale::fit(corrections.iter().flatten().copied().collect());
-    let corrections = corrections
-        .iter()
-        .map(|k| scale.decode(k.and_then(|k| scale.encode(k)).unwrap_or(0)))
-        .collect();
-    Ok(Coded {
+    let (coded, scale) = Coded::new(x, nearest, &half_norms, &encoder, monitor)?;
+    Ok(Base {
         encoder,
+        half_norms,
         scale,
-        nearest,
-        codes,
-        corrections,
+        coded,
     })
 }
 
 /// At most `most` of `n` rows, in ascending order.
-pub(crate) fn choose(n: usize, most: usize, seed: u64) -> Vec<u32> {
+fn choose(n: usize, most: usize, seed: u64) -> Vec<u32> {
     if most >= n {
         return (0..n as u32).collect();
     }
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut chosen: Vec<u32> = rand::seq::index::sample(&mut rng, n, most)
-        .iter()
-        .map(|i| i as u32)
-        .collect();
+    let chosen = rand::seq::index::sample(&mut rng, n, most);
+    let mut chosen: Vec<u32> = chosen.iter().map(|i| i as u32).collect();
     chosen.sort_unstable();
     chosen
 }

@@ -1,0 +1,106 @@
+//! The sample in codes: what the students of distillation look at.
+
+use crate::encode::Coder;
+use crate::kmeans::{Assigner, Nearest};
+use crate::linalg::{MatRef, ROWS};
+use crate::model::Tables;
+use crate::product::Codebooks;
+use crate::scale::Scale;
+use crate::train::keep_on;
+use crate::{Monitor, TrainError, par};
+
+/// Lists, codes and norm corrections of all rows of the sample. They never change during distillation.
+pub struct Coded {
+    /// List of each row.
+    nearest: Vec<Nearest>,
+    subquantizers: usize,
+    /// `subquantizers` bytes a row.
+    codes: Vec<u8>,
+    /// Norm correction a row, as its byte will say it.
+    corrections: Vec<f32>,
+}
+
+impl Coded {
+    /// Encodes the rows, whose lists are known, and learns the range of the norm corrections.
+    pub fn new(
+        x: MatRef<'_>,
+        nearest: Vec<Nearest>,
+        half_norms: &[f32],
+        tables: &Tables,
+        monitor: &dyn Monitor,
+    ) -> Result<(Coded, Scale), TrainError> {
+        let subquantizers = tables.books.subquantizers;
+        let books = tables.books.by_dimension();
+        let assigner = Assigner::new(MatRef::new(&tables.centroids, x.cols), half_norms);
+        let coder = Coder {
+            assigner,
+            tables,
+            books: &books,
+        };
+        let mut codes = vec![0u8; x.rows() * subquantizers];
+        let mut corrections = vec![None; x.rows()];
+        let pieces = codes
+            .chunks_mut(ROWS * subquantizers)
+            .zip(corrections.chunks_mut(ROWS));
+        par::each_mut(
+            &mut pieces.collect::<Vec<_>>(),
+            |i, (codes, corrections)| {
+                keep_on(monitor)?;
+                let rows = x.slice(i * ROWS, (i + 1) * ROWS);
+                corrections.copy_from_slice(&coder.codes(
+                    rows,
+                    &nearest[i * ROWS..i * ROWS + rows.rows()],
+                    codes,
+                ));
+                Ok(())
+            },
+        )?;
+        let scale = Scale::fit(corrections.iter().flatten().copied().collect());
+        let byte = |k: Option<f32>| k.and_then(|k| scale.encode(k)).unwrap_or(0);
+        let corrections = corrections
+            .into_iter()
+            .map(|k| scale.decode(byte(k)))
+            .collect();
+        Ok((
+            Coded {
+                nearest,
+                subquantizers,
+                codes,
+                corrections,
+            },
+            scale,
+        ))
+    }
+
+    /// The list of a row.
+    pub fn list(&self, row: usize) -> usize {
+        self.nearest[row].list as usize
+    }
+
+    /// The codes of a row.
+    pub fn codes(&self, row: usize) -> &[u8] {
+        &self.codes[row * self.subquantizers..(row + 1) * self.subquantizers]
+    }
+
+    /// The norm correction of a row.
+    pub fn correction(&self, row: usize) -> f32 {
+        self.corrections[row]
+    }
+
+    /// Rows a list.
+    pub fn list_sizes(&self, lists: usize) -> Vec<usize> {
+        let mut sizes = vec![0; lists];
+        self.nearest
+            .iter()
+            .for_each(|n| sizes[n.list as usize] += 1);
+        sizes
+    }
+
+    /// Writes κ·(base + decoded codes) of a row to `out`.
+    pub fn decode(&self, row: usize, base: &[f32], books: &Codebooks, out: &mut [f32]) {
+        out.copy_from_slice(base);
+        books.add_decoded(self.codes(row), out);
+        let correction = self.correction(row);
+        out.iter_mut().for_each(|x| *x *= correction);
+    }
+}

@@ -1,0 +1,121 @@
+//! Recall of a student on held-out queries, and the gate that decides whether it is kept.
+
+use crate::coded::Coded;
+use crate::lessons::{Exact, Queries, TRUTH, allowed};
+use crate::linalg::MatRef;
+use crate::model::Tables;
+use crate::rank::{Rows, rank};
+use crate::{Monitor, TrainError};
+
+/// Held-out queries and their exact neighbours.
+pub struct Exam {
+    /// The queries.
+    pub queries: Queries,
+    /// The [`TRUTH`] nearest rows of each, or fewer.
+    pub truth: Vec<Vec<u32>>,
+}
+
+/// The sample as a decoder sees it.
+struct Decoded<'a> {
+    rows: &'a Exact<'a>,
+    coded: &'a Coded,
+    tables: &'a Tables,
+    own: &'a [u32],
+}
+
+impl Rows for Decoded<'_> {
+    fn len(&self) -> usize {
+        self.rows.x.rows()
+    }
+
+    fn vectors(&self, from: usize, to: usize, out: &mut Vec<f32>) {
+        let cols = self.rows.x.cols;
+        let centroids = MatRef::new(&self.tables.centroids, cols);
+        out.resize((to - from) * cols, 0.0);
+        for (out, row) in out.chunks_exact_mut(cols).zip(from..to) {
+            self.coded.decode(
+                row,
+                centroids.row(self.coded.list(row)),
+                &self.tables.books,
+                out,
+            );
+        }
+    }
+
+    fn norms(&self) -> Option<&[f32]> {
+        self.rows.norms
+    }
+
+    fn allowed(&self, query: usize, row: u32) -> bool {
+        allowed(self.rows.x, self.own[query], row)
+    }
+}
+
+impl Exam {
+    /// Recall 10@10 of every query when all rows are ranked by their codes.
+    pub fn recalls(
+        &self,
+        rows: &Exact<'_>,
+        coded: &Coded,
+        tables: &Tables,
+        monitor: &dyn Monitor,
+    ) -> Result<Vec<f32>, TrainError> {
+        let decoded = Decoded {
+            rows,
+            coded,
+            tables,
+            own: &self.queries.own,
+        };
+        let ranked = rank(
+            MatRef::new(&self.queries.vectors, rows.x.cols),
+            &decoded,
+            TRUTH,
+            |_| {
+                if monitor.interrupted() {
+                    Err(TrainError::Interrupted)
+                } else {
+                    Ok(())
+                }
+            },
+        )?;
+        let share = |(found, truth): (&Vec<(f32, u32)>, &Vec<u32>)| {
+            let hits = found.iter().filter(|(_, row)| truth.contains(row)).count();
+            hits as f32 / truth.len().max(1) as f32
+        };
+        Ok(ranked.best.iter().zip(&self.truth).map(share).collect())
+    }
+}
+
+/// Mean of the values.
+pub fn mean(values: &[f32]) -> f32 {
+    values.iter().sum::<f32>() / values.len().max(1) as f32
+}
+
+/// The gate: whether the results after are better than those before by more than chance, that is, whether the mean of
+/// the paired differences exceeds its standard error.
+pub fn wins(before: &[f32], after: &[f32]) -> bool {
+    let differences: Vec<f32> = after.iter().zip(before).map(|(a, b)| a - b).collect();
+    let n = differences.len() as f32;
+    let gain = mean(&differences);
+    let squares: f32 = differences.iter().map(|d| (d - gain) * (d - gain)).sum();
+    n > 1.0 && gain > 0.0 && gain > (squares / (n - 1.0) / n).sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_clear_gain_wins() {
+        let before = [0.5; 100];
+        assert!(!wins(&before, &before));
+        assert!(wins(&before, &[0.6; 100]));
+        assert!(!wins(&before, &[0.4; 100]));
+        let noise: Vec<f32> = (0..100)
+            .map(|i| if i % 2 == 0 { 0.91 } else { 0.1 })
+            .collect();
+        assert!(!wins(&before, &noise));
+        assert!(!wins(&[], &[]));
+        assert!(!wins(&[0.1], &[0.9]));
+    }
+}
