@@ -64,16 +64,18 @@ fn place<S: PageStore>(
     entry: &Entry,
 ) -> Result<u32, Error> {
     let mut blocks = store.blocks()?;
-    let mut block = entry.first;
-    check_link(store, 0, block, &mut blocks)?;
+    check_link(store, 0, entry.first, &mut blocks)?;
     let peek = |block: u32| store.read(block, |page| open(page, block, row.list, layout))?;
-    let hinted = entry.hint > block && entry.hint < blocks;
-    if hinted && peek(entry.hint).is_ok_and(|head| head.kind == Kind::Posting) {
-        block = entry.hint;
-    }
+    let hinted = (entry.hint > entry.first && entry.hint < blocks)
+        .then(|| peek(entry.hint).ok())
+        .flatten()
+        .filter(|head| head.kind == Kind::Posting);
+    let (mut block, mut head) = match hinted {
+        Some(head) => (entry.hint, head),
+        None => (entry.first, peek(entry.first)?),
+    };
     loop {
         store.interrupts()?;
-        let head = peek(block)?;
         let full = usize::from(head.count) >= layout.capacity();
         let next = if full && head.next != NO_BLOCK {
             head.next
@@ -84,7 +86,7 @@ fn place<S: PageStore>(
             }
         };
         check_link(store, block, next, &mut blocks)?;
-        block = next;
+        (block, head) = (next, peek(next)?);
     }
 }
 

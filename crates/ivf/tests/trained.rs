@@ -4,10 +4,11 @@
 mod common;
 
 use common::*;
+use distillvq_ivf::stream::{Stream, StreamOptions};
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
-    Candidate, Meta, Metric, Model, PageStore, Search, Tid, check, create_empty, insert, list_rows,
-    load_model, vacuum,
+    Candidate, Error, Meta, Metric, Model, PageStore, Search, Tid, check, create_empty, insert,
+    list_rows, load_model, vacuum,
 };
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -188,6 +189,64 @@ fn probes_follow_the_ranking() {
         let lists = &ranking[if probed == 1 { 0..1 } else { 1..4 }];
         let rows = index.rows.iter().filter(|row| lists.contains(&row.list));
         assert_eq!(found, rows.map(|row| row.tid).collect());
+    }
+}
+
+/// The distance that the operator of a metric gives.
+fn distance(metric: Metric, q: &[f32], x: &[f32]) -> f64 {
+    let pairs = || q.iter().zip(x).map(|(q, x)| (f64::from(*q), f64::from(*x)));
+    let dot: f64 = pairs().map(|(q, x)| q * x).sum();
+    let norm = |v: &[f32]| v.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+    match metric {
+        Metric::L2 => pairs().map(|(q, x)| (q - x).powi(2)).sum::<f64>().sqrt(),
+        Metric::InnerProduct => -dot,
+        Metric::Cosine => 1.0 - dot / (norm(q) * norm(x)),
+    }
+}
+
+#[test]
+fn a_stream_over_an_index_gives_exact_order_and_good_recall() {
+    for metric in METRICS {
+        let index = built(metric, 4, 3000);
+        let data = vectors(3000, 2);
+        let of = |tid: &Tid| (tid.block * 40 + u32::from(tid.offset) - 1) as usize;
+        let mut found = 0;
+        for query in vectors(10, 30).chunks(DIM) {
+            let exact = |tid: &Tid| distance(metric, query, &data[of(tid) * DIM..][..DIM]);
+            let mut all: Vec<(f64, Tid)> =
+                index.rows.iter().map(|r| (exact(&r.tid), r.tid)).collect();
+            all.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+            let mut fetch = |tids: &[Tid], out: &mut Vec<Option<f64>>| -> Result<(), Error> {
+                out.extend(tids.iter().map(|tid| Some(exact(tid))));
+                Ok(())
+            };
+            let stream = |probes| {
+                let options = StreamOptions {
+                    probes,
+                    ..StreamOptions::default()
+                };
+                Stream::new(index.search(query), options)
+            };
+            // Every list: the first ten are the true ones, for far fewer comparisons than there are rows.
+            let mut every = stream(LISTS);
+            let top: BTreeSet<Tid> = all[..10].iter().map(|(_, tid)| *tid).collect();
+            let mut last = f64::MIN;
+            for _ in 0..10 {
+                let hit = every.next(&mut fetch).unwrap().unwrap();
+                assert!(hit.distance >= last);
+                last = hit.distance;
+                found += usize::from(top.contains(&hit.tid));
+            }
+            assert!(every.stats().compared < 2000, "{:?}", every.stats());
+            // Few lists: a filter that takes the farthest rows only still gets them all.
+            let mut few = stream(2);
+            let mut given = BTreeSet::new();
+            while let Some(hit) = few.next(&mut fetch).unwrap() {
+                assert!(given.insert(hit.tid));
+            }
+            assert_eq!(given.len(), index.rows.len());
+        }
+        assert!(found >= 95, "{metric}: {found} of 100");
     }
 }
 
