@@ -32,15 +32,23 @@ pub fn model(index: Index, store: &RelationStore, meta: &Meta) -> Result<Arc<Mod
     }
     let pages = of_index(index);
     let missing = || ivf::Error::Mismatch("a trained index has no model");
-    let model = load_model(store, meta).and_then(|model| model.ok_or_else(missing)).map_err(pages)?;
+    let model = load_model(store, meta)
+        .and_then(|model| model.ok_or_else(missing))
+        .map_err(pages)?;
     let model = Arc::new(model);
-    remember(Entry { index: index.oid(), build_id: meta.build_id, model: model.clone() });
+    remember(Entry {
+        index: index.oid(),
+        build_id: meta.build_id,
+        model: model.clone(),
+    });
     Ok(model)
 }
 
 fn find(index: Index, build_id: u64) -> Option<Arc<Model>> {
     MODELS.with_borrow_mut(|entries| {
-        let place = entries.iter().position(|entry| entry.index == index.oid() && entry.build_id == build_id)?;
+        let place = entries
+            .iter()
+            .position(|entry| entry.index == index.oid() && entry.build_id == build_id)?;
         let entry = entries.remove(place);
         let model = entry.model.clone();
         entries.push(entry);
@@ -52,7 +60,12 @@ fn remember(new: Entry) {
     MODELS.with_borrow_mut(|entries| {
         entries.retain(|entry| entry.index != new.index);
         entries.push(new);
-        let bytes = |entries: &[Entry]| entries.iter().map(|entry| entry.model.memory_bytes()).sum::<usize>();
+        let bytes = |entries: &[Entry]| {
+            entries
+                .iter()
+                .map(|entry| entry.model.memory_bytes())
+                .sum::<usize>()
+        };
         while entries.len() > 1 && bytes(entries) > MOST_BYTES {
             entries.remove(0);
         }

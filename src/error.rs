@@ -16,13 +16,25 @@ pub enum Error {
     UnknownOption(String),
     /// An option whose value is not an integer in its range.
     #[error("value \"{value}\" is out of range for the parameter \"{name}\" of a distillvq index")]
-    OptionRange { name: &'static str, value: String, min: i64, max: i64 },
+    OptionRange {
+        name: &'static str,
+        value: String,
+        min: i64,
+        max: i64,
+    },
     /// `bits` other than 4 and 8.
     #[error("value {0} is not possible for the parameter \"bits\" of a distillvq index")]
     Bits(i64),
     /// An option given together with a model that was trained otherwise.
-    #[error("parameter \"{name}\" is {option}, but the model \"{model}\" was trained with {trained}")]
-    OptionAgainstModel { name: &'static str, option: usize, trained: usize, model: String },
+    #[error(
+        "parameter \"{name}\" is {option}, but the model \"{model}\" was trained with {trained}"
+    )]
+    OptionAgainstModel {
+        name: &'static str,
+        option: usize,
+        trained: usize,
+        model: String,
+    },
     /// The column has no fixed number of dimensions.
     #[error("column does not have dimensions")]
     NoDimensions,
@@ -31,7 +43,11 @@ pub enum Error {
     Dimensions { expected: usize, found: usize },
     /// A column or expression that is neither `vector` nor `halfvec`.
     #[error("column \"{column}\" of \"{relation}\" is of type {type_name}, not vector or halfvec")]
-    ColumnType { relation: String, column: String, type_name: String },
+    ColumnType {
+        relation: String,
+        column: String,
+        type_name: String,
+    },
     /// A column that the relation does not have.
     #[error("column \"{column}\" of \"{relation}\" does not exist")]
     NoColumn { relation: String, column: String },
@@ -43,16 +59,27 @@ pub enum Error {
     ModelOwner { name: String, owner: String },
     /// A model for vectors of another length.
     #[error("model \"{name}\" is for {model} dimensions, the index for {index}")]
-    ModelDimensions { name: String, model: usize, index: usize },
+    ModelDimensions {
+        name: String,
+        model: usize,
+        index: usize,
+    },
     /// A model for another metric.
     #[error("model \"{name}\" is for the metric {model}, the index for {index}")]
-    ModelMetric { name: String, model: Metric, index: Metric },
+    ModelMetric {
+        name: String,
+        model: Metric,
+        index: Metric,
+    },
     /// A metric's name that is none.
     #[error("metric \"{0}\" does not exist")]
     UnknownMetric(String),
     /// A relation without rows to train on.
     #[error("cannot train on \"{relation}\": {source}")]
-    Train { relation: String, source: TrainError },
+    Train {
+        relation: String,
+        source: TrainError,
+    },
     /// The queries were named by half.
     #[error("{0} was given without {1}")]
     HalfQueries(&'static str, &'static str),
@@ -84,9 +111,10 @@ impl Error {
     fn sqlstate(&self) -> PgSqlErrorCode {
         use PgSqlErrorCode as S;
         match self {
-            Self::UnknownOption(_) | Self::OptionRange { .. } | Self::Bits(_) | Self::OptionAgainstModel { .. } => {
-                S::ERRCODE_INVALID_PARAMETER_VALUE
-            }
+            Self::UnknownOption(_)
+            | Self::OptionRange { .. }
+            | Self::Bits(_)
+            | Self::OptionAgainstModel { .. } => S::ERRCODE_INVALID_PARAMETER_VALUE,
             Self::NoDimensions | Self::ModelDimensions { .. } | Self::ModelMetric { .. } => {
                 S::ERRCODE_INVALID_PARAMETER_VALUE
             }
@@ -96,16 +124,21 @@ impl Error {
             Self::NoColumn { .. } => S::ERRCODE_UNDEFINED_COLUMN,
             Self::NoModel(_) => S::ERRCODE_UNDEFINED_OBJECT,
             Self::ModelOwner { .. } => S::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            Self::Train { source: TrainError::Interrupted, .. } => S::ERRCODE_QUERY_CANCELED,
-            Self::Train { source: TrainError::Option { .. } | TrainError::Dimension { .. }, .. } => {
-                S::ERRCODE_INVALID_PARAMETER_VALUE
-            }
+            Self::Train {
+                source: TrainError::Interrupted,
+                ..
+            } => S::ERRCODE_QUERY_CANCELED,
+            Self::Train {
+                source: TrainError::Option { .. } | TrainError::Dimension { .. },
+                ..
+            } => S::ERRCODE_INVALID_PARAMETER_VALUE,
             Self::Train { .. } => S::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::Snapshot | Self::NoOrder => S::ERRCODE_FEATURE_NOT_SUPPORTED,
             Self::NoMetric(_) => S::ERRCODE_INVALID_OBJECT_DEFINITION,
-            Self::Pages { source: ivf::Error::UnsupportedVersion { .. }, .. } => {
-                S::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
-            }
+            Self::Pages {
+                source: ivf::Error::UnsupportedVersion { .. },
+                ..
+            } => S::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::Pages { .. } => S::ERRCODE_INDEX_CORRUPTED,
             Self::Model { .. } => S::ERRCODE_DATA_CORRUPTED,
             Self::Spi(_) | Self::Worker(_) => S::ERRCODE_INTERNAL_ERROR,
@@ -159,7 +192,8 @@ impl Error {
 
     /// Raises the error as PostgreSQL's `ERROR`.
     pub fn raise(self) -> ! {
-        let report = ErrorReport::new(self.sqlstate(), self.to_string(), "distillvq").set_hint(self.hint());
+        let report =
+            ErrorReport::new(self.sqlstate(), self.to_string(), "distillvq").set_hint(self.hint());
         report.report(PgLogLevel::ERROR);
         unreachable!("ereport(ERROR) does not return")
     }
@@ -175,5 +209,8 @@ pub fn or_raise<T>(result: Result<T>) -> T {
 
 /// Names the index in an error of its pages.
 pub fn of_index(index: Index) -> impl Fn(ivf::Error) -> Error {
-    move |source| Error::Pages { index: index.name(), source }
+    move |source| Error::Pages {
+        index: index.name(),
+        source,
+    }
 }

@@ -16,7 +16,13 @@ pub struct Reservoir {
 impl Reservoir {
     /// An empty reservoir for `capacity` vectors of `dim` elements.
     pub fn new(capacity: usize, dim: usize, seed: u64) -> Self {
-        Self { rows: Vec::new(), dim, capacity, offered: 0, random: ChaCha8Rng::seed_from_u64(seed) }
+        Self {
+            rows: Vec::new(),
+            dim,
+            capacity,
+            offered: 0,
+            random: ChaCha8Rng::seed_from_u64(seed),
+        }
     }
 
     /// Offers a row; `fill` appends its elements to a buffer and is called only when the row is chosen. Rows of another

@@ -3,16 +3,17 @@
 use crate::am::insert::row;
 use crate::error::{Error, Result, of_index};
 use crate::functions::models;
+use crate::pg::compute;
+use crate::pg::datum::ReadElements;
 use crate::pg::heap::{self, IndexInfo};
 use crate::pg::options::Options;
 use crate::pg::relation::{Element, Heap, Index};
 use crate::pg::store::RelationStore;
-use crate::pg::compute;
-use crate::pg::datum::ReadElements;
 use crate::sample::Reservoir;
 use distillvq_ivf::{Builder, Create, Meta, Row, Tid, create_empty};
 use distillvq_quantizer::{
-    Encoded, EncodedRows, MIN_TRAIN_ROWS, Metric, Model, Placement, TrainError, TrainOptions, Trained, train,
+    Encoded, EncodedRows, MIN_TRAIN_ROWS, Metric, Model, Placement, TrainError, TrainOptions,
+    Trained, train,
 };
 
 /// Seed of the sample and of the training in a build: the same table gives the same index.
@@ -81,21 +82,41 @@ fn named_model(plan: &Plan, name: &str) -> Result<Model> {
     let model = models::load(name)?;
     let name = name.to_owned();
     if model.dim() != plan.dim {
-        return Err(Error::ModelDimensions { name, model: model.dim(), index: plan.dim });
+        return Err(Error::ModelDimensions {
+            name,
+            model: model.dim(),
+            index: plan.dim,
+        });
     }
     if model.metric() != plan.metric {
-        return Err(Error::ModelMetric { name, model: model.metric(), index: plan.metric });
+        return Err(Error::ModelMetric {
+            name,
+            model: model.metric(),
+            index: plan.metric,
+        });
     }
     let options = &plan.options;
     let asked = [
         ("lists", options.lists, model.lists()),
-        ("subquantizers", options.subquantizers, model.subquantizers()),
+        (
+            "subquantizers",
+            options.subquantizers,
+            model.subquantizers(),
+        ),
         ("bits", options.bits, usize::from(model.bits())),
     ];
-    match asked.into_iter().find(|&(_, option, trained)| option != 0 && option != trained) {
+    match asked
+        .into_iter()
+        .find(|&(_, option, trained)| option != 0 && option != trained)
+    {
         Some((name, option, trained)) => {
             let model = options.model.clone().unwrap_or_default();
-            Err(Error::OptionAgainstModel { name, option, trained, model })
+            Err(Error::OptionAgainstModel {
+                name,
+                option,
+                trained,
+                model,
+            })
         }
         None => Ok(model),
     }
@@ -115,7 +136,10 @@ fn train_from_table(plan: &Plan, heap: Heap) -> Result<Option<Model>> {
     let sample = reservoir.into_rows();
     match run_training(&plan.index.name(), &sample, plan.dim, None, &options) {
         Ok(trained) => Ok(Some(trained.model)),
-        Err(Error::Train { source: TrainError::TooFewRows { usable, .. }, .. }) => {
+        Err(Error::Train {
+            source: TrainError::TooFewRows { usable, .. },
+            ..
+        }) => {
             too_few_rows(plan, usable);
             Ok(None)
         }
@@ -156,14 +180,21 @@ pub fn run_training(
             crate::pg::report_progress(done, total);
         }
     };
-    compute::run(report, |monitor| train(sample, dim, queries, options, monitor))?
-        .map_err(|source| Error::Train { relation: relation.to_owned(), source })
+    compute::run(report, |monitor| {
+        train(sample, dim, queries, options, monitor)
+    })?
+    .map_err(|source| Error::Train {
+        relation: relation.to_owned(),
+        source,
+    })
 }
 
 fn too_few_rows(plan: &Plan, rows: usize) {
     let index = plan.index.name();
     crate::pg::notice(
-        &format!("index \"{index}\" has no trained quantizer: its table holds {rows} rows, training needs {MIN_TRAIN_ROWS}"),
+        &format!(
+            "index \"{index}\" has no trained quantizer: its table holds {rows} rows, training needs {MIN_TRAIN_ROWS}"
+        ),
         "Searches are exact, by looking at every row; they slow down as the table grows.",
         &format!("Once the table is filled, train with REINDEX INDEX {index}."),
     );
@@ -178,7 +209,8 @@ struct Run {
 
 impl Run {
     fn bytes(&self) -> usize {
-        self.tids.len() * (size_of::<Tid>() + size_of::<Encoded>() + size_of::<u32>()) + self.encoded.codes.len()
+        self.tids.len() * (size_of::<Tid>() + size_of::<Encoded>() + size_of::<u32>())
+            + self.encoded.codes.len()
     }
 
     fn add(&mut self, tids: &mut Vec<Tid>, encoded: EncodedRows) {
@@ -195,7 +227,9 @@ impl Run {
         };
         let mut order: Vec<u32> = (0..self.tids.len() as u32).collect();
         order.sort_by_key(|&i| list(i));
-        order.into_iter().filter_map(move |i| row(meta, &self.encoded, i as usize, self.tids[i as usize]))
+        order
+            .into_iter()
+            .filter_map(move |i| row(meta, &self.encoded, i as usize, self.tids[i as usize]))
     }
 }
 
@@ -217,26 +251,51 @@ struct Loader<'a> {
 fn load(plan: &Plan, heap: Heap, info: &IndexInfo, model: Option<&Model>) -> Result<Counts> {
     crate::pg::report_phase(LOADING);
     let store = RelationStore::for_build(plan.index);
-    let create = Create { metric: plan.metric, dim: plan.dim, model, build_id: crate::pg::random_u64() };
+    let create = Create {
+        metric: plan.metric,
+        dim: plan.dim,
+        model,
+        build_id: crate::pg::random_u64(),
+    };
     let builder = Builder::create(&store, create).map_err(of_index(plan.index))?;
-    let budget = crate::pg::maintenance_bytes().saturating_sub(2 * BATCH_BYTES).max(BATCH_BYTES);
+    let budget = crate::pg::maintenance_bytes()
+        .saturating_sub(2 * BATCH_BYTES)
+        .max(BATCH_BYTES);
     let expected = heap.estimated_rows();
     let (batch, batch_tids, run) = (Vec::new(), Vec::new(), Run::default());
-    let mut loader = Loader { plan, model, builder, batch, batch_tids, run, budget, indexed: 0, expected };
-    let rows = heap::build_scan(heap, plan.index, info, plan.element, &mut |tid, read| loader.add(tid, read));
+    let mut loader = Loader {
+        plan,
+        model,
+        builder,
+        batch,
+        batch_tids,
+        run,
+        budget,
+        indexed: 0,
+        expected,
+    };
+    let rows = heap::build_scan(heap, plan.index, info, plan.element, &mut |tid, read| {
+        loader.add(tid, read)
+    });
     loader.encode()?;
     loader.flush()?;
     let indexed = loader.indexed;
     loader.builder.finish().map_err(of_index(plan.index))?;
     store.log_all();
-    Ok(Counts { heap: rows, index: indexed as f64 })
+    Ok(Counts {
+        heap: rows,
+        index: indexed as f64,
+    })
 }
 
 impl Loader<'_> {
     fn add(&mut self, tid: Tid, read: &ReadElements<'_>) -> Result<()> {
         let dim = read(&mut self.batch);
         if dim != self.plan.dim {
-            return Err(Error::Dimensions { expected: self.plan.dim, found: dim });
+            return Err(Error::Dimensions {
+                expected: self.plan.dim,
+                found: dim,
+            });
         }
         self.batch_tids.push(tid);
         if self.batch.len() * size_of::<f32>() >= BATCH_BYTES {
@@ -256,7 +315,11 @@ impl Loader<'_> {
         self.batch.clear();
         self.run.add(&mut self.batch_tids, encoded);
         crate::pg::report_progress(self.indexed + self.run.tids.len(), self.expected);
-        if self.run.bytes() >= self.budget { self.flush() } else { Ok(()) }
+        if self.run.bytes() >= self.budget {
+            self.flush()
+        } else {
+            Ok(())
+        }
     }
 
     fn flush(&mut self) -> Result<()> {
@@ -264,7 +327,9 @@ impl Loader<'_> {
         let meta = *self.builder.meta();
         let mut count = 0;
         let rows = run.sorted(&meta).inspect(|_| count += 1);
-        self.builder.append(rows).map_err(of_index(self.plan.index))?;
+        self.builder
+            .append(rows)
+            .map_err(of_index(self.plan.index))?;
         self.indexed += count;
         Ok(())
     }
@@ -274,15 +339,29 @@ impl Loader<'_> {
 pub fn untrained(metric: Metric, vectors: &[f32], dim: usize) -> EncodedRows {
     let one = |vector: &[f32]| {
         let zero = metric == Metric::Cosine && vector.iter().all(|&x| x == 0.0);
-        let placement = if zero { Placement::Unindexed } else { Placement::Exact };
-        Encoded { placement, scale: 0, norm: 0.0 }
+        let placement = if zero {
+            Placement::Unindexed
+        } else {
+            Placement::Exact
+        };
+        Encoded {
+            placement,
+            scale: 0,
+            norm: 0.0,
+        }
     };
-    EncodedRows { rows: vectors.chunks_exact(dim.max(1)).map(one).collect(), codes: Vec::new() }
+    EncodedRows {
+        rows: vectors.chunks_exact(dim.max(1)).map(one).collect(),
+        codes: Vec::new(),
+    }
 }
 
 /// Fills the init fork of an unlogged index: the same model without rows, what the index is after a crash.
 pub fn build_empty(index: Index) -> Result<()> {
-    let (built, init) = (RelationStore::new(index), RelationStore::for_init_fork(index));
+    let (built, init) = (
+        RelationStore::new(index),
+        RelationStore::for_init_fork(index),
+    );
     create_empty(&built, &init).map_err(of_index(index))?;
     init.log_all();
     Ok(())

@@ -54,7 +54,11 @@ const FIRST_EXACT_ROWS: f64 = 100.0;
 /// Estimates a search: routing, the probed lists, and exact distances of the best rows before the first row comes out;
 /// every further row is an exact distance and a table page. Up to the last row the scan reads all lists.
 pub fn estimate(inputs: &Inputs) -> Estimate {
-    let share = if inputs.lists > 0.0 { (inputs.probes / inputs.lists).clamp(0.0, 1.0) } else { 1.0 };
+    let share = if inputs.lists > 0.0 {
+        (inputs.probes / inputs.lists).clamp(0.0, 1.0)
+    } else {
+        1.0
+    };
     let vector_cost = inputs.operator_cost * (1.0 + inputs.dimensions / DIMENSIONS_PER_OPERATOR);
     let routing = inputs.lists * vector_cost / 4.0;
     // A part of a list's pages follow each other on disk.
@@ -62,15 +66,28 @@ pub fn estimate(inputs: &Inputs) -> Estimate {
     let code_cost = inputs.operator_cost / CODES_PER_OPERATOR * (1.0 + inputs.subquantizers / 96.0);
     let scan = |share: f64| share * (inputs.index_pages * page + inputs.index_rows * code_cost);
     let exact_row = vector_cost + inputs.row_cost + inputs.random_page * heap_page_share(inputs);
-    let first = if inputs.lists > 0.0 { FIRST_EXACT_ROWS.min(inputs.index_rows) } else { inputs.index_rows };
+    let first = if inputs.lists > 0.0 {
+        FIRST_EXACT_ROWS.min(inputs.index_rows)
+    } else {
+        inputs.index_rows
+    };
     let startup = routing + scan(share) + first * exact_row;
     let total = routing + scan(1.0) + inputs.index_rows * exact_row;
     let pages = (share * inputs.index_pages).max(1.0);
-    Estimate { startup, total: total.max(startup), selectivity: inputs.selectivity.clamp(0.0, 1.0), pages }
+    Estimate {
+        startup,
+        total: total.max(startup),
+        selectivity: inputs.selectivity.clamp(0.0, 1.0),
+        pages,
+    }
 }
 
 /// The share of exact rows that cost a table page of their own: the neighbours of a query lie scattered, but a small
 /// table's pages are soon all in memory.
 fn heap_page_share(inputs: &Inputs) -> f64 {
-    if inputs.heap_rows > 0.0 { (inputs.heap_pages / inputs.heap_rows).clamp(0.05, 1.0) } else { 1.0 }
+    if inputs.heap_rows > 0.0 {
+        (inputs.heap_pages / inputs.heap_rows).clamp(0.05, 1.0)
+    } else {
+        1.0
+    }
 }

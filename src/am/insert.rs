@@ -31,6 +31,15 @@ pub fn row<'a>(meta: &Meta, encoded: &'a EncodedRows, i: usize, tid: Tid) -> Opt
         Placement::Unindexed => return None,
     };
     let width = meta.shape.subquantizers;
-    let codes = encoded.codes.get(i * width..(i + 1) * width).unwrap_or_default();
-    Some(Row { list, tid, scale: one.scale, norm: one.norm, codes })
+    let codes = encoded
+        .codes
+        .get(i * width..(i + 1) * width)
+        .unwrap_or_default();
+    Some(Row {
+        list,
+        tid,
+        scale: one.scale,
+        norm: one.norm,
+        codes,
+    })
 }

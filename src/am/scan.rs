@@ -24,13 +24,24 @@ impl Target {
     pub fn open(index: Index) -> Result<Self> {
         let store = RelationStore::new(index);
         let meta = Meta::read(&store).map_err(of_index(index))?;
-        let model = if meta.trained() { Some(cache::model(index, &store, &meta)?) } else { None };
+        let model = if meta.trained() {
+            Some(cache::model(index, &store, &meta)?)
+        } else {
+            None
+        };
         Ok(Self { index, meta, model })
     }
 
     /// Refuses a vector whose length is not the index's.
     pub fn check_dimensions(&self, found: usize) -> Result<()> {
-        if found == self.meta.dim { Ok(()) } else { Err(Error::Dimensions { expected: self.meta.dim, found }) }
+        if found == self.meta.dim {
+            Ok(())
+        } else {
+            Err(Error::Dimensions {
+                expected: self.meta.dim,
+                found,
+            })
+        }
     }
 }
 
@@ -48,14 +59,26 @@ pub struct Searching {
 impl Scan {
     /// Begins a search; a NULL query is at the same distance from everything.
     pub fn start(target: &Target, query: Option<OwnedVector>) -> Result<Self> {
-        let elements = query.as_ref().map_or_else(|| vec![0.0; target.meta.dim], OwnedVector::elements);
+        let elements = query
+            .as_ref()
+            .map_or_else(|| vec![0.0; target.meta.dim], OwnedVector::elements);
         target.check_dimensions(elements.len())?;
         let pages = of_index(target.index);
         let store = RelationStore::new(target.index);
-        let search = Search::new(store, &target.meta, target.model.as_deref(), &elements).map_err(pages)?;
-        let probes = crate::settings::probes(target.index.options().probes, target.meta.lists as usize);
-        let options = StreamOptions { probes, ..StreamOptions::default() };
-        Ok(Self { query, search: Searching { stream: Stream::new(search, target.meta.metric, options) } })
+        let search =
+            Search::new(store, &target.meta, target.model.as_deref(), &elements).map_err(pages)?;
+        let probes =
+            crate::settings::probes(target.index.options().probes, target.meta.lists as usize);
+        let options = StreamOptions {
+            probes,
+            ..StreamOptions::default()
+        };
+        Ok(Self {
+            query,
+            search: Searching {
+                stream: Stream::new(search, options),
+            },
+        })
     }
 
     /// The query and the moving part, apart.
@@ -82,7 +105,8 @@ pub type Fetch<'a> = dyn FnMut(&[Tid], &mut Vec<Option<f64>>) -> Result<()> + 'a
 impl Searching {
     /// The next row in exact order, or none after the last.
     pub fn next(&mut self, index: Index, fetch: &mut Fetch<'_>) -> Result<Option<Tid>> {
-        let mut exact = |tids: &[Tid], out: &mut Vec<Option<f64>>| fetch(tids, out).map_err(Failure::Other);
+        let mut exact =
+            |tids: &[Tid], out: &mut Vec<Option<f64>>| fetch(tids, out).map_err(Failure::Other);
         match self.stream.next(&mut exact) {
             Ok(hit) => Ok(hit.map(|hit| hit.tid)),
             Err(Failure::Pages(error)) => Err(of_index(index)(error)),

@@ -12,12 +12,21 @@ use pgrx::datum::DatumWithOid;
 /// Reads a model by name.
 pub fn load(name: &str) -> Result<Model> {
     let query = "SELECT body FROM distillvq.model WHERE name = $1";
-    let body = as_extension_owner(|| Spi::connect(|client| {
-        let rows = client.select(query, Some(1), &[DatumWithOid::from(name)])?;
-        if rows.is_empty() { Ok(None) } else { rows.first().get_one::<Vec<u8>>() }
-    }))??;
+    let body = as_extension_owner(|| {
+        Spi::connect(|client| {
+            let rows = client.select(query, Some(1), &[DatumWithOid::from(name)])?;
+            if rows.is_empty() {
+                Ok(None)
+            } else {
+                rows.first().get_one::<Vec<u8>>()
+            }
+        })
+    })??;
     let body = body.ok_or_else(|| Error::NoModel(name.to_owned()))?;
-    Model::from_bytes(&body).map_err(|source| Error::Model { name: name.to_owned(), source })
+    Model::from_bytes(&body).map_err(|source| Error::Model {
+        name: name.to_owned(),
+        source,
+    })
 }
 
 /// Refuses a name that is taken by a role of which the current user is no member.
@@ -26,11 +35,26 @@ pub fn check_owner(name: &str) -> Result<()> {
                  WHERE m.name = $1 AND NOT coalesce(pg_catalog.pg_has_role($2::pg_catalog.name, r.oid, 'USAGE'), false) \
                  AND NOT (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = $2::pg_catalog.name)";
     let user = current_user()?;
-    let owner = as_extension_owner(|| Spi::connect(|client| {
-        let rows = client.select(query, Some(1), &[DatumWithOid::from(name), DatumWithOid::from(user.as_str())])?;
-        if rows.is_empty() { Ok(None) } else { rows.first().get_one::<String>() }
-    }))??;
-    owner.map_or(Ok(()), |owner| Err(Error::ModelOwner { name: name.to_owned(), owner }))
+    let owner = as_extension_owner(|| {
+        Spi::connect(|client| {
+            let rows = client.select(
+                query,
+                Some(1),
+                &[DatumWithOid::from(name), DatumWithOid::from(user.as_str())],
+            )?;
+            if rows.is_empty() {
+                Ok(None)
+            } else {
+                rows.first().get_one::<String>()
+            }
+        })
+    })??;
+    owner.map_or(Ok(()), |owner| {
+        Err(Error::ModelOwner {
+            name: name.to_owned(),
+            owner,
+        })
+    })
 }
 
 /// Stores a model under a name, in place of an earlier one.
@@ -42,7 +66,10 @@ pub fn store(name: &str, model: &Model, report: &Report) -> Result<()> {
                      lists = excluded.lists, subquantizers = excluded.subquantizers, bits = excluded.bits, rows = excluded.rows, \
                      queries = excluded.queries, recall_before = excluded.recall_before, recall_after = excluded.recall_after, \
                      trained = excluded.trained, body = excluded.body";
-    let body = model.to_bytes().map_err(|source| Error::Model { name: name.to_owned(), source })?;
+    let body = model.to_bytes().map_err(|source| Error::Model {
+        name: name.to_owned(),
+        source,
+    })?;
     let user = current_user()?;
     let metric = model.metric().to_string();
     as_extension_owner(|| {

@@ -52,7 +52,9 @@ fn distillvq_train(
         name!(seconds, f32),
     ),
 > {
-    let (Some(table), Some(column)) = (table, column) else { return TableIterator::new(Vec::new()) };
+    let (Some(table), Some(column)) = (table, column) else {
+        return TableIterator::new(Vec::new());
+    };
     let request = Request::check(table, column, model, metric, queries, query_column)
         .and_then(|request| request.with_shape(lists, subquantizers, bits, seed));
     TableIterator::once(or_raise(request.and_then(Request::run)))
@@ -70,9 +72,13 @@ impl Request {
         let column = column.to_string_lossy();
         let rows = VectorColumn::find(table, &column)?;
         let metric = metric.unwrap_or("cosine");
-        let metric = metric.parse().map_err(|_| Error::UnknownMetric(metric.to_owned()))?;
+        let metric = metric
+            .parse()
+            .map_err(|_| Error::UnknownMetric(metric.to_owned()))?;
         let queries = match (queries, query_column) {
-            (Some(relation), Some(column)) => Some(VectorColumn::find(relation, &column.to_string_lossy())?),
+            (Some(relation), Some(column)) => {
+                Some(VectorColumn::find(relation, &column.to_string_lossy())?)
+            }
             (None, None) => None,
             (Some(_), None) => return Err(Error::HalfQueries("queries", "query_column")),
             (None, Some(_)) => return Err(Error::HalfQueries("query_column", "queries")),
@@ -80,10 +86,23 @@ impl Request {
         let default_name = || format!("{}_{column}", relation_name(table).unwrap_or_default());
         let model = model.map_or_else(default_name, str::to_owned);
         models::check_owner(&model)?;
-        Ok(Self { rows, queries, model, metric, options: Options::default(), seed: 0 })
+        Ok(Self {
+            rows,
+            queries,
+            model,
+            metric,
+            options: Options::default(),
+            seed: 0,
+        })
     }
 
-    fn with_shape(self, lists: Option<i32>, codes: Option<i32>, bits: Option<i32>, seed: Option<i64>) -> Result<Self> {
+    fn with_shape(
+        self,
+        lists: Option<i32>,
+        codes: Option<i32>,
+        bits: Option<i32>,
+        seed: Option<i64>,
+    ) -> Result<Self> {
         let bits = bits.unwrap_or(4);
         if ![4, 8].contains(&bits) {
             return Err(Error::Bits(i64::from(bits)));
@@ -94,7 +113,11 @@ impl Request {
             bits: bits as usize,
             ..Options::default()
         };
-        Ok(Self { options, seed: seed.unwrap_or(0) as u64, ..self })
+        Ok(Self {
+            options,
+            seed: seed.unwrap_or(0) as u64,
+            ..self
+        })
     }
 
     /// Samples, trains and stores.
@@ -106,28 +129,57 @@ impl Request {
             None => None,
         };
         let options = train_options(&self.options, self.metric, offered, self.seed);
-        let trained = run_training(&self.rows.relation, &sample, dim, queries.as_deref(), &options)?;
+        let trained = run_training(
+            &self.rows.relation,
+            &sample,
+            dim,
+            queries.as_deref(),
+            &options,
+        )?;
         models::store(&self.model, &trained.model, &trained.report)?;
         let report = trained.report;
         let counts = (report.rows as i64, report.queries as i64);
         let seconds = start.elapsed().as_secs_f32();
-        Ok((self.model, counts.0, counts.1, report.recall_before, report.recall_after, seconds))
+        Ok((
+            self.model,
+            counts.0,
+            counts.1,
+            report.recall_before,
+            report.recall_after,
+            seconds,
+        ))
     }
 
     /// A uniform sample of a column: its dimensions, the rows it was drawn from, and the elements. The dimensions are
     /// those wanted, or the type's, or the first row's.
-    fn sample(&self, column: &VectorColumn, wanted: Option<usize>) -> Result<(usize, usize, Vec<f32>)> {
+    fn sample(
+        &self,
+        column: &VectorColumn,
+        wanted: Option<usize>,
+    ) -> Result<(usize, usize, Vec<f32>)> {
         let mut dim = wanted.or(column.dim).unwrap_or(0);
         let mut reservoir: Option<Reservoir> = None;
         column.scan(&mut |read| {
             if dim == 0 {
                 dim = read(&mut Vec::new());
             }
-            let capacity = || if wanted.is_some() { sample_capacity(dim).min(MOST_QUERIES) } else { sample_capacity(dim) };
-            let reservoir = reservoir.get_or_insert_with(|| Reservoir::new(capacity(), dim, self.seed));
-            reservoir.offer(read).map_err(|found| Error::Dimensions { expected: dim, found })
+            let capacity = || {
+                if wanted.is_some() {
+                    sample_capacity(dim).min(MOST_QUERIES)
+                } else {
+                    sample_capacity(dim)
+                }
+            };
+            let reservoir =
+                reservoir.get_or_insert_with(|| Reservoir::new(capacity(), dim, self.seed));
+            reservoir.offer(read).map_err(|found| Error::Dimensions {
+                expected: dim,
+                found,
+            })
         })?;
-        Ok(reservoir.map_or((dim.max(1), 0, Vec::new()), |all| (dim, all.offered(), all.into_rows())))
+        Ok(reservoir.map_or((dim.max(1), 0, Vec::new()), |all| {
+            (dim, all.offered(), all.into_rows())
+        }))
     }
 }
 
@@ -136,6 +188,11 @@ fn in_range(name: &'static str, value: Option<i32>, most: usize) -> Result<usize
     let value = value.unwrap_or(0);
     match usize::try_from(value) {
         Ok(count) if count <= most => Ok(count),
-        _ => Err(Error::OptionRange { name, value: value.to_string(), min: 0, max: most as i64 }),
+        _ => Err(Error::OptionRange {
+            name,
+            value: value.to_string(),
+            min: 0,
+            max: most as i64,
+        }),
     }
 }

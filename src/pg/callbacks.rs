@@ -2,6 +2,9 @@
 //!
 //! Each one turns its pointers into views, calls the work, and turns its error into PostgreSQL's.
 
+// PostgreSQL decides how many arguments a callback has.
+#![allow(clippy::too_many_arguments)]
+
 use crate::am;
 use crate::error::or_raise;
 use crate::pg::datum::append_elements;
@@ -26,7 +29,8 @@ pub extern "C-unwind" fn pg_finfo_distillvq_handler() -> &'static pg_sys::Pg_fin
 unsafe extern "C-unwind" fn distillvq_handler(_call: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     // SAFETY: a node of the right tag, allocated by the server, which owns it from here.
     unsafe {
-        let routine = pg_sys::palloc0(size_of::<pg_sys::IndexAmRoutine>()).cast::<pg_sys::IndexAmRoutine>();
+        let routine =
+            pg_sys::palloc0(size_of::<pg_sys::IndexAmRoutine>()).cast::<pg_sys::IndexAmRoutine>();
         describe(&mut *routine);
         pg_sys::Datum::from(routine)
     }
@@ -62,8 +66,13 @@ unsafe extern "C-unwind" fn ambuild(
 ) -> *mut pg_sys::IndexBuildResult {
     // SAFETY: the server passes open relations and a valid description, all alive during the call.
     unsafe {
-        let counts = or_raise(am::build::build(Heap::new(heap), Index::new(index), &IndexInfo::new(info)));
-        let result = pg_sys::palloc0(size_of::<pg_sys::IndexBuildResult>()).cast::<pg_sys::IndexBuildResult>();
+        let counts = or_raise(am::build::build(
+            Heap::new(heap),
+            Index::new(index),
+            &IndexInfo::new(info),
+        ));
+        let result = pg_sys::palloc0(size_of::<pg_sys::IndexBuildResult>())
+            .cast::<pg_sys::IndexBuildResult>();
         (*result).heap_tuples = counts.heap;
         (*result).index_tuples = counts.index;
         result
@@ -129,14 +138,18 @@ unsafe extern "C-unwind" fn ambulkdelete(
 unsafe fn is_dead(callback: pg_sys::IndexBulkDeleteCallback, tid: Tid, state: *mut c_void) -> bool {
     let mut pointer = item_pointer(tid);
     // SAFETY: a C function that may raise, with nothing in this frame to drop.
-    callback.is_some_and(|ask| unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| ask(&mut pointer, state)) })
+    callback.is_some_and(|ask| unsafe {
+        pg_sys::ffi::pg_guard_ffi_boundary(|| ask(&mut pointer, state))
+    })
 }
 
 /// The statistics to add to: those given, or new ones.
 ///
 /// # Safety
 /// `given` must be null or statistics of the running vacuum.
-unsafe fn statistics(given: *mut pg_sys::IndexBulkDeleteResult) -> *mut pg_sys::IndexBulkDeleteResult {
+unsafe fn statistics(
+    given: *mut pg_sys::IndexBulkDeleteResult,
+) -> *mut pg_sys::IndexBulkDeleteResult {
     if given.is_null() {
         // SAFETY: zeroed statistics are valid; the server frees them.
         unsafe { pg_sys::palloc0(size_of::<pg_sys::IndexBulkDeleteResult>()).cast() }
@@ -191,7 +204,10 @@ unsafe extern "C-unwind" fn amcostestimate(
 }
 
 #[pg_guard]
-unsafe extern "C-unwind" fn amoptions(definition: pg_sys::Datum, validate: bool) -> *mut pg_sys::bytea {
+unsafe extern "C-unwind" fn amoptions(
+    definition: pg_sys::Datum,
+    validate: bool,
+) -> *mut pg_sys::bytea {
     or_raise(options::parse(definition, validate))
 }
 
@@ -206,7 +222,11 @@ unsafe extern "C-unwind" fn amvalidate(class: pg_sys::Oid) -> bool {
 }
 
 #[pg_guard]
-unsafe extern "C-unwind" fn ambeginscan(index: pg_sys::Relation, keys: c_int, orders: c_int) -> pg_sys::IndexScanDesc {
+unsafe extern "C-unwind" fn ambeginscan(
+    index: pg_sys::Relation,
+    keys: c_int,
+    orders: c_int,
+) -> pg_sys::IndexScanDesc {
     // SAFETY: the server passes an open relation.
     unsafe { scan::begin(index, keys, orders) }
 }
@@ -224,7 +244,10 @@ unsafe extern "C-unwind" fn amrescan(
 }
 
 #[pg_guard]
-unsafe extern "C-unwind" fn amgettuple(scan: pg_sys::IndexScanDesc, _direction: pg_sys::ScanDirection::Type) -> bool {
+unsafe extern "C-unwind" fn amgettuple(
+    scan: pg_sys::IndexScanDesc,
+    _direction: pg_sys::ScanDirection::Type,
+) -> bool {
     // SAFETY: a descriptor of ours. Only forward scans happen: amcanbackward is false.
     or_raise(unsafe { scan::next(scan) })
 }

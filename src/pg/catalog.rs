@@ -18,11 +18,20 @@ struct Class {
 
 /// Checks an operator class and the family it belongs to; says what is wrong as INFO and returns whether all is right.
 pub fn validate(class: Oid) -> bool {
-    let Some(class) = read_class(class) else { return false };
+    let Some(class) = read_class(class) else {
+        return false;
+    };
     let problems = problems(&class);
     for problem in &problems {
-        let text = format!("operator class \"{}\" of access method distillvq {problem}", class.name);
-        pgrx::ereport!(PgLogLevel::INFO, PgSqlErrorCode::ERRCODE_INVALID_OBJECT_DEFINITION, text);
+        let text = format!(
+            "operator class \"{}\" of access method distillvq {problem}",
+            class.name
+        );
+        pgrx::ereport!(
+            PgLogLevel::INFO,
+            PgSqlErrorCode::ERRCODE_INVALID_OBJECT_DEFINITION,
+            text
+        );
     }
     problems.is_empty()
 }
@@ -33,8 +42,18 @@ fn problems(class: &Class) -> Vec<String> {
         problems.push("declares a storage type, which is not supported".to_owned());
     }
     let distance = support(class, DISTANCE_PROCEDURE);
-    problems.extend(wrong_support(distance, DISTANCE_PROCEDURE, &[class.input; 2], pg_sys::FLOAT8OID));
-    problems.extend(wrong_support(support(class, METRIC_PROCEDURE), METRIC_PROCEDURE, &[], pg_sys::INT4OID));
+    problems.extend(wrong_support(
+        distance,
+        DISTANCE_PROCEDURE,
+        &[class.input; 2],
+        pg_sys::FLOAT8OID,
+    ));
+    problems.extend(wrong_support(
+        support(class, METRIC_PROCEDURE),
+        METRIC_PROCEDURE,
+        &[],
+        pg_sys::INT4OID,
+    ));
     let operators = operators(class.family);
     let own = |operator: &&Operator| operator.left == class.input && operator.right == class.input;
     match operators.iter().find(own) {
@@ -50,8 +69,11 @@ fn problems(class: &Class) -> Vec<String> {
 
 fn wrong_operator(operator: &Operator) -> Option<String> {
     let name = operator.name.to_u32();
-    if operator.strategy != ORDER_STRATEGY || operator.purpose != pg_sys::AMOP_ORDER as u8 {
-        return Some(format!("contains operator {name} for strategy {}, not for ordering", operator.strategy));
+    if operator.strategy != ORDER_STRATEGY || operator.purpose != pg_sys::AMOP_ORDER {
+        return Some(format!(
+            "contains operator {name} for strategy {}, not for ordering",
+            operator.strategy
+        ));
     }
     // SAFETY: catalog look-ups inside a transaction.
     unsafe {
@@ -68,8 +90,13 @@ fn wrong_operator(operator: &Operator) -> Option<String> {
             pg_sys::FLOAT8OID,
             pg_sys::BTLessStrategyNumber as i16,
         );
-        if !float || sorts == pg_sys::InvalidOid || pg_sys::get_op_rettype(operator.name) != pg_sys::FLOAT8OID {
-            return Some(format!("contains operator {name}, which does not order by double precision"));
+        if !float
+            || sorts == pg_sys::InvalidOid
+            || pg_sys::get_op_rettype(operator.name) != pg_sys::FLOAT8OID
+        {
+            return Some(format!(
+                "contains operator {name}, which does not order by double precision"
+            ));
         }
     }
     None
@@ -83,7 +110,11 @@ fn wrong_support(function: Oid, number: u16, arguments: &[Oid], result: Oid) -> 
     // SAFETY: catalog look-ups of an existing function; the array has `count` elements.
     let fits = unsafe {
         let returns = pg_sys::get_func_signature(function, &mut types, &mut count);
-        let given = if count > 0 { std::slice::from_raw_parts(types, count as usize) } else { &[] };
+        let given = if count > 0 {
+            std::slice::from_raw_parts(types, count as usize)
+        } else {
+            &[]
+        };
         returns == result && given == arguments
     };
     (!fits).then(|| format!("has support function {number} with a wrong signature"))
@@ -103,8 +134,15 @@ fn read_class(class: Oid) -> Option<Class> {
             return None;
         }
         let row = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_opclass>();
-        let name = CStr::from_ptr(row.opcname.data.as_ptr()).to_string_lossy().into_owned();
-        let class = Class { name, family: row.opcfamily, input: row.opcintype, stored: row.opckeytype };
+        let name = CStr::from_ptr(row.opcname.data.as_ptr())
+            .to_string_lossy()
+            .into_owned();
+        let class = Class {
+            name,
+            family: row.opcfamily,
+            input: row.opcintype,
+            stored: row.opckeytype,
+        };
         pg_sys::ReleaseSysCache(tuple);
         Some(class)
     }
@@ -127,8 +165,12 @@ fn operators(family: Oid) -> Vec<Operator> {
     // SAFETY: the list has n_members entries, alive until it is released.
     unsafe {
         let list = pg_sys::SearchSysCacheList(cache, 1, pg_sys::Datum::from(family), none, none);
-        let members = std::slice::from_raw_parts((*list).members.as_ptr(), (*list).n_members as usize);
-        let operators = members.iter().map(|&member| read_operator(&raw mut (*member).tuple)).collect();
+        let members =
+            std::slice::from_raw_parts((*list).members.as_ptr(), (*list).n_members as usize);
+        let operators = members
+            .iter()
+            .map(|&member| read_operator(&raw mut (*member).tuple))
+            .collect();
         pg_sys::ReleaseCatCacheList(list);
         operators
     }

@@ -10,8 +10,11 @@ pub fn extend_locked(
     fork: pg_sys::ForkNumber::Type,
     strategy: pg_sys::BufferAccessStrategy,
 ) -> pg_sys::Buffer {
-    let target = pg_sys::BufferManagerRelation { rel: index.as_ptr(), ..Default::default() };
-    let flags = pg_sys::ExtendBufferedFlags::EB_LOCK_FIRST as u32;
+    let target = pg_sys::BufferManagerRelation {
+        rel: index.as_ptr(),
+        ..Default::default()
+    };
+    let flags = pg_sys::ExtendBufferedFlags::EB_LOCK_FIRST;
     // SAFETY: the relation is open.
     unsafe { pg_sys::ExtendBufferedRel(target, fork, strategy, flags) }
 }
@@ -90,7 +93,10 @@ pub fn parse_element(
 ///
 /// # Safety
 /// The descriptor must be valid and have that column.
-pub unsafe fn attribute(descriptor: pg_sys::TupleDesc, number: usize) -> *const pg_sys::FormData_pg_attribute {
+pub unsafe fn attribute(
+    descriptor: pg_sys::TupleDesc,
+    number: usize,
+) -> *const pg_sys::FormData_pg_attribute {
     // SAFETY: as promised by the caller.
     unsafe {
         #[cfg(feature = "pg18")]
@@ -123,7 +129,7 @@ pub fn count_index_scan(index: Index) {
             pg_sys::pgstat_assoc_relation(relation);
         }
         if let Some(info) = relation.pgstat_info.as_mut() {
-            #[cfg(any(feature = "pg15"))]
+            #[cfg(feature = "pg15")]
             {
                 info.t_counts.t_numscans += 1;
             }

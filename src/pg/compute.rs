@@ -75,12 +75,16 @@ pub fn threads() -> usize {
 
 /// Runs `job` in a pool of [`threads`] threads and waits for it, serving interrupts and calling `report` with the
 /// phase (counted from 1), work done and work in all. A cancel ends the job early and raises PostgreSQL's error.
-pub fn run<T: Send>(mut report: impl FnMut(usize, usize, usize), job: impl FnOnce(&dyn Monitor) -> T + Send) -> Result<T> {
+pub fn run<T: Send>(
+    mut report: impl FnMut(usize, usize, usize),
+    job: impl FnOnce(&dyn Monitor) -> T + Send,
+) -> Result<T> {
     let board = Board::default();
     let threads = threads();
     let outcome = std::thread::scope(|scope| {
         let blocked = SignalsBlocked::new();
-        let spawned = std::thread::Builder::new().spawn_scoped(scope, || in_pool(threads, &board, job));
+        let spawned =
+            std::thread::Builder::new().spawn_scoped(scope, || in_pool(threads, &board, job));
         drop(blocked);
         let leader = match spawned {
             Ok(leader) => leader,
@@ -109,7 +113,11 @@ pub fn run<T: Send>(mut report: impl FnMut(usize, usize, usize), job: impl FnOnc
 }
 
 /// Runs the job as the first member of a pool whose threads end with it.
-fn in_pool<T: Send>(threads: usize, board: &Board, job: impl FnOnce(&dyn Monitor) -> T + Send) -> Result<T> {
+fn in_pool<T: Send>(
+    threads: usize,
+    board: &Board,
+    job: impl FnOnce(&dyn Monitor) -> T + Send,
+) -> Result<T> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
     pool.build_scoped(|thread| thread.run(), |pool| pool.install(|| job(board)))
         .map_err(|error| Error::Worker(error.to_string()))
@@ -126,12 +134,18 @@ fn nap() {
     let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
     // SAFETY: the backend's own latch.
     unsafe {
-        pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, NAP_MILLISECONDS, pg_sys::PG_WAIT_EXTENSION);
+        pg_sys::WaitLatch(
+            pg_sys::MyLatch,
+            events as i32,
+            NAP_MILLISECONDS,
+            pg_sys::PG_WAIT_EXTENSION,
+        );
         pg_sys::ResetLatch(pg_sys::MyLatch);
     }
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "panic".to_owned())
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "panic".to_owned())
 }

@@ -21,7 +21,10 @@ impl Detoasted {
         let original = datum.cast_mut_ptr::<pg_sys::varlena>();
         // SAFETY: as promised by the caller.
         let value = unsafe { pg_sys::pg_detoast_datum(original) };
-        Self { value, copied: value != original }
+        Self {
+            value,
+            copied: value != original,
+        }
     }
 
     /// The whole value, length word included.
@@ -58,9 +61,17 @@ fn decode(bytes: &[u8], element: Element, out: &mut Vec<f32>) -> usize {
     let payload = bytes.get(HEADER..).unwrap_or_default();
     match element {
         Element::Single => {
-            out.extend(payload.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+            out.extend(
+                payload
+                    .chunks_exact(4)
+                    .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
+            );
         }
-        Element::Half => out.extend(payload.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32())),
+        Element::Half => out.extend(
+            payload
+                .chunks_exact(2)
+                .map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()),
+        ),
     }
     out.len() - before
 }
@@ -85,7 +96,11 @@ impl OwnedVector {
             whole[..chunk.len()].copy_from_slice(chunk);
             u64::from_ne_bytes(whole)
         };
-        Self { words: bytes.chunks(8).map(word).collect(), len: bytes.len(), element }
+        Self {
+            words: bytes.chunks(8).map(word).collect(),
+            len: bytes.len(),
+            element,
+        }
     }
 
     /// The value as a datum that stays valid as long as `self`.
@@ -96,7 +111,8 @@ impl OwnedVector {
     /// The elements as 32-bit floats.
     pub fn elements(&self) -> Vec<f32> {
         // SAFETY: `words` holds at least `len` initialised bytes.
-        let bytes = unsafe { std::slice::from_raw_parts(self.words.as_ptr().cast::<u8>(), self.len) };
+        let bytes =
+            unsafe { std::slice::from_raw_parts(self.words.as_ptr().cast::<u8>(), self.len) };
         let mut out = Vec::new();
         decode(bytes, self.element, &mut out);
         out

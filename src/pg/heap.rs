@@ -30,7 +30,10 @@ enum Source {
     /// A column of the table.
     Column(i32),
     /// An expression, evaluated by the executor.
-    Expression { info: IndexInfo, estate: *mut pg_sys::EState },
+    Expression {
+        info: IndexInfo,
+        estate: *mut pg_sys::EState,
+    },
 }
 
 /// Reads the indexed values of rows in a slot. Lives in the memory context where it was made.
@@ -49,7 +52,10 @@ impl Values {
                 Source::Column(column)
             } else {
                 let estate = executor_state(slot);
-                Source::Expression { info: IndexInfo::of_index(index), estate }
+                Source::Expression {
+                    info: IndexInfo::of_index(index),
+                    estate,
+                }
             };
             Self { slot, source }
         }
@@ -70,7 +76,13 @@ impl Values {
                     pg_sys::MemoryContextReset(memory);
                     let previous = pg_sys::MemoryContextSwitchTo(memory);
                     let (mut values, mut nulls) = ([pg_sys::Datum::null(); 32], [true; 32]);
-                    pg_sys::FormIndexDatum(info.0, self.slot, *estate, values.as_mut_ptr(), nulls.as_mut_ptr());
+                    pg_sys::FormIndexDatum(
+                        info.0,
+                        self.slot,
+                        *estate,
+                        values.as_mut_ptr(),
+                        nulls.as_mut_ptr(),
+                    );
                     pg_sys::MemoryContextSwitchTo(previous);
                     (!nulls[0]).then_some(values[0])
                 }
@@ -104,7 +116,8 @@ impl Predicate {
         // SAFETY: the relation is open; the state is released in Drop, or by the abort after an error.
         unsafe {
             let estate = executor_state(slot);
-            let state = pg_sys::ExecPrepareQual(pg_sys::RelationGetIndexPredicate(index.as_ptr()), estate);
+            let state =
+                pg_sys::ExecPrepareQual(pg_sys::RelationGetIndexPredicate(index.as_ptr()), estate);
             Self { estate, state }
         }
     }
@@ -154,7 +167,13 @@ unsafe fn per_tuple_context(estate: *mut pg_sys::EState) -> *mut pg_sys::ExprCon
 }
 
 /// Offers every row that an MVCC snapshot sees to a reservoir; the vectors of rows not chosen are not even read.
-pub fn sample(heap: Heap, index: Index, element: Element, reservoir: &mut Reservoir, dim: usize) -> Result<()> {
+pub fn sample(
+    heap: Heap,
+    index: Index,
+    element: Element,
+    reservoir: &mut Reservoir,
+    dim: usize,
+) -> Result<()> {
     let mut rows = Values::new(index, heap);
     let predicate = Predicate::new(index, rows.slot);
     // SAFETY: the relation is open; scan and snapshot are released below, or by the abort after an error.
@@ -174,7 +193,10 @@ pub fn sample(heap: Heap, index: Index, element: Element, reservoir: &mut Reserv
         }
         pg_sys::table_endscan(scan);
         pg_sys::UnregisterSnapshot(snapshot);
-        outcome.map_err(|found| Error::Dimensions { expected: dim, found })
+        outcome.map_err(|found| Error::Dimensions {
+            expected: dim,
+            found,
+        })
     }
 }
 
@@ -188,14 +210,29 @@ struct BuildState<'a, 'b> {
 }
 
 /// Passes every row that a build must index to `each` (NULLs left out); returns the number of rows of the table.
-pub fn build_scan(heap: Heap, index: Index, info: &IndexInfo, element: Element, each: &mut EachRow<'_>) -> f64 {
+pub fn build_scan(
+    heap: Heap,
+    index: Index,
+    info: &IndexInfo,
+    element: Element,
+    each: &mut EachRow<'_>,
+) -> f64 {
     let mut state = BuildState { element, each };
     let state = (&raw mut state).cast::<std::ffi::c_void>();
     let no_scan = std::ptr::null_mut();
     // SAFETY: the relations are open; the callback gets back the pointer to the state, which outlives the scan.
     unsafe {
         let (heap, index) = (heap.as_ptr(), index.as_ptr());
-        pg_sys::table_index_build_scan(heap, index, info.0, true, true, Some(build_row), state, no_scan)
+        pg_sys::table_index_build_scan(
+            heap,
+            index,
+            info.0,
+            true,
+            true,
+            Some(build_row),
+            state,
+            no_scan,
+        )
     }
 }
 
@@ -213,7 +250,9 @@ unsafe extern "C-unwind" fn build_row(
         if !*nulls {
             let state = &mut *state.cast::<BuildState<'_, '_>>();
             let (value, element) = (*values, state.element);
-            or_raise((state.each)(tid_of(&*tid), &|out| append_elements(value, element, out)));
+            or_raise((state.each)(tid_of(&*tid), &|out| {
+                append_elements(value, element, out)
+            }));
         }
     }
 }
@@ -221,13 +260,22 @@ unsafe extern "C-unwind" fn build_row(
 /// A TID in our representation.
 pub fn tid_of(pointer: &pg_sys::ItemPointerData) -> Tid {
     let block = (u32::from(pointer.ip_blkid.bi_hi) << 16) | u32::from(pointer.ip_blkid.bi_lo);
-    Tid { block, offset: pointer.ip_posid }
+    Tid {
+        block,
+        offset: pointer.ip_posid,
+    }
 }
 
 /// A TID in PostgreSQL's representation.
 pub fn item_pointer(tid: Tid) -> pg_sys::ItemPointerData {
-    let block = pg_sys::BlockIdData { bi_hi: (tid.block >> 16) as u16, bi_lo: tid.block as u16 };
-    pg_sys::ItemPointerData { ip_blkid: block, ip_posid: tid.offset }
+    let block = pg_sys::BlockIdData {
+        bi_hi: (tid.block >> 16) as u16,
+        bi_lo: tid.block as u16,
+    };
+    pg_sys::ItemPointerData {
+        ip_blkid: block,
+        ip_posid: tid.offset,
+    }
 }
 
 /// Exact distances of rows for one search, as the executor would compute them.
@@ -238,8 +286,6 @@ pub struct Exact<'a> {
     pub index: Index,
     /// The search's snapshot: rows that it does not see have no distance.
     pub snapshot: pg_sys::Snapshot,
-    /// The operator's function.
-    pub distance: Distance,
     /// The query, or none for NULL: then every distance counts as zero.
     pub query: Option<&'a OwnedVector>,
 }
@@ -249,12 +295,16 @@ impl Exact<'_> {
     /// the order of their blocks; nothing stays pinned.
     pub fn distances(&self, tids: &[Tid], out: &mut Vec<Option<f64>>) -> Result<()> {
         pgrx::check_for_interrupts!();
+        let distance = self.index.distance();
         with_temporary_memory(|| {
             let mut rows = Values::new(self.index, self.heap);
             // SAFETY: the relation is open; the fetch is ended below, or released by the abort after an error.
             unsafe {
                 let fetch = pg_sys::table_index_fetch_begin(self.heap.as_ptr());
-                out.extend(tids.iter().map(|&tid| self.one(fetch, &mut rows, tid)));
+                out.extend(
+                    tids.iter()
+                        .map(|&tid| self.one(fetch, &mut rows, distance, tid)),
+                );
                 pg_sys::table_index_fetch_end(fetch);
             }
         });
@@ -263,17 +313,33 @@ impl Exact<'_> {
 
     /// # Safety
     /// `fetch` must be a running fetch of the table.
-    unsafe fn one(&self, fetch: *mut pg_sys::IndexFetchTableData, rows: &mut Values, tid: Tid) -> Option<f64> {
+    unsafe fn one(
+        &self,
+        fetch: *mut pg_sys::IndexFetchTableData,
+        rows: &mut Values,
+        distance: Distance,
+        tid: Tid,
+    ) -> Option<f64> {
         let (mut again, mut dead) = (false, false);
         let mut pointer = item_pointer(tid);
         // SAFETY: the slot is the table's; the snapshot is the scan's and registered by the executor.
         unsafe {
             let (slot, snapshot) = (rows.slot, self.snapshot);
-            if !pg_sys::table_index_fetch_tuple(fetch, &mut pointer, snapshot, slot, &mut again, &mut dead) {
+            if !pg_sys::table_index_fetch_tuple(
+                fetch,
+                &mut pointer,
+                snapshot,
+                slot,
+                &mut again,
+                &mut dead,
+            ) {
                 return None;
             }
             let value = rows.value()?;
-            Some(self.query.map_or(0.0, |query| self.distance.call(value, query.datum())))
+            Some(
+                self.query
+                    .map_or(0.0, |query| distance.call(value, query.datum())),
+            )
         }
     }
 }

@@ -47,24 +47,36 @@ pub fn maintenance_bytes() -> usize {
 /// Reports the phase of an index build to `pg_stat_progress_create_index`.
 pub fn report_phase(phase: i64) {
     // SAFETY: does nothing when no command reports progress.
-    unsafe { pg_sys::pgstat_progress_update_param(pg_sys::PROGRESS_CREATEIDX_SUBPHASE as i32, phase) };
+    unsafe {
+        pg_sys::pgstat_progress_update_param(pg_sys::PROGRESS_CREATEIDX_SUBPHASE as i32, phase)
+    };
 }
 
 /// Reports how far a phase of an index build is.
 pub fn report_progress(done: usize, total: usize) {
     // SAFETY: as in `report_phase`.
     unsafe {
-        pg_sys::pgstat_progress_update_param(pg_sys::PROGRESS_CREATEIDX_TUPLES_TOTAL as i32, total as i64);
-        pg_sys::pgstat_progress_update_param(pg_sys::PROGRESS_CREATEIDX_TUPLES_DONE as i32, done as i64);
+        pg_sys::pgstat_progress_update_param(
+            pg_sys::PROGRESS_CREATEIDX_TUPLES_TOTAL as i32,
+            total as i64,
+        );
+        pg_sys::pgstat_progress_update_param(
+            pg_sys::PROGRESS_CREATEIDX_TUPLES_DONE as i32,
+            done as i64,
+        );
     }
 }
 
 /// Tells the user something that is no error.
 pub fn notice(message: &str, detail: &str, hint: &str) {
-    ErrorReport::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message.to_owned(), "distillvq")
-        .set_detail(detail)
-        .set_hint(hint)
-        .report(PgLogLevel::NOTICE);
+    ErrorReport::new(
+        PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
+        message.to_owned(),
+        "distillvq",
+    )
+    .set_detail(detail)
+    .set_hint(hint)
+    .report(PgLogLevel::NOTICE);
 }
 
 /// Runs `work` in a memory context of its own, so that what PostgreSQL's functions leave behind is freed at once.

@@ -94,9 +94,21 @@ pub fn register() {
     unsafe {
         let kind = pg_sys::add_reloption_kind();
         for option in &INTEGERS {
-            let lock = if option.for_scans { pg_sys::ShareUpdateExclusiveLock } else { pg_sys::AccessExclusiveLock };
+            let lock = if option.for_scans {
+                pg_sys::ShareUpdateExclusiveLock
+            } else {
+                pg_sys::AccessExclusiveLock
+            };
             let (name, about) = (option.c_name.as_ptr(), option.about.as_ptr());
-            pg_sys::add_int_reloption(kind, name, about, 0, 0, option.most, lock as pg_sys::LOCKMODE);
+            pg_sys::add_int_reloption(
+                kind,
+                name,
+                about,
+                0,
+                0,
+                option.most,
+                lock as pg_sys::LOCKMODE,
+            );
         }
         let lock = pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE;
         let about = c"Name of the trained model to build with (none = train at build)".as_ptr();
@@ -110,14 +122,29 @@ pub fn parse(definition: pg_sys::Datum, validate: bool) -> Result<*mut pg_sys::b
     if validate {
         check(definition)?;
     }
-    let integer = |option: &Integer| parse_element(option.c_name, pg_sys::relopt_type::RELOPT_TYPE_INT, option.offset);
+    let integer = |option: &Integer| {
+        parse_element(
+            option.c_name,
+            pg_sys::relopt_type::RELOPT_TYPE_INT,
+            option.offset,
+        )
+    };
     let mut table: Vec<_> = INTEGERS.iter().map(integer).collect();
     let string = pg_sys::relopt_type::RELOPT_TYPE_STRING;
-    table.push(parse_element(c"model", string, std::mem::offset_of!(Raw, model)));
-    let kind = KIND.get().copied().unwrap_or(pg_sys::relopt_kind::RELOPT_KIND_LOCAL);
+    table.push(parse_element(
+        c"model",
+        string,
+        std::mem::offset_of!(Raw, model),
+    ));
+    let kind = KIND
+        .get()
+        .copied()
+        .unwrap_or(pg_sys::relopt_kind::RELOPT_KIND_LOCAL);
     let (size, count) = (std::mem::size_of::<Raw>(), table.len() as i32);
     // SAFETY: the table describes `Raw`; the server copies what it needs.
-    let built = unsafe { pg_sys::build_reloptions(definition, validate, kind, size, table.as_ptr(), count) };
+    let built = unsafe {
+        pg_sys::build_reloptions(definition, validate, kind, size, table.as_ptr(), count)
+    };
     Ok(built.cast())
 }
 
@@ -125,7 +152,8 @@ pub fn parse(definition: pg_sys::Datum, validate: bool) -> Result<*mut pg_sys::b
 fn check(definition: pg_sys::Datum) -> Result<()> {
     let is_null = definition.is_null();
     // SAFETY: the server passes null or a text array.
-    let items = unsafe { Vec::<Option<String>>::from_datum(definition, is_null) }.unwrap_or_default();
+    let items =
+        unsafe { Vec::<Option<String>>::from_datum(definition, is_null) }.unwrap_or_default();
     items.iter().flatten().try_for_each(|item| {
         let (name, value) = item.split_once('=').unwrap_or((item, "true"));
         check_one(name, value)
@@ -138,8 +166,12 @@ fn check_one(name: &str, value: &str) -> Result<()> {
     }
     let known = INTEGERS.iter().find(|option| option.name == name);
     let option = known.ok_or_else(|| Error::UnknownOption(name.to_owned()))?;
-    let out_of_range =
-        || Error::OptionRange { name: option.name, value: value.to_owned(), min: 0, max: i64::from(option.most) };
+    let out_of_range = || Error::OptionRange {
+        name: option.name,
+        value: value.to_owned(),
+        min: 0,
+        max: i64::from(option.most),
+    };
     let number: i64 = value.trim().parse().map_err(|_| out_of_range())?;
     if !(0..=i64::from(option.most)).contains(&number) {
         return Err(out_of_range());
@@ -164,7 +196,9 @@ impl Options {
         let count = |value: i32| usize::try_from(value).unwrap_or(0);
         // SAFETY: a non-zero offset leads to a terminated string inside the same allocation.
         let model = (fixed.model > 0)
-            .then(|| unsafe { CStr::from_ptr(raw.cast::<std::ffi::c_char>().offset(fixed.model as isize)) })
+            .then(|| unsafe {
+                CStr::from_ptr(raw.cast::<std::ffi::c_char>().offset(fixed.model as isize))
+            })
             .map(|name| name.to_string_lossy().into_owned())
             .filter(|name| !name.is_empty());
         Self {

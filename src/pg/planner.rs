@@ -1,6 +1,6 @@
 //! The planner's side: what a path over the index costs.
 
-use crate::am::cost::{Inputs, Estimate, estimate};
+use crate::am::cost::{Estimate, Inputs, estimate};
 use crate::pg::relation::Index;
 use crate::pg::store::RelationStore;
 use distillvq_ivf::Meta;
@@ -10,7 +10,10 @@ use pgrx::pg_sys;
 ///
 /// # Safety
 /// The pointers must be those that the planner passes.
-pub unsafe fn estimate_path(root: *mut pg_sys::PlannerInfo, path: *mut pg_sys::IndexPath) -> Option<Estimate> {
+pub unsafe fn estimate_path(
+    root: *mut pg_sys::PlannerInfo,
+    path: *mut pg_sys::IndexPath,
+) -> Option<Estimate> {
     // SAFETY: the planner's own structures, alive during the call.
     let (path, info) = unsafe { (&mut *path, &*(*path).indexinfo) };
     if path.indexorderbys.is_null() {
@@ -22,7 +25,11 @@ pub unsafe fn estimate_path(root: *mut pg_sys::PlannerInfo, path: *mut pg_sys::I
     let (mut random_page, mut sequential_page) = (0.0, 0.0);
     // SAFETY: plain look-ups; the selectivity of the clauses on the table.
     let selectivity = unsafe {
-        pg_sys::get_tablespace_page_costs(info.reltablespace, &mut random_page, &mut sequential_page);
+        pg_sys::get_tablespace_page_costs(
+            info.reltablespace,
+            &mut random_page,
+            &mut sequential_page,
+        );
         let clauses = (*info.rel).baserestrictinfo;
         let relation = (*info.rel).relid as i32;
         let join = pg_sys::JoinType::JOIN_INNER;
@@ -30,7 +37,8 @@ pub unsafe fn estimate_path(root: *mut pg_sys::PlannerInfo, path: *mut pg_sys::I
     };
     let (lists, probes, shape) = read_shape(info);
     // SAFETY: plain settings.
-    let (row_cost, operator_cost) = unsafe { (pg_sys::cpu_index_tuple_cost, pg_sys::cpu_operator_cost) };
+    let (row_cost, operator_cost) =
+        unsafe { (pg_sys::cpu_index_tuple_cost, pg_sys::cpu_operator_cost) };
     Some(estimate(&Inputs {
         index_pages: f64::from(info.pages),
         index_rows: info.tuples.max(0.0),
@@ -61,7 +69,11 @@ fn read_shape(info: &pg_sys::IndexOptInfo) -> (f64, f64, (f64, f64)) {
         (relation, Index::new(relation))
     };
     let options = index.options();
-    let meta = if info.pages > 0 { Meta::read(&RelationStore::new(index)).ok() } else { None };
+    let meta = if info.pages > 0 {
+        Meta::read(&RelationStore::new(index)).ok()
+    } else {
+        None
+    };
     // SAFETY: opened above.
     unsafe { pg_sys::index_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE) };
     meta.map_or(unknown, |meta| {

@@ -37,7 +37,9 @@ pub fn type_name(oid: pg_sys::Oid) -> String {
             return String::new();
         }
         let row = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_type>();
-        let name = CStr::from_ptr(row.typname.data.as_ptr()).to_string_lossy().into_owned();
+        let name = CStr::from_ptr(row.typname.data.as_ptr())
+            .to_string_lossy()
+            .into_owned();
         pg_sys::ReleaseSysCache(tuple);
         name
     }
@@ -54,7 +56,11 @@ pub struct Index(pg_sys::Relation);
 /// Name of a relation.
 fn relation_name(relation: pg_sys::Relation) -> String {
     // SAFETY: an open relation has a catalog row with a terminated name.
-    unsafe { CStr::from_ptr((*(*relation).rd_rel).relname.data.as_ptr()).to_string_lossy().into_owned() }
+    unsafe {
+        CStr::from_ptr((*(*relation).rd_rel).relname.data.as_ptr())
+            .to_string_lossy()
+            .into_owned()
+    }
 }
 
 impl Heap {
@@ -104,7 +110,8 @@ impl Index {
     pub fn needs_wal(self) -> bool {
         // SAFETY: an open relation; wal_level is fixed while the server runs.
         unsafe {
-            let permanent = (*(*self.0).rd_rel).relpersistence as u8 == pg_sys::RELPERSISTENCE_PERMANENT;
+            let permanent =
+                (*(*self.0).rd_rel).relpersistence as u8 == pg_sys::RELPERSISTENCE_PERMANENT;
             permanent
                 && (pg_sys::wal_level >= pg_sys::WalLevel::WAL_LEVEL_REPLICA as i32
                     || !crate::pg::compat::created_in_this_transaction(&*self.0))
@@ -156,7 +163,10 @@ impl Index {
         // SAFETY: support function 1 is required; the relation caches it for as long as it is open.
         unsafe {
             let function = pg_sys::index_getprocinfo(self.0, 1, DISTANCE_PROCEDURE);
-            Distance { function, collation: *(*self.0).rd_indcollation }
+            Distance {
+                function,
+                collation: *(*self.0).rd_indcollation,
+            }
         }
     }
 }
@@ -176,7 +186,9 @@ pub const fn code_of_metric(metric: Metric) -> i32 {
 }
 
 fn metric_of_code(code: i32) -> Option<Metric> {
-    [Metric::L2, Metric::InnerProduct, Metric::Cosine].into_iter().find(|&metric| code_of_metric(metric) == code)
+    [Metric::L2, Metric::InnerProduct, Metric::Cosine]
+        .into_iter()
+        .find(|&metric| code_of_metric(metric) == code)
 }
 
 /// The function behind the ordering operator: what it says is what the executor would compute.
@@ -193,7 +205,8 @@ impl Distance {
     /// Both datums must be of the operator class's input type, and the index still open.
     pub unsafe fn call(self, row: pg_sys::Datum, query: pg_sys::Datum) -> f64 {
         // SAFETY: as promised by the caller.
-        let result = unsafe { pg_sys::FunctionCall2Coll(self.function, self.collation, row, query) };
+        let result =
+            unsafe { pg_sys::FunctionCall2Coll(self.function, self.collation, row, query) };
         f64::from_bits(result.value() as u64)
     }
 }

@@ -1,6 +1,6 @@
 //! The executor's side of an index scan.
 
-use crate::am::scan::{Target, Scan};
+use crate::am::scan::{Scan, Target};
 use crate::error::{Error, Result};
 use crate::pg::datum::OwnedVector;
 use crate::pg::heap::{Exact, item_pointer};
@@ -62,16 +62,25 @@ pub unsafe fn next(scan: pg_sys::IndexScanDesc) -> Result<bool> {
     let scan = unsafe { &mut *scan };
     // SAFETY: the relation is open during the scan.
     let index = unsafe { Index::new(scan.indexRelation) };
-    let mut state = match unsafe { state_of(scan) }.0.take() {
+    // SAFETY: a descriptor of ours, with its state. An error leaves it empty: the scan cannot be continued anyway.
+    let running = unsafe { state_of(scan) }.0.take();
+    let mut state = match running {
         Some(running) => running,
         None => start(scan, index)?,
     };
     // SAFETY: an index scan that returns rows has its table open.
     let heap = unsafe { Heap::new(scan.heapRelation) };
     let (query, search) = state.parts();
-    let exact = Exact { heap, index, snapshot: scan.xs_snapshot, distance: index.distance(), query };
-    let found = search.next(index, &mut |tids: &[Tid], out: &mut Vec<Option<f64>>| exact.distances(tids, out))?;
-    // SAFETY: as above. After an error the state stays empty: the scan cannot be continued anyway.
+    let exact = Exact {
+        heap,
+        index,
+        snapshot: scan.xs_snapshot,
+        query,
+    };
+    let found = search.next(index, &mut |tids: &[Tid], out: &mut Vec<Option<f64>>| {
+        exact.distances(tids, out)
+    })?;
+    // SAFETY: as above.
     unsafe { state_of(scan) }.0 = Some(state);
     if let Some(tid) = found {
         scan.xs_heaptid = item_pointer(tid);

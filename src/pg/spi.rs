@@ -18,7 +18,8 @@ struct AsOwner {
 impl AsOwner {
     fn new(owner: pg_sys::Oid) -> Self {
         let (mut user, mut context) = (pg_sys::InvalidOid, 0);
-        let flags = (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION) as i32;
+        let flags =
+            (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION) as i32;
         // SAFETY: plain reads and writes of the backend's own state.
         unsafe {
             pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
@@ -39,7 +40,9 @@ impl Drop for AsOwner {
 
 /// Runs `work` with the rights of the owner of the extension's table. Only for fixed, schema-qualified statements.
 pub fn as_extension_owner<T>(work: impl FnOnce() -> T) -> Result<T> {
-    let owner = Spi::get_one::<pg_sys::Oid>("SELECT relowner FROM pg_catalog.pg_class WHERE oid = 'distillvq.model'::pg_catalog.regclass")?;
+    let owner = Spi::get_one::<pg_sys::Oid>(
+        "SELECT relowner FROM pg_catalog.pg_class WHERE oid = 'distillvq.model'::pg_catalog.regclass",
+    )?;
     let _guard = AsOwner::new(owner.unwrap_or(pg_sys::InvalidOid));
     Ok(work())
 }
@@ -47,10 +50,18 @@ pub fn as_extension_owner<T>(work: impl FnOnce() -> T) -> Result<T> {
 /// The schema-qualified, quoted name of a relation.
 pub fn quoted_relation(oid: pg_sys::Oid) -> Result<String> {
     // SAFETY: catalog look-ups; null names are handled.
-    let (schema, name) = unsafe { (owned(pg_sys::get_namespace_name(pg_sys::get_rel_namespace(oid))), relation_name(oid)) };
+    let (schema, name) = unsafe {
+        (
+            owned(pg_sys::get_namespace_name(pg_sys::get_rel_namespace(oid))),
+            relation_name(oid),
+        )
+    };
     match (schema, name) {
         (Some(schema), Some(name)) => Ok(pgrx::spi::quote_qualified_identifier(schema, name)),
-        _ => Err(Error::NoColumn { relation: oid.to_u32().to_string(), column: String::new() }),
+        _ => Err(Error::NoColumn {
+            relation: oid.to_u32().to_string(),
+            column: String::new(),
+        }),
     }
 }
 
@@ -92,16 +103,26 @@ impl VectorColumn {
     /// Looks a column up and checks its type.
     pub fn find(relation: pg_sys::Oid, column: &str) -> Result<Self> {
         let name = quoted_relation(relation)?;
-        let missing = || Error::NoColumn { relation: name.clone(), column: column.to_owned() };
+        let missing = || Error::NoColumn {
+            relation: name.clone(),
+            column: column.to_owned(),
+        };
         let c_column = std::ffi::CString::new(column).map_err(|_| missing())?;
-        let (mut type_oid, mut modifier, mut collation) = (pg_sys::InvalidOid, -1, pg_sys::InvalidOid);
+        let (mut type_oid, mut modifier, mut collation) =
+            (pg_sys::InvalidOid, -1, pg_sys::InvalidOid);
         // SAFETY: a catalog look-up of a column that exists.
         unsafe {
             let number = pg_sys::get_attnum(relation, c_column.as_ptr());
             if number <= 0 {
                 return Err(missing());
             }
-            pg_sys::get_atttypetypmodcoll(relation, number, &mut type_oid, &mut modifier, &mut collation);
+            pg_sys::get_atttypetypmodcoll(
+                relation,
+                number,
+                &mut type_oid,
+                &mut modifier,
+                &mut collation,
+            );
         }
         let element = Element::of_type(type_oid).ok_or_else(|| Error::ColumnType {
             relation: name.clone(),
@@ -109,14 +130,22 @@ impl VectorColumn {
             type_name: type_name(type_oid),
         })?;
         let dim = usize::try_from(modifier).ok().filter(|&dim| dim > 0);
-        Ok(Self { relation: name, column: column.to_owned(), element, dim })
+        Ok(Self {
+            relation: name,
+            column: column.to_owned(),
+            element,
+            dim,
+        })
     }
 
     /// Passes every non-null vector that the caller may see to `each`, which decides whether to read it: it is given
     /// a function that appends the elements to a buffer and returns their number.
     pub fn scan(&self, each: &mut dyn FnMut(&ReadElements<'_>) -> Result<()>) -> Result<()> {
         let column = pgrx::spi::quote_identifier(&self.column);
-        let query = format!("SELECT {column} FROM {} WHERE {column} IS NOT NULL", self.relation);
+        let query = format!(
+            "SELECT {column} FROM {} WHERE {column} IS NOT NULL",
+            self.relation
+        );
         Spi::connect(|client| {
             let mut cursor = client.try_open_cursor(query.as_str(), &[])?;
             loop {
@@ -130,7 +159,6 @@ impl VectorColumn {
                         each(&|out| unsafe { append_elements(datum, self.element, out) })?;
                     }
                 }
-                drop(rows);
                 // SAFETY: the rows of the last fetch, to which nothing refers any more; SPI would keep them to the end.
                 unsafe { pg_sys::SPI_freetuptable(pg_sys::SPI_tuptable) };
             }

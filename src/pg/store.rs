@@ -29,7 +29,10 @@ pub struct RelationStore {
     vacuum: bool,
 }
 
-const _: () = assert!(PAGE_SIZE == pg_sys::BLCKSZ as usize, "the page format is made for 8 KB blocks");
+const _: () = assert!(
+    PAGE_SIZE == pg_sys::BLCKSZ as usize,
+    "the page format is made for 8 KB blocks"
+);
 
 /// Index-only metadata page space that the header of a PostgreSQL page leaves: no hole, so that everything is logged.
 const NO_HOLE: u16 = PAGE_SIZE as u16;
@@ -37,22 +40,42 @@ const NO_HOLE: u16 = PAGE_SIZE as u16;
 impl RelationStore {
     /// The store for everyday changes and searches.
     pub fn new(index: Index) -> Self {
-        Self { index, mode: Mode::Logged, strategy: std::ptr::null_mut(), vacuum: false }
+        Self {
+            index,
+            mode: Mode::Logged,
+            strategy: std::ptr::null_mut(),
+            vacuum: false,
+        }
     }
 
     /// The store for VACUUM's walks over all pages, with its buffer ring and its cost-based delay.
     pub fn for_vacuum(index: Index, strategy: pg_sys::BufferAccessStrategy) -> Self {
-        Self { index, mode: Mode::Logged, strategy, vacuum: true }
+        Self {
+            index,
+            mode: Mode::Logged,
+            strategy,
+            vacuum: true,
+        }
     }
 
     /// The store for a build, which is logged once at its end.
     pub fn for_build(index: Index) -> Self {
-        Self { index, mode: Mode::Build, strategy: std::ptr::null_mut(), vacuum: false }
+        Self {
+            index,
+            mode: Mode::Build,
+            strategy: std::ptr::null_mut(),
+            vacuum: false,
+        }
     }
 
     /// The store over the init fork of an unlogged index.
     pub fn for_init_fork(index: Index) -> Self {
-        Self { index, mode: Mode::Init, strategy: std::ptr::null_mut(), vacuum: false }
+        Self {
+            index,
+            mode: Mode::Init,
+            strategy: std::ptr::null_mut(),
+            vacuum: false,
+        }
     }
 
     fn fork(&self) -> pg_sys::ForkNumber::Type {
@@ -74,13 +97,23 @@ impl RelationStore {
             return;
         }
         // SAFETY: the relation is open, the range is what it has.
-        unsafe { pg_sys::log_newpage_range(self.index.as_ptr(), self.fork(), 0, self.block_count(), true) };
+        unsafe {
+            pg_sys::log_newpage_range(
+                self.index.as_ptr(),
+                self.fork(),
+                0,
+                self.block_count(),
+                true,
+            )
+        };
     }
 
     fn read_buffer(&self, block: u32) -> pg_sys::Buffer {
         let mode = pg_sys::ReadBufferMode::RBM_NORMAL;
         // SAFETY: the relation is open; a block out of range is PostgreSQL's own error.
-        unsafe { pg_sys::ReadBufferExtended(self.index.as_ptr(), self.fork(), block, mode, self.strategy) }
+        unsafe {
+            pg_sys::ReadBufferExtended(self.index.as_ptr(), self.fork(), block, mode, self.strategy)
+        }
     }
 }
 
@@ -127,7 +160,11 @@ impl PageStore for RelationStore {
             Mode::Logged => unsafe { pg_sys::GenericXLogStart(self.index.as_ptr()) },
             _ => std::ptr::null_mut(),
         };
-        Ok(RelationWrite { store: self, wal, pages: Vec::with_capacity(4) })
+        Ok(RelationWrite {
+            store: self,
+            wal,
+            pages: Vec::with_capacity(4),
+        })
     }
 
     fn prefetch(&self, block: u32) {
@@ -155,7 +192,11 @@ pub struct RelationWrite<'a> {
 impl RelationWrite<'_> {
     /// Registers a locked page and gives its slot.
     fn register(&mut self, page: Locked, fresh: bool) -> usize {
-        let flags = if fresh { pg_sys::GENERIC_XLOG_FULL_IMAGE as i32 } else { 0 };
+        let flags = if fresh {
+            pg_sys::GENERIC_XLOG_FULL_IMAGE as i32
+        } else {
+            0
+        };
         // SAFETY: the buffer is exclusively locked and the WAL state, if any, is live.
         let image = unsafe {
             if self.wal.is_null() {
@@ -191,7 +232,11 @@ impl PageWrite for RelationWrite<'_> {
     }
 
     fn extend(&mut self) -> Result<(u32, usize), Error> {
-        let page = Locked(crate::pg::compat::extend_locked(self.store.index, self.store.fork(), self.store.strategy));
+        let page = Locked(crate::pg::compat::extend_locked(
+            self.store.index,
+            self.store.fork(),
+            self.store.strategy,
+        ));
         // SAFETY: the buffer is pinned.
         let block = unsafe { pg_sys::BufferGetBlockNumber(page.0) };
         Ok((block, self.register(page, true)))
@@ -208,7 +253,9 @@ impl PageWrite for RelationWrite<'_> {
         // SAFETY: all registered buffers are exclusively locked; Finish consumes the state.
         unsafe {
             if wal.is_null() {
-                self.pages.iter().for_each(|(page, _)| pg_sys::MarkBufferDirty(page.0));
+                self.pages
+                    .iter()
+                    .for_each(|(page, _)| pg_sys::MarkBufferDirty(page.0));
             } else {
                 pg_sys::GenericXLogFinish(wal);
             }
