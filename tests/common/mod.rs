@@ -12,7 +12,7 @@ use postgres::Client;
 use postgres::types::FromSqlOwned;
 
 /// Settings of a test's server: errors are logged with their SQLSTATE, which [`healthy`] looks for; autovacuum does not
-/// interfere, but is on, because without it CREATE INDEX leaves a table's statistics alone.
+/// interfere, but is on, because without it CREATE INDEX leaves a table's statistics alone; nothing waits for ever.
 pub const SETTINGS: [(&str, &str); 2] = [
     ("log_line_prefix", "%m [%p] %e %q%d "),
     ("autovacuum_naptime", "1d"),
@@ -132,9 +132,13 @@ pub struct Refusal {
 
 /// Statements in few words. They fail with the server's message at the line of the test.
 pub trait Sql {
-    /// Runs statements.
+    /// Runs statements, in one transaction as far as they do not say otherwise.
     #[track_caller]
     fn run(&mut self, sql: &str);
+
+    /// Runs statements one by one, each in a transaction of its own: VACUUM insists.
+    #[track_caller]
+    fn run_each(&mut self, statements: &[&str]);
 
     /// The first column of a query's rows.
     #[track_caller]
@@ -148,7 +152,7 @@ pub trait Sql {
     #[track_caller]
     fn refusal(&mut self, sql: &str) -> Refusal;
 
-    /// The plan of a query, without costs.
+    /// The plan of a query, without costs; long lines are cut.
     #[track_caller]
     fn plan(&mut self, sql: &str) -> String;
 }
@@ -157,6 +161,12 @@ impl Sql for Client {
     fn run(&mut self, sql: &str) {
         if let Err(error) = self.batch_execute(sql) {
             panic!("{}: {:?}", short(sql), Error::from(error));
+        }
+    }
+
+    fn run_each(&mut self, statements: &[&str]) {
+        for statement in statements {
+            self.run(statement);
         }
     }
 
@@ -188,13 +198,14 @@ impl Sql for Client {
     }
 
     fn plan(&mut self, sql: &str) -> String {
-        self.column::<String>(&format!("EXPLAIN (COSTS OFF) {sql}"))
-            .join("\n")
+        let lines: Vec<String> = self.column(&format!("EXPLAIN (COSTS OFF) {sql}"));
+        let cut: Vec<String> = lines.iter().map(|line| short(line)).collect();
+        cut.join("\n")
     }
 }
 
 fn short(sql: &str) -> String {
-    let text: String = sql.chars().take(200).collect();
+    let text: String = sql.chars().take(160).collect();
     if text.len() < sql.len() {
         text + "…"
     } else {
@@ -263,7 +274,7 @@ fn found(client: &mut Client, sql: &str) -> Found {
 }
 
 /// The ids in ascending order.
-pub fn ids(found: &Found) -> Vec<i64> {
+pub fn ids(found: &[(i64, f64)]) -> Vec<i64> {
     let mut ids: Vec<i64> = found.iter().map(|&(id, _)| id).collect();
     ids.sort_unstable();
     ids
@@ -271,7 +282,7 @@ pub fn ids(found: &Found) -> Vec<i64> {
 
 /// Fails unless the distances never decrease and no id comes twice.
 #[track_caller]
-pub fn in_order(found: &Found) {
+pub fn in_order(found: &[(i64, f64)]) {
     for pair in found.windows(2) {
         assert!(pair[0].1 <= pair[1].1, "out of order: {pair:?}");
     }
@@ -281,7 +292,7 @@ pub fn in_order(found: &Found) {
 }
 
 /// The share of the true results among those found. A row as near as the last true one counts: ties are no misses.
-pub fn recall(found: &Found, truth: &Found) -> f64 {
+pub fn recall(found: &[(i64, f64)], truth: &[(i64, f64)]) -> f64 {
     let Some(&(_, radius)) = truth.last() else {
         return 1.0;
     };
@@ -346,7 +357,7 @@ fn difference(found: &[i64], truth: &[i64]) -> String {
 pub fn exact(client: &mut Client, sql: &str) {
     let (found, truth) = (by_index(client, sql), by_table(client, sql));
     in_order(&found);
-    let distances = |found: &Found| found.iter().map(|&(_, d)| d).collect::<Vec<_>>();
+    let distances = |found: &[(i64, f64)]| found.iter().map(|&(_, d)| d).collect::<Vec<_>>();
     assert_eq!(distances(&found), distances(&truth), "{}", short(sql));
 }
 
