@@ -117,7 +117,13 @@ fn load_tables(client: &mut Client, set: &DataSet) -> Result<()> {
 
 fn exact(client: &mut Client, workload: &Workload<'_>) -> Result<Vec<Figures>> {
     say("exact search: scanning the table");
-    let figures = compare::measure(client, workload, None, "")?;
+    // It is slow, and its recall no surprise: some of the queries will do.
+    let some = Workload {
+        sql: workload.sql.clone(),
+        queries: workload.queries.min(100),
+        truth: workload.truth,
+    };
+    let figures = compare::measure(client, &some, None, "")?;
     Ok(vec![Figures {
         index: "none (exact)".into(),
         ..figures
