@@ -40,7 +40,8 @@ need_build_tools
 DISTILLVQ_RUN=$(run_directory)
 make_run_directory "$DISTILLVQ_RUN"
 if [ -n "${PG_CONFIG:-}" ]; then
-    PG_CONFIG=$(command -v "$PG_CONFIG") || fail "PG_CONFIG is not a program"
+    named=$PG_CONFIG
+    PG_CONFIG=$(command -v "$named") || fail "PG_CONFIG=$named is not a program"
     [ "${PG_CONFIG#/}" != "$PG_CONFIG" ] || PG_CONFIG=$PWD/$PG_CONFIG
 else
     PG_CONFIG=$(private_server)
