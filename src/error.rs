@@ -54,6 +54,9 @@ pub enum Error {
     /// No such model.
     #[error("model \"{0}\" does not exist")]
     NoModel(String),
+    /// The extension's table is not there.
+    #[error("table \"distillvq.model\" does not exist")]
+    NoModelTable,
     /// A model that belongs to somebody else.
     #[error("model \"{name}\" belongs to the role \"{owner}\"")]
     ModelOwner { name: String, owner: String },
@@ -123,6 +126,7 @@ impl Error {
             Self::ColumnType { .. } => S::ERRCODE_DATATYPE_MISMATCH,
             Self::NoColumn { .. } => S::ERRCODE_UNDEFINED_COLUMN,
             Self::NoModel(_) => S::ERRCODE_UNDEFINED_OBJECT,
+            Self::NoModelTable => S::ERRCODE_UNDEFINED_TABLE,
             Self::ModelOwner { .. } => S::ERRCODE_INSUFFICIENT_PRIVILEGE,
             Self::Train {
                 source: TrainError::Interrupted,
@@ -163,6 +167,7 @@ impl Error {
             Self::NoModel(_) => {
                 "SELECT name FROM distillvq_models lists the models; distillvq_train makes one.".into()
             }
+            Self::NoModelTable => "Create the extension in this database: CREATE EXTENSION distillvq CASCADE.".into(),
             Self::ModelOwner { owner, .. } => {
                 format!("Choose another name with the parameter \"model\", or become a member of \"{owner}\".")
             }

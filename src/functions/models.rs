@@ -4,7 +4,7 @@
 //! its members may train it anew. Any role may build an index with a model by name.
 
 use crate::error::{Error, Result};
-use crate::pg::spi::as_extension_owner;
+use crate::pg::spi::{as_extension_owner, current_user};
 use distillvq_quantizer::{Model, Report};
 use pgrx::Spi;
 use pgrx::datum::DatumWithOid;
@@ -29,12 +29,21 @@ pub fn load(name: &str) -> Result<Model> {
     })
 }
 
+/// Whether the role `$2` may replace the model `m`: a member of its owner's role, or a superuser if that role is gone.
+macro_rules! may_replace {
+    () => {
+        "coalesce(pg_has_role($2::name, (SELECT oid FROM pg_roles WHERE rolname = m.owner), 'USAGE'), \
+         (SELECT rolsuper FROM pg_roles WHERE rolname = $2::name))"
+    };
+}
+
 /// Refuses a name that is taken by a role of which the current user is no member.
 pub fn check_owner(name: &str) -> Result<()> {
-    let query = "SELECT m.owner::pg_catalog.text FROM distillvq.model m LEFT JOIN pg_catalog.pg_roles r ON r.rolname = m.owner \
-                 WHERE m.name = $1 AND NOT coalesce(pg_catalog.pg_has_role($2::pg_catalog.name, r.oid, 'USAGE'), false) \
-                 AND NOT (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = $2::pg_catalog.name)";
-    let user = current_user()?;
+    let query = concat!(
+        "SELECT owner::text FROM distillvq.model m WHERE name = $1 AND NOT ",
+        may_replace!()
+    );
+    let user = current_user();
     let owner = as_extension_owner(|| {
         Spi::connect(|client| {
             let rows = client.select(
@@ -59,20 +68,23 @@ pub fn check_owner(name: &str) -> Result<()> {
 
 /// Stores a model under a name, in place of an earlier one.
 pub fn store(name: &str, model: &Model, report: &Report) -> Result<()> {
-    let statement = "INSERT INTO distillvq.model (name, owner, metric, dimensions, lists, subquantizers, bits, rows, queries, \
-                     recall_before, recall_after, trained, body) \
-                     VALUES ($1, $2::pg_catalog.name, $3, $4, $5, $6, $7, $8, $9, $10, $11, pg_catalog.now(), $12) \
-                     ON CONFLICT (name) DO UPDATE SET metric = excluded.metric, dimensions = excluded.dimensions, \
-                     lists = excluded.lists, subquantizers = excluded.subquantizers, bits = excluded.bits, rows = excluded.rows, \
-                     queries = excluded.queries, recall_before = excluded.recall_before, recall_after = excluded.recall_after, \
-                     trained = excluded.trained, body = excluded.body";
+    let statement = concat!(
+        "INSERT INTO distillvq.model AS m (name, owner, metric, dimensions, lists, subquantizers, bits, rows, queries, \
+         recall_before, recall_after, trained, body) \
+         VALUES ($1, $2::name, $3, $4, $5, $6, $7, $8, $9, $10, $11, now(), $12) \
+         ON CONFLICT (name) DO UPDATE SET metric = excluded.metric, dimensions = excluded.dimensions, \
+         lists = excluded.lists, subquantizers = excluded.subquantizers, bits = excluded.bits, rows = excluded.rows, \
+         queries = excluded.queries, recall_before = excluded.recall_before, recall_after = excluded.recall_after, \
+         trained = excluded.trained, body = excluded.body WHERE ",
+        may_replace!()
+    );
     let body = model.to_bytes().map_err(|source| Error::Model {
         name: name.to_owned(),
         source,
     })?;
-    let user = current_user()?;
+    let user = current_user();
     let metric = model.metric().to_string();
-    as_extension_owner(|| {
+    let written = as_extension_owner(|| {
         let arguments: [DatumWithOid<'_>; 12] = [
             name.into(),
             user.as_str().into(),
@@ -87,12 +99,16 @@ pub fn store(name: &str, model: &Model, report: &Report) -> Result<()> {
             report.recall_after.into(),
             body.into(),
         ];
-        Spi::run_with_args(statement, &arguments)
+        Spi::connect_mut(|client| {
+            client
+                .update(statement, None, &arguments)
+                .map(|written| written.len())
+        })
     })??;
-    Ok(())
-}
-
-fn current_user() -> Result<String> {
-    let user = Spi::get_one::<String>("SELECT current_user::pg_catalog.text")?;
-    user.ok_or(Error::Spi(pgrx::spi::SpiError::InvalidPosition))
+    // Nothing written: since the first look somebody else has taken the name.
+    if written == 0 {
+        check_owner(name)
+    } else {
+        Ok(())
+    }
 }

@@ -9,10 +9,12 @@ use std::ffi::CStr;
 /// Rows that one fetch from a cursor brings.
 const ROWS_A_FETCH: std::ffi::c_long = 512;
 
-/// Restores the user when dropped; after an error the abort does it.
+/// The rights of another user and a search path that nobody else can write to, until dropped; after an error the abort
+/// restores both.
 struct AsOwner {
     user: pg_sys::Oid,
     context: i32,
+    settings: i32,
 }
 
 impl AsOwner {
@@ -20,12 +22,27 @@ impl AsOwner {
         let (mut user, mut context) = (pg_sys::InvalidOid, 0);
         let flags =
             (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION) as i32;
-        // SAFETY: plain reads and writes of the backend's own state.
+        // SAFETY: plain reads and writes of the backend's own state; the strings live forever.
         unsafe {
             pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
             pg_sys::SetUserIdAndSecContext(owner, context | flags);
+            let settings = pg_sys::NewGUCNestLevel();
+            pg_sys::set_config_option(
+                c"search_path".as_ptr(),
+                c"pg_catalog, pg_temp".as_ptr(),
+                pg_sys::GucContext::PGC_USERSET,
+                pg_sys::GucSource::PGC_S_SESSION,
+                pg_sys::GucAction::GUC_ACTION_SAVE,
+                true,
+                0,
+                false,
+            );
+            Self {
+                user,
+                context,
+                settings,
+            }
         }
-        Self { user, context }
     }
 }
 
@@ -33,18 +50,40 @@ impl Drop for AsOwner {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             // SAFETY: what `new` found.
-            unsafe { pg_sys::SetUserIdAndSecContext(self.user, self.context) };
+            unsafe {
+                pg_sys::AtEOXact_GUC(false, self.settings);
+                pg_sys::SetUserIdAndSecContext(self.user, self.context);
+            }
         }
     }
 }
 
-/// Runs `work` with the rights of the owner of the extension's table. Only for fixed, schema-qualified statements.
+/// Runs `work` with the rights of the owner of the extension's table, names being looked up in `pg_catalog` alone. Only
+/// for fixed statements.
 pub fn as_extension_owner<T>(work: impl FnOnce() -> T) -> Result<T> {
-    let owner = Spi::get_one::<pg_sys::Oid>(
-        "SELECT relowner FROM pg_catalog.pg_class WHERE oid = 'distillvq.model'::pg_catalog.regclass",
-    )?;
-    let _guard = AsOwner::new(owner.unwrap_or(pg_sys::InvalidOid));
+    // SAFETY: catalog look-ups; the row is read before it is released.
+    let owner = unsafe {
+        let schema = pg_sys::get_namespace_oid(c"distillvq".as_ptr(), false);
+        let table = pg_sys::get_relname_relid(c"model".as_ptr(), schema);
+        let row = pg_sys::SearchSysCache1(
+            pg_sys::SysCacheIdentifier::RELOID as i32,
+            pg_sys::Datum::from(table),
+        );
+        if row.is_null() {
+            return Err(Error::NoModelTable);
+        }
+        let owner = (*pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_class>()).relowner;
+        pg_sys::ReleaseSysCache(row);
+        owner
+    };
+    let _guard = AsOwner::new(owner);
     Ok(work())
+}
+
+/// The name of the current user.
+pub fn current_user() -> String {
+    // SAFETY: the current user exists; the name is palloc'd.
+    unsafe { owned(pg_sys::GetUserNameFromId(pg_sys::GetUserId(), false)) }.unwrap_or_default()
 }
 
 /// The schema-qualified, quoted name of a relation.

@@ -5,8 +5,9 @@
 //! 2. A row is given out when no unseen candidate of the probed lists can plausibly beat it: its score must reach the
 //!    next estimate plus `μ + z·σ`, where μ and σ are mean and standard deviation of (exact − estimated) over the rows
 //!    compared so far. Until then further batches are compared.
-//! 3. The more rows are given out, the more lists a result of the same quality needs: at least `probes·√(given/50)`.
-//!    When the probed lists are exhausted, their number is doubled until there are no more.
+//! 3. The more rows are given out, the further the neighbourhood reaches into other lists: at least `probes·given/25` are
+//!    probed. Scanning codes is cheaper than the exact rows that were paid for until then. When all candidates of the
+//!    probed lists are compared, twice as many are probed before the farther ones among them are given out.
 //! 4. The order is never broken: a row that turns out nearer than the last one given out is put aside, and follows, in
 //!    order, after everything else. So a LIMIT reached before sees an exact order, and a filtered query never comes back
 //!    short.
@@ -28,7 +29,7 @@ const LARGEST_PULL: usize = 4096;
 /// Rows of the exact list compared at a time.
 const EXACT_BATCH: usize = 1024;
 /// Rows given out for which the first probes are meant.
-const ROWS_PER_PROBES: f64 = 50.0;
+const ROWS_PER_PROBES: f64 = 25.0;
 /// Lists are added by this factor at least: each addition may scan the older lists again.
 const WIDEN: f64 = 1.5;
 
@@ -260,6 +261,9 @@ impl<C: Source> Stream<C> {
         while !self.ending {
             self.widen()?;
             let unseen = self.refill()?;
+            if unseen.is_none() && self.probe(self.source.probed())? {
+                continue;
+            }
             if let Some(hit) = self.take_ready(unseen) {
                 let is_late = |last: f64| hit.distance.total_cmp(&last).is_lt();
                 if self.last.is_some_and(is_late) {
@@ -272,7 +276,7 @@ impl<C: Source> Stream<C> {
             }
             if unseen.is_some() {
                 self.compare_batch(fetch)?;
-            } else if !self.probe(self.source.probed())? {
+            } else {
                 self.aside.sort_unstable_by(|a, b| b.cmp(a));
                 self.ending = true;
             }
@@ -314,7 +318,7 @@ impl<C: Source> Stream<C> {
 
     /// Rule 3: probes as many lists as the number of rows given out asks for.
     fn widen(&mut self) -> Result<(), Error> {
-        let growth = (self.stats.given as f64 / ROWS_PER_PROBES).sqrt().max(1.0);
+        let growth = (self.stats.given as f64 / ROWS_PER_PROBES).max(1.0);
         let wanted = (self.options.probes as f64 * growth).ceil() as usize;
         let probed = self.source.probed();
         if probed < wanted {
