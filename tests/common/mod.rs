@@ -11,7 +11,7 @@ use distillvq_harness::{Error, Metric, Server, Vectors, load};
 use postgres::Client;
 use postgres::types::FromSqlOwned;
 
-/// Settings of a test's server: errors are logged with their SQLSTATE, which [`healthy`] looks for; autovacuum does not
+/// Settings of a test's server: errors are logged with their SQLSTATE, which [`undamaged`] looks for; autovacuum does not
 /// interfere, but is on, because without it CREATE INDEX leaves a table's statistics alone; nothing waits for ever.
 pub const SETTINGS: [(&str, &str); 2] = [
     ("log_line_prefix", "%m [%p] %e %q%d "),
@@ -27,10 +27,12 @@ pub fn server() -> &'static Server {
     SERVER.get_or_init(|| Server::start_with(env!("CARGO_CRATE_NAME"), &SETTINGS).unwrap())
 }
 
-/// A test's database, with the extension. Its end checks that the server is still [`healthy`].
+/// A test's database, with the extension. Its end checks that the server is [`healthy`] and the database [`undamaged`].
 pub struct Database {
     /// Its name.
     pub name: String,
+    /// Whether the test damages something itself, so that the log may say so.
+    pub damaged: bool,
     client: Client,
 }
 
@@ -39,6 +41,7 @@ impl Database {
     pub fn new(name: &str) -> Self {
         Self {
             name: name.into(),
+            damaged: false,
             client: server().database(name).unwrap(),
         }
     }
@@ -94,29 +97,40 @@ impl DerefMut for Database {
 impl Drop for Database {
     fn drop(&mut self) {
         if !thread::panicking() {
-            healthy(server());
+            let log = server().log().unwrap();
+            healthy(&log);
+            if !self.damaged {
+                undamaged(&log, &self.name);
+            }
         }
     }
 }
 
-/// Fails if the server's log tells of a crash, a leak, an internal error or a damaged index.
-pub fn healthy(server: &Server) {
-    const BAD: [&str; 8] = [
+/// Fails if a server's log tells of a crash or of something that was not released.
+pub fn healthy(log: &str) {
+    const BAD: [&str; 5] = [
         "PANIC:",
         "TRAP:",
         "was terminated by signal",
-        "leak",
+        " leak",
         "was not closed",
-        " XX000 ",
-        " XX001 ",
-        " XX002 ",
     ];
-    let log = server.log().unwrap();
-    let bad: Vec<&str> = log
-        .lines()
-        .filter(|line| BAD.iter().any(|word| line.contains(word)))
-        .collect();
-    assert!(bad.is_empty(), "the server's log says:\n{}", bad.join("\n"));
+    none_of(log, |line| BAD.iter().any(|word| line.contains(word)));
+}
+
+/// Fails if a server's log tells of an internal error or a damaged index in a database.
+pub fn undamaged(log: &str, database: &str) {
+    let states = ["XX000", "XX001", "XX002"].map(|state| format!(" {state} {database} "));
+    none_of(log, |line| states.iter().any(|state| line.contains(state)));
+}
+
+fn none_of(log: &str, bad: impl Fn(&str) -> bool) {
+    let lines: Vec<&str> = log.lines().filter(|line| bad(line)).take(20).collect();
+    assert!(
+        lines.is_empty(),
+        "the server's log says:\n{}",
+        lines.join("\n")
+    );
 }
 
 /// What the server says when it refuses a statement.
