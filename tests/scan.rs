@@ -131,7 +131,6 @@ fn long_results_are_in_order() {
 }
 
 #[test]
-#[ignore = "recall of filtered searches is below that of others"]
 fn a_filtered_query_does_not_come_back_short() {
     let (mut client, set) = documents();
     let mut sum = 0.0;

@@ -356,7 +356,6 @@ fn a_training_belongs_to_its_transaction() {
 }
 
 #[test]
-#[ignore = "a role without USAGE on the schema cannot train"]
 fn a_model_is_trained_anew_by_its_owner_alone() {
     let (mut db, _) = items("owner");
     let (mut alice, mut bob) = (db.session_of("alice"), db.session_of("bob"));
@@ -399,7 +398,6 @@ fn a_model_is_trained_anew_by_its_owner_alone() {
 }
 
 #[test]
-#[ignore = "the owner is not checked again when the model is stored"]
 fn two_roles_at_once_do_not_replace_each_other() {
     let (mut db, _) = items("race");
     let (mut carol, mut dave) = (db.session_of("carol"), db.session_of("dave"));
@@ -425,7 +423,6 @@ fn two_roles_at_once_do_not_replace_each_other() {
 }
 
 #[test]
-#[ignore = "a role without USAGE on the schema cannot train"]
 fn the_right_to_read_the_column_is_needed_and_enough() {
     let (mut db, _) = items("rights");
     let mut erin = db.session_of("erin");
@@ -448,7 +445,6 @@ fn the_right_to_read_the_column_is_needed_and_enough() {
 }
 
 #[test]
-#[ignore = "a role without USAGE on the schema cannot train"]
 fn row_level_security_limits_the_rows() {
     let (mut db, _) = items("security");
     let mut frank = db.session_of("frank");
@@ -468,7 +464,6 @@ fn row_level_security_limits_the_rows() {
 }
 
 #[test]
-#[ignore = "a role without USAGE on the schema cannot build with a model"]
 fn models_are_listed_but_not_shown() {
     let (mut db, _) = items("shown");
     train(&mut db, "'items', 'embedding', 'm'");
@@ -496,7 +491,6 @@ fn models_are_listed_but_not_shown() {
 }
 
 #[test]
-#[ignore = "statements run under the caller's search_path"]
 fn nothing_of_the_callers_runs_with_the_rights_of_the_extension() {
     let (mut db, _) = items("escalation");
     let mut mallory = db.session_of("mallory");
@@ -526,7 +520,6 @@ fn nothing_of_the_callers_runs_with_the_rights_of_the_extension() {
 }
 
 #[test]
-#[ignore = "a role without USAGE on the schema cannot train"]
 fn training_leaves_the_caller_as_it_was() {
     let (mut db, _) = items("caller");
     let mut heidi = db.session_of("heidi");
