@@ -109,8 +109,8 @@ impl Default for StreamOptions {
         StreamOptions {
             probes: 1,
             max_probes: usize::MAX,
-            z: 3.0,
-            first_batch: 48,
+            z: 3.5,
+            first_batch: 64,
             batch: 32,
         }
     }
