@@ -12,7 +12,7 @@ use distillvq_quantizer::{Metric, Model, Monitor, Phase, Placement, TrainOptions
 use rand::SeedableRng;
 use std::error::Error;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::Instant;
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
@@ -40,36 +40,65 @@ fn read_npy(path: &Path) -> Outcome<(Vec<f32>, usize)> {
     ))
 }
 
+/// Seconds of the clock, and of the processors (Linux; 0 elsewhere), since some moment.
+fn now() -> [f64; 2] {
+    static START: OnceLock<Instant> = OnceLock::new();
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .skip(11)
+        .take(2);
+    let ticks: f64 = fields.filter_map(|x| x.parse::<f64>().ok()).sum();
+    [
+        START.get_or_init(Instant::now).elapsed().as_secs_f64(),
+        ticks / 100.0,
+    ]
+}
+
 /// Seconds a phase.
-struct Stopwatch(Mutex<(Option<Phase>, Instant, Vec<(&'static str, f64)>)>);
+#[derive(Default)]
+struct Laps {
+    phase: Option<Phase>,
+    since: [f64; 2],
+    done: Vec<(&'static str, [f64; 2])>,
+}
+
+struct Stopwatch(Mutex<Laps>);
 
 impl Stopwatch {
     fn new() -> Self {
-        Stopwatch(Mutex::new((None, Instant::now(), Vec::new())))
+        Stopwatch(Mutex::new(Laps {
+            since: now(),
+            ..Laps::default()
+        }))
     }
 
     fn lap(&self, phase: Option<Phase>) {
-        let Ok(mut state) = self.0.lock() else { return };
-        if state.0 != phase {
-            let (name, seconds) = (
-                state.0.map_or("start", Phase::as_str),
-                state.1.elapsed().as_secs_f64(),
-            );
-            state.2.push((name, seconds));
-            (state.0, state.1) = (phase, Instant::now());
+        let Ok(mut laps) = self.0.lock() else { return };
+        if laps.phase != phase {
+            let (name, now) = (laps.phase.map_or("start", Phase::as_str), now());
+            let since = std::mem::replace(&mut laps.since, now);
+            laps.done
+                .push((name, [now[0] - since[0], now[1] - since[1]]));
+            laps.phase = phase;
         }
     }
 
     fn print(&self) {
         self.lap(None);
-        let Ok(state) = self.0.lock() else { return };
-        let total: f64 = state.2.iter().map(|(_, s)| s).sum();
-        let laps: Vec<String> = state
-            .2
-            .iter()
-            .map(|(name, s)| format!("{name} {s:.1}"))
-            .collect();
-        println!("  seconds: {} = {total:.1}", laps.join(" + "));
+        let Ok(laps) = self.0.lock() else { return };
+        for (i, what) in ["seconds", "of CPU"].into_iter().enumerate() {
+            let total: f64 = laps.done.iter().map(|(_, s)| s[i]).sum();
+            let parts: Vec<String> = laps
+                .done
+                .iter()
+                .map(|(name, s)| format!("{name} {:.1}", s[i]))
+                .collect();
+            println!("  {what}: {} = {total:.1}", parts.join(" + "));
+        }
     }
 }
 
@@ -320,7 +349,7 @@ fn best(scores: &[f32], k: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..scores.len()).collect();
     let by = |a: &usize, b: &usize| scores[*b].total_cmp(&scores[*a]);
     order.select_nth_unstable_by(k, by);
-    order.truncate(k);
+    let mut order = order[..k].to_vec();
     order.sort_by(by);
     order
 }

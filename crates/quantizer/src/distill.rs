@@ -9,6 +9,7 @@
 
 use crate::adam::{Param, rate, schedule};
 use crate::coded::Coded;
+use crate::exam::Best;
 use crate::lessons::{Exact, Queries};
 use crate::linalg::{MatRef, combine, products};
 use crate::loss::{Totals, exponentials, fold_maxima, gradient};
@@ -110,22 +111,22 @@ impl Decoder {
     }
 }
 
-/// Trains the decoder from `start`. `exam` scores tables; the best tables and their score are returned (those of the
-/// start are not examined here). Ends early when the exam's result falls twice.
+/// Trains the decoder from `start`. `exam` gives the recall of every held-out query; the tables with the best mean are
+/// returned with their recalls (the start is not examined here). Ends early when two exams in a row are no better.
 pub fn distill(
     course: &Course<'_>,
     start: &Tables,
     plan: &Plan,
     monitor: &dyn Monitor,
-    mut exam: impl FnMut(&Tables) -> Result<f32, TrainError>,
-) -> Result<Option<Tables>, TrainError> {
+    exam: impl Fn(&Tables) -> Result<Vec<f32>, TrainError>,
+) -> Result<Option<(Tables, Vec<f32>)>, TrainError> {
     let cols = course.rows.x.cols;
     let mut decoder = Decoder::new(start, cols);
     let rates = (rate(&start.centroids), rate(&start.books.values));
     let mut order: Vec<u32> = (0..course.queries.len() as u32).collect();
     let mut rng = ChaCha8Rng::seed_from_u64(plan.seed);
-    let mut best: Option<(f32, Tables)> = None;
-    let (mut worse, mut next) = (0, order.len());
+    let mut best = Best::default();
+    let mut next = order.len();
     let mut parts = Vec::new();
     for step in 0..plan.steps {
         monitor.phase(Phase::Distilling, step, plan.steps);
@@ -150,23 +151,17 @@ pub fn distill(
             rates,
             schedule(step, plan.steps),
         )?;
-        let last = step + 1 == plan.steps;
-        if last || (step + 1).is_multiple_of(plan.exam_every) {
+        if step + 1 == plan.steps || (step + 1).is_multiple_of(plan.exam_every) {
             let tables = decoder.tables();
-            let result = exam(&tables)?;
-            if best.as_ref().is_none_or(|(before, _)| result > *before) {
-                best = Some((result, tables));
-                worse = 0;
-            } else {
-                worse += 1;
-            }
-            if worse == 2 {
+            let recalls = exam(&tables)?;
+            best.offer(tables, recalls);
+            if best.stalled() {
                 break;
             }
         }
     }
     monitor.phase(Phase::Distilling, plan.steps, plan.steps);
-    Ok(best.map(|(_, tables)| tables))
+    Ok(best.take())
 }
 
 /// All neighbours of the batch's queries, each once, in ascending order.
@@ -400,3 +395,6 @@ fn sum_books(
         Ok(())
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -86,6 +86,47 @@ impl Exam {
     }
 }
 
+/// The best of several candidates by the mean of their recalls.
+pub struct Best<T> {
+    best: Option<(T, Vec<f32>)>,
+    worse: usize,
+}
+
+impl<T> Default for Best<T> {
+    fn default() -> Self {
+        Best {
+            best: None,
+            worse: 0,
+        }
+    }
+}
+
+impl<T> Best<T> {
+    /// Keeps the candidate if it beats those before.
+    pub fn offer(&mut self, candidate: T, recalls: Vec<f32>) {
+        if self
+            .best
+            .as_ref()
+            .is_none_or(|(_, before)| mean(&recalls) > mean(before))
+        {
+            self.best = Some((candidate, recalls));
+            self.worse = 0;
+        } else {
+            self.worse += 1;
+        }
+    }
+
+    /// Whether the last two were no better.
+    pub fn stalled(&self) -> bool {
+        self.worse >= 2
+    }
+
+    /// The best and its recalls.
+    pub fn take(self) -> Option<(T, Vec<f32>)> {
+        self.best
+    }
+}
+
 /// Mean of the values.
 pub fn mean(values: &[f32]) -> f32 {
     values.iter().sum::<f32>() / values.len().max(1) as f32

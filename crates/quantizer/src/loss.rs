@@ -55,7 +55,7 @@ pub fn gradient(student: &mut [f32], teacher: &[f32], totals: &Totals<'_>) {
     }
 }
 
-/// `e^x` for `x ≤ 0` to a relative error below 1e-6, in operations that every compiler turns into vector code: the
+/// `e^x` for `x ≤ 0` to a relative error below 1e-5 (1e-6 above −10), in operations that every compiler turns into vector code: the
 /// standard library's is a call an element. Below −87 it stays at the smallest normal numbers.
 #[inline]
 fn exp(x: f32) -> f32 {
@@ -84,7 +84,7 @@ mod tests {
             let x = -(i as f32) / 10_000.0;
             let want = f64::from(x).exp();
             assert!(
-                (f64::from(exp(x)) - want).abs() <= 2e-6 * want,
+                (f64::from(exp(x)) - want).abs() <= 2e-7 * (4.0 - f64::from(x)) * want,
                 "{x}: {} {want}",
                 exp(x)
             );

@@ -5,8 +5,8 @@
 //! as queries loses 1 to 3 points of recall on real ones against the plain centroids.
 
 use crate::adam::{Param, rate, schedule};
-use crate::exam::mean;
-use crate::linalg::{MatRef, combine, products};
+use crate::exam::{Best, mean};
+use crate::linalg::{MatRef, combine, norm2, products};
 use crate::loss::{Totals, exponentials, fold_maxima, gradient};
 use crate::model::Routing;
 use crate::train::keep_on;
@@ -22,12 +22,15 @@ const BATCH: usize = 256;
 /// Shares of the rows whose lists are probed in the exam.
 const BUDGETS: [f32; 3] = [0.02, 0.05, 0.1];
 
+/// How fast a bias moves, as a share of how fast a score moves when all values of its vector do.
+const BIAS_RATE: f32 = 0.1;
+
 /// Queries with the lists of their exact neighbours.
 pub struct Routes<'a> {
     /// Internal vectors.
     pub queries: MatRef<'a>,
     /// Lists of each query's neighbours, one entry a neighbour.
-    pub lists: Vec<Vec<u32>>,
+    pub lists: &'a [Vec<u32>],
 }
 
 /// The routing that a model has without any training: the centroids, normalised for cosine, by distance for L2.
@@ -159,10 +162,13 @@ impl Part {
 struct Router {
     parts: Vec<Part>,
     temperature: f32,
+    /// Rates of vectors and biases.
+    rates: (f32, f32),
 }
 
 impl Router {
-    fn new(start: &Routing, cols: usize, temperature: f32) -> Router {
+    /// `length` is that of a typical query.
+    fn new(start: &Routing, cols: usize, temperature: f32, length: f32) -> Router {
         let vectors = start.vectors.chunks(PART * cols);
         let parts = vectors
             .zip(start.biases.chunks(PART))
@@ -174,9 +180,12 @@ impl Router {
                 maxima: Vec::new(),
                 sums: Vec::new(),
             });
+        let rate = rate(&start.vectors);
+        let rates = (rate, rate * BIAS_RATE * (cols as f32).sqrt() * length);
         Router {
             parts: parts.collect(),
             temperature,
+            rates,
         }
     }
 
@@ -242,31 +251,40 @@ impl Router {
             Ok(())
         })
     }
+
+    /// Makes a step with a share of the full rates.
+    fn descend(&mut self, share: f32) -> Result<(), TrainError> {
+        let rates = self.rates;
+        par::each_mut(&mut self.parts, |_, part| {
+            part.vectors.step(rates.0 * share);
+            part.biases.step(rates.1 * share);
+            Ok(())
+        })
+    }
 }
 
-/// Trains the routing from `start` for `epochs` over the queries; returns the best by `exam`, which is asked once an epoch.
+/// Trains the routing from `start` for `epochs` over the queries. `exam` gives the recall of every held-out query and is
+/// asked once an epoch; the routing with the best mean is returned with its recalls. Ends early when two exams in a row
+/// are no better.
 pub fn train(
     routes: &Routes<'_>,
     start: &Routing,
     epochs: usize,
     seed: u64,
     monitor: &dyn Monitor,
-    mut exam: impl FnMut(&Routing) -> Result<f32, TrainError>,
-) -> Result<Option<Routing>, TrainError> {
+    exam: impl Fn(&Routing) -> Result<Vec<f32>, TrainError>,
+) -> Result<Option<(Routing, Vec<f32>)>, TrainError> {
     let cols = routes.queries.cols;
     let Some(temperature) = temperature(routes, start) else {
         return Ok(None);
     };
-    let mut router = Router::new(start, cols, temperature);
-    let rates = (
-        rate(&start.vectors),
-        rate(&start.vectors) * (cols as f32).sqrt() * 0.1,
-    );
+    let squares = norm2(routes.queries.data) / routes.queries.rows().max(1) as f32;
+    let mut router = Router::new(start, cols, temperature, squares.sqrt());
     let mut order: Vec<u32> = (0..routes.queries.rows() as u32).collect();
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let steps = epochs * order.len().div_ceil(BATCH);
-    let mut best: Option<(f32, Routing)> = None;
-    let (mut worse, mut step) = (0, 0);
+    let mut best = Best::default();
+    let mut step = 0;
     let mut queries = Vec::new();
     for _ in 0..epochs {
         order.shuffle(&mut rng);
@@ -277,27 +295,17 @@ pub fn train(
                 .map(|q| &routes.lists[*q as usize][..])
                 .collect();
             router.gradients(MatRef::new(&queries, cols), &lists, monitor)?;
-            let share = schedule(step, steps);
-            par::each_mut(&mut router.parts, |_, part| {
-                part.vectors.step(rates.0 * share);
-                part.biases.step(rates.1 * share);
-                Ok::<_, TrainError>(())
-            })?;
+            router.descend(schedule(step, steps))?;
             step += 1;
         }
         let routing = router.routing();
-        let result = exam(&routing)?;
-        if best.as_ref().is_none_or(|(before, _)| result > *before) {
-            best = Some((result, routing));
-            worse = 0;
-        } else {
-            worse += 1;
-        }
-        if worse == 2 {
+        let recalls = exam(&routing)?;
+        best.offer(routing, recalls);
+        if best.stalled() {
             break;
         }
     }
-    Ok(best.map(|(_, routing)| routing))
+    Ok(best.take())
 }
 
 /// The temperature at which the start explains the targets best: scores have no scale of their own here.
@@ -331,7 +339,7 @@ fn temperature(routes: &Routes<'_>, start: &Routing) -> Option<f32> {
         };
         scores
             .chunks_exact(lists)
-            .zip(&routes.lists)
+            .zip(routes.lists)
             .map(of)
             .sum::<f64>()
     };
@@ -343,3 +351,6 @@ fn temperature(routes: &Routes<'_>, start: &Routing) -> Option<f32> {
         .min_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, t)| t)
 }
+
+#[cfg(test)]
+mod tests;

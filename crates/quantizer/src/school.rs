@@ -15,13 +15,30 @@ use rand_chacha::rand_core::SeedableRng;
 
 /// Neighbours that the teacher names for each training query.
 const TAUGHT: usize = 100;
-
-fn env(name: &str, default: usize) -> usize {
-    std::env::var(name)
-        .ok()
-        .and_then(|v| v.parse().ok())
-        .unwrap_or(default)
-}
+/// Rows that pose as queries when there is no query log. Twice as many gain less than a thousandth of recall, and the
+/// teacher is what costs.
+const ROW_QUERIES: usize = 4000;
+/// Logged queries that are learned from; routing, which has no other source, gains from more of them.
+const LOGGED_QUERIES: usize = 6000;
+/// Rows that pose as queries beside a full log: they keep the decoder fair to queries unlike those logged.
+const ROW_QUERIES_BESIDE_LOG: usize = 2000;
+/// At most this share of the rows poses as queries.
+const ROW_SHARE: usize = 4;
+/// Held-out queries.
+const HELD_OUT: usize = 400;
+/// At most this share of the logged queries is held out.
+const HELD_OUT_SHARE: usize = 5;
+/// With fewer held-out logged queries than this, rows are added to them.
+const FEW_HELD_OUT: usize = 100;
+/// Queries a step of the decoder's training.
+const BATCH: usize = 32;
+/// Steps of the decoder's training at the most, and passes over its queries at the most.
+const STEPS: usize = 400;
+const PASSES: usize = 5;
+/// Steps between two exams.
+const EXAM_EVERY: usize = 200;
+/// Passes over the queries when routing is trained.
+const ROUTING_PASSES: usize = 10;
 
 /// Distillation with everything it looks at.
 pub struct School<'a> {
@@ -52,49 +69,43 @@ impl School<'_> {
     /// Trains on the rows and on `logged` queries (internal vectors, perhaps none) and fills in the report.
     pub fn run(&self, logged: MatRef<'_>, report: &mut Report) -> Result<Graduates, TrainError> {
         let (queries, held_out) = self.split(logged);
-        let t = std::time::Instant::now();
         let taught = teach(self.rows, &queries, TAUGHT, self.monitor)?;
         let truth = teach(self.rows, &held_out, TRUTH, self.monitor)?;
-        if std::env::var("DBG").is_ok() {
-            eprintln!("teach {} queries {:?}", queries.len(), t.elapsed());
-        }
         let ids = |best: &Vec<(f32, u32)>| best.iter().map(|(_, row)| *row).collect();
         let exam = Exam {
             queries: held_out,
             truth: truth.best.iter().map(ids).collect(),
         };
         let decoder = self.distill(&queries, &taught, &exam, report)?;
-        let t = std::time::Instant::now();
         let routing = self.route(&queries, &taught, &exam)?;
-        if std::env::var("DBG").is_ok() {
-            eprintln!("route {:?}", t.elapsed());
-        }
         report.routed = routing.is_some();
         Ok(Graduates { decoder, routing })
     }
 
-    /// Training and held-out queries: logged ones and rows posing as queries, half and half as far as they reach.
+    /// Training and held-out queries: logged ones, and rows posing as queries. Logged queries are held out first, since
+    /// they are what the index is for.
     fn split(&self, logged: MatRef<'_>) -> (Queries, Queries) {
         let x = self.rows.x;
-        let total = env("QUERIES", 8000);
         let mut rng = ChaCha8Rng::seed_from_u64(self.options.seed ^ 4);
         let mut order: Vec<u32> = (0..logged.rows() as u32).collect();
         order.shuffle(&mut rng);
-        let exam = (logged.rows() / 5).min(env("HELD", 400));
-        let (exam_logged, learn_logged) = order.split_at(exam);
-        let learn_logged = &learn_logged[..learn_logged.len().min(env("REAL", total / 2))];
-        let exam_rows = if exam < 100 {
-            env("HELD", 400) - exam
+        let held_logged = (order.len() / HELD_OUT_SHARE).min(HELD_OUT);
+        let (held_logged, learn_logged) = order.split_at(held_logged);
+        let learn_logged = &learn_logged[..learn_logged.len().min(LOGGED_QUERIES)];
+        let most = x.rows() / ROW_SHARE;
+        let held_rows = if held_logged.len() < FEW_HELD_OUT {
+            HELD_OUT.min(most / ROW_SHARE)
         } else {
             0
         };
-        let learn_rows = env("PSEUDO", total - learn_logged.len());
-        let most = x.rows() / 4;
-        let (exam_rows, learn_rows) = (exam_rows.min(most / 4), learn_rows.min(most));
-        let mut rows =
-            rand::seq::index::sample(&mut rng, x.rows(), exam_rows + learn_rows).into_vec();
+        let learn_rows =
+            (ROW_QUERIES - learn_logged.len().min(ROW_QUERIES - ROW_QUERIES_BESIDE_LOG)).min(most);
+        let mut rows: Vec<u32> =
+            rand::seq::index::sample(&mut rng, x.rows(), held_rows + learn_rows)
+                .iter()
+                .map(|row| row as u32)
+                .collect();
         rows.shuffle(&mut rng);
-        let rows: Vec<u32> = rows.into_iter().map(|row| row as u32).collect();
         let make = |rows: &[u32], logged_rows: &[u32]| {
             let mut queries = Queries::default();
             queries.add_foreign(logged_rows.iter().map(|i| logged.row(*i as usize)));
@@ -102,23 +113,12 @@ impl School<'_> {
             queries
         };
         (
-            make(&rows[exam_rows..], learn_logged),
-            make(&rows[..exam_rows], exam_logged),
+            make(&rows[held_rows..], learn_logged),
+            make(&rows[..held_rows], held_logged),
         )
     }
 
-    fn plan(&self, queries: usize, temperature: f32) -> Plan {
-        let batch = env("BATCH", 32);
-        let epochs = 5 * queries / batch;
-        Plan {
-            batch,
-            steps: env("STEPS", 1200).min(epochs.max(20)),
-            exam_every: env("EVERY", 200),
-            temperature: temperature * env("TEMP", 100) as f32 / 100.0,
-            seed: self.options.seed ^ 5,
-        }
-    }
-
+    /// The decoder, if it ranks held-out queries better than the encoder.
     fn distill(
         &self,
         queries: &Queries,
@@ -127,15 +127,18 @@ impl School<'_> {
         report: &mut Report,
     ) -> Result<Option<Tables>, TrainError> {
         let examine = |tables: &Tables| exam.recalls(self.rows, self.coded, tables, self.monitor);
-        let t = std::time::Instant::now();
         let before = examine(self.encoder)?;
-        if std::env::var("DBG").is_ok() {
-            eprintln!("exam {:?}", t.elapsed());
-        }
         report.recall_before = mean(&before);
         report.recall_after = report.recall_before;
         let Some(temperature) = temperature(taught) else {
             return Ok(None);
+        };
+        let plan = Plan {
+            batch: BATCH,
+            steps: STEPS.min((PASSES * queries.len()).div_ceil(BATCH)),
+            exam_every: EXAM_EVERY,
+            temperature,
+            seed: self.options.seed ^ 5,
         };
         let course = Course {
             rows: self.rows,
@@ -143,26 +146,14 @@ impl School<'_> {
             queries,
             taught,
         };
-        let plan = self.plan(queries.len(), temperature);
-        if std::env::var("DBG").is_ok() {
-            eprintln!("{plan:?}");
-        }
-        let t = std::time::Instant::now();
-        let best = distill(&course, self.encoder, &plan, self.monitor, |tables| {
-            let r = mean(&examine(tables)?);
-            if std::env::var("DBG").is_ok() {
-                eprintln!("  {r} {:?}", t.elapsed());
-            }
-            Ok(r)
-        })?;
-        let Some(tables) = best else { return Ok(None) };
-        let after = examine(&tables)?;
-        if !wins(&before, &after) {
-            return Ok(None);
-        }
-        report.distilled = true;
-        report.recall_after = mean(&after);
-        Ok(Some(tables))
+        let best = distill(&course, self.encoder, &plan, self.monitor, examine)?;
+        Ok(best
+            .filter(|(_, after)| wins(&before, after))
+            .map(|(tables, after)| {
+                report.distilled = true;
+                report.recall_after = mean(&after);
+                tables
+            }))
     }
 
     /// The routing, if logged queries teach a better one than the centroids give.
@@ -172,66 +163,68 @@ impl School<'_> {
         taught: &Ranked,
         exam: &Exam,
     ) -> Result<Option<Routing>, TrainError> {
-        let cols = self.rows.x.cols;
-        let routes = |queries: &Queries, lists: &dyn Fn(usize) -> Vec<u32>| {
-            let logged = (0..queries.len()).filter(|q| queries.own[*q] == FOREIGN);
-            let mut vectors = Vec::new();
-            let logged: Vec<u32> = logged.map(|q| q as u32).collect();
-            MatRef::new(&queries.vectors, cols).gather(&logged, &mut vectors);
-            (
-                vectors,
-                logged
-                    .iter()
-                    .map(|q| lists(*q as usize))
-                    .collect::<Vec<_>>(),
-            )
-        };
         let list = |row: &u32| self.coded.list(*row as usize) as u32;
-        let neighbours = env("RTOP", TRUTH);
-        let (vectors, lists) = routes(queries, &|q| {
+        let near = |q: usize| {
             taught.best[q]
                 .iter()
-                .take(neighbours)
+                .take(TRUTH)
                 .map(|(_, row)| list(row))
                 .collect()
-        });
-        let learn = Routes {
-            queries: MatRef::new(&vectors, cols),
-            lists,
         };
-        let (vectors, lists) = routes(&exam.queries, &|q| exam.truth[q].iter().map(list).collect());
-        let exam = Routes {
-            queries: MatRef::new(&vectors, cols),
-            lists,
-        };
+        let learn = self.logged_only(queries, near);
+        let exam = self.logged_only(&exam.queries, |q| exam.truth[q].iter().map(list).collect());
         if learn.lists.is_empty() || exam.lists.is_empty() {
             return Ok(None);
         }
-        let start = by_centroids(
-            self.options.metric,
-            MatRef::new(&self.encoder.centroids, cols),
-            self.half_norms,
-        );
+        let (learn, exam) = (learn.routes(), exam.routes());
+        let centroids = MatRef::new(&self.encoder.centroids, self.rows.x.cols);
+        let start = by_centroids(self.options.metric, centroids, self.half_norms);
         let sizes = self.coded.list_sizes(self.half_norms.len());
         let before = exam.recalls(&start, &sizes)?;
-        if std::env::var("DBG").is_ok() {
-            eprintln!("routing before {}", mean(&before));
-        }
+        let seed = self.options.seed ^ 6;
         let best = routing::train(
             &learn,
             &start,
-            env("EPOCHS", 10),
-            self.options.seed ^ 6,
+            ROUTING_PASSES,
+            seed,
             self.monitor,
-            |routing| {
-                let r = mean(&exam.recalls(routing, &sizes)?);
-                if std::env::var("DBG").is_ok() {
-                    eprintln!("  routing {r}");
-                }
-                Ok(r)
-            },
+            |routing| exam.recalls(routing, &sizes),
         )?;
-        let Some(routing) = best else { return Ok(None) };
-        Ok(wins(&before, &exam.recalls(&routing, &sizes)?).then_some(routing))
+        Ok(best
+            .filter(|(_, after)| wins(&before, after))
+            .map(|(routing, _)| routing))
+    }
+
+    /// The queries that are no rows, with the lists of their neighbours.
+    fn logged_only(&self, queries: &Queries, lists: impl Fn(usize) -> Vec<u32>) -> Logged {
+        let cols = self.rows.x.cols;
+        let mut logged = Logged {
+            cols,
+            vectors: Vec::new(),
+            lists: Vec::new(),
+        };
+        for q in (0..queries.len()).filter(|q| queries.own[*q] == FOREIGN) {
+            logged
+                .vectors
+                .extend_from_slice(MatRef::new(&queries.vectors, cols).row(q));
+            logged.lists.push(lists(q));
+        }
+        logged
+    }
+}
+
+/// Logged queries and the lists of their neighbours.
+struct Logged {
+    cols: usize,
+    vectors: Vec<f32>,
+    lists: Vec<Vec<u32>>,
+}
+
+impl Logged {
+    fn routes(&self) -> Routes<'_> {
+        Routes {
+            queries: MatRef::new(&self.vectors, self.cols),
+            lists: &self.lists,
+        }
     }
 }

@@ -1,0 +1,364 @@
+//! Odd data and odd calls: a clean error or a model of finite numbers, never a panic.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{by_codes, gauss, groups};
+use distillvq_quantizer::{
+    MAX_DIM, MIN_TRAIN_ROWS, Metric, Model, Monitor, Phase, Placement, Quiet, TrainError,
+    TrainOptions, train,
+};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+const METRICS: [Metric; 3] = [Metric::L2, Metric::InnerProduct, Metric::Cosine];
+
+/// Trains, stores, reads and uses a model; every number that comes out must be finite.
+fn use_all(rows: &[f32], dim: usize, options: &TrainOptions) -> Model {
+    let trained = train(rows, dim, Some(&rows[..50 * dim]), options, &Quiet).unwrap();
+    let model = Model::from_bytes(&trained.model.to_bytes().unwrap()).unwrap();
+    let some = &rows[..100 * dim];
+    for query in [
+        &some[..dim],
+        &vec![0.0; dim],
+        &vec![f32::MAX; dim],
+        &vec![1e-44; dim],
+    ] {
+        let tables = model.query(query);
+        assert!(tables.delta.is_finite() && tables.lut_bias.is_finite());
+        assert_eq!(tables.lut.len(), model.shape().lut_bytes());
+        assert!(tables.ranking().iter().all(|(score, _)| score.is_finite()));
+        assert!(tables.affine(0).base.is_finite() && tables.affine(u32::MAX).base.is_finite());
+        assert!(
+            by_codes(&model, query, some)
+                .iter()
+                .all(|score| !score.is_nan())
+        );
+    }
+    model
+}
+
+#[test]
+fn few_dimensions() {
+    for metric in METRICS {
+        for dim in [1, 2, 3] {
+            for bits in [4, 8] {
+                let rows = gauss(MIN_TRAIN_ROWS * dim, 1);
+                use_all(
+                    &rows,
+                    dim,
+                    &TrainOptions {
+                        metric,
+                        bits,
+                        ..TrainOptions::default()
+                    },
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn constant_rows_and_few_distinct_ones() {
+    for metric in METRICS {
+        let model = use_all(
+            &[0.3; 5000],
+            5,
+            &TrainOptions {
+                metric,
+                ..TrainOptions::default()
+            },
+        );
+        let encoded = model.encode(&[0.3; 5]);
+        assert!(
+            matches!(encoded.rows[0].placement, Placement::List(_)),
+            "{metric}: {encoded:?}"
+        );
+        let few: Vec<f32> = (0..1200 * 4)
+            .map(|i| ((i / 4) % 3 + i % 4) as f32)
+            .collect();
+        use_all(
+            &few,
+            4,
+            &TrainOptions {
+                metric,
+                lists: 50,
+                ..TrainOptions::default()
+            },
+        );
+    }
+}
+
+#[test]
+fn sizes_at_both_ends() {
+    for metric in METRICS {
+        for size in [1e-38f32, 1e-25, 1e25, 1e37] {
+            let rows: Vec<f32> = groups(1100, 6, 0.3, 1).iter().map(|x| x * size).collect();
+            let model = use_all(
+                &rows,
+                6,
+                &TrainOptions {
+                    metric,
+                    ..TrainOptions::default()
+                },
+            );
+            let encoded = model.encode(&rows);
+            let inside = encoded
+                .rows
+                .iter()
+                .filter(|r| matches!(r.placement, Placement::List(_)))
+                .count();
+            assert!(inside > 1080, "{metric} {size}: {inside}");
+        }
+    }
+}
+
+#[test]
+fn rows_that_cannot_be_represented() {
+    let dim = 8;
+    let rows = groups(2000, dim, 0.3, 1);
+    for metric in METRICS {
+        let mut dirty = rows.clone();
+        dirty[3] = f32::NAN;
+        dirty[dim * 7 + 1] = f32::INFINITY;
+        dirty[dim * 9..dim * 10].fill(3e38);
+        dirty[dim * 11..dim * 12].fill(0.0);
+        let options = TrainOptions {
+            metric,
+            distill: false,
+            ..TrainOptions::default()
+        };
+        let trained = train(&dirty, dim, None, &options, &Quiet).unwrap();
+        let encoded = trained.model.encode(&dirty);
+        let placed = |i: usize| encoded.rows[i].placement;
+        assert_eq!((placed(0), placed(7)), (Placement::Exact, Placement::Exact));
+        match metric {
+            Metric::Cosine => {
+                assert!(matches!(placed(9), Placement::List(_) | Placement::Exact));
+                assert_eq!(placed(11), Placement::Unindexed);
+            }
+            Metric::InnerProduct => assert_eq!(
+                (placed(9), placed(11)),
+                (Placement::Exact, Placement::Exact)
+            ),
+            Metric::L2 => assert_eq!(placed(9), Placement::Exact),
+        }
+        assert!(encoded.rows.iter().all(|r| r.norm.is_finite()));
+        let outside = encoded
+            .rows
+            .iter()
+            .filter(|r| !matches!(r.placement, Placement::List(_)))
+            .count();
+        assert!(outside < 12, "{metric}: {outside}");
+        let m = trained.model.subquantizers();
+        assert!(encoded.codes[..m].iter().all(|c| *c == 0));
+    }
+}
+
+#[test]
+fn many_dimensions_are_fast() {
+    let bits = |i: u32| i.wrapping_mul(2_654_435_761).rotate_left(11);
+    let rows: Vec<f32> = (0..(MIN_TRAIN_ROWS * MAX_DIM) as u32)
+        .map(|i| (bits(i) % 2000) as f32 / 1000.0 - 1.0)
+        .collect();
+    let started = Instant::now();
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(2)
+        .build()
+        .unwrap();
+    let options = TrainOptions {
+        metric: Metric::L2,
+        ..TrainOptions::default()
+    };
+    let trained = pool
+        .install(|| train(&rows, MAX_DIM, None, &options, &Quiet))
+        .unwrap();
+    assert_eq!(trained.model.encode(&rows[..MAX_DIM]).rows.len(), 1);
+    // It takes some 6 seconds on two quiet cores; the limit only tells a quadratic mistake from a busy machine.
+    assert!(started.elapsed().as_secs() < 600, "{:?}", started.elapsed());
+}
+
+#[test]
+fn more_lists_than_rows_and_odd_shapes() {
+    let rows = groups(1000, 10, 0.3, 1);
+    let train_with = |options| train(&rows, 10, None, &options, &Quiet).unwrap().model;
+    assert_eq!(
+        train_with(TrainOptions {
+            lists: 5000,
+            distill: false,
+            ..TrainOptions::default()
+        })
+        .lists(),
+        1000
+    );
+    assert_eq!(
+        train_with(TrainOptions {
+            lists: 1,
+            ..TrainOptions::default()
+        })
+        .lists(),
+        1
+    );
+    let auto = train_with(TrainOptions {
+        rows_in_table: 100_000_000,
+        ..TrainOptions::default()
+    });
+    assert!((1..=1000 / 16).contains(&auto.lists()));
+    for m in 1..=10 {
+        use_all(
+            &rows,
+            10,
+            &TrainOptions {
+                subquantizers: m,
+                distill: m % 2 == 0,
+                ..TrainOptions::default()
+            },
+        );
+    }
+}
+
+#[test]
+fn wrong_calls_are_errors() {
+    let options = TrainOptions::default();
+    let rows = groups(1000, 4, 0.3, 1);
+    let fails = |rows: &[f32], dim, queries: Option<&[f32]>, options: &TrainOptions| {
+        let error = train(rows, dim, queries, options, &Quiet).unwrap_err();
+        assert!(!error.to_string().is_empty());
+        error
+    };
+    assert_eq!(
+        fails(&rows, 0, None, &options),
+        TrainError::Dimension {
+            dim: 0,
+            max: MAX_DIM
+        }
+    );
+    assert!(matches!(
+        fails(&rows, MAX_DIM + 1, None, &options),
+        TrainError::Dimension { .. }
+    ));
+    assert_eq!(
+        fails(&rows[1..], 4, None, &options),
+        TrainError::Ragged {
+            what: "rows",
+            len: 3999,
+            dim: 4
+        }
+    );
+    assert!(matches!(
+        fails(&rows, 4, Some(&[1.0]), &options),
+        TrainError::Ragged {
+            what: "queries",
+            ..
+        }
+    ));
+    for wrong in [
+        TrainOptions { bits: 5, ..options },
+        TrainOptions {
+            lists: 40_000,
+            ..options
+        },
+        TrainOptions {
+            subquantizers: 5,
+            ..options
+        },
+    ] {
+        assert!(matches!(
+            fails(&rows, 4, None, &wrong),
+            TrainError::Option { .. }
+        ));
+    }
+    let mut holes = rows.clone();
+    holes[4] = f32::NAN;
+    let few = TrainError::TooFewRows {
+        given: 1000,
+        usable: 999,
+        needed: MIN_TRAIN_ROWS,
+    };
+    assert_eq!(fails(&holes, 4, None, &options), few);
+    assert!(matches!(
+        fails(&[], 4, None, &options),
+        TrainError::TooFewRows { usable: 0, .. }
+    ));
+    assert!(matches!(
+        fails(&[f32::NAN; 8000], 4, None, &options),
+        TrainError::TooFewRows { usable: 0, .. }
+    ));
+    assert!(matches!(
+        fails(&[0.0; 8000], 4, None, &options),
+        TrainError::TooFewRows { usable: 0, .. }
+    ));
+}
+
+#[test]
+fn queries_without_use_are_passed_over() {
+    let rows = groups(1500, 6, 0.3, 1);
+    for queries in [
+        &[][..],
+        &[f32::NAN; 60],
+        &[0.0; 60],
+        &[f32::MAX; 60],
+        &rows[..6],
+    ] {
+        for metric in METRICS {
+            let options = TrainOptions {
+                metric,
+                ..TrainOptions::default()
+            };
+            let report = train(&rows, 6, Some(queries), &options, &Quiet)
+                .unwrap()
+                .report;
+            assert!(report.queries <= 10 && report.recall_after.is_finite());
+        }
+    }
+}
+
+/// Interrupts at the n-th question; counts questions and remembers the phases.
+struct Stop {
+    at: usize,
+    asked: AtomicUsize,
+    phases: [AtomicUsize; 5],
+}
+
+impl Monitor for Stop {
+    fn interrupted(&self) -> bool {
+        self.asked.fetch_add(1, Ordering::Relaxed) >= self.at
+    }
+    fn phase(&self, phase: Phase, done: usize, total: usize) {
+        assert!(done <= total);
+        self.phases[phase as usize].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn interrupts_are_heeded_everywhere() {
+    let rows = groups(1500, 16, 0.4, 1);
+    let log = groups(200, 16, 0.4, 2);
+    let run = |at| {
+        let stop = Stop {
+            at,
+            asked: AtomicUsize::new(0),
+            phases: Default::default(),
+        };
+        let result = train(&rows, 16, Some(&log), &TrainOptions::default(), &stop);
+        (result.map(|_| ()), stop)
+    };
+    let (result, all) = run(usize::MAX);
+    result.unwrap();
+    assert!(
+        all.phases[..4]
+            .iter()
+            .all(|p| p.load(Ordering::Relaxed) > 0)
+    );
+    let asked = all.asked.load(Ordering::Relaxed);
+    assert!(asked > 100);
+    for at in (0..asked).step_by(asked / 40) {
+        let (result, stop) = run(at);
+        assert_eq!(
+            result,
+            Err(TrainError::Interrupted),
+            "question {at} of {asked}"
+        );
+        assert_eq!(stop.asked.load(Ordering::Relaxed), at + 1);
+    }
+}
