@@ -531,3 +531,26 @@ fn the_same_table_gives_the_same_index() {
     assert_eq!(first, build(0));
     assert_eq!(first, build(2), "the number of threads changes nothing");
 }
+
+#[test]
+fn a_column_that_changes_its_type() {
+    let (mut db, queries) = items("retyped", 1_500, 8);
+    db.run("CREATE INDEX one ON items USING distillvq (embedding)");
+    db.run("ALTER TABLE items ALTER embedding TYPE halfvec(8)");
+    all_found(&mut db, "items", Metric::L2, queries.row(0));
+    db.run(
+        "ALTER TABLE items ALTER embedding TYPE vector(4) USING subvector(embedding::vector, 1, 4)",
+    );
+    let recall = mean_recall(&mut db, "items", Metric::L2, &vectors(1_500, 4).1, ALL);
+    assert!(recall >= 0.99, "{recall}");
+    // Without dimensions the column could hold anything, but the index keeps to its own.
+    db.run(
+        "ALTER TABLE items ALTER embedding TYPE vector; INSERT INTO items VALUES (-1, '[1,2,3,4]')",
+    );
+    all_found(&mut db, "items", Metric::L2, &queries.row(0)[..4]);
+    assert_eq!(
+        db.refusal("INSERT INTO items VALUES (-2, '[1,2,3]')").state,
+        "22000"
+    );
+    assert_eq!(db.refusal("REINDEX INDEX one").state, "22023");
+}

@@ -8,7 +8,8 @@ use std::thread;
 use std::time::Duration;
 
 use common::{
-    ALL, Database, Sql, all_found, by_index, by_table, exact, ids, mean_recall, search, table,
+    ALL, Database, Sql, all_found, by_index, by_table, exact, ids, mean_recall, memory, search,
+    table,
 };
 use distillvq_harness::{DataSet, Embedding, Metric, Vectors, load};
 use postgres::Client;
@@ -480,4 +481,39 @@ fn copy_and_merge_and_upsert() {
     all_found(&mut db, "items", Metric::L2, others.row(0));
     let recall = mean_recall(&mut db, "items", Metric::L2, &others.slice(100..110), ALL);
     assert!(recall >= 0.99, "{recall}");
+}
+
+#[test]
+fn changes_do_not_use_up_memory() {
+    let (mut db, others) = items("memory", Metric::L2);
+    insert(&mut db, "items", 10_000, &others.slice(0..100));
+    let before = memory(&mut db);
+    db.run("BEGIN");
+    insert(&mut db, "items", 20_000, &others);
+    db.run("INSERT INTO items SELECT id + 100000, embedding FROM items; COMMIT");
+    let inserted = memory(&mut db) - before;
+    assert!(
+        inserted < 8 << 20,
+        "{inserted} bytes more after 6,000 inserts"
+    );
+    for _ in 0..3 {
+        db.run_each(&[
+            "UPDATE items SET embedding = embedding",
+            "VACUUM items",
+            "REINDEX INDEX one",
+        ]);
+    }
+    let before = memory(&mut db);
+    for _ in 0..3 {
+        db.run_each(&[
+            "UPDATE items SET embedding = embedding",
+            "VACUUM items",
+            "REINDEX INDEX one",
+        ]);
+    }
+    let rebuilt = memory(&mut db) - before;
+    assert!(
+        rebuilt < 16 << 20,
+        "{rebuilt} bytes more after three further builds"
+    );
 }

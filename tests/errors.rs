@@ -638,6 +638,60 @@ fn a_search_can_be_cancelled() {
 }
 
 #[test]
+fn errors_caught_in_a_loop_leave_nothing() {
+    let mut db = items("caught");
+    db.run("CREATE INDEX one ON items USING distillvq (embedding); SET enable_seqscan = off");
+    db.run(
+        "DO $$ DECLARE found record; BEGIN
+             FOR i IN 1..300 LOOP
+                 BEGIN
+                     FOR found IN SELECT id FROM items ORDER BY embedding <-> '[1,2,3,4,5,6,7,8]' LOOP
+                         PERFORM id FROM items ORDER BY embedding <-> '[1,2,3]' LIMIT 1;
+                     END LOOP;
+                     RAISE 'not reached';
+                 EXCEPTION WHEN data_exception THEN
+                     INSERT INTO items VALUES (10000 + i, '[1,2,3,4,5,6,7,8]');
+                 END;
+             END LOOP;
+         END $$",
+    );
+    all_found(&mut db, "items", Metric::L2, &[0.0; 8]);
+    assert_eq!(
+        db.one::<i64>("SELECT count(*) FROM items WHERE id >= 10000"),
+        300
+    );
+}
+
+#[test]
+fn inserts_and_vacuums_can_be_cancelled() {
+    let mut db = documents("changes");
+    db.run("CREATE INDEX one ON items USING distillvq (embedding) WITH (lists = 30, subquantizers = 32)");
+    db.run("CREATE TABLE spare AS SELECT id + 10000 AS id, embedding FROM items");
+    let mut interrupted = 0;
+    for limit in [5, 15, 40, 80, 150] {
+        let limit = Duration::from_millis(limit);
+        let late = late(&mut db, limit, "INSERT INTO items TABLE spare");
+        assert!(
+            late.is_none_or(|late| late <= LATEST),
+            "{late:?} after {limit:?}"
+        );
+        interrupted += usize::from(late.is_some());
+        db.run("DELETE FROM items WHERE id IN (SELECT id FROM items WHERE id < 10000 ORDER BY random() LIMIT 300)");
+        db.run(&format!(
+            "SET statement_timeout = '{}ms'",
+            limit.as_millis()
+        ));
+        let _ = db.batch_execute("VACUUM items"); // done or cancelled
+        db.run("RESET statement_timeout");
+        all_found(&mut db, "items", Metric::L2, &[0.1; 384]);
+    }
+    assert!(interrupted >= 2, "{interrupted}");
+    db.run("VACUUM items");
+    let counts = "SELECT count(DISTINCT reltuples) FROM pg_class WHERE relname IN ('one', 'items')";
+    assert_eq!(db.one::<i64>(counts), 1);
+}
+
+#[test]
 fn damaged_pages_are_told() {
     let mut db = items("damaged");
     db.damaged = true;

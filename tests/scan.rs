@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use common::{
     ALL, Database, Sql, all_found, by_index, by_table, exact, ids, in_order, literal, mean_recall,
-    recall, search, server, table,
+    memory, recall, search, server, table,
 };
 use distillvq_harness::{DataSet, Embedding, Metric, Vectors};
 use postgres::Client;
@@ -700,5 +700,75 @@ fn no_dead_rows_are_needed_for_order() {
             &mut db,
             &search("items WHERE id % 100 = 0", Metric::L2, query, "LIMIT 30"),
         );
+    }
+}
+
+#[test]
+fn searches_do_not_use_up_memory() {
+    let (mut db, _) = items("memory", 2_000, 32, Metric::L2);
+    db.run("SET enable_seqscan = off");
+    let one = "SELECT count(*) FROM items q, LATERAL
+                   (SELECT id FROM items i ORDER BY i.embedding <-> q.embedding LIMIT 20) s WHERE q.id <";
+    db.run(&format!("{one} 100"));
+    let before = memory(&mut db);
+    db.run(&format!("{one} 1500"));
+    let within = memory(&mut db) - before;
+    assert!(
+        within < 8 << 20,
+        "{within} bytes more after 1,500 searches of one statement"
+    );
+    let statement = db
+        .prepare("SELECT id FROM items ORDER BY embedding <-> $1 LIMIT 20")
+        .unwrap();
+    for id in 0..1_000 {
+        let query = [id as f32 / 1_000.0; 32];
+        db.query(&statement, &[&Embedding(&query)]).unwrap();
+    }
+    let after = memory(&mut db) - before;
+    assert!(after < 8 << 20, "{after} bytes more after 1,000 statements");
+}
+
+#[test]
+fn a_parallel_worker_can_search() {
+    let (mut db, queries) = items("worker", 2_000, 8, Metric::L2);
+    let sql = search("items", Metric::L2, queries.row(0), "LIMIT 20");
+    let found = by_index(&mut db, &sql);
+    db.run(if server().installation().version() >= 16 {
+        "SET debug_parallel_query = on"
+    } else {
+        "SET force_parallel_mode = on"
+    });
+    db.run("SET enable_seqscan = off");
+    let plan = db.plan(&sql);
+    assert!(
+        plan.contains("Gather") && plan.contains("items_idx"),
+        "{plan}"
+    );
+    assert_eq!(by_index(&mut db, &sql), found);
+}
+
+#[test]
+fn columns_dropped_added_and_generated() {
+    let (mut db, queries) = items("columns", 1_200, 8, Metric::L2);
+    db.run(
+        "CREATE TABLE odd (gone int, id bigint, also text, half halfvec(4) GENERATED ALWAYS AS
+             (subvector(embedding, 1, 4)::halfvec) STORED, embedding vector(8));
+         INSERT INTO odd (gone, id, also, embedding) SELECT 1, id, repeat('x', id::int % 50), embedding FROM items;
+         ALTER TABLE odd DROP COLUMN gone, DROP COLUMN also;
+         ALTER TABLE odd ADD later vector(8) DEFAULT '[1,2,3,4,5,6,7,8]';
+         INSERT INTO odd (id, embedding, later) SELECT id + 5000, embedding, embedding FROM items WHERE id < 1100;
+         CREATE INDEX ON odd USING distillvq (embedding); CREATE INDEX ON odd USING distillvq (half);
+         CREATE INDEX ON odd USING distillvq (later)",
+    );
+    db.run("SET distillvq.probes = 32768");
+    all_found(&mut db, "odd", Metric::L2, queries.row(0));
+    for (column, query) in [
+        ("embedding", queries.row(0)),
+        ("half", &queries.row(0)[..4]),
+        ("later", queries.row(1)),
+    ] {
+        let distance = format!("{column} <-> {}", literal(query));
+        let sql = format!("SELECT id, {distance} FROM odd ORDER BY {distance} LIMIT 40");
+        exact(&mut db, &sql);
     }
 }

@@ -394,3 +394,14 @@ pub fn wait_for_blocked(client: &mut Client, process: i32) {
     let sql = format!("SELECT cardinality(pg_blocking_pids({process})) > 0");
     wait_for("a blocked session", || client.one(&sql));
 }
+
+/// Memory of its own that a session's process has, in bytes.
+pub fn memory(client: &mut Client) -> i64 {
+    let process: i32 = client.one("SELECT pg_backend_pid()");
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"));
+    let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<i64>().ok());
+    kilobytes.unwrap_or(0) * 1_024
+}
