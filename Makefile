@@ -20,9 +20,9 @@ demo:
 test:
 	@$(with_env) tools/install.sh
 	@echo '==> tests of the pure crates' >&2
-	@$(with_env) cargo test --locked $(pure)
+	@$(with_env) cargo test --locked --no-fail-fast $(pure)
 	@echo '==> tests in private servers' >&2
-	@$(with_env) cargo test --locked --package distillvq-harness -- --test-threads=4
+	@$(with_env) cargo test --locked --no-fail-fast --package distillvq-harness -- --test-threads=4
 
 ## lint         formatting, clippy, documentation; licences too where cargo-deny is installed
 .PHONY: lint
