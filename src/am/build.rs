@@ -19,7 +19,7 @@ use distillvq_quantizer::{
 /// Seed of the sample and of the training in a build: the same table gives the same index.
 const SEED: u64 = 1;
 /// Rows that training looks at, at the most: more would cost time and teach nothing new.
-pub const MOST_SAMPLE_ROWS: usize = 100_000;
+const MOST_SAMPLE_ROWS: usize = 100_000;
 /// Bytes of raw vectors that are encoded in one go.
 const BATCH_BYTES: usize = 8 << 20;
 
@@ -160,9 +160,10 @@ pub fn train_options(options: &Options, metric: Metric, rows: usize, seed: u64) 
     }
 }
 
-/// Rows to sample: training holds about twice the sample within `maintenance_work_mem`.
+/// Rows to sample, so that training stays within `maintenance_work_mem`: it holds the sample, its internal form, and at
+/// its peak about as much again and a half (measured on 20,000 rows of 384 dimensions).
 pub fn sample_capacity(dim: usize) -> usize {
-    let row = dim * size_of::<f32>() * 2;
+    let row = dim * size_of::<f32>() * 7 / 2;
     (crate::pg::maintenance_bytes() / row).clamp(MIN_TRAIN_ROWS, MOST_SAMPLE_ROWS)
 }
 
@@ -180,10 +181,11 @@ pub fn run_training(
             crate::pg::report_progress(done, total);
         }
     };
-    compute::run(report, |monitor| {
+    let trained = compute::run(report, |monitor| {
         train(sample, dim, queries, options, monitor)
-    })?
-    .map_err(|source| Error::Train {
+    });
+    compute::return_memory();
+    trained?.map_err(|source| Error::Train {
         relation: relation.to_owned(),
         source,
     })

@@ -1,6 +1,6 @@
 //! `distillvq_train(table, column, …)`: a named model from a column of vectors.
 
-use crate::am::build::{MOST_SAMPLE_ROWS, run_training, sample_capacity, train_options};
+use crate::am::build::{run_training, sample_capacity, train_options};
 use crate::error::{Error, Result, or_raise};
 use crate::functions::models;
 use crate::pg::options::Options;
@@ -11,8 +11,8 @@ use pgrx::iter::TableIterator;
 use pgrx::{name, pg_extern, pg_sys::Oid};
 use std::time::Instant;
 
-/// Queries that a training looks at, at the most.
-const MOST_QUERIES: usize = MOST_SAMPLE_ROWS / 2;
+/// The part of the sample's memory that logged queries take, and rows leave to them.
+const QUERY_SHARE: usize = 4;
 
 /// What the caller asks for, checked.
 struct Request {
@@ -163,12 +163,10 @@ impl Request {
             if dim == 0 {
                 dim = read(&mut Vec::new());
             }
-            let capacity = || {
-                if wanted.is_some() {
-                    sample_capacity(dim).min(MOST_QUERIES)
-                } else {
-                    sample_capacity(dim)
-                }
+            let capacity = || match (&self.queries, wanted) {
+                (None, _) => sample_capacity(dim),
+                (Some(_), None) => sample_capacity(dim) * (QUERY_SHARE - 1) / QUERY_SHARE,
+                (Some(_), Some(_)) => sample_capacity(dim) / QUERY_SHARE,
             };
             let reservoir =
                 reservoir.get_or_insert_with(|| Reservoir::new(capacity(), dim, self.seed));
