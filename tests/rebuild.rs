@@ -1,0 +1,181 @@
+//! Indexes built beside writers and readers, and built again in every way that there is.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod common;
+
+use std::thread;
+
+use common::{
+    ALL, Database, Sql, all_found, by_index, exact, mean_recall, search, table, wait_for_blocked,
+};
+use distillvq_harness::{Metric, Vectors, load};
+
+/// Vectors and queries of the same kind.
+fn vectors(rows: usize, dim: usize) -> (Vectors, Vectors) {
+    let all = Vectors::clustered(rows + 20, dim, 30, 1);
+    (all.slice(0..rows), all.slice(rows..rows + 20))
+}
+
+/// A database with a table `items` of that many vectors, and queries.
+fn items(name: &str, rows: usize, dim: usize) -> (Database, Vectors) {
+    let mut db = Database::new(name);
+    let (vectors, queries) = vectors(rows, dim);
+    table(&mut db, "items", "vector", &vectors);
+    (db, queries)
+}
+
+#[test]
+fn rows_of_the_same_transaction() {
+    let (vectors, queries) = vectors(1_500, 8);
+    let mut db = Database::new("same_transaction");
+    db.run("BEGIN; CREATE TABLE items (id bigint, embedding vector(8))");
+    load::copy_vectors(&mut db, "items", &vectors).unwrap();
+    db.run(
+        "DELETE FROM items WHERE id % 10 = 0; UPDATE items SET id = id + 10000 WHERE id % 10 = 1;
+            CREATE INDEX ON items USING distillvq (embedding)",
+    );
+    all_found(&mut db, "items", Metric::L2, queries.row(0));
+    db.run("INSERT INTO items SELECT id + 20000, embedding FROM items WHERE id < 50");
+    all_found(&mut db, "items", Metric::L2, queries.row(0));
+    db.run("COMMIT");
+    all_found(&mut db, "items", Metric::L2, queries.row(0));
+}
+
+#[test]
+fn rows_that_only_an_older_snapshot_sees() {
+    let (mut db, queries) = items("older", 1_500, 8);
+    let mut reader = db.session();
+    reader.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM items");
+    db.run("DELETE FROM items WHERE id < 500; CREATE INDEX ON items USING distillvq (embedding)");
+    all_found(&mut db, "items", Metric::L2, queries.row(0));
+    // Rows of broken HOT chains apart, a new index serves old snapshots too: the rows deleted meanwhile are in it.
+    all_found(&mut reader, "items", Metric::L2, queries.row(0));
+    reader.run("COMMIT");
+}
+
+#[test]
+fn built_beside_writers() {
+    let (mut db, queries) = items("beside", 1_500, 8);
+    let mut writer = db.session();
+    writer.run(
+        "BEGIN; INSERT INTO items SELECT id + 10000, embedding FROM items WHERE id < 50;
+                DELETE FROM items WHERE id BETWEEN 50 AND 99",
+    );
+    let process: i32 = db.one("SELECT pg_backend_pid()");
+    let builder = thread::spawn(move || {
+        db.run("CREATE INDEX CONCURRENTLY one ON items USING distillvq (embedding)");
+        db
+    });
+    let watched = writer.one::<String>("SELECT current_database()");
+    let mut watcher = common::server().connect_to(&watched).unwrap();
+    wait_for_blocked(&mut watcher, process);
+    writer.run("UPDATE items SET embedding = '[0,0,0,0,0,0,0,0]' WHERE id = 100; COMMIT");
+    let mut db = builder.join().unwrap();
+    all_found(&mut db, "items", Metric::L2, queries.row(0));
+    writer.run("INSERT INTO items SELECT id + 20000, embedding FROM items WHERE id < 50");
+    all_found(&mut db, "items", Metric::L2, queries.row(0));
+    db.run("REINDEX INDEX CONCURRENTLY one");
+    all_found(&mut db, "items", Metric::L2, queries.row(0));
+    let invalid: i64 = db.one("SELECT count(*) FROM pg_index WHERE NOT indisvalid");
+    assert_eq!(invalid, 0);
+}
+
+#[test]
+fn rebuilt_in_every_way() {
+    let (mut db, queries) = items("rebuilt", 1_500, 8);
+    db.run("CREATE INDEX one ON items USING distillvq (embedding)");
+    for command in [
+        "REINDEX INDEX one",
+        "REINDEX TABLE CONCURRENTLY items",
+        "VACUUM FULL items",
+        "ALTER TABLE items ADD stamp timestamptz DEFAULT clock_timestamp()",
+        "ALTER TABLE items SET UNLOGGED",
+        "ALTER TABLE items SET LOGGED",
+    ] {
+        db.run(
+            "DELETE FROM items WHERE id % 50 = 3;
+                INSERT INTO items SELECT id + 10000, embedding FROM items WHERE id < 20",
+        );
+        db.run(command);
+        all_found(&mut db, "items", Metric::L2, queries.row(0));
+        let recall = mean_recall(&mut db, "items", Metric::L2, &queries, ALL);
+        assert!(recall >= 0.99, "{command}: {recall}");
+    }
+}
+
+#[test]
+fn emptied_and_filled_again() {
+    let (mut db, queries) = items("emptied", 1_500, 8);
+    db.run(
+        "CREATE TABLE spare AS TABLE items;
+            CREATE INDEX one ON items USING distillvq (embedding);
+            TRUNCATE items",
+    );
+    assert_eq!(
+        by_index(&mut db, &search("items", Metric::L2, queries.row(0), "")),
+        []
+    );
+    db.run("INSERT INTO items TABLE spare");
+    for query in queries.iter() {
+        exact(&mut db, &search("items", Metric::L2, query, "LIMIT 20"));
+    }
+    let before: i64 = db.one("SELECT pg_relation_size('one')");
+    db.run("REINDEX INDEX one");
+    let after: i64 = db.one("SELECT pg_relation_size('one')");
+    assert_ne!(before, after, "now it is trained");
+    let recall = mean_recall(&mut db, "items", Metric::L2, &queries, ALL);
+    assert!(recall >= 0.99, "{recall}");
+}
+
+#[test]
+fn a_truncation_undone() {
+    let (mut db, queries) = items("truncation", 1_500, 8);
+    db.run("CREATE INDEX one ON items USING distillvq (embedding)");
+    all_found(&mut db, "items", Metric::L2, queries.row(0));
+    db.run("BEGIN; TRUNCATE items; INSERT INTO items VALUES (1, '[1,1,1,1,1,1,1,1]')");
+    all_found(&mut db, "items", Metric::L2, queries.row(0));
+    db.run("ROLLBACK");
+    all_found(&mut db, "items", Metric::L2, queries.row(0));
+    let recall = mean_recall(&mut db, "items", Metric::L2, &queries, ALL);
+    assert!(recall >= 0.99, "{recall}");
+}
+
+#[test]
+fn the_same_table_gives_the_same_index() {
+    let (mut db, queries) = items("same", 1_500, 8);
+    let sql = search("items", Metric::L2, queries.row(0), "LIMIT 100");
+    let mut build = |threads: u32| {
+        db.run(&format!(
+            "SET max_parallel_maintenance_workers = {threads}; DROP INDEX IF EXISTS one;
+             CREATE INDEX one ON items USING distillvq (embedding); SET distillvq.probes = 2"
+        ));
+        let size: i64 = db.one("SELECT pg_relation_size('one')");
+        (size, by_index(&mut db, &sql))
+    };
+    let first = build(0);
+    assert_eq!(first, build(0));
+    assert_eq!(first, build(2), "the number of threads changes nothing");
+}
+
+#[test]
+fn a_column_that_changes_its_type() {
+    let (mut db, queries) = items("retyped", 1_500, 8);
+    db.run("CREATE INDEX one ON items USING distillvq (embedding)");
+    db.run("ALTER TABLE items ALTER embedding TYPE halfvec(8)");
+    all_found(&mut db, "items", Metric::L2, queries.row(0));
+    db.run(
+        "ALTER TABLE items ALTER embedding TYPE vector(4) USING subvector(embedding::vector, 1, 4)",
+    );
+    let recall = mean_recall(&mut db, "items", Metric::L2, &vectors(1_500, 4).1, ALL);
+    assert!(recall >= 0.99, "{recall}");
+    // Without dimensions the column could hold anything, but the index keeps to its own.
+    db.run(
+        "ALTER TABLE items ALTER embedding TYPE vector; INSERT INTO items VALUES (-1, '[1,2,3,4]')",
+    );
+    all_found(&mut db, "items", Metric::L2, &queries.row(0)[..4]);
+    assert_eq!(
+        db.refusal("INSERT INTO items VALUES (-2, '[1,2,3]')").state,
+        "22000"
+    );
+    assert_eq!(db.refusal("REINDEX INDEX one").state, "22023");
+}
