@@ -3,8 +3,12 @@
 
 mod common;
 
+use std::thread;
+use std::time::Duration;
+
 use common::{
-    ALL, Database, Sql, all_found, by_index, exact, in_order, literal, mean_recall, search, table,
+    ALL, Database, Sql, all_found, by_index, exact, in_order, literal, mean_recall, memory_of,
+    search, table,
 };
 use distillvq_harness::{DataSet, Metric, Vectors, load};
 
@@ -396,4 +400,33 @@ fn a_build_in_several_runs() {
         "SELECT format('%s %s', count(*), count(DISTINCT id)) FROM (SELECT id FROM items ORDER BY {distance} OFFSET 0) s"
     ));
     assert_eq!(counts, "300000 300000");
+}
+
+#[test]
+fn a_build_keeps_to_its_memory() {
+    let mut db = Database::new("limits");
+    let documents = DataSet::shipped().unwrap().documents;
+    table(&mut db, "items", "vector", &documents.slice(0..12_000));
+    for command in [
+        "CREATE INDEX one ON items USING distillvq (embedding vector_cosine_ops)",
+        "SELECT distillvq_train('items', 'embedding', 'm')",
+        "CREATE INDEX two ON items USING distillvq (embedding vector_cosine_ops) WITH (model = m)",
+    ] {
+        let mut session = db.session();
+        session.run("SET maintenance_work_mem = '32MB'; SELECT count(*) FROM distillvq_models");
+        let process: i32 = session.one("SELECT pg_backend_pid()");
+        let before = memory_of(process);
+        let work = thread::spawn(move || {
+            session.run(command);
+            session
+        });
+        let mut most = 0;
+        while !work.is_finished() {
+            most = most.max(memory_of(process) - before);
+            thread::sleep(Duration::from_millis(5));
+        }
+        work.join().unwrap();
+        // Stacks of the threads and the decoded model come on top.
+        assert!(most <= 48 << 20, "{command}: {most} bytes");
+    }
 }

@@ -397,7 +397,11 @@ pub fn wait_for_blocked(client: &mut Client, process: i32) {
 
 /// Memory of its own that a session's process has, in bytes.
 pub fn memory(client: &mut Client) -> i64 {
-    let process: i32 = client.one("SELECT pg_backend_pid()");
+    memory_of(client.one("SELECT pg_backend_pid()"))
+}
+
+/// Memory of its own that a process has, in bytes; 0 where there is no `/proc`.
+pub fn memory_of(process: i32) -> i64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let line = status
         .lines()
