@@ -42,7 +42,7 @@ fn documents(name: &str) -> Database {
         &mut db,
         "items",
         "vector",
-        &DataSet::shipped().unwrap().documents.slice(0..6_000),
+        &DataSet::shipped().unwrap().documents.slice(0..3_000),
     );
     db
 }
