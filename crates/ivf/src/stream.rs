@@ -213,7 +213,7 @@ pub struct Stream<C: Source> {
     visible: usize,
     errors: Errors,
     stats: StreamStats,
-    /// Buffers of [`Stream::compare`].
+    /// Buffers of [`Stream::compare_batch`].
     batch: Vec<Candidate>,
     tids: Vec<Tid>,
     distances: Vec<Option<f64>>,
