@@ -262,16 +262,16 @@ fn probes_stop_at_their_limit() {
 #[test]
 fn a_row_found_late_comes_last_and_the_order_stays() {
     // The second list holds the two nearest rows.
-    let mut rows: Vec<_> = (0..60)
+    let mut rows: Vec<_> = (0..200)
         .map(|i| (0, Some(1.0 + f64::from(i)), 0.0))
         .collect();
     rows.push((1, Some(0.5), 0.0));
     rows.push((1, Some(0.2), 0.0));
     let world = World::new(2, &rows);
     let hits = world.all(StreamOptions::default());
-    assert_eq!(descents(&hits[..60]), 0);
-    assert_eq!(hits[60].distance, 0.2);
-    assert_eq!(hits[61].distance, 0.5);
+    assert_eq!(descents(&hits[..200]), 0);
+    assert_eq!(hits[200].distance, 0.2);
+    assert_eq!(hits[201].distance, 0.5);
 }
 
 #[test]
