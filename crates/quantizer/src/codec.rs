@@ -1,33 +1,94 @@
-//! A model as bytes: an envelope of ours around a body written by bincode (standard configuration).
+//! A model as bytes: two envelopes of ours, the encoder's and the student's, around bodies written by bincode (standard
+//! configuration).
 //!
 //! | offset | bytes | content |
 //! |---|---|---|
-//! | 0 | 8 | magic `DVQMODEL` |
+//! | 0 | 8 | magic `DVQENCOD` or `DVQSTUDT` |
 //! | 8 | 4 | format version, little-endian |
 //! | 12 | 8 | length of the body |
 //! | 20 | 4 | CRC-32C of version, length and body |
 //! | 24 | … | body |
 //!
+//! A student's body begins with the CRC-32C of all bytes of its encoder: it is refused with another one. A whole model
+//! is the encoder's bytes with the student's behind them.
+//!
 //! Everything about the encoding is in this module, so that another one could take its place in a later version.
 
 use crate::ModelError;
-use crate::model::Body;
+use crate::model::{Body, Encoder, Student};
 use bincode::serde::{decode_from_slice, encode_to_vec};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-const MAGIC: &[u8; 8] = b"DVQMODEL";
+/// What an envelope holds.
+type Magic = [u8; 8];
+
+const ENCODER: Magic = *b"DVQENCOD";
+const STUDENT: Magic = *b"DVQSTUDT";
 const VERSION: u32 = 1;
 const HEADER: usize = 24;
 
-/// The bytes of a model.
-pub(crate) fn to_bytes(body: &Body) -> Result<Vec<u8>, ModelError> {
-    let body = encode_to_vec(body, bincode::config::standard())
-        .map_err(|e| ModelError::Body(e.to_string()))?;
-    Ok(wrap(VERSION, &body))
+/// The bytes of an encoder.
+pub(crate) fn encoder_bytes(encoder: &Encoder) -> Result<Vec<u8>, ModelError> {
+    Ok(wrap(ENCODER, VERSION, &encoded(encoder)?))
 }
 
-fn wrap(version: u32, body: &[u8]) -> Vec<u8> {
+/// The bytes of a student that belongs to the encoder of these bytes.
+pub(crate) fn student_bytes(student: &Student, encoder: &[u8]) -> Result<Vec<u8>, ModelError> {
+    let body = encoded(&(crc32c::crc32c(encoder), student))?;
+    Ok(wrap(STUDENT, VERSION, &body))
+}
+
+/// The encoder's and the student's part of the bytes of a model.
+pub(crate) fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), ModelError> {
+    let Header { magic, length, .. } = Header::read(bytes)?;
+    let end = usize::try_from(length).ok();
+    let end = end.and_then(|length| length.checked_add(HEADER));
+    match end.and_then(|end| bytes.split_at_checked(end)) {
+        Some(parts) if magic == ENCODER => Ok(parts),
+        None if magic == ENCODER => Err(ModelError::Length {
+            expected: length,
+            found: (bytes.len() - HEADER) as u64,
+        }),
+        _ => Err(ModelError::NotAModel),
+    }
+}
+
+/// The body in the bytes of both parts. Its numbers are not checked yet.
+pub(crate) fn from_parts(encoder: &[u8], student: &[u8]) -> Result<Body, ModelError> {
+    let body = decoded(unwrap(ENCODER, encoder)?)?;
+    let (expected, student) = decoded(unwrap(STUDENT, student)?)?;
+    let found = crc32c::crc32c(encoder);
+    if found != expected {
+        return Err(ModelError::OtherEncoder { expected, found });
+    }
+    Ok(Body {
+        encoder: body,
+        student,
+    })
+}
+
+fn encoded(body: &impl Serialize) -> Result<Vec<u8>, ModelError> {
+    encode_to_vec(body, bincode::config::standard()).map_err(|e| ModelError::Body(e.to_string()))
+}
+
+/// bincode reserves memory by what has been read, not by what a length announces, so hostile lengths cost nothing.
+fn decoded<T: DeserializeOwned>(body: &[u8]) -> Result<T, ModelError> {
+    let (decoded, used): (T, usize) = decode_from_slice(body, bincode::config::standard())
+        .map_err(|e| ModelError::Body(e.to_string()))?;
+    if used != body.len() {
+        return Err(ModelError::Body(format!(
+            "{} bytes are left over",
+            body.len() - used
+        )));
+    }
+    Ok(decoded)
+}
+
+/// Puts a body into its envelope.
+fn wrap(magic: Magic, version: u32, body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER + body.len());
-    bytes.extend_from_slice(MAGIC);
+    bytes.extend_from_slice(&magic);
     bytes.extend_from_slice(&version.to_le_bytes());
     bytes.extend_from_slice(&(body.len() as u64).to_le_bytes());
     let crc = checksum(&bytes[8..20], body);
@@ -40,74 +101,55 @@ fn checksum(header: &[u8], body: &[u8]) -> u32 {
     crc32c::crc32c_append(crc32c::crc32c(header), body)
 }
 
-/// The body in these bytes. Its numbers are not checked yet.
-///
-/// bincode reserves memory by what has been read, not by what a length announces, so hostile lengths cost nothing.
-pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Body, ModelError> {
-    let body = unwrap(bytes)?;
-    let (decoded, used): (Body, usize) = decode_from_slice(body, bincode::config::standard())
-        .map_err(|e| ModelError::Body(e.to_string()))?;
-    if used != body.len() {
-        return Err(ModelError::Body(format!(
-            "{} bytes are left over",
-            body.len() - used
-        )));
-    }
-    Ok(decoded)
+/// What stands at the start of an envelope.
+struct Header {
+    magic: Magic,
+    version: u32,
+    length: u64,
+    crc: u32,
 }
 
-/// Opens the envelope.
-fn unwrap(bytes: &[u8]) -> Result<&[u8], ModelError> {
-    let Some((header, body)) = bytes.split_first_chunk::<HEADER>() else {
-        return Err(ModelError::NotAModel);
-    };
-    let [
-        m0,
-        m1,
-        m2,
-        m3,
-        m4,
-        m5,
-        m6,
-        m7,
-        v0,
-        v1,
-        v2,
-        v3,
-        l0,
-        l1,
-        l2,
-        l3,
-        l4,
-        l5,
-        l6,
-        l7,
-        c0,
-        c1,
-        c2,
-        c3,
-    ] = *header;
-    if &[m0, m1, m2, m3, m4, m5, m6, m7] != MAGIC {
+impl Header {
+    fn read(bytes: &[u8]) -> Result<Header, ModelError> {
+        Ok(Header {
+            magic: field(bytes, 0)?,
+            version: u32::from_le_bytes(field(bytes, 8)?),
+            length: u64::from_le_bytes(field(bytes, 12)?),
+            crc: u32::from_le_bytes(field(bytes, 20)?),
+        })
+    }
+}
+
+fn field<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], ModelError> {
+    let rest = bytes.get(at..).unwrap_or_default();
+    rest.first_chunk().copied().ok_or(ModelError::NotAModel)
+}
+
+/// Opens an envelope.
+fn unwrap(magic: Magic, bytes: &[u8]) -> Result<&[u8], ModelError> {
+    let header = Header::read(bytes)?;
+    let (head, body) = bytes.split_at(HEADER);
+    if header.magic != magic {
         return Err(ModelError::NotAModel);
     }
-    let version = u32::from_le_bytes([v0, v1, v2, v3]);
-    if version != VERSION {
+    if header.version != VERSION {
         return Err(ModelError::UnsupportedVersion {
-            found: version,
+            found: header.version,
             newest: VERSION,
         });
     }
-    let expected = u64::from_le_bytes([l0, l1, l2, l3, l4, l5, l6, l7]);
-    if expected != body.len() as u64 {
+    if header.length != body.len() as u64 {
         return Err(ModelError::Length {
-            expected,
+            expected: header.length,
             found: body.len() as u64,
         });
     }
-    let found = u32::from_le_bytes([c0, c1, c2, c3]);
-    let computed = checksum(&header[8..20], body);
-    if found != computed {
-        return Err(ModelError::Checksum { found, computed });
+    let computed = checksum(&head[8..20], body);
+    if header.crc != computed {
+        return Err(ModelError::Checksum {
+            found: header.crc,
+            computed,
+        });
     }
     Ok(body)
 }
@@ -139,72 +181,106 @@ mod tests {
             books: books(5, 2),
         };
         Body {
-            space: Space {
-                metric: Metric::L2,
-                dim: 5,
-                center: vec![0.5; 5],
-                unit: 1.0,
-                longest: 10.0,
+            encoder: Encoder {
+                space: Space {
+                    metric: Metric::L2,
+                    dim: 5,
+                    center: vec![0.5; 5],
+                    unit: 1.0,
+                    longest: 10.0,
+                },
+                lists: 3,
+                bits: 4,
+                tables: tables.clone(),
+                scale: Scale {
+                    lo: 0.9,
+                    step: 0.001,
+                },
             },
-            lists: 3,
-            bits: 4,
-            encoder: tables.clone(),
-            decoder: Some(tables),
-            routing: Some(Routing {
-                vectors: vec![0.25; 15],
-                biases: vec![0.0; 3],
-            }),
-            scale: Scale {
-                lo: 0.9,
-                step: 0.001,
-            },
-            report: Report {
-                rows: 1000,
-                recall_before: 0.5,
-                recall_after: 0.6,
-                ..Report::default()
+            student: Student {
+                decoder: Some(tables),
+                routing: Some(Routing {
+                    vectors: vec![0.25; 15],
+                    biases: vec![0.0; 3],
+                }),
+                report: Report {
+                    rows: 1000,
+                    recall_before: 0.5,
+                    recall_after: 0.6,
+                    ..Report::default()
+                },
             },
         }
     }
 
+    fn to_bytes(body: &Body) -> Vec<u8> {
+        let mut bytes = encoder_bytes(&body.encoder).unwrap();
+        let student = student_bytes(&body.student, &bytes).unwrap();
+        bytes.extend_from_slice(&student);
+        bytes
+    }
+
     #[test]
     fn round_trip() {
-        let bytes = to_bytes(&body()).unwrap();
-        assert_eq!(from_bytes(&bytes).unwrap(), body());
+        let bytes = to_bytes(&body());
         let model = Model::from_bytes(&bytes).unwrap();
+        assert_eq!(*model.body(), body());
         assert_eq!(model.to_bytes().unwrap(), bytes);
+        let (encoder, student) = split(&bytes).unwrap();
+        assert_eq!(model.encoder_bytes().unwrap(), encoder);
+        assert_eq!(model.student_bytes().unwrap(), student);
+        assert_eq!(*Model::from_parts(encoder, student).unwrap().body(), body());
+    }
+
+    #[test]
+    fn a_student_is_refused_with_another_encoder() {
+        let (one, mut two) = (body(), body());
+        two.encoder.scale.lo = 0.8;
+        let [one, two] = [one, two].map(|body| to_bytes(&body));
+        let ((encoder, other), (_, student)) = (split(&one).unwrap(), split(&two).unwrap());
+        assert!(Model::from_parts(encoder, other).is_ok());
+        assert!(matches!(
+            Model::from_parts(encoder, student),
+            Err(ModelError::OtherEncoder { .. })
+        ));
+        // Nor are the parts interchangeable.
+        for (a, b) in [(other, encoder), (encoder, encoder), (other, other)] {
+            assert_eq!(Model::from_parts(a, b).unwrap_err(), ModelError::NotAModel);
+        }
     }
 
     #[test]
     fn wrong_shapes_and_numbers_are_refused() {
-        let spoil: [fn(&mut Body); 14] = [
-            |b| b.space.dim = 0,
-            |b| b.space.dim = usize::MAX,
-            |b| b.lists = 0,
-            |b| b.lists = usize::MAX,
-            |b| b.bits = 5,
-            |b| b.encoder.books.subquantizers = 0,
-            |b| b.encoder.books.subquantizers = usize::MAX,
-            |b| b.encoder.centroids[3] = f32::NAN,
-            |b| {
-                b.decoder
-                    .as_mut()
-                    .unwrap()
-                    .books
-                    .values
-                    .pop()
-                    .map_or((), |_| ())
-            },
-            |b| b.routing.as_mut().unwrap().biases[0] = f32::INFINITY,
-            |b| b.scale.step = f32::NAN,
-            |b| b.space.unit = 0.0,
-            |b| b.space.center.clear(),
-            |b| b.report.recall_after = f32::NAN,
+        let spoil: [fn(&mut Body); 24] = [
+            |b| b.encoder.space.dim = 0,
+            |b| b.encoder.space.dim = usize::MAX,
+            |b| b.encoder.lists = 0,
+            |b| b.encoder.lists = usize::MAX,
+            |b| b.encoder.bits = 5,
+            |b| b.encoder.tables.books.subquantizers = 0,
+            |b| b.encoder.tables.books.subquantizers = usize::MAX,
+            |b| b.encoder.tables.centroids[3] = f32::NAN,
+            |b| b.encoder.tables.centroids[3] = f32::INFINITY,
+            |b| b.encoder.tables.centroids[3] = 1e24,
+            |b| b.encoder.tables.books.values[7] = -1e24,
+            |b| b.encoder.scale.step = f32::NAN,
+            |b| b.encoder.scale.step = 1e23,
+            |b| b.encoder.space.unit = 0.0,
+            |b| b.encoder.space.longest = f32::MAX,
+            |b| b.encoder.space.center.clear(),
+            |b| decoder(b).books.values.truncate(7),
+            |b| decoder(b).books.values[0] = f32::NAN,
+            |b| decoder(b).centroids[14] = 1e24,
+            |b| routing(b).biases[0] = f32::INFINITY,
+            |b| routing(b).biases[0] = f32::MAX,
+            |b| routing(b).vectors[9] = -1e24,
+            |b| routing(b).vectors.truncate(10),
+            |b| b.student.report.recall_after = f32::NAN,
         ];
         for (i, spoil) in spoil.into_iter().enumerate() {
             let mut body = body();
             spoil(&mut body);
-            let bytes = to_bytes(&body).unwrap();
+            let bytes = to_bytes(&body);
             assert!(
                 matches!(Model::from_bytes(&bytes), Err(ModelError::Invalid { .. })),
                 "{i}"
@@ -212,16 +288,68 @@ mod tests {
         }
     }
 
+    fn decoder(body: &mut Body) -> &mut Tables {
+        body.student.decoder.as_mut().unwrap()
+    }
+
+    fn routing(body: &mut Body) -> &mut Routing {
+        body.student.routing.as_mut().unwrap()
+    }
+
+    /// Whether no score of a list or a row can be NaN for a query that is as long as a query can be.
+    fn scores_are_sane(model: &Model) -> bool {
+        let tables = model.query(&vec![f32::MAX; model.dim()]);
+        let rows = tables.lut.chunks(model.shape().words());
+        let most: u32 = rows
+            .map(|row| row.iter().copied().max().map_or(0, u32::from))
+            .sum();
+        let finite = |list| {
+            let affine = tables.affine(list);
+            let scale = affine.scale_lo + 255.0 * affine.scale_step;
+            [0, most].iter().all(|sum| {
+                let score = affine.base + affine.delta * *sum as f32;
+                (2.0 * scale * score).is_finite()
+            })
+        };
+        let mut lists = tables.ranking().into_iter();
+        lists.all(|(score, list)| !score.is_nan() && finite(list))
+    }
+
+    #[test]
+    fn the_largest_values_allowed_give_finite_scores() {
+        let times = |body: &Body, by: f32| {
+            let mut body = body.clone();
+            let tables = [
+                &mut body.encoder.tables,
+                body.student.decoder.as_mut().unwrap(),
+            ];
+            for tables in tables {
+                let all = tables.centroids.iter_mut().chain(&mut tables.books.values);
+                all.for_each(|x| *x *= by);
+            }
+            Model::from_bytes(&to_bytes(&body))
+        };
+        let body = body();
+        let powers = (0..126).map(|i| times(&body, 2f32.powi(i)));
+        let accepted: Vec<Model> = powers.map_while(Result::ok).collect();
+        assert!((40..90).contains(&accepted.len()), "{}", accepted.len());
+        for model in accepted {
+            assert!(scores_are_sane(&model));
+        }
+    }
+
     #[test]
     fn versions_to_come_are_named() {
-        let bytes = wrap(7, b"whatever");
-        assert_eq!(
-            Model::from_bytes(&bytes).unwrap_err(),
-            ModelError::UnsupportedVersion {
-                found: 7,
-                newest: 1
-            }
-        );
+        let newer = ModelError::UnsupportedVersion {
+            found: 7,
+            newest: 1,
+        };
+        let bytes = to_bytes(&body());
+        let (encoder, student) = split(&bytes).unwrap();
+        let of = |magic| wrap(magic, 7, b"whatever");
+        assert_eq!(Model::from_bytes(&of(ENCODER)).unwrap_err(), newer);
+        assert_eq!(Model::from_parts(&of(ENCODER), student).unwrap_err(), newer);
+        assert_eq!(Model::from_parts(encoder, &of(STUDENT)).unwrap_err(), newer);
     }
 
     proptest! {
@@ -229,27 +357,33 @@ mod tests {
 
         #[test]
         fn damaged_bytes_are_errors(at in any::<prop::sample::Index>(), bit in 0u8..8, cut in any::<prop::sample::Index>()) {
-            let bytes = to_bytes(&body()).unwrap();
+            let bytes = to_bytes(&body());
             let mut flipped = bytes.clone();
             flipped[at.index(bytes.len())] ^= 1 << bit;
             prop_assert!(Model::from_bytes(&flipped).is_err());
             prop_assert!(Model::from_bytes(&bytes[..cut.index(bytes.len())]).is_err());
         }
 
-        /// Bodies that somebody gave a right checksum: still an error or a model that keeps every invariant.
+        /// Bodies that somebody gave right checksums: still an error or a model that keeps every invariant.
         #[test]
-        fn forged_bodies_do_no_harm(at in any::<prop::sample::Index>(), with in prop::collection::vec(any::<u8>(), 1..12), cut in any::<prop::sample::Index>()) {
-            let mut forged = to_bytes(&body()).unwrap().split_off(HEADER);
+        fn forged_bodies_do_no_harm(student in any::<bool>(), at in any::<prop::sample::Index>(), with in prop::collection::vec(any::<u8>(), 1..12), cut in any::<prop::sample::Index>()) {
+            let whole = body();
+            let bodies = [encoded(&whole.encoder).unwrap(), encoded(&whole.student).unwrap()];
+            let mut forged = bodies[usize::from(student)].clone();
             let start = at.index(forged.len());
             for (old, new) in forged[start..].iter_mut().zip(&with) {
                 *old = *new;
             }
-            for body in [&forged[..], &forged[..cut.index(forged.len())]] {
-                if let Ok(model) = Model::from_bytes(&wrap(VERSION, body)) {
-                    let query = vec![0.5; model.dim()];
-                    let tables = model.query(&query);
-                    prop_assert_eq!(tables.ranking().len(), model.lists());
-                    prop_assert_eq!(model.encode(&query).rows.len(), 1);
+            for part in [&forged[..], &forged[..cut.index(forged.len())]] {
+                let [mut first, mut second] = bodies.clone();
+                *if student { &mut second } else { &mut first } = part.to_vec();
+                let first = wrap(ENCODER, VERSION, &first);
+                let mut own = encoded(&crc32c::crc32c(&first)).unwrap();
+                own.extend(second);
+                if let Ok(model) = Model::from_parts(&first, &wrap(STUDENT, VERSION, &own)) {
+                    prop_assert_eq!(model.query(&[]).ranking().len(), model.lists());
+                    prop_assert_eq!(model.encode(&vec![0.5; model.dim()]).rows.len(), 1);
+                    prop_assert!(scores_are_sane(&model));
                 }
             }
         }
@@ -257,7 +391,7 @@ mod tests {
         #[test]
         fn noise_is_no_model(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             prop_assert!(Model::from_bytes(&bytes).is_err());
-            prop_assert!(Model::from_bytes(&wrap(VERSION, &bytes)).is_err());
+            prop_assert!(Model::from_bytes(&wrap(ENCODER, VERSION, &bytes)).is_err());
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The sample in codes: what the students of distillation look at.
 
-use crate::encode::Coder;
+use crate::encode::{Coder, EncodedRows, Placement};
 use crate::kmeans::{Assigner, Nearest};
 use crate::linalg::{MatRef, ROWS};
 use crate::model::Tables;
@@ -70,6 +70,24 @@ impl Coded {
             },
             scale,
         ))
+    }
+
+    /// The rows that a finished encoder put into lists, as it encoded them.
+    pub fn placed(rows: &EncodedRows, subquantizers: usize, scale: &Scale) -> Coded {
+        let mut coded = Coded {
+            nearest: Vec::new(),
+            subquantizers,
+            codes: Vec::new(),
+            corrections: Vec::new(),
+        };
+        for (row, codes) in rows.rows.iter().zip(rows.codes.chunks_exact(subquantizers)) {
+            if let Placement::List(list) = row.placement {
+                coded.nearest.push(Nearest { list, cost: 0.0 });
+                coded.codes.extend_from_slice(codes);
+                coded.corrections.push(scale.decode(row.scale));
+            }
+        }
+        coded
     }
 
     /// The list of a row.

@@ -2,7 +2,7 @@
 
 use crate::kmeans::{Assigner, Nearest};
 use crate::linalg::{MatRef, ROWS, norm2};
-use crate::model::Tables;
+use crate::model::{Encoder, Tables};
 use crate::product::ByDimension;
 use crate::scale::correction;
 use crate::space::Kind;
@@ -38,6 +38,18 @@ pub struct EncodedRows {
     pub rows: Vec<Encoded>,
     /// Codes, `subquantizers` bytes a row, one code a byte; zeros for rows outside the lists.
     pub codes: Vec<u8>,
+}
+
+impl EncodedRows {
+    /// Rows behind rows.
+    pub(crate) fn concat(chunks: Vec<EncodedRows>) -> EncodedRows {
+        let mut all = EncodedRows::default();
+        for chunk in chunks {
+            all.rows.extend(chunk.rows);
+            all.codes.extend(chunk.codes);
+        }
+        all
+    }
 }
 
 /// The codes of internal rows, and the norm correction of each.
@@ -87,10 +99,10 @@ impl Coder<'_> {
 impl Model {
     fn coder(&self) -> Coder<'_> {
         let inner = self.inner();
-        let centroids = MatRef::new(&inner.body.encoder.centroids, self.dim());
+        let centroids = MatRef::new(&inner.body.encoder.tables.centroids, self.dim());
         Coder {
             assigner: Assigner::new(centroids, &inner.half_norms),
-            tables: &inner.body.encoder,
+            tables: &inner.body.encoder.tables,
             books: &inner.encoder_books,
         }
     }
@@ -98,49 +110,43 @@ impl Model {
     /// Encodes raw row-major vectors (n×dim; values after the last whole row are ignored). On a thread of a rayon pool
     /// it uses that pool. The lists and codes depend on the encoder alone, never on distillation.
     pub fn encode(&self, vectors: &[f32]) -> EncodedRows {
-        let m = self.subquantizers();
         let n = vectors.len() / self.dim();
         let chunks = par::map(n.div_ceil(ROWS), |i| {
             let rows =
                 MatRef::new(&vectors[..n * self.dim()], self.dim()).slice(i * ROWS, (i + 1) * ROWS);
-            Ok::<_, Infallible>(self.encode_chunk(rows))
+            self.encode_chunk(rows, || Ok::<_, Infallible>(()))
         });
         let Ok(chunks) = chunks;
-        let mut out = EncodedRows {
-            rows: Vec::with_capacity(n),
-            codes: Vec::with_capacity(n * m),
-        };
-        for chunk in chunks {
-            out.rows.extend(chunk.rows);
-            out.codes.extend(chunk.codes);
-        }
-        out
+        EncodedRows::concat(chunks)
     }
 
-    fn encode_chunk(&self, raw: MatRef<'_>) -> EncodedRows {
+    /// Encodes a few rows, `keep_on` being asked every few milliseconds.
+    pub(crate) fn encode_chunk<E>(
+        &self,
+        raw: MatRef<'_>,
+        keep_on: impl Fn() -> Result<(), E>,
+    ) -> Result<EncodedRows, E> {
         let (dim, m, n) = (self.dim(), self.subquantizers(), raw.rows());
-        let body = self.body();
+        let Encoder { space, scale, .. } = &self.body().encoder;
         let mut internal = vec![0f32; n * dim];
         let kinds: Vec<Kind> = internal
             .chunks_exact_mut(dim)
             .enumerate()
-            .map(|(i, out)| body.space.row(raw.row(i), out))
+            .map(|(i, out)| space.row(raw.row(i), out))
             .collect();
         let rows = MatRef::new(&internal, dim);
         let coder = self.coder();
         let mut nearest = vec![Nearest::default(); n];
-        let Ok(()) = coder
-            .assigner
-            .assign(rows, &mut nearest, || Ok::<_, Infallible>(()));
+        coder.assigner.assign(rows, &mut nearest, keep_on)?;
         let mut codes = vec![0u8; n * m];
         let corrections = coder.codes(rows, &nearest, &mut codes);
         let encoded = (0..n)
             .map(|i| {
-                let scale = match corrections[i] {
-                    Some(correction) => body.scale.encode(correction),
+                let byte = match corrections[i] {
+                    Some(correction) => scale.encode(correction),
                     None => Some(0),
                 };
-                let placement = match (kinds[i], scale) {
+                let placement = match (kinds[i], byte) {
                     (Kind::Unindexed, _) => Placement::Unindexed,
                     (Kind::Usable, Some(_)) => Placement::List(nearest[i].list),
                     (Kind::Usable, None) | (Kind::Exact, _) => Placement::Exact,
@@ -153,21 +159,21 @@ impl Model {
                         norm: 0.0,
                     };
                 }
-                let norm = if body.space.metric == Metric::L2 {
+                let norm = if space.metric == Metric::L2 {
                     norm2(rows.row(i))
                 } else {
                     0.0
                 };
                 Encoded {
                     placement,
-                    scale: scale.unwrap_or(0),
+                    scale: byte.unwrap_or(0),
                     norm,
                 }
             })
             .collect();
-        EncodedRows {
+        Ok(EncodedRows {
             rows: encoded,
             codes,
-        }
+        })
     }
 }

@@ -81,6 +81,14 @@ pub enum ModelError {
         /// Of the bytes.
         computed: u32,
     },
+    /// The student belongs to another encoder.
+    #[error("the student belongs to the encoder {expected:08x}, not to {found:08x}")]
+    OtherEncoder {
+        /// Checksum of the student's encoder.
+        expected: u32,
+        /// Checksum of the encoder given.
+        found: u32,
+    },
     /// The body cannot be read.
     #[error("the model's body cannot be decoded: {0}")]
     Body(String),

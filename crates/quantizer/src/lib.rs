@@ -18,6 +18,7 @@ mod par;
 mod product;
 mod query;
 mod rank;
+mod retrain;
 mod routing;
 mod scale;
 mod school;
@@ -33,4 +34,5 @@ pub use options::{
     auto_subquantizers, max_subquantizers,
 };
 pub use query::QueryTables;
+pub use retrain::{RetrainOptions, retrain};
 pub use train::{Trained, train};

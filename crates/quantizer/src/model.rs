@@ -1,13 +1,17 @@
 //! The trained model: what is stored, and what is derived from it.
 //!
+//! A model has two parts. The *encoder* decides lists and codes and is frozen once rows are encoded. The *student* decides
+//! scores and probing; training may replace it beside the same encoder.
+//!
 //! Invariants (checked by [`Body::check`], so they hold for every `Model`): shapes fit each other, every number is
-//! finite, `1 ≤ lists ≤ MAX_LISTS`, `1 ≤ dim ≤ MAX_DIM`, `1 ≤ subquantizers ≤ max_subquantizers(bits)`.
+//! finite, `1 ≤ lists ≤ MAX_LISTS`, `1 ≤ dim ≤ MAX_DIM`, `1 ≤ subquantizers ≤ max_subquantizers(bits)`, and tables are
+//! so small that no query's score overflows.
 
 use crate::linalg::{MatRef, half_norms};
 use crate::options::{MAX_DIM, MAX_LISTS, max_subquantizers};
 use crate::product::{ByDimension, Codebooks};
 use crate::scale::Scale;
-use crate::space::Space;
+use crate::space::{LONGEST_QUERY, Space};
 use crate::{CodeShape, Metric, ModelError, codec};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -19,15 +23,22 @@ pub struct Report {
     pub rows: usize,
     /// Usable queries given.
     pub queries: usize,
-    /// Whether the distilled decoder was kept.
+    /// Whether the decoder distilled by this training was kept.
     pub distilled: bool,
     /// Recall 10@10 of ranking all sampled rows by their codes, on held-out queries, before distillation: the share of
     /// the exact 10 nearest rows among the best 10 by codes. NaN-free; 0 when distillation was not asked for.
     pub recall_before: f32,
     /// The same with the decoder that was kept.
     pub recall_after: f32,
-    /// Whether the trained routing was kept.
+    /// Whether the routing trained by this training was kept.
     pub routed: bool,
+}
+
+impl Report {
+    /// Whether anything that distillation made was kept.
+    pub fn improved(&self) -> bool {
+        self.distilled || self.routed
+    }
 }
 
 /// List bases and codebooks: one side (encoder or decoder) of the quantizer.
@@ -48,98 +59,135 @@ pub(crate) struct Routing {
     pub biases: Vec<f32>,
 }
 
-/// What is stored of a model.
+/// The part that decides lists and codes: it never changes once rows are encoded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Body {
+pub(crate) struct Encoder {
     pub space: Space,
     pub lists: usize,
     pub bits: u8,
-    /// Decides lists and codes; never changes once rows are encoded.
-    pub encoder: Tables,
+    pub tables: Tables,
+    pub scale: Scale,
+}
+
+/// The part that distillation changes: it decides scores and probing.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Student {
     /// Decides scores; none = as the encoder.
     pub decoder: Option<Tables>,
     /// Decides which lists to probe; none = by the encoder's centroids.
     pub routing: Option<Routing>,
-    pub scale: Scale,
     pub report: Report,
+}
+
+/// What is stored of a model.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Body {
+    pub encoder: Encoder,
+    pub student: Student,
+}
+
+/// Largest score that a model may give; what rounding adds still fits an `f32`.
+const LARGEST_SCORE: f64 = f32::MAX as f64 / 4.0;
+
+fn claim(holds: bool, what: &str) -> Result<(), ModelError> {
+    if holds {
+        Ok(())
+    } else {
+        Err(ModelError::Invalid {
+            what: what.to_owned(),
+        })
+    }
 }
 
 impl Body {
     pub fn shape(&self) -> CodeShape {
         CodeShape {
-            subquantizers: self.encoder.books.subquantizers,
-            bits: self.bits,
-            has_norm: self.space.metric == Metric::L2,
+            subquantizers: self.encoder.tables.books.subquantizers,
+            bits: self.encoder.bits,
+            has_norm: self.encoder.space.metric == Metric::L2,
         }
     }
 
     /// Whether all invariants hold.
     pub fn check(&self) -> Result<(), ModelError> {
-        let claim = |holds: bool, what: &str| {
-            if holds {
-                Ok(())
-            } else {
-                Err(ModelError::Invalid {
-                    what: what.to_owned(),
-                })
-            }
-        };
-        let dim = self.space.dim;
-        claim((1..=MAX_DIM).contains(&dim), "dimensions out of range")?;
+        self.encoder.check()?;
+        self.student.check(&self.encoder)
+    }
+}
+
+impl Encoder {
+    fn check(&self) -> Result<(), ModelError> {
+        let space = &self.space;
+        let dims = (1..=MAX_DIM).contains(&space.dim);
+        claim(dims, "dimensions out of range")?;
         claim((1..=MAX_LISTS).contains(&self.lists), "lists out of range")?;
         claim(self.bits == 4 || self.bits == 8, "bits are neither 4 nor 8")?;
-        let m = self.encoder.books.subquantizers;
+        let m = self.tables.books.subquantizers;
         claim(
             (1..=max_subquantizers(self.bits)).contains(&m),
             "sub-quantizers out of range",
         )?;
-        let center = if self.space.metric == Metric::L2 {
-            dim
-        } else {
-            0
-        };
-        claim(
-            self.space.center.len() == center,
-            "centre of the wrong length",
-        )?;
-        claim(
-            self.space.center.iter().all(|x| x.is_finite()),
-            "centre not finite",
-        )?;
-        claim(
-            self.space.unit.is_normal() && self.space.unit > 0.0,
-            "unit out of range",
-        )?;
-        claim(
-            self.space.longest.is_finite() && self.space.longest > 0.0,
-            "limit out of range",
-        )?;
+        let centered = space.metric == Metric::L2;
+        let center = if centered { space.dim } else { 0 };
+        claim(space.center.len() == center, "centre of the wrong length")?;
+        claim(all_finite(&space.center), "centre not finite")?;
+        let unit = space.unit.is_normal() && space.unit > 0.0;
+        claim(unit, "unit out of range")?;
+        let longest = space.longest > 0.0 && space.longest <= f32::MAX.sqrt();
+        claim(longest, "limit out of range")?;
         let Scale { lo, step } = self.scale;
         claim(
             lo.is_finite() && lo > 0.0 && step.is_finite() && step >= 0.0,
             "scale out of range",
         )?;
-        for tables in [Some(&self.encoder), self.decoder.as_ref()]
-            .into_iter()
-            .flatten()
-        {
-            claim(
-                self.fits(tables),
-                "tables of the wrong shape, or not finite",
-            )?;
+        self.check_tables(&self.tables)
+    }
+
+    /// Whether tables fit this encoder and give finite scores.
+    fn check_tables(&self, tables: &Tables) -> Result<(), ModelError> {
+        claim(self.fits(tables), "tables of the wrong shape")?;
+        claim(
+            self.largest_score(tables) <= LARGEST_SCORE,
+            "tables too large, or not finite",
+        )
+    }
+
+    /// Products cannot overflow: dimensions, lists, sub-quantizers and bits have been found to be small.
+    fn fits(&self, tables: &Tables) -> bool {
+        let (books, own) = (&tables.books, &self.tables.books);
+        tables.centroids.len() == self.lists * self.space.dim
+            && books.subquantizers == own.subquantizers
+            && books.words == 1 << self.bits
+            && books.width == self.space.dim.div_ceil(books.subquantizers)
+            && books.values.len() == books.subquantizers * books.words * books.width
+    }
+
+    /// A bound of the scores of all queries, and of every sum on the way to them. Infinite or NaN if a value is.
+    fn largest_score(&self, tables: &Tables) -> f64 {
+        let books = &tables.books;
+        let words = books.values.chunks_exact(books.stride().max(1));
+        let words = words.map(|book| longest(book, books.width).powi(2));
+        let base = longest(&tables.centroids, self.space.dim);
+        let correction = f64::from(self.scale.lo) + 255.0 * f64::from(self.scale.step);
+        // The minima of a look-up table, the steps above them, and the rounding of up to 480 steps: less than 8 times.
+        let product = LONGEST_QUERY * (base + 8.0 * words.sum::<f64>().sqrt());
+        // For L2 twice the corrected product.
+        product * (2.0 * correction).max(1.0)
+    }
+}
+
+impl Student {
+    /// Whether it fits the encoder.
+    fn check(&self, encoder: &Encoder) -> Result<(), ModelError> {
+        if let Some(decoder) = &self.decoder {
+            encoder.check_tables(decoder)?;
         }
-        if let Some(routing) = &self.routing {
-            let fits =
-                routing.vectors.len() == self.lists * dim && routing.biases.len() == self.lists;
+        if let Some(Routing { vectors, biases }) = &self.routing {
+            let dim = encoder.space.dim;
+            let fits = vectors.len() == encoder.lists * dim && biases.len() == encoder.lists;
             claim(fits, "routing of the wrong shape")?;
-            claim(
-                routing
-                    .vectors
-                    .iter()
-                    .chain(&routing.biases)
-                    .all(|x| x.is_finite()),
-                "routing not finite",
-            )?;
+            let largest = LONGEST_QUERY * longest(vectors, dim) + longest(biases, 1);
+            claim(largest <= LARGEST_SCORE, "routing too large, or not finite")?;
         }
         let recalls = [self.report.recall_before, self.report.recall_after];
         claim(
@@ -147,21 +195,19 @@ impl Body {
             "report out of range",
         )
     }
+}
 
-    /// Products cannot overflow: all factors have been found to be small.
-    fn fits(&self, tables: &Tables) -> bool {
-        let books = &tables.books;
-        tables.centroids.len() == self.lists * self.space.dim
-            && books.subquantizers == self.encoder.books.subquantizers
-            && books.words == 1 << self.bits
-            && books.width == self.space.dim.div_ceil(books.subquantizers)
-            && books.values.len() == books.subquantizers * books.words * books.width
-            && tables
-                .centroids
-                .iter()
-                .chain(&books.values)
-                .all(|x| x.is_finite())
-    }
+fn all_finite(values: &[f32]) -> bool {
+    values.iter().all(|x| x.is_finite())
+}
+
+/// Length of the longest vector; NaN if there is a NaN.
+fn longest(vectors: &[f32], dim: usize) -> f64 {
+    let squares = vectors
+        .chunks_exact(dim.max(1))
+        .map(|v| v.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>());
+    let largest = |a: f64, b| if a >= b || a.is_nan() { a } else { b };
+    squares.fold(0.0, largest).sqrt()
 }
 
 /// A trained model; cheap to clone.
@@ -186,9 +232,11 @@ impl Model {
     /// Checks the body and derives the rest.
     pub(crate) fn new(body: Body) -> Result<Model, ModelError> {
         body.check()?;
-        let half_norms = half_norms(MatRef::new(&body.encoder.centroids, body.space.dim));
-        let encoder_books = body.encoder.books.by_dimension();
-        let decoder_books = body.decoder.as_ref().map(|d| d.books.by_dimension());
+        let tables = &body.encoder.tables;
+        let half_norms = half_norms(MatRef::new(&tables.centroids, body.encoder.space.dim));
+        let encoder_books = tables.books.by_dimension();
+        let decoder = body.student.decoder.as_ref();
+        let decoder_books = decoder.map(|d| d.books.by_dimension());
         Ok(Model {
             inner: Arc::new(Inner {
                 body,
@@ -209,17 +257,17 @@ impl Model {
 
     /// The metric.
     pub fn metric(&self) -> Metric {
-        self.body().space.metric
+        self.body().encoder.space.metric
     }
 
     /// Dimensions of a vector.
     pub fn dim(&self) -> usize {
-        self.body().space.dim
+        self.body().encoder.space.dim
     }
 
     /// Inverted lists.
     pub fn lists(&self) -> usize {
-        self.body().lists
+        self.body().encoder.lists
     }
 
     /// Sub-quantizers.
@@ -229,7 +277,7 @@ impl Model {
 
     /// Bits of a code.
     pub fn bits(&self) -> u8 {
-        self.body().bits
+        self.body().encoder.bits
     }
 
     /// What is kept of a row.
@@ -240,25 +288,25 @@ impl Model {
     /// Scores (and norms of rows) are those of vectors that were multiplied by this power of two: 1 except for data of
     /// extreme size and for cosine, where vectors are normalised.
     pub fn unit(&self) -> f32 {
-        self.body().space.unit
+        self.body().encoder.space.unit
     }
 
     /// What training did.
     pub fn report(&self) -> &Report {
-        &self.body().report
+        &self.body().student.report
     }
 
     /// Bytes of memory held.
     pub fn memory_bytes(&self) -> usize {
         let tables = |t: &Tables| t.centroids.len() + t.books.values.len();
-        let body = self.body();
-        let floats = tables(&body.encoder)
-            + body.decoder.as_ref().map_or(0, tables)
-            + body
+        let Body { encoder, student } = self.body();
+        let floats = tables(&encoder.tables)
+            + student.decoder.as_ref().map_or(0, tables)
+            + student
                 .routing
                 .as_ref()
                 .map_or(0, |r| r.vectors.len() + r.biases.len())
-            + body.space.center.len()
+            + encoder.space.center.len()
             + self.inner.half_norms.len();
         let books = self.inner.encoder_books.memory_bytes()
             + self
@@ -269,12 +317,31 @@ impl Model {
         size_of::<Inner>() + floats * size_of::<f32>() + books
     }
 
-    /// Envelope and body as bytes, to be read by [`Model::from_bytes`].
+    /// The encoder as bytes, see [`Model::from_parts`].
     ///
     /// # Errors
-    /// Only if the encoder itself fails.
+    /// Only if the encoding itself fails.
+    pub fn encoder_bytes(&self) -> Result<Vec<u8>, ModelError> {
+        codec::encoder_bytes(&self.body().encoder)
+    }
+
+    /// The student as bytes, see [`Model::from_parts`]. They name the encoder by its checksum.
+    ///
+    /// # Errors
+    /// Only if the encoding itself fails.
+    pub fn student_bytes(&self) -> Result<Vec<u8>, ModelError> {
+        codec::student_bytes(&self.body().student, &self.encoder_bytes()?)
+    }
+
+    /// Encoder and student as bytes, to be read by [`Model::from_bytes`].
+    ///
+    /// # Errors
+    /// Only if the encoding itself fails.
     pub fn to_bytes(&self) -> Result<Vec<u8>, ModelError> {
-        codec::to_bytes(self.body())
+        let mut bytes = self.encoder_bytes()?;
+        let student = codec::student_bytes(&self.body().student, &bytes)?;
+        bytes.extend_from_slice(&student);
+        Ok(bytes)
     }
 
     /// Reads what [`Model::to_bytes`] wrote. Any other bytes are an error; memory stays within a small multiple of
@@ -283,6 +350,15 @@ impl Model {
     /// # Errors
     /// Every way in which the bytes can fail to be a model of a known version.
     pub fn from_bytes(bytes: &[u8]) -> Result<Model, ModelError> {
-        Model::new(codec::from_bytes(bytes)?)
+        let (encoder, student) = codec::split(bytes)?;
+        Model::from_parts(encoder, student)
+    }
+
+    /// Reads the bytes of an encoder and of a student that belongs to it.
+    ///
+    /// # Errors
+    /// As [`Model::from_bytes`], and if the student is another encoder's.
+    pub fn from_parts(encoder: &[u8], student: &[u8]) -> Result<Model, ModelError> {
+        Model::new(codec::from_parts(encoder, student)?)
     }
 }

@@ -4,6 +4,7 @@
 //! inner product, twice that minus the row's squared norm for L2. One look-up table serves all lists.
 
 use crate::linalg::MatRef;
+use crate::model::Body;
 use crate::{Metric, Model};
 use distillvq_kernels::{Affine, kernels};
 
@@ -27,11 +28,12 @@ impl Model {
     /// A zero query under cosine scores every row alike.
     pub fn query(&self, vector: &[f32]) -> QueryTables {
         let dim = self.dim();
-        let books = &self.body().encoder.books;
+        let encoder = &self.body().encoder;
+        let books = &encoder.tables.books;
         let mut raw = vector.to_vec();
         raw.resize(dim, 0.0);
         let mut query = vec![0f32; (books.subquantizers * books.width).max(dim)];
-        self.body().space.query(&raw, &mut query[..dim]);
+        encoder.space.query(&raw, &mut query[..dim]);
         let inner = self.inner();
         let table = inner
             .decoder_books
@@ -90,14 +92,12 @@ impl QueryTables {
     /// Trained routing scores `q·W[list] + b[list]`. Without it the encoder's centroids decide: by distance for L2, by
     /// product for inner product, by cosine for cosine.
     pub fn ranking(&self) -> Vec<(f32, u32)> {
-        let body = self.model.body();
-        let vectors = body
-            .routing
-            .as_ref()
-            .map_or(&body.encoder.centroids, |r| &r.vectors);
-        let mut scores = vec![0f32; body.lists];
+        let Body { encoder, student } = self.model.body();
+        let routing = student.routing.as_ref();
+        let vectors = routing.map_or(&encoder.tables.centroids, |r| &r.vectors);
+        let mut scores = vec![0f32; encoder.lists];
         (kernels().dots)(&self.query, vectors, &mut scores);
-        match (&body.routing, body.space.metric) {
+        match (routing, encoder.space.metric) {
             (Some(routing), _) => scores
                 .iter_mut()
                 .zip(&routing.biases)
@@ -120,14 +120,14 @@ impl QueryTables {
 
     /// Parameters of the final score in `list`. A list that the model does not have has no base of its own.
     pub fn affine(&self, list: u32) -> Affine {
-        let body = self.model.body();
-        let tables = body.decoder.as_ref().unwrap_or(&body.encoder);
-        let base = MatRef::new(&tables.centroids, body.space.dim).row(list as usize);
+        let Body { encoder, student } = self.model.body();
+        let tables = student.decoder.as_ref().unwrap_or(&encoder.tables);
+        let base = MatRef::new(&tables.centroids, encoder.space.dim).row(list as usize);
         Affine {
             base: (kernels().dot)(&self.query, base) + self.lut_bias,
             delta: self.delta,
-            scale_lo: body.scale.lo,
-            scale_step: body.scale.step,
+            scale_lo: encoder.scale.lo,
+            scale_step: encoder.scale.step,
         }
     }
 }

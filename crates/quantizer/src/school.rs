@@ -5,7 +5,7 @@ use crate::distill::{Course, Plan, distill, temperature};
 use crate::exam::{Exam, mean, wins};
 use crate::lessons::{Exact, FOREIGN, Queries, TRUTH, teach};
 use crate::linalg::MatRef;
-use crate::model::{Report, Routing, Tables};
+use crate::model::{Report, Routing, Student, Tables};
 use crate::rank::Ranked;
 use crate::routing::{self, Routes, by_centroids};
 use crate::{Monitor, TrainError, TrainOptions};
@@ -46,8 +46,10 @@ pub struct School<'a> {
     pub rows: &'a Exact<'a>,
     /// The same in codes.
     pub coded: &'a Coded,
-    /// The encoder: where decoder and routing start.
+    /// The encoder.
     pub encoder: &'a Tables,
+    /// The current student: where decoder and routing start, and what they must beat; the encoder where it has none.
+    pub student: &'a Student,
     /// Half the squared norms of the encoder's centroids.
     pub half_norms: &'a [f32],
     /// Options of the training.
@@ -118,7 +120,7 @@ impl School<'_> {
         )
     }
 
-    /// The decoder, if it ranks held-out queries better than the encoder.
+    /// The decoder, if it ranks held-out queries better than the current one.
     fn distill(
         &self,
         queries: &Queries,
@@ -127,7 +129,8 @@ impl School<'_> {
         report: &mut Report,
     ) -> Result<Option<Tables>, TrainError> {
         let examine = |tables: &Tables| exam.recalls(self.rows, self.coded, tables, self.monitor);
-        let before = examine(self.encoder)?;
+        let current = self.student.decoder.as_ref().unwrap_or(self.encoder);
+        let before = examine(current)?;
         report.recall_before = mean(&before);
         report.recall_after = report.recall_before;
         let Some(temperature) = temperature(taught) else {
@@ -146,7 +149,7 @@ impl School<'_> {
             queries,
             taught,
         };
-        let best = distill(&course, self.encoder, &plan, self.monitor, examine)?;
+        let best = distill(&course, current, &plan, self.monitor, examine)?;
         Ok(best
             .filter(|(_, after)| wins(&before, after))
             .map(|(tables, after)| {
@@ -156,7 +159,7 @@ impl School<'_> {
             }))
     }
 
-    /// The routing, if logged queries teach a better one than the centroids give.
+    /// The routing, if logged queries teach a better one than the current.
     fn route(
         &self,
         queries: &Queries,
@@ -178,7 +181,8 @@ impl School<'_> {
         }
         let (learn, exam) = (learn.routes(), exam.routes());
         let centroids = MatRef::new(&self.encoder.centroids, self.rows.x.cols);
-        let start = by_centroids(self.options.metric, centroids, self.half_norms);
+        let untrained = || by_centroids(self.options.metric, centroids, self.half_norms);
+        let start = self.student.routing.clone().unwrap_or_else(untrained);
         let sizes = self.coded.list_sizes(self.half_norms.len());
         let before = exam.recalls(&start, &sizes)?;
         let seed = self.options.seed ^ 6;

@@ -9,7 +9,8 @@
 //! `center` is the mean of the sample. `unit` is 1 for data of any usual size, else the power of two that brings the
 //! sample near norm 1, so that squares neither overflow nor vanish. A learned rotation would be applied here, last.
 
-use crate::Metric;
+use crate::train::watched;
+use crate::{Metric, Monitor, TrainError};
 use serde::{Deserialize, Serialize};
 
 /// Norms between these need no other unit.
@@ -17,7 +18,7 @@ const USUAL_NORMS: std::ops::Range<f64> = 1e-6..1e6;
 /// Rows this many times longer than the median row are left to the exact list.
 const OUTLIER: f64 = 1e3;
 /// Queries longer than this are shortened: it changes no order that `f32` could resolve.
-const LONGEST_QUERY: f64 = 1e15;
+pub const LONGEST_QUERY: f64 = 1e15;
 
 /// What a row is to the quantizer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +48,12 @@ pub struct Space {
 
 impl Space {
     /// Learns centre and unit from the rows of the sample; rows that are not finite are passed over.
-    pub fn fit(metric: Metric, dim: usize, sample: &[f32]) -> Space {
+    pub fn fit(
+        metric: Metric,
+        dim: usize,
+        sample: &[f32],
+        monitor: &dyn Monitor,
+    ) -> Result<Space, TrainError> {
         let mut space = Space {
             metric,
             dim,
@@ -56,29 +62,26 @@ impl Space {
             longest: f32::MAX.sqrt(),
         };
         if metric == Metric::Cosine {
-            return space;
+            return Ok(space);
         }
-        let lengths: Vec<f64> = sample.chunks_exact(dim.max(1)).map(norm).collect();
+        let rows = || sample.chunks_exact(dim.max(1));
+        let lengths: Vec<f64> = watched(rows().map(norm), monitor).collect::<Result<_, _>>()?;
         let longest = outlier_limit(&lengths);
+        let usual = || {
+            let rows = rows().zip(&lengths);
+            rows.filter(|(_, length)| **length <= longest)
+                .map(|(row, _)| row)
+        };
         if metric == Metric::L2 {
-            let rows = sample.chunks_exact(dim.max(1)).zip(&lengths);
-            space.center = mean(
-                dim,
-                rows.filter(|(_, length)| **length <= longest)
-                    .map(|(row, _)| row),
-            );
+            space.center = mean(dim, watched(usual(), monitor))?;
         }
-        let internal: Vec<f64> = sample
-            .chunks_exact(dim.max(1))
-            .zip(&lengths)
-            .filter(|(_, length)| **length <= longest)
-            .map(|(row, _)| space.centered(row).map(|x| x * x).sum::<f64>().sqrt())
-            .collect();
+        let length = |row| space.centered(row).map(|x| x * x).sum::<f64>().sqrt();
+        let internal: Vec<f64> = watched(usual().map(length), monitor).collect::<Result<_, _>>()?;
         space.unit = unit(&internal);
         // Centring can at most double a length; another quarter for rounding.
         let longest = 2.25 * longest * f64::from(space.unit);
         space.longest = (longest as f32).clamp(f32::MIN_POSITIVE, f32::MAX.sqrt());
-        space
+        Ok(space)
     }
 
     /// The raw values minus the centre, in double precision.
@@ -187,23 +190,29 @@ fn quantile(values: &[f64], at: f64) -> f64 {
     *finite.select_nth_unstable_by(rank, f64::total_cmp).1
 }
 
-fn mean<'a>(dim: usize, rows: impl Iterator<Item = &'a [f32]>) -> Vec<f32> {
+fn mean<'a, E>(
+    dim: usize,
+    rows: impl Iterator<Item = Result<&'a [f32], E>>,
+) -> Result<Vec<f32>, E> {
     let mut sums = vec![0f64; dim];
     let mut count = 0f64;
     for row in rows {
         count += 1.0;
-        for (sum, x) in sums.iter_mut().zip(row) {
+        for (sum, x) in sums.iter_mut().zip(row?) {
             *sum += f64::from(*x);
         }
     }
-    sums.into_iter()
+    Ok(sums
+        .into_iter()
         .map(|sum| (sum / count.max(1.0)) as f32)
-        .collect()
+        .collect())
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::Quiet;
 
     #[test]
     fn sizes_at_both_ends_become_usual() {
@@ -212,7 +221,7 @@ mod tests {
                 .map(|i| size * ((i * 7919 % 100) as f32 / 100.0 - 0.3))
                 .collect();
             for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine] {
-                let space = Space::fit(metric, 3, &sample);
+                let space = Space::fit(metric, 3, &sample, &Quiet).unwrap();
                 let mut out = [0.0; 3];
                 assert_eq!(
                     space.row(&sample[..3], &mut out),
@@ -232,7 +241,7 @@ mod tests {
         let sample = [1.0, 0.0, 0.0, 1.0, 1.0, 1.0];
         let mut out = [9.0; 2];
         for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine] {
-            let space = Space::fit(metric, 2, &sample);
+            let space = Space::fit(metric, 2, &sample, &Quiet).unwrap();
             assert_eq!(space.row(&[f32::NAN, 1.0], &mut out), Kind::Exact);
             assert_eq!(out, [0.0; 2]);
             let zero = [
@@ -260,7 +269,7 @@ mod tests {
     fn outliers_do_not_move_the_center() {
         let mut sample = vec![1.0f32; 2000];
         sample[..2].copy_from_slice(&[1e30, -1e30]);
-        let space = Space::fit(Metric::L2, 2, &sample);
+        let space = Space::fit(Metric::L2, 2, &sample, &Quiet).unwrap();
         assert_eq!(space.center, [1.0, 1.0]);
     }
 }

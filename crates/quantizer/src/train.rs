@@ -4,7 +4,7 @@ use crate::coded::Coded;
 use crate::kmeans::{Assigner, Nearest, kmeans};
 use crate::lessons::Exact;
 use crate::linalg::{MatRef, ROWS, half_norms, norm2};
-use crate::model::{Body, Tables};
+use crate::model::{Body, Encoder, Student, Tables};
 use crate::options::{MAX_DIM, MAX_LISTS, MIN_TRAIN_ROWS, max_subquantizers};
 use crate::scale::Scale;
 use crate::school::{Graduates, School};
@@ -30,7 +30,7 @@ const CODEBOOK_ROWS_8: usize = 65_536;
 pub struct Trained {
     /// The model.
     pub model: Model,
-    /// The same as the model's own report.
+    /// The model's own report, unless a model was trained again and nothing of it was kept.
     pub report: Report,
 }
 
@@ -52,27 +52,19 @@ pub fn train(
     monitor: &dyn Monitor,
 ) -> Result<Trained, TrainError> {
     check(sample, dim, queries, options)?;
-    let space = Space::fit(options.metric, dim, sample);
-    let rows = usable_rows(&space, sample, monitor)?;
+    let space = Space::fit(options.metric, dim, sample, monitor)?;
+    let rows = usable_rows(&space, sample, |_| true, monitor)?;
     let x = MatRef::new(&rows, dim);
-    let given = sample.len() / dim;
-    if x.rows() < MIN_TRAIN_ROWS {
-        return Err(TrainError::TooFewRows {
-            given,
-            usable: x.rows(),
-            needed: MIN_TRAIN_ROWS,
-        });
-    }
+    check_count(sample.len() / dim, x)?;
     let base = quantize(x, options, monitor)?;
-    let queries = usable_queries(&space, queries.unwrap_or_default());
+    let queries = usable_queries(&space, queries.unwrap_or_default(), monitor)?;
     let mut report = Report {
         rows: x.rows(),
         queries: queries.len() / dim,
         ..Report::default()
     };
     let graduates = if options.distill {
-        let norms: Option<Vec<f32>> = (options.metric == Metric::L2)
-            .then(|| (0..x.rows()).map(|i| norm2(x.row(i))).collect());
+        let norms = row_norms(options.metric, x);
         let school = School {
             rows: &Exact {
                 x,
@@ -80,6 +72,7 @@ pub fn train(
             },
             coded: &base.coded,
             encoder: &base.encoder,
+            student: &Student::default(),
             half_norms: &base.half_norms,
             options,
             monitor,
@@ -89,24 +82,45 @@ pub fn train(
         Graduates::default()
     };
     let body = Body {
-        space,
-        lists: base.half_norms.len(),
-        bits: options.bits,
-        encoder: base.encoder,
-        decoder: graduates.decoder,
-        routing: graduates.routing,
-        scale: base.scale,
-        report: report.clone(),
+        encoder: Encoder {
+            space,
+            lists: base.half_norms.len(),
+            bits: options.bits,
+            tables: base.encoder,
+            scale: base.scale,
+        },
+        student: Student {
+            decoder: graduates.decoder,
+            routing: graduates.routing,
+            report: report.clone(),
+        },
     };
     let model = Model::new(body).map_err(TrainError::Model)?;
     Ok(Trained { model, report })
 }
 
-fn check(
+/// Whether there are enough of the `given` rows.
+pub(crate) fn check_count(given: usize, usable: MatRef<'_>) -> Result<(), TrainError> {
+    if usable.rows() < MIN_TRAIN_ROWS {
+        return Err(TrainError::TooFewRows {
+            given,
+            usable: usable.rows(),
+            needed: MIN_TRAIN_ROWS,
+        });
+    }
+    Ok(())
+}
+
+/// Squared norms of the rows, which only L2 needs.
+pub(crate) fn row_norms(metric: Metric, x: MatRef<'_>) -> Option<Vec<f32>> {
+    (metric == Metric::L2).then(|| (0..x.rows()).map(|i| norm2(x.row(i))).collect())
+}
+
+/// Whether sample and queries are whole rows of an allowed dimension.
+pub(crate) fn check_shapes(
     sample: &[f32],
     dim: usize,
     queries: Option<&[f32]>,
-    options: &TrainOptions,
 ) -> Result<(), TrainError> {
     if dim == 0 || dim > MAX_DIM {
         return Err(TrainError::Dimension { dim, max: MAX_DIM });
@@ -120,6 +134,16 @@ fn check(
             });
         }
     }
+    Ok(())
+}
+
+fn check(
+    sample: &[f32],
+    dim: usize,
+    queries: Option<&[f32]>,
+    options: &TrainOptions,
+) -> Result<(), TrainError> {
+    check_shapes(sample, dim, queries)?;
     let option = |holds: bool, option, value, allowed: String| {
         if holds {
             Ok(())
@@ -148,10 +172,11 @@ fn check(
     option(m <= most, "subquantizers", m, format!("0 to {most}"))
 }
 
-/// The internal vectors of the rows that can be learned from.
-fn usable_rows(
+/// The internal vectors of the rows that can be learned from, as far as they are `wanted` (by number).
+pub(crate) fn usable_rows(
     space: &Space,
     sample: &[f32],
+    wanted: impl Fn(usize) -> bool,
     monitor: &dyn Monitor,
 ) -> Result<Vec<f32>, TrainError> {
     let dim = space.dim;
@@ -170,7 +195,7 @@ fn usable_rows(
     for (i, _) in kinds
         .iter()
         .enumerate()
-        .filter(|(_, kind)| **kind == Kind::Usable)
+        .filter(|(i, kind)| **kind == Kind::Usable && wanted(*i))
     {
         rows.copy_within(i * dim..(i + 1) * dim, kept * dim);
         kept += 1;
@@ -180,17 +205,22 @@ fn usable_rows(
 }
 
 /// The internal vectors of the queries that can be learned from.
-fn usable_queries(space: &Space, queries: &[f32]) -> Vec<f32> {
+pub(crate) fn usable_queries(
+    space: &Space,
+    queries: &[f32],
+    monitor: &dyn Monitor,
+) -> Result<Vec<f32>, TrainError> {
     let mut usable = Vec::new();
     let mut vector = vec![0f32; space.dim];
-    for query in queries.chunks_exact(space.dim) {
+    for query in watched(queries.chunks_exact(space.dim), monitor) {
+        let query = query?;
         space.query(query, &mut vector);
         let zero = space.metric != Metric::L2 && vector.iter().all(|x| *x == 0.0);
         if query.iter().all(|x| x.is_finite()) && !zero {
             usable.extend_from_slice(&vector);
         }
     }
-    usable
+    Ok(usable)
 }
 
 /// What is learned without a teacher: the reconstruction.
@@ -258,6 +288,20 @@ fn choose(n: usize, most: usize, seed: u64) -> Vec<u32> {
     let mut chosen: Vec<u32> = chosen.iter().map(|i| i as u32).collect();
     chosen.sort_unstable();
     chosen
+}
+
+/// The same items, the monitor being asked every thousand of them.
+pub(crate) fn watched<'a, T>(
+    items: impl Iterator<Item = T> + 'a,
+    monitor: &'a dyn Monitor,
+) -> impl Iterator<Item = Result<T, TrainError>> + 'a {
+    let ask = |i: usize| match i % 1024 {
+        0 => keep_on(monitor),
+        _ => Ok(()),
+    };
+    items
+        .enumerate()
+        .map(move |(i, item)| ask(i).map(|()| item))
 }
 
 /// Stops when the monitor wants it.

@@ -1,0 +1,97 @@
+//! Training a model again: a new student beside the same encoder, so that rows which are encoded stay valid.
+
+use crate::coded::Coded;
+use crate::encode::{EncodedRows, Placement};
+use crate::lessons::Exact;
+use crate::linalg::{MatRef, ROWS};
+use crate::model::{Body, Student};
+use crate::school::School;
+use crate::train::{
+    Trained, check_count, check_shapes, keep_on, row_norms, usable_queries, usable_rows,
+};
+use crate::{Model, Monitor, Report, TrainError, TrainOptions, par};
+
+/// How to train again.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct RetrainOptions {
+    /// Seed of every random choice.
+    pub seed: u64,
+}
+
+/// Distils a model again: decoder and routing go on from where they are, with the rows as its encoder sees them.
+///
+/// `sample` and `queries` are as in [`crate::train`]; rows that the encoder cannot place in a list are left out.
+/// What does not beat the current decoder or routing on held-out queries is dropped, so the model never gets worse; if
+/// both are dropped, the model comes back unchanged. The report counts what this training saw, its recall before is the
+/// current student's. Without queries, rows pose as queries and the routing stays.
+///
+/// # Errors
+/// As [`crate::train`].
+pub fn retrain(
+    model: &Model,
+    sample: &[f32],
+    queries: Option<&[f32]>,
+    options: &RetrainOptions,
+    monitor: &dyn Monitor,
+) -> Result<Trained, TrainError> {
+    let dim = model.dim();
+    check_shapes(sample, dim, queries)?;
+    let Body { encoder, student } = model.body();
+    let encoded = encode(model, sample, monitor)?;
+    let placed = |i: usize| {
+        let row = encoded.rows.get(i);
+        row.is_some_and(|row| matches!(row.placement, Placement::List(_)))
+    };
+    let rows = usable_rows(&encoder.space, sample, placed, monitor)?;
+    let x = MatRef::new(&rows, dim);
+    check_count(sample.len() / dim, x)?;
+    let coded = Coded::placed(&encoded, model.subquantizers(), &encoder.scale);
+    let queries = usable_queries(&encoder.space, queries.unwrap_or_default(), monitor)?;
+    let mut report = Report {
+        rows: x.rows(),
+        queries: queries.len() / dim,
+        ..Report::default()
+    };
+    let norms = row_norms(model.metric(), x);
+    let school = School {
+        rows: &Exact {
+            x,
+            norms: norms.as_deref(),
+        },
+        coded: &coded,
+        encoder: &encoder.tables,
+        student,
+        half_norms: &model.inner().half_norms,
+        options: &TrainOptions {
+            metric: model.metric(),
+            seed: options.seed,
+            ..TrainOptions::default()
+        },
+        monitor,
+    };
+    let graduates = school.run(MatRef::new(&queries, dim), &mut report)?;
+    if !report.improved() {
+        let model = model.clone();
+        return Ok(Trained { model, report });
+    }
+    let body = Body {
+        encoder: encoder.clone(),
+        student: Student {
+            decoder: graduates.decoder.or_else(|| student.decoder.clone()),
+            routing: graduates.routing.or_else(|| student.routing.clone()),
+            report: report.clone(),
+        },
+    };
+    let model = Model::new(body).map_err(TrainError::Model)?;
+    Ok(Trained { model, report })
+}
+
+/// [`Model::encode`] under a watch.
+fn encode(model: &Model, sample: &[f32], monitor: &dyn Monitor) -> Result<EncodedRows, TrainError> {
+    let raw = MatRef::new(sample, model.dim());
+    let chunks = par::map(raw.rows().div_ceil(ROWS), |i| {
+        let rows = raw.slice(i * ROWS, (i + 1) * ROWS);
+        model.encode_chunk(rows, || keep_on(monitor))
+    })?;
+    Ok(EncodedRows::concat(chunks))
+}
