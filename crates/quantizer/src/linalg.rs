@@ -1,7 +1,7 @@
 //! Row-major matrices as slices, and their products through ndarray (whose GEMM picks its instruction set at run time).
 
 use ndarray::linalg::general_mat_mul;
-use ndarray::{ArrayView2, ArrayViewMut2};
+use ndarray::{ArrayView2, ArrayViewMut2, s};
 
 /// Rows that are multiplied in one go.
 pub const ROWS: usize = 256;
@@ -83,6 +83,22 @@ pub fn combine(a: MatRef<'_>, b: MatRef<'_>, out: &mut [f32]) {
     }
 }
 
+/// `out += aᵀ · b` for the columns of `a` from `from` on, as many as `out` has rows: k×n and k×c to n×c.
+pub fn add_transposed(a: MatRef<'_>, from: usize, b: MatRef<'_>, out: &mut [f32]) {
+    debug_assert_eq!(a.rows(), b.rows());
+    let to = (from + out.len() / b.cols).min(a.cols);
+    let views = (
+        ArrayView2::from_shape((a.rows(), a.cols), a.data),
+        ArrayView2::from_shape((b.rows(), b.cols), b.data),
+        ArrayViewMut2::from_shape((to.saturating_sub(from), b.cols), out),
+    );
+    if let (Ok(a), Ok(b), Ok(mut out)) = views {
+        general_mat_mul(1.0, &a.slice(s![.., from..to]).t(), &b, 1.0, &mut out);
+    } else {
+        debug_assert!(false, "shapes do not fit");
+    }
+}
+
 /// Squared norm.
 pub fn norm2(x: &[f32]) -> f32 {
     (distillvq_kernels::kernels().dot)(x, x)
@@ -127,5 +143,9 @@ mod tests {
             &mut out,
         );
         assert_eq!(out, [5.0, 2.0, 1.0, 2.0, 1.0, 0.0]);
+        let mut out = [1.0; 6];
+        let a = [9.0, 1.0, 3.0, 9.0, 2.0, 4.0];
+        add_transposed(MatRef::new(&a, 3), 1, MatRef::new(&b, 3), &mut out);
+        assert_eq!(out, [6.0, 3.0, 2.0, 12.0, 5.0, 4.0]);
     }
 }

@@ -58,7 +58,7 @@ fn largest_entry(rows: usize) -> f32 {
 }
 
 /// The table in bytes (padded with zeros to `bytes`), its step, and the sum of its rows' minima.
-fn quantize(table: &[f32], words: usize, bytes: usize) -> (Vec<u8>, f32, f32) {
+pub(crate) fn quantize(table: &[f32], words: usize, bytes: usize) -> (Vec<u8>, f32, f32) {
     let rows = table.chunks_exact(words.max(1));
     let ranges: Vec<(f32, f32)> = rows
         .clone()

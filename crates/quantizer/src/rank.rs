@@ -83,7 +83,7 @@ fn rank_block(
 }
 
 /// The best so far: a buffer that is cut down to `k` whenever it is full.
-struct Best {
+pub struct Best {
     k: usize,
     least: f32,
     buffer: Vec<(f32, u32)>,
@@ -95,7 +95,8 @@ fn order(a: &(f32, u32), b: &(f32, u32)) -> std::cmp::Ordering {
 }
 
 impl Best {
-    fn new(k: usize) -> Best {
+    /// Nothing yet, of `k` at the most.
+    pub fn new(k: usize) -> Best {
         Best {
             k: k.max(1),
             least: f32::NEG_INFINITY,
@@ -103,7 +104,8 @@ impl Best {
         }
     }
 
-    fn offer_all(&mut self, scores: &[f32], first: usize, allowed: impl Fn(u32) -> bool) {
+    /// Offers rows `first`, `first + 1`, … with these scores.
+    pub fn offer_all(&mut self, scores: &[f32], first: usize, allowed: impl Fn(u32) -> bool) {
         for (i, chunk) in scores.chunks(16).enumerate() {
             // Nearly all chunks hold nothing better: look at their maximum first.
             if chunk.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b)) <= self.least {
@@ -129,7 +131,8 @@ impl Best {
         }
     }
 
-    fn finish(mut self) -> Vec<(f32, u32)> {
+    /// The best, best first.
+    pub fn finish(mut self) -> Vec<(f32, u32)> {
         self.cut();
         self.buffer.sort_unstable_by(order);
         self.buffer

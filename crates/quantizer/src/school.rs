@@ -7,7 +7,8 @@ use crate::lessons::{Exact, FOREIGN, Queries, TRUTH, teach};
 use crate::linalg::MatRef;
 use crate::model::{Report, Routing, Student, Tables};
 use crate::rank::Ranked;
-use crate::routing::{self, Routes, by_centroids};
+use crate::routing::scan::Scanner;
+use crate::routing::{self, Routes, Shares, by_centroids};
 use crate::{Monitor, TrainError, TrainOptions};
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -18,8 +19,14 @@ const TAUGHT: usize = 100;
 /// Rows that pose as queries when there is no query log. Twice as many gain less than a thousandth of recall, and the
 /// teacher is what costs.
 const ROW_QUERIES: usize = 4000;
-/// Logged queries that are learned from; routing, which has no other source, gains from more of them.
+/// Logged queries that the decoder learns from.
 const LOGGED_QUERIES: usize = 6000;
+/// Logged queries that routing learns from, which has no other source: those and more.
+const ROUTING_QUERIES: usize = 30_000;
+/// Codes that are looked up for the neighbours of further queries, at the most: it bounds the time. A code of 8 bits
+/// costs as much as [`WIDE_CODE`] of 4.
+const LOOK_UPS: usize = 240_000_000_000;
+const WIDE_CODE: usize = 8;
 /// Rows that pose as queries beside a full log: they keep the decoder fair to queries unlike those logged.
 const ROW_QUERIES_BESIDE_LOG: usize = 2000;
 /// At most this share of the rows poses as queries.
@@ -37,8 +44,6 @@ const STEPS: usize = 400;
 const PASSES: usize = 5;
 /// Steps between two exams.
 const EXAM_EVERY: usize = 200;
-/// Passes over the queries when routing is trained.
-const ROUTING_PASSES: usize = 10;
 
 /// Distillation with everything it looks at.
 pub struct School<'a> {
@@ -70,7 +75,7 @@ pub struct Graduates {
 impl School<'_> {
     /// Trains on the rows and on `logged` queries (internal vectors, perhaps none) and fills in the report.
     pub fn run(&self, logged: MatRef<'_>, report: &mut Report) -> Result<Graduates, TrainError> {
-        let (queries, held_out) = self.split(logged);
+        let (queries, held_out, picked) = self.split(logged);
         let taught = teach(self.rows, &queries, TAUGHT, self.monitor)?;
         let truth = teach(self.rows, &held_out, TRUTH, self.monitor)?;
         let ids = |best: &Vec<(f32, u32)>| best.iter().map(|(_, row)| *row).collect();
@@ -79,21 +84,22 @@ impl School<'_> {
             truth: truth.best.iter().map(ids).collect(),
         };
         let decoder = self.distill(&queries, &taught, &exam, report)?;
-        let routing = self.route(&queries, &taught, &exam)?;
+        let routing = self.route(logged, &picked, &taught, &exam)?;
         report.routed = routing.is_some();
         Ok(Graduates { decoder, routing })
     }
 
     /// Training and held-out queries: logged ones, and rows posing as queries. Logged queries are held out first, since
-    /// they are what the index is for.
-    fn split(&self, logged: MatRef<'_>) -> (Queries, Queries) {
+    /// they are what the index is for. Then the logged queries that routing may learn from; the training queries begin
+    /// with the first of these.
+    fn split(&self, logged: MatRef<'_>) -> (Queries, Queries, Vec<u32>) {
         let x = self.rows.x;
         let mut rng = ChaCha8Rng::seed_from_u64(self.options.seed ^ 4);
         let mut order: Vec<u32> = (0..logged.rows() as u32).collect();
         order.shuffle(&mut rng);
         let held_logged = (order.len() / HELD_OUT_SHARE).min(HELD_OUT);
-        let (held_logged, learn_logged) = order.split_at(held_logged);
-        let learn_logged = &learn_logged[..learn_logged.len().min(LOGGED_QUERIES)];
+        let (held_logged, picked) = order.split_at(held_logged);
+        let learn_logged = &picked[..picked.len().min(LOGGED_QUERIES)];
         let most = x.rows() / ROW_SHARE;
         let held_rows = if held_logged.len() < FEW_HELD_OUT {
             HELD_OUT.min(most / ROW_SHARE)
@@ -117,6 +123,7 @@ impl School<'_> {
         (
             make(&rows[held_rows..], learn_logged),
             make(&rows[..held_rows], held_logged),
+            picked[..picked.len().min(ROUTING_QUERIES)].to_vec(),
         )
     }
 
@@ -159,76 +166,79 @@ impl School<'_> {
             }))
     }
 
-    /// The routing, if logged queries teach a better one than the current.
+    /// The routing, if the picked ones of the logged queries teach a better one than the current. It is learned afresh from
+    /// the centroids: the current one's biases already count the lists' sizes against them.
     fn route(
         &self,
-        queries: &Queries,
+        logged: MatRef<'_>,
+        picked: &[u32],
         taught: &Ranked,
         exam: &Exam,
     ) -> Result<Option<Routing>, TrainError> {
-        let list = |row: &u32| self.coded.list(*row as usize) as u32;
-        let near = |q: usize| {
-            taught.best[q]
-                .iter()
-                .take(TRUTH)
-                .map(|(_, row)| list(row))
-                .collect()
+        let held_out = self.foreign(exam);
+        let Some(temperature) = temperature(taught) else {
+            return Ok(None);
         };
-        let learn = self.logged_only(queries, near);
-        let exam = self.logged_only(&exam.queries, |q| exam.truth[q].iter().map(list).collect());
-        if learn.lists.is_empty() || exam.lists.is_empty() {
+        if picked.is_empty() || held_out.0.is_empty() {
             return Ok(None);
         }
-        let (learn, exam) = (learn.routes(), exam.routes());
+        let shares = self.shares(logged, picked, taught, temperature)?;
+        let learn = Routes {
+            vectors: logged,
+            picked: &picked[..shares.len()],
+            shares: &shares,
+        };
+        let exam = Routes {
+            vectors: MatRef::new(&exam.queries.vectors, self.rows.x.cols),
+            picked: &held_out.0,
+            shares: &held_out.1,
+        };
         let centroids = MatRef::new(&self.encoder.centroids, self.rows.x.cols);
-        let untrained = || by_centroids(self.options.metric, centroids, self.half_norms);
-        let start = self.student.routing.clone().unwrap_or_else(untrained);
+        let start = by_centroids(self.options.metric, centroids, self.half_norms);
         let sizes = self.coded.list_sizes(self.half_norms.len());
-        let before = exam.recalls(&start, &sizes)?;
+        let examine = |routing: &Routing| exam.recalls(routing, &sizes, self.monitor);
+        let before = examine(self.student.routing.as_ref().unwrap_or(&start))?;
         let seed = self.options.seed ^ 6;
-        let best = routing::train(
-            &learn,
-            &start,
-            ROUTING_PASSES,
-            seed,
-            self.monitor,
-            |routing| exam.recalls(routing, &sizes),
-        )?;
+        let best = routing::train(&learn, &start, &sizes, seed, self.monitor, examine)?;
         Ok(best
             .filter(|(_, after)| wins(&before, after))
             .map(|(routing, _)| routing))
     }
 
-    /// The queries that are no rows, with the lists of their neighbours.
-    fn logged_only(&self, queries: &Queries, lists: impl Fn(usize) -> Vec<u32>) -> Logged {
-        let cols = self.rows.x.cols;
-        let mut logged = Logged {
-            cols,
-            vectors: Vec::new(),
-            lists: Vec::new(),
+    /// The shares of the lists in the neighbours of the picked queries: by the teacher for those that it was asked about,
+    /// by codes for as many of the others as time allows.
+    fn shares(
+        &self,
+        logged: MatRef<'_>,
+        picked: &[u32],
+        taught: &Ranked,
+        temperature: f32,
+    ) -> Result<Vec<Shares>, TrainError> {
+        let (known, further) = picked.split_at(picked.len().min(LOGGED_QUERIES));
+        let of = |best: &Vec<(f32, u32)>| {
+            let list = |(score, row): &(f32, u32)| (*score, self.coded.list(*row as usize) as u32);
+            routing::shares(
+                &best.iter().map(list).collect::<Vec<_>>(),
+                Some(temperature),
+            )
         };
-        for q in (0..queries.len()).filter(|q| queries.own[*q] == FOREIGN) {
-            logged
-                .vectors
-                .extend_from_slice(MatRef::new(&queries.vectors, cols).row(q));
-            logged.lists.push(lists(q));
-        }
-        logged
+        let mut shares: Vec<Shares> = taught.best[..known.len()].iter().map(of).collect();
+        let books = &self.encoder.books;
+        let price = if books.words > 16 { WIDE_CODE } else { 1 };
+        let most = LOOK_UPS / (self.rows.x.rows() * books.subquantizers * price).max(1);
+        let further = &further[..further.len().min(most)];
+        let scanner = Scanner::new(self.rows, self.coded, self.encoder);
+        shares.extend(scanner.shares(logged, further, TAUGHT, temperature, self.monitor)?);
+        Ok(shares)
     }
-}
 
-/// Logged queries and the lists of their neighbours.
-struct Logged {
-    cols: usize,
-    vectors: Vec<f32>,
-    lists: Vec<Vec<u32>>,
-}
-
-impl Logged {
-    fn routes(&self) -> Routes<'_> {
-        Routes {
-            queries: MatRef::new(&self.vectors, self.cols),
-            lists: &self.lists,
-        }
+    /// The held-out queries that are no rows, with the shares of the lists in their true neighbours.
+    fn foreign(&self, exam: &Exam) -> (Vec<u32>, Vec<Shares>) {
+        let foreign = (0..exam.queries.len()).filter(|q| exam.queries.own[*q] == FOREIGN);
+        let shares = |q: usize| {
+            let list = |row: &u32| (0.0, self.coded.list(*row as usize) as u32);
+            routing::shares(&exam.truth[q].iter().map(list).collect::<Vec<_>>(), None)
+        };
+        foreign.map(|q| (q as u32, shares(q))).unzip()
     }
 }

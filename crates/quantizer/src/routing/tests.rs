@@ -1,8 +1,9 @@
-//! The router's gradients against central differences, and training on a shifted log.
+//! Gradients against central differences, shares, sizes, the quick teacher, and training on a shifted log.
 #![allow(clippy::unwrap_used)]
 
 use super::*;
 use crate::Quiet;
+use crate::linalg::combine;
 use std::f32::consts::TAU;
 
 fn noise(n: u32, salt: u32) -> Vec<f32> {
@@ -19,23 +20,27 @@ fn noise(n: u32, salt: u32) -> Vec<f32> {
 const DIM: usize = 3;
 const LISTS: usize = 70;
 
-fn loss(routing: &Routing, queries: MatRef<'_>, lists: &[&[u32]], temperature: f64) -> f64 {
+/// The loss with the turn `turn`, in double precision.
+fn cost(start: &Routing, turn: &[f32], queries: MatRef<'_>, shares: &[&Shares]) -> f64 {
+    let mut vectors = vec![0f32; start.vectors.len()];
+    combine(
+        MatRef::new(&start.vectors, DIM),
+        MatRef::new(turn, DIM),
+        &mut vectors,
+    );
     let one = |q: usize| {
         let score = |l: usize| {
-            let vector = &routing.vectors[l * DIM..(l + 1) * DIM];
-            let dot: f64 = vector
-                .iter()
+            let vector = vectors[l * DIM..(l + 1) * DIM].iter();
+            let dot = vector
                 .zip(queries.row(q))
-                .map(|(w, x)| f64::from(*w) * f64::from(*x))
-                .sum();
-            (dot + f64::from(routing.biases[l])) / temperature
+                .map(|(w, x)| f64::from(*w) * f64::from(*x));
+            (dot.sum::<f64>() + f64::from(start.biases[l])) / 0.5
         };
         let sum: f64 = (0..LISTS).map(|l| score(l).exp()).sum();
-        lists[q]
-            .iter()
-            .map(|l| sum.ln() - score(*l as usize))
+        let found = shares[q].iter();
+        found
+            .map(|(l, share)| f64::from(*share) * (sum.ln() - score(*l as usize)))
             .sum::<f64>()
-            / lists[q].len() as f64
     };
     (0..queries.rows()).map(one).sum::<f64>() / queries.rows() as f64
 }
@@ -46,41 +51,96 @@ fn gradients_are_slopes() {
         vectors: noise((LISTS * DIM) as u32, 1),
         biases: noise(LISTS as u32, 2),
     };
-    let queries = noise(4 * DIM as u32, 5);
+    let turn = noise((DIM * DIM) as u32, 9);
+    // More queries than the router works on together.
+    let queries = noise(40 * DIM as u32, 5);
     let queries = MatRef::new(&queries, DIM);
-    let lists: [&[u32]; 4] = [&[0, 0, 69], &[3], &[64, 65, 1, 1], &[12, 13]];
+    let some = [
+        vec![(0, 0.6), (69, 0.4)],
+        vec![(3, 1.0)],
+        vec![(1, 0.5), (64, 0.25), (65, 0.25)],
+    ];
+    let shares: Vec<&Shares> = some.iter().cycle().take(40).collect();
     let mut router = Router::new(&start, DIM, 0.5, 1.0);
-    router.gradients(queries, &lists, &Quiet).unwrap();
-    let slope = |pick: &dyn Fn(&mut Routing) -> &mut f32| {
-        let at = |by: f32| {
-            let mut moved = start.clone();
-            let value = pick(&mut moved);
-            *value += by;
-            (f64::from(*value), loss(&moved, queries, &lists, 0.5))
-        };
-        let (high, low) = (at(1e-3), at(-1e-3));
-        (high.1 - low.1) / (high.0 - low.0)
+    router.turn.values.copy_from_slice(&turn);
+    router.gradients(queries, &shares, &Quiet).unwrap();
+    let at = |move_it: &dyn Fn(&mut Routing, &mut [f32], f32), by: f32| {
+        let (mut routing, mut turn) = (start.clone(), turn.clone());
+        move_it(&mut routing, &mut turn, by);
+        cost(&routing, &turn, queries, &shares)
+    };
+    let slope = |move_it: &dyn Fn(&mut Routing, &mut [f32], f32)| {
+        (at(move_it, 0.0078125) - at(move_it, -0.0078125)) / 0.015625
     };
     for l in 0..LISTS {
-        let part = &router.parts[l / PART];
-        let bias = f64::from(part.biases.gradient[l % PART]);
-        assert!((bias - slope(&|r| &mut r.biases[l])).abs() < 1e-4);
+        let part = &router.parts[l / 64];
+        let bias = f64::from(part.biases.gradient[l % 64]);
+        assert!((bias - slope(&|r, _, by| r.biases[l] += by)).abs() < 1e-4);
         for t in 0..DIM {
-            let got = f64::from(part.vectors.gradient[l % PART * DIM + t]);
-            assert!((got - slope(&|r| &mut r.vectors[l * DIM + t])).abs() < 1e-4);
+            let got = f64::from(part.vectors.gradient[l % 64 * DIM + t]);
+            assert!((got - slope(&|r, _, by| r.vectors[l * DIM + t] += by)).abs() < 1e-4);
         }
+    }
+    for t in 0..DIM * DIM {
+        let got = f64::from(router.turn.gradient[t]);
+        assert!((got - slope(&|_, turn, by| turn[t] += by)).abs() < 1e-3 * got.abs().max(0.1));
     }
 }
 
 #[test]
+fn the_turn_is_folded_into_the_vectors() {
+    let start = Routing {
+        vectors: noise((LISTS * DIM) as u32, 1),
+        biases: noise(LISTS as u32, 2),
+    };
+    let mut router = Router::new(&start, DIM, 0.5, 1.0);
+    assert_eq!(router.routing(&Quiet).unwrap().vectors, start.vectors);
+    let turn = noise((DIM * DIM) as u32, 9);
+    router.turn.values.copy_from_slice(&turn);
+    let routing = router.routing(&Quiet).unwrap();
+    assert_eq!(routing.biases, start.biases);
+    for t in 0..DIM {
+        let want: f32 = (0..DIM)
+            .map(|j| start.vectors[69 * DIM + j] * turn[j * DIM + t])
+            .sum();
+        assert!((routing.vectors[69 * DIM + t] - want).abs() < 1e-6);
+    }
+}
+
+#[test]
+fn shares_follow_scores() {
+    let near = [(3.0, 7), (2.0, 1), (3.0, 1), (1.0, 7)];
+    assert_eq!(shares(&near, None), [(1, 0.5), (7, 0.5)]);
+    let e = (-1.0f32).exp();
+    let sum = (1.0 + e) + (1.0 + e * e);
+    let got = shares(&near, Some(1.0));
+    assert_eq!([got[0].0, got[1].0], [1, 7]);
+    assert!((got[0].1 - (1.0 + e) / sum).abs() < 1e-6);
+    assert!((got[1].1 - (1.0 + e * e) / sum).abs() < 1e-6);
+    assert!(shares(&[], None).is_empty());
+}
+
+#[test]
 fn recall_counts_lists_within_the_budget() {
-    // Three lists of 10, 80 and 910 rows; budgets of 2, 5 and 10 % of 1000 rows.
+    // Three lists of 10, 80 and 910 rows; budgets of 2, 5, 10 and 20 % of 1000 rows.
     let sizes = [10, 80, 910];
-    assert_eq!(recall(&[3.0, 2.0, 1.0], &sizes, 1000, &[0, 0]), 1.0);
-    assert!((recall(&[3.0, 2.0, 1.0], &sizes, 1000, &[1]) - 1.0 / 3.0).abs() < 1e-6);
-    assert_eq!(recall(&[3.0, 2.0, 1.0], &sizes, 1000, &[2]), 0.0);
+    let recall =
+        |scores: &[f32], shares: &[(u32, f32)]| recall(scores, &sizes, 1000, &shares.to_vec());
+    assert_eq!(recall(&[3.0, 2.0, 1.0], &[(0, 1.0)]), 1.0);
+    assert!((recall(&[3.0, 2.0, 1.0], &[(1, 1.0)]) - 0.5).abs() < 1e-6);
+    assert!((recall(&[3.0, 2.0, 1.0], &[(0, 0.5), (1, 0.5)]) - 0.75).abs() < 1e-6);
+    assert_eq!(recall(&[3.0, 2.0, 1.0], &[(2, 1.0)]), 0.0);
     // The first list counts, however large.
-    assert_eq!(recall(&[1.0, 2.0, 3.0], &sizes, 1000, &[2]), 1.0);
+    assert_eq!(recall(&[1.0, 2.0, 3.0], &[(2, 1.0)]), 1.0);
+}
+
+#[test]
+fn long_lists_are_discounted() {
+    let mut biases = [1.0, 1.0, 1.0];
+    discount(&mut biases, &[10, 0, 20], 0.5);
+    assert!((biases[0] - 1.0).abs() < 1e-6);
+    assert!((biases[1] - (1.0 + 0.5 * 10f32.ln())).abs() < 1e-6);
+    assert!((biases[2] - (1.0 - 0.5 * 2f32.ln())).abs() < 1e-6);
 }
 
 #[test]
@@ -97,25 +157,60 @@ fn a_shifted_log_is_learned() {
         })
         .collect();
     let vectors: Vec<f32> = angles.iter().flat_map(|a| turned(*a)).collect();
-    let lists = |from: usize| {
-        angles[from..]
-            .iter()
-            .map(|a| vec![((a / TAU * 32.0).round() as u32) % 32])
-            .collect::<Vec<_>>()
-    };
-    let near = lists(0);
+    let list = |a: &f32| ((a / TAU * 32.0).round() as u32) % 32;
+    let near: Vec<Shares> = angles.iter().map(|a| vec![(list(a), 1.0)]).collect();
+    let picked: Vec<u32> = (0..2000).collect();
     let routes = Routes {
-        queries: MatRef::new(&vectors, 2),
-        lists: &near,
+        vectors: MatRef::new(&vectors, 2),
+        picked: &picked,
+        shares: &near,
     };
     let start = by_centroids(Metric::Cosine, MatRef::new(&centroids, 2), &[0.5; 32]);
     let sizes = [100; 32];
-    let before = mean(&routes.recalls(&start, &sizes).unwrap());
-    let (best, _) = train(&routes, &start, 40, 1, &Quiet, |r| {
-        routes.recalls(r, &sizes)
-    })
-    .unwrap()
-    .unwrap();
-    let after = mean(&routes.recalls(&best, &sizes).unwrap());
-    assert!(before < 0.1 && after > before + 0.1, "{before} {after}");
+    let exam = |routing: &Routing| routes.recalls(routing, &sizes, &Quiet);
+    let before = mean(&exam(&start).unwrap());
+    let (best, after) = train(&routes, &start, &sizes, 1, &Quiet, exam)
+        .unwrap()
+        .unwrap();
+    assert_eq!(after, exam(&best).unwrap());
+    let after = mean(&after);
+    assert!(before < 0.3 && after > before + 0.3, "{before} {after}");
+}
+
+/// A monitor that interrupts at the n-th question.
+struct Impatient(std::sync::atomic::AtomicUsize, usize);
+
+impl Monitor for Impatient {
+    fn interrupted(&self) -> bool {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1 >= self.1
+    }
+    fn phase(&self, _: crate::Phase, _: usize, _: usize) {}
+}
+
+#[test]
+fn every_step_asks_the_monitor() {
+    let start = Routing {
+        vectors: noise((LISTS * DIM) as u32, 1),
+        biases: noise(LISTS as u32, 2),
+    };
+    let vectors = noise(300 * DIM as u32, 5);
+    let picked: Vec<u32> = (0..300).collect();
+    let near = vec![vec![(3, 1.0)]; 300];
+    let routes = Routes {
+        vectors: MatRef::new(&vectors, DIM),
+        picked: &picked,
+        shares: &near,
+    };
+    let exam = |routing: &Routing| routes.recalls(routing, &[1; LISTS], &Quiet);
+    let patience = Impatient(Default::default(), usize::MAX);
+    train(&routes, &start, &[1; LISTS], 1, &patience, exam).unwrap();
+    let asked = patience.0.into_inner();
+    assert!(asked > 20 * 2 * 4, "{asked}");
+    for at in [1, 2, 40, asked / 2, asked] {
+        let patience = Impatient(Default::default(), at);
+        let outcome = train(&routes, &start, &[1; LISTS], 1, &patience, exam);
+        assert!(matches!(outcome, Err(TrainError::Interrupted)), "{at}");
+    }
+    let impatient = Impatient(Default::default(), 3);
+    assert!(routes.recalls(&start, &[1; LISTS], &impatient).is_err());
 }
