@@ -4,7 +4,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 
-export PG_CONFIG DESTDIR
+export PG_CONFIG DESTDIR SPLIT BYTES DOCS
 
 with_env := tools/with_env.sh
 pure := --package distillvq-kernels --package distillvq-quantizer --package distillvq-ivf
@@ -14,6 +14,11 @@ pure := --package distillvq-kernels --package distillvq-quantizer --package dist
 demo:
 	@$(with_env) tools/install.sh
 	@$(with_env) cargo run --locked --release --package distillvq-harness --bin demo -- "$(or $(DATA),data/wordnet-20k)"
+
+## bench-quality recall of the codes at equal bytes against FAISS, into docs/; DATA=… as above, SPLIT=validation to develop
+.PHONY: bench-quality
+bench-quality:
+	@tools/bench-quality.sh "$(or $(DATA),data/wordnet-20k)"
 
 ## test         all tests: the pure crates, then the extension in private servers
 .PHONY: test

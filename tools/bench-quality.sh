@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# bench-quality.sh FOLDER: trains and measures quantisers of ours and of FAISS on a data set, and writes docs/quality.md
+# and docs/quality.svg. Needs Rust, Python 3.11 or newer with venv, and once the network.
+#   SPLIT=validation  measures the validation queries instead of the test queries, for development
+#   BYTES=16,32       other code sizes than 8,16,24,32,48
+#   DOCS=…            another directory for the two files
+# The results of each side stay in target/bench-quality/.
+
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+data=${1:?which folder holds the data set?}
+split=${SPLIT:-test}
+bytes=${BYTES:-8,16,24,32,48}
+docs=${DOCS:-$root/docs}
+results=$root/target/bench-quality
+scripts=$root/benches/quality
+python=$root/.venv-bench/bin/python
+
+case $split in
+    test | validation) ;;
+    *) fail "SPLIT=$split is neither test nor validation" ;;
+esac
+[ -f "$data/documents.npy" ] || fail "$data/documents.npy is missing" "crates/harness/src/data.rs says what a data set holds."
+
+# Creates the virtual environment, anew whenever the requirements have changed.
+need_python() {
+    local stamp=$root/.venv-bench/requirements.txt
+    cmp --silent "$scripts/requirements.txt" "$stamp" && return
+    command -v python3 >/dev/null || install_package python3 python3
+    python3 -c 'import ensurepip' 2>/dev/null || install_package "Python's venv" python3-venv
+    say "installing FAISS and matplotlib into .venv-bench"
+    rm -rf "$root/.venv-bench"
+    python3 -m venv "$root/.venv-bench"
+    "$python" -m pip install --quiet --disable-pip-version-check --only-binary :all: --requirement "$scripts/requirements.txt"
+    cp "$scripts/requirements.txt" "$stamp"
+}
+
+need_rust
+need_python
+mkdir -p "$results"
+# Threads that wait for each other must not burn the processor that the others need.
+export OMP_WAIT_POLICY=passive
+
+say "ours"
+cargo run --quiet --locked --release --manifest-path "$root/Cargo.toml" --package distillvq-quantizer --example quality -- \
+    "$data" "--$split" --bytes "$bytes" --output "$results/ours.jsonl"
+say "FAISS"
+"$python" "$scripts/faiss_baselines.py" "$data" --split "$split" --bytes "$bytes" --output "$results/faiss.jsonl"
+"$python" "$scripts/report.py" "$results/ours.jsonl" "$results/faiss.jsonl" --output "$docs"
+say "written: $docs/quality.md, $docs/quality.svg"
