@@ -158,7 +158,7 @@ fn unwrap(magic: Magic, bytes: &[u8]) -> Result<&[u8], ModelError> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::model::{Report, Routing, Tables};
+    use crate::model::{Decoder, Report, Routing, Tables};
     use crate::product::Codebooks;
     use crate::scale::Scale;
     use crate::space::Space;
@@ -188,6 +188,7 @@ mod tests {
                     center: vec![0.5; 5],
                     unit: 1.0,
                     longest: 10.0,
+                    rotation: Vec::new(),
                 },
                 lists: 3,
                 bits: 4,
@@ -198,7 +199,10 @@ mod tests {
                 },
             },
             student: Student {
-                decoder: Some(tables),
+                decoder: Some(Decoder {
+                    tables,
+                    turn: vec![0.5; 25],
+                }),
                 routing: Some(Routing {
                     vectors: vec![0.25; 15],
                     biases: vec![0.0; 3],
@@ -289,7 +293,7 @@ mod tests {
     }
 
     fn decoder(body: &mut Body) -> &mut Tables {
-        body.student.decoder.as_mut().unwrap()
+        &mut body.student.decoder.as_mut().unwrap().tables
     }
 
     fn routing(body: &mut Body) -> &mut Routing {
@@ -321,7 +325,7 @@ mod tests {
             let mut body = body.clone();
             let tables = [
                 &mut body.encoder.tables,
-                body.student.decoder.as_mut().unwrap(),
+                &mut body.student.decoder.as_mut().unwrap().tables,
             ];
             for tables in tables {
                 let all = tables.centroids.iter_mut().chain(&mut tables.books.values);

@@ -129,11 +129,7 @@ impl Model {
         let (dim, m, n) = (self.dim(), self.subquantizers(), raw.rows());
         let Encoder { space, scale, .. } = &self.body().encoder;
         let mut internal = vec![0f32; n * dim];
-        let kinds: Vec<Kind> = internal
-            .chunks_exact_mut(dim)
-            .enumerate()
-            .map(|(i, out)| space.row(raw.row(i), out))
-            .collect();
+        let kinds = space.rows(raw, &mut internal);
         let rows = MatRef::new(&internal, dim);
         let coder = self.coder();
         let mut nearest = vec![Nearest::default(); n];

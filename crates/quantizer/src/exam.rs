@@ -3,8 +3,9 @@
 use crate::coded::Coded;
 use crate::lessons::{Exact, Queries, TRUTH, allowed};
 use crate::linalg::MatRef;
-use crate::model::Tables;
+use crate::model::{Decoder, Tables};
 use crate::rank::{Rows, rank};
+use crate::rotation::rotate;
 use crate::{Monitor, TrainError};
 
 /// Held-out queries and their exact neighbours.
@@ -57,27 +58,26 @@ impl Exam {
         &self,
         rows: &Exact<'_>,
         coded: &Coded,
-        tables: &Tables,
+        decoder: &Decoder,
         monitor: &dyn Monitor,
     ) -> Result<Vec<f32>, TrainError> {
         let decoded = Decoded {
             rows,
             coded,
-            tables,
+            tables: &decoder.tables,
             own: &self.queries.own,
         };
-        let ranked = rank(
-            MatRef::new(&self.queries.vectors, rows.x.cols),
-            &decoded,
-            TRUTH,
-            |_| {
-                if monitor.interrupted() {
-                    Err(TrainError::Interrupted)
-                } else {
-                    Ok(())
-                }
-            },
-        )?;
+        let mut queries = self.queries.vectors.clone();
+        if !decoder.turn.is_empty() {
+            rotate(&decoder.turn, &mut queries, rows.x.cols, monitor)?;
+        }
+        let ranked = rank(MatRef::new(&queries, rows.x.cols), &decoded, TRUTH, |_| {
+            if monitor.interrupted() {
+                Err(TrainError::Interrupted)
+            } else {
+                Ok(())
+            }
+        })?;
         let share = |(found, truth): (&Vec<(f32, u32)>, &Vec<u32>)| {
             let hits = found.iter().filter(|(_, row)| truth.contains(row)).count();
             hits as f32 / truth.len().max(1) as f32

@@ -50,6 +50,24 @@ pub(crate) struct Tables {
     pub books: Codebooks,
 }
 
+/// How the student scores: tables, and what becomes of the query before.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Decoder {
+    pub tables: Tables,
+    /// `dim`×`dim`: the query is multiplied by it; empty = the unit matrix.
+    pub turn: Vec<f32>,
+}
+
+impl Decoder {
+    /// The decoder that the encoder's tables are.
+    pub fn of(tables: &Tables) -> Decoder {
+        Decoder {
+            tables: tables.clone(),
+            turn: Vec::new(),
+        }
+    }
+}
+
 /// Trained routing vectors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Routing {
@@ -73,7 +91,7 @@ pub(crate) struct Encoder {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Student {
     /// Decides scores; none = as the encoder.
-    pub decoder: Option<Tables>,
+    pub decoder: Option<Decoder>,
     /// Decides which lists to probe; none = by the encoder's centroids.
     pub routing: Option<Routing>,
     pub report: Report,
@@ -135,19 +153,29 @@ impl Encoder {
         claim(unit, "unit out of range")?;
         let longest = space.longest > 0.0 && space.longest <= f32::MAX.sqrt();
         claim(longest, "limit out of range")?;
+        let square = space.dim * space.dim;
+        let rotation = [0, square].contains(&space.rotation.len());
+        claim(rotation, "rotation of the wrong shape")?;
+        claim(
+            // An orthogonal matrix has the length √dim.
+            space.rotation.is_empty()
+                || all_length(&space.rotation) <= 1.01 * (space.dim as f64).sqrt(),
+            "rotation too large, or not finite",
+        )?;
         let Scale { lo, step } = self.scale;
         claim(
             lo.is_finite() && lo > 0.0 && step.is_finite() && step >= 0.0,
             "scale out of range",
         )?;
-        self.check_tables(&self.tables)
+        self.check_tables(&self.tables, 1.0)
     }
 
-    /// Whether tables fit this encoder and give finite scores.
-    fn check_tables(&self, tables: &Tables) -> Result<(), ModelError> {
+    /// Whether tables fit this encoder and give finite scores for queries that are stretched at most so many times.
+    fn check_tables(&self, tables: &Tables, stretch: f64) -> Result<(), ModelError> {
         claim(self.fits(tables), "tables of the wrong shape")?;
+        let rotated = all_length(&self.space.rotation).max(1.0);
         claim(
-            self.largest_score(tables) <= LARGEST_SCORE,
+            rotated * stretch.max(1.0) * self.largest_score(tables) <= LARGEST_SCORE,
             "tables too large, or not finite",
         )
     }
@@ -180,13 +208,22 @@ impl Student {
     /// Whether it fits the encoder.
     fn check(&self, encoder: &Encoder) -> Result<(), ModelError> {
         if let Some(decoder) = &self.decoder {
-            encoder.check_tables(decoder)?;
+            let square = encoder.space.dim * encoder.space.dim;
+            let turn = [0, square].contains(&decoder.turn.len());
+            let fits = turn && all_finite(&decoder.turn);
+            claim(fits, "turn of the wrong shape, or not finite")?;
+            let stretch = match decoder.turn.is_empty() {
+                true => 1.0,
+                false => all_length(&decoder.turn),
+            };
+            encoder.check_tables(&decoder.tables, stretch)?;
         }
         if let Some(Routing { vectors, biases }) = &self.routing {
             let dim = encoder.space.dim;
             let fits = vectors.len() == encoder.lists * dim && biases.len() == encoder.lists;
             claim(fits, "routing of the wrong shape")?;
-            let largest = LONGEST_QUERY * longest(vectors, dim) + longest(biases, 1);
+            let query = LONGEST_QUERY * all_length(&encoder.space.rotation).max(1.0);
+            let largest = query * longest(vectors, dim) + longest(biases, 1);
             claim(largest <= LARGEST_SCORE, "routing too large, or not finite")?;
         }
         let recalls = [self.report.recall_before, self.report.recall_after];
@@ -195,6 +232,15 @@ impl Student {
             "report out of range",
         )
     }
+}
+
+/// Length of all values as one vector: no product with the matrix they are is longer than this many times the factor.
+fn all_length(values: &[f32]) -> f64 {
+    values
+        .iter()
+        .map(|x| f64::from(*x).powi(2))
+        .sum::<f64>()
+        .sqrt()
 }
 
 fn all_finite(values: &[f32]) -> bool {
@@ -236,7 +282,7 @@ impl Model {
         let half_norms = half_norms(MatRef::new(&tables.centroids, body.encoder.space.dim));
         let encoder_books = tables.books.by_dimension();
         let decoder = body.student.decoder.as_ref();
-        let decoder_books = decoder.map(|d| d.books.by_dimension());
+        let decoder_books = decoder.map(|d| d.tables.books.by_dimension());
         Ok(Model {
             inner: Arc::new(Inner {
                 body,
@@ -301,7 +347,8 @@ impl Model {
         let tables = |t: &Tables| t.centroids.len() + t.books.values.len();
         let Body { encoder, student } = self.body();
         let floats = tables(&encoder.tables)
-            + student.decoder.as_ref().map_or(0, tables)
+            + (student.decoder.as_ref()).map_or(0, |d| tables(&d.tables) + d.turn.len())
+            + encoder.space.rotation.len()
             + student
                 .routing
                 .as_ref()

@@ -55,6 +55,89 @@ impl FromStr for Metric {
     }
 }
 
+/// What turns the space in front of the product quantizer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Rotation {
+    /// By the code: none for 4 bits, learned for 8. Narrow sub-spaces gain nothing from a rotation, wide ones a lot.
+    #[default]
+    Auto,
+    /// None.
+    None,
+    /// A random one.
+    Random,
+    /// A random one that has a fast transform.
+    Structured,
+    /// Learned with the codebooks (optimized product quantization).
+    Learned,
+}
+
+/// How far a student's scores are from the teacher's (Distill-VQ, §3.2.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Loss {
+    /// Cross-entropy of the teacher's and the student's softmax.
+    #[default]
+    ListNet,
+    /// Kullback–Leibler divergence of the teacher's softmax from the student's, weighted by the student's.
+    Kl,
+    /// Logistic loss over pairs of candidates, weighted by the teacher's difference.
+    RankNet,
+    /// Squared error of the differences between candidates.
+    MarginMse,
+    /// Squared error of the scores.
+    Mse,
+}
+
+/// Names and values of [`Loss`].
+pub(crate) const LOSSES: [(&str, Loss); 5] = [
+    ("listnet", Loss::ListNet),
+    ("kl", Loss::Kl),
+    ("ranknet", Loss::RankNet),
+    ("margin_mse", Loss::MarginMse),
+    ("mse", Loss::Mse),
+];
+
+impl Loss {
+    /// The name that [`FromStr`] reads.
+    pub fn as_str(self) -> &'static str {
+        let named = LOSSES.iter().find(|(_, loss)| *loss == self);
+        named.map_or("listnet", |(name, _)| name)
+    }
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The text names no loss.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown loss \"{0}\"; the losses are listnet, kl, ranknet, margin_mse and mse")]
+pub struct UnknownLoss(pub String);
+
+impl FromStr for Loss {
+    type Err = UnknownLoss;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        let named = LOSSES.iter().find(|(name, _)| *name == s);
+        named
+            .map(|(_, loss)| *loss)
+            .ok_or_else(|| UnknownLoss(s.to_owned()))
+    }
+}
+
+/// Which rows a query's scores are compared on (Distill-VQ, §3.2.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sampling {
+    /// Its nearest rows and those of all other queries of the batch.
+    #[default]
+    Both,
+    /// Its own nearest rows alone.
+    Own,
+    /// One of its nearest rows, and those of the other queries.
+    InBatch,
+}
+
 /// Size and kind of what is kept of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CodeShape {
@@ -108,6 +191,12 @@ pub struct TrainOptions {
     pub seed: u64,
     /// Whether to distil after the reconstruction has been learned.
     pub distill: bool,
+    /// The rotation in front of the codes.
+    pub rotation: Rotation,
+    /// The loss of the decoder's distillation.
+    pub loss: Loss,
+    /// The candidates of the decoder's distillation.
+    pub sampling: Sampling,
     /// Rows of the whole table, for the automatic number of lists; 0 = as many as the sample has.
     pub rows_in_table: usize,
 }
@@ -121,6 +210,9 @@ impl Default for TrainOptions {
             bits: 4,
             seed: 42,
             distill: true,
+            rotation: Rotation::default(),
+            loss: Loss::default(),
+            sampling: Sampling::default(),
             rows_in_table: 0,
         }
     }

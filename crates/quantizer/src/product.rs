@@ -5,6 +5,7 @@
 
 use crate::kmeans::Nearest;
 use crate::linalg::{MatRef, norm2};
+use crate::train::keep_on;
 use crate::{Monitor, Phase, TrainError, par};
 use distillvq_kernels::{Nearest as Search, kernels};
 use rand::RngExt;
@@ -13,8 +14,9 @@ use rand_chacha::rand_core::SeedableRng;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Rounds of k-means at the most.
-const ROUNDS: usize = 16;
+/// Rounds of k-means at the most, with 16 and with 256 words.
+const ROUNDS_4: usize = 24;
+const ROUNDS_8: usize = 10;
 /// A round that lowers the objective by less than this share is the last.
 const STALLED: f32 = 1e-4;
 /// Rows a word that the first words are drawn from.
@@ -179,57 +181,96 @@ impl ByDimension {
     }
 }
 
-/// Learns codebooks of the residuals of the chosen rows; `nearest` and `centroids` say what to subtract from each.
+/// What codebooks are learned from: the chosen rows minus the centroids of their lists.
+#[derive(Clone, Copy)]
+pub struct Residuals<'a> {
+    /// The sample.
+    pub x: MatRef<'a>,
+    /// Rows to learn from.
+    pub chosen: &'a [u32],
+    /// List of every row of the sample.
+    pub nearest: &'a [Nearest],
+    /// What to subtract.
+    pub centroids: MatRef<'a>,
+}
+
+impl Residuals<'_> {
+    /// Chosen rows.
+    pub fn len(&self) -> usize {
+        self.chosen.len()
+    }
+
+    /// Dimensions.
+    pub fn dim(&self) -> usize {
+        self.x.cols
+    }
+
+    /// The residuals `from..to`, row-major.
+    pub fn gather(&self, from: usize, to: usize, out: &mut Vec<f32>) {
+        out.clear();
+        for &row in &self.chosen[from..to] {
+            out.extend(self.pair(row).map(|(x, c)| x - c));
+        }
+    }
+
+    /// The values of a row beside those of its centroid.
+    fn pair(&self, row: u32) -> impl Iterator<Item = (&f32, &f32)> {
+        let list = self.nearest[row as usize].list as usize;
+        let row = self.x.row(row as usize);
+        row.iter().zip(self.centroids.row(list))
+    }
+
+    /// One sub-space of all residuals, `width` values a row, padded with zeros.
+    fn part(&self, from: usize, width: usize) -> Vec<f32> {
+        let mut rows = vec![0f32; self.len() * width];
+        for (out, &row) in rows.chunks_exact_mut(width).zip(self.chosen) {
+            let part = self.pair(row).skip(from);
+            out.iter_mut().zip(part).for_each(|(o, (x, c))| *o = x - c);
+        }
+        rows
+    }
+}
+
+/// Learns codebooks of `shape` (sub-quantizers, words), going on from `start` if there are some.
 pub fn train(
-    x: MatRef<'_>,
-    chosen: &[u32],
-    nearest: &[Nearest],
-    centroids: MatRef<'_>,
+    residuals: &Residuals<'_>,
     shape: (usize, usize),
+    start: Option<Codebooks>,
     seed: u64,
     monitor: &dyn Monitor,
 ) -> Result<Codebooks, TrainError> {
     let (subquantizers, words) = shape;
-    let mut books = Codebooks::zeros(x.cols, subquantizers, words);
+    let fresh = start.is_none();
+    let mut books =
+        start.unwrap_or_else(|| Codebooks::zeros(residuals.dim(), subquantizers, words));
     let (width, stride) = (books.width, books.stride());
     let done = AtomicUsize::new(0);
     monitor.phase(Phase::Codebooks, 0, subquantizers);
     par::chunks_mut(&mut books.values, stride, |s, book| {
-        let from = (s * width).min(x.cols);
-        let to = (from + width).min(x.cols);
-        let mut rows = vec![0f32; chosen.len() * width];
-        for (out, &row) in rows.chunks_exact_mut(width).zip(chosen) {
-            let centroid = centroids.row(nearest[row as usize].list as usize);
-            let pair = x.row(row as usize)[from..to]
-                .iter()
-                .zip(&centroid[from..to]);
-            out.iter_mut().zip(pair).for_each(|(o, (x, c))| *o = x - c);
+        let rows = residuals.part(s * width, width);
+        if fresh {
+            seed_words(&rows, width, book, seed ^ (s as u64) << 32);
         }
-        kmeans(&rows, width, book, seed ^ (s as u64) << 32, monitor)?;
-        monitor.phase(
-            Phase::Codebooks,
-            1 + done.fetch_add(1, Ordering::Relaxed),
-            subquantizers,
-        );
+        kmeans(&rows, width, book, monitor)?;
+        let done = 1 + done.fetch_add(1, Ordering::Relaxed);
+        monitor.phase(Phase::Codebooks, done, subquantizers);
         Ok(())
     })?;
     Ok(books)
 }
 
-/// k-means of short rows into the words of `book`.
+/// k-means of short rows, from the words that are in `book`.
 fn kmeans(
     rows: &[f32],
     width: usize,
     book: &mut [f32],
-    seed: u64,
     monitor: &dyn Monitor,
 ) -> Result<(), TrainError> {
     let words = book.len() / width;
-    let n = rows.len() / width;
-    seed_words(rows, width, book, seed);
-    let mut codes = vec![0u8; n];
+    let mut codes = vec![0u8; rows.len() / width];
     let mut before = f32::INFINITY;
-    for _ in 0..ROUNDS {
+    let rounds = if words > 16 { ROUNDS_8 } else { ROUNDS_4 };
+    for _ in 0..rounds {
         let books = Codebooks {
             subquantizers: 1,
             words,
@@ -238,18 +279,40 @@ fn kmeans(
         }
         .by_dimension();
         for (rows, codes) in rows.chunks(CHUNK * width).zip(codes.chunks_mut(CHUNK)) {
-            if monitor.interrupted() {
-                return Err(TrainError::Interrupted);
-            }
+            keep_on(monitor)?;
             books.encode(rows, width, codes);
         }
         let objective = update(rows, width, &codes, book);
-        if before - objective <= STALLED * before {
+        if before.is_finite() && before - objective <= STALLED * before {
             break;
         }
         before = objective;
     }
     Ok(())
+}
+
+/// Adds padded rows to the sums and counts of the words that their codes name.
+pub fn update_words(
+    rows: &[f32],
+    codes: &[u8],
+    books: &Codebooks,
+    sums: &mut [f32],
+    counts: &mut [u32],
+) -> Result<(), TrainError> {
+    let (m, width) = (books.subquantizers, books.width);
+    let sums = sums.chunks_exact_mut(books.stride());
+    let mut parts: Vec<_> = sums.zip(counts.chunks_exact_mut(books.words)).collect();
+    par::each_mut(&mut parts, |s, (sums, counts)| {
+        let rows = rows.chunks_exact(m * width).zip(codes.chunks_exact(m));
+        for (row, codes) in rows {
+            let code = usize::from(codes[s]);
+            counts[code] += 1;
+            let sum = &mut sums[code * width..(code + 1) * width];
+            let row = &row[s * width..(s + 1) * width];
+            sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+        }
+        Ok(())
+    })
 }
 
 /// First words: rows drawn with the squared distance to the words before as weight (k-means++, on some of the rows).
@@ -361,16 +424,13 @@ mod tests {
         let chosen: Vec<u32> = (0..n as u32).collect();
         let (nearest, centroid) = (vec![Nearest::default(); n], vec![0f32; cols]);
         let x = MatRef::new(x, cols);
-        let books = train(
+        let residuals = Residuals {
             x,
-            &chosen,
-            &nearest,
-            MatRef::new(&centroid, cols),
-            (subquantizers, words),
-            1,
-            &Quiet,
-        )
-        .unwrap();
+            chosen: &chosen,
+            nearest: &nearest,
+            centroids: MatRef::new(&centroid, cols),
+        };
+        let books = train(&residuals, (subquantizers, words), None, 1, &Quiet).unwrap();
         let stride = books.width * subquantizers;
         let mut padded = vec![0f32; n * stride];
         for (i, row) in padded.chunks_exact_mut(stride).enumerate() {

@@ -20,6 +20,8 @@ pub struct QueryTables {
     pub lut_bias: f32,
     /// The internal query.
     query: Vec<f32>,
+    /// The same as the decoder wants it.
+    turned: Vec<f32>,
     model: Model,
 }
 
@@ -35,18 +37,25 @@ impl Model {
         let mut query = vec![0f32; (books.subquantizers * books.width).max(dim)];
         encoder.space.query(&raw, &mut query[..dim]);
         let inner = self.inner();
+        let turn = self.body().student.decoder.as_ref().map(|d| &d.turn[..]);
+        let mut turned = query.clone();
+        if let Some(turn) = turn.filter(|turn| !turn.is_empty()) {
+            (kernels().dots)(&query[..dim], turn, &mut turned[..dim]);
+        }
         let table = inner
             .decoder_books
             .as_ref()
             .unwrap_or(&inner.encoder_books)
-            .products(&query);
+            .products(&turned);
         query.truncate(dim);
+        turned.truncate(dim);
         let (lut, delta, lut_bias) = quantize(&table, books.words, self.shape().lut_bytes());
         QueryTables {
             lut,
             delta,
             lut_bias,
             query,
+            turned,
             model: self.clone(),
         }
     }
@@ -121,10 +130,11 @@ impl QueryTables {
     /// Parameters of the final score in `list`. A list that the model does not have has no base of its own.
     pub fn affine(&self, list: u32) -> Affine {
         let Body { encoder, student } = self.model.body();
-        let tables = student.decoder.as_ref().unwrap_or(&encoder.tables);
+        let decoder = student.decoder.as_ref().map(|d| &d.tables);
+        let tables = decoder.unwrap_or(&encoder.tables);
         let base = MatRef::new(&tables.centroids, encoder.space.dim).row(list as usize);
         Affine {
-            base: (kernels().dot)(&self.query, base) + self.lut_bias,
+            base: (kernels().dot)(&self.turned, base) + self.lut_bias,
             delta: self.delta,
             scale_lo: encoder.scale.lo,
             scale_step: encoder.scale.step,

@@ -5,7 +5,7 @@ use crate::distill::{Course, Plan, distill, temperature};
 use crate::exam::{Exam, mean, wins};
 use crate::lessons::{Exact, FOREIGN, Queries, TRUTH, teach};
 use crate::linalg::MatRef;
-use crate::model::{Report, Routing, Student, Tables};
+use crate::model::{Decoder, Report, Routing, Student, Tables};
 use crate::rank::Ranked;
 use crate::routing::scan::Scanner;
 use crate::routing::{self, Routes, Shares, by_centroids};
@@ -42,6 +42,8 @@ const BATCH: usize = 32;
 /// Steps of the decoder's training at the most, and passes over its queries at the most.
 const STEPS: usize = 400;
 const PASSES: usize = 5;
+/// With more dimensions than this the query is not turned: the turn costs every search `dim`² multiplications.
+const TURN_MOST: usize = 1024;
 /// Steps between two exams.
 const EXAM_EVERY: usize = 200;
 
@@ -67,7 +69,7 @@ pub struct School<'a> {
 #[derive(Debug, Default)]
 pub struct Graduates {
     /// The distilled decoder.
-    pub decoder: Option<Tables>,
+    pub decoder: Option<Decoder>,
     /// The trained routing.
     pub routing: Option<Routing>,
 }
@@ -134,10 +136,11 @@ impl School<'_> {
         taught: &Ranked,
         exam: &Exam,
         report: &mut Report,
-    ) -> Result<Option<Tables>, TrainError> {
-        let examine = |tables: &Tables| exam.recalls(self.rows, self.coded, tables, self.monitor);
-        let current = self.student.decoder.as_ref().unwrap_or(self.encoder);
-        let before = examine(current)?;
+    ) -> Result<Option<Decoder>, TrainError> {
+        let examine = |it: &Decoder| exam.recalls(self.rows, self.coded, it, self.monitor);
+        let current = self.student.decoder.clone();
+        let current = current.unwrap_or_else(|| Decoder::of(self.encoder));
+        let before = examine(&current)?;
         report.recall_before = mean(&before);
         report.recall_after = report.recall_before;
         let Some(temperature) = temperature(taught) else {
@@ -148,6 +151,9 @@ impl School<'_> {
             steps: STEPS.min((PASSES * queries.len()).div_ceil(BATCH)),
             exam_every: EXAM_EVERY,
             temperature,
+            loss: self.options.loss,
+            sampling: self.options.sampling,
+            turn: self.rows.x.cols <= TURN_MOST,
             seed: self.options.seed ^ 5,
         };
         let course = Course {
@@ -156,13 +162,13 @@ impl School<'_> {
             queries,
             taught,
         };
-        let best = distill(&course, current, &plan, self.monitor, examine)?;
+        let best = distill(&course, &current, &plan, self.monitor, examine)?;
         Ok(best
             .filter(|(_, after)| wins(&before, after))
-            .map(|(tables, after)| {
+            .map(|(decoder, after)| {
                 report.distilled = true;
                 report.recall_after = mean(&after);
-                tables
+                decoder
             }))
     }
 

@@ -7,8 +7,10 @@
 //! | cosine | `x/‖x‖` |
 //!
 //! `center` is the mean of the sample. `unit` is 1 for data of any usual size, else the power of two that brings the
-//! sample near norm 1, so that squares neither overflow nor vanish. A learned rotation would be applied here, last.
+//! sample near norm 1, so that squares neither overflow nor vanish. A rotation, if there is one, is applied last.
 
+use crate::linalg::MatRef;
+use crate::rotation::rotate_few;
 use crate::train::watched;
 use crate::{Metric, Monitor, TrainError};
 use serde::{Deserialize, Serialize};
@@ -44,6 +46,8 @@ pub struct Space {
     pub unit: f32,
     /// Internal rows longer than this are [`Kind::Exact`].
     pub longest: f32,
+    /// `dim`×`dim`, an orthogonal matrix; empty if there is none.
+    pub rotation: Vec<f32>,
 }
 
 impl Space {
@@ -60,6 +64,7 @@ impl Space {
             center: Vec::new(),
             unit: 1.0,
             longest: f32::MAX.sqrt(),
+            rotation: Vec::new(),
         };
         if metric == Metric::Cosine {
             return Ok(space);
@@ -92,8 +97,24 @@ impl Space {
             .map(|(x, c)| f64::from(*x) - f64::from(c))
     }
 
-    /// Writes the internal vector of a row to `out`; zeros unless the row is usable.
-    pub fn row(&self, raw: &[f32], out: &mut [f32]) -> Kind {
+    /// Writes the internal vectors of raw rows to `out`, row-major, and says what each row is; a row that is not usable is
+    /// zeros.
+    pub fn rows(&self, raw: MatRef<'_>, out: &mut [f32]) -> Vec<Kind> {
+        let rows = out.chunks_exact_mut(self.dim.max(1)).enumerate();
+        let kinds = rows.map(|(i, out)| self.row(raw.row(i), out)).collect();
+        self.rotate(out);
+        kinds
+    }
+
+    /// Rotates a few vectors in place.
+    fn rotate(&self, vectors: &mut [f32]) {
+        if !self.rotation.is_empty() {
+            rotate_few(&self.rotation, vectors, self.dim);
+        }
+    }
+
+    /// The internal vector of a row before the rotation; zeros unless the row is usable.
+    fn row(&self, raw: &[f32], out: &mut [f32]) -> Kind {
         let kind = self.write_row(raw, out);
         if kind != Kind::Usable {
             out.fill(0.0);
@@ -139,6 +160,7 @@ impl Space {
             let x = x * unit * shorter;
             *o = if x.is_finite() { x as f32 } else { 0.0 };
         }
+        self.rotate(out);
     }
 }
 

@@ -6,13 +6,15 @@ use crate::lessons::Exact;
 use crate::linalg::{MatRef, ROWS, half_norms, norm2};
 use crate::model::{Body, Encoder, Student, Tables};
 use crate::options::{MAX_DIM, MAX_LISTS, MIN_TRAIN_ROWS, max_subquantizers};
+use crate::product::{Codebooks, Residuals};
 use crate::scale::Scale;
 use crate::school::{Graduates, School};
 use crate::space::{Kind, Space};
 use crate::{
-    Metric, Model, Monitor, Report, TrainError, TrainOptions, auto_lists, auto_subquantizers, par,
-    product,
+    Metric, Model, Monitor, Report, Rotation, TrainError, TrainOptions, auto_lists,
+    auto_subquantizers, par, product, rotation,
 };
+use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
@@ -24,6 +26,8 @@ const LEAST_ROWS_PER_LIST: usize = 16;
 const CODEBOOK_ROWS_4: usize = 32_768;
 /// Rows that codebooks of 256 words are learned from.
 const CODEBOOK_ROWS_8: usize = 65_536;
+/// Rows that a rotation is learned from.
+const ROTATION_ROWS: usize = 24_576;
 
 /// A model and what its training did.
 #[derive(Debug, Clone)]
@@ -52,11 +56,11 @@ pub fn train(
     monitor: &dyn Monitor,
 ) -> Result<Trained, TrainError> {
     check(sample, dim, queries, options)?;
-    let space = Space::fit(options.metric, dim, sample, monitor)?;
-    let rows = usable_rows(&space, sample, |_| true, monitor)?;
+    let mut space = Space::fit(options.metric, dim, sample, monitor)?;
+    let mut rows = usable_rows(&space, sample, |_| true, monitor)?;
+    check_count(sample.len() / dim, MatRef::new(&rows, dim))?;
+    let base = quantize(&mut rows, &mut space, options, monitor)?;
     let x = MatRef::new(&rows, dim);
-    check_count(sample.len() / dim, x)?;
-    let base = quantize(x, options, monitor)?;
     let queries = usable_queries(&space, queries.unwrap_or_default(), monitor)?;
     let mut report = Report {
         rows: x.rows(),
@@ -185,10 +189,8 @@ pub(crate) fn usable_rows(
     let pieces = rows.chunks_mut(dim * ROWS).zip(kinds.chunks_mut(ROWS));
     par::each_mut(&mut pieces.collect::<Vec<_>>(), |piece, (rows, kinds)| {
         keep_on(monitor)?;
-        for (i, (row, kind)) in rows.chunks_exact_mut(dim).zip(kinds.iter_mut()).enumerate() {
-            let at = (piece * ROWS + i) * dim;
-            *kind = space.row(&sample[at..at + dim], row);
-        }
+        let raw = MatRef::new(sample, dim).slice(piece * ROWS, (piece + 1) * ROWS);
+        kinds.copy_from_slice(&space.rows(raw, rows));
         Ok(())
     })?;
     let mut kept = 0;
@@ -231,12 +233,48 @@ struct Base {
     coded: Coded,
 }
 
-/// Learns lists and codebooks and encodes the sample.
+/// Learns lists, rotation and codebooks, and encodes the sample. The rows and the space are left rotated.
 fn quantize(
-    x: MatRef<'_>,
+    rows: &mut [f32],
+    space: &mut Space,
     options: &TrainOptions,
     monitor: &dyn Monitor,
 ) -> Result<Base, TrainError> {
+    let (mut centroids, nearest) = lists(MatRef::new(rows, space.dim), options, monitor)?;
+    let (shape, most) = shape(space.dim, options);
+    let chosen = choose(nearest.len(), most, options.seed ^ 2);
+    let start = rotate(
+        (&mut *rows, &mut centroids, &nearest),
+        space,
+        shape,
+        options,
+        monitor,
+    )?;
+    let x = MatRef::new(rows, space.dim);
+    let residuals = Residuals {
+        x,
+        chosen: &chosen,
+        nearest: &nearest,
+        centroids: MatRef::new(&centroids, x.cols),
+    };
+    let books = product::train(&residuals, shape, start, options.seed ^ 3, monitor)?;
+    let half_norms = half_norms(MatRef::new(&centroids, x.cols));
+    let encoder = Tables { centroids, books };
+    let (coded, scale) = Coded::new(x, nearest, &half_norms, &encoder, monitor)?;
+    Ok(Base {
+        encoder,
+        half_norms,
+        scale,
+        coded,
+    })
+}
+
+/// Centroids of the lists, and the list of every row.
+fn lists(
+    x: MatRef<'_>,
+    options: &TrainOptions,
+    monitor: &dyn Monitor,
+) -> Result<(Vec<f32>, Vec<Nearest>), TrainError> {
     let n = x.rows();
     let table = if options.rows_in_table == 0 {
         n
@@ -255,27 +293,55 @@ fn quantize(
     par::chunks_mut(&mut nearest, ROWS, |i, out| {
         assigner.assign(x.slice(i * ROWS, (i + 1) * ROWS), out, || keep_on(monitor))
     })?;
-    let (subquantizers, most) = match options.bits {
-        4 => (auto_subquantizers(x.cols, 4), CODEBOOK_ROWS_4),
-        bits => (auto_subquantizers(x.cols, bits), CODEBOOK_ROWS_8),
+    Ok((centroids, nearest))
+}
+
+/// Sub-quantizers and words, and the rows that codebooks are learned from at the most.
+fn shape(dim: usize, options: &TrainOptions) -> ((usize, usize), usize) {
+    let subquantizers = match options.subquantizers {
+        0 => auto_subquantizers(dim, options.bits),
+        given => given,
     };
-    let subquantizers = if options.subquantizers == 0 {
-        subquantizers
+    let most = if options.bits == 4 {
+        CODEBOOK_ROWS_4
     } else {
-        options.subquantizers
+        CODEBOOK_ROWS_8
     };
-    let shape = (subquantizers, 1 << options.bits);
-    let rows = choose(n, most, options.seed ^ 2);
-    let view = MatRef::new(&centroids, x.cols);
-    let books = product::train(x, &rows, &nearest, view, shape, options.seed ^ 3, monitor)?;
-    let encoder = Tables { centroids, books };
-    let (coded, scale) = Coded::new(x, nearest, &half_norms, &encoder, monitor)?;
-    Ok(Base {
-        encoder,
-        half_norms,
-        scale,
-        coded,
-    })
+    ((subquantizers, 1 << options.bits), most)
+}
+
+/// Rotates rows, centroids and space as the options want it; a rotation that is learned brings codebooks with it.
+fn rotate(
+    (rows, centroids, nearest): (&mut [f32], &mut [f32], &[Nearest]),
+    space: &mut Space,
+    shape: (usize, usize),
+    options: &TrainOptions,
+    monitor: &dyn Monitor,
+) -> Result<Option<Codebooks>, TrainError> {
+    let (dim, seed) = (space.dim, options.seed ^ 7);
+    let (rotation, books) = match options.rotation {
+        Rotation::None => return Ok(None),
+        Rotation::Auto if options.bits == 4 => return Ok(None),
+        Rotation::Random => (rotation::random(dim, seed, monitor)?, None),
+        Rotation::Structured => (rotation::structured(dim, seed), None),
+        Rotation::Auto | Rotation::Learned => {
+            let n = nearest.len();
+            let mut chosen = choose(n, ROTATION_ROWS, seed);
+            chosen.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+            let residuals = Residuals {
+                x: MatRef::new(rows, dim),
+                chosen: &chosen,
+                nearest,
+                centroids: MatRef::new(centroids, dim),
+            };
+            let learned = rotation::learn(&residuals, shape, seed, monitor)?;
+            (learned.rotation, Some(learned.books))
+        }
+    };
+    rotation::rotate(&rotation, rows, dim, monitor)?;
+    rotation::rotate(&rotation, centroids, dim, monitor)?;
+    space.rotation = rotation;
+    Ok(books)
 }
 
 /// At most `most` of `n` rows, in ascending order.

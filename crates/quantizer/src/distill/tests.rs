@@ -5,7 +5,9 @@ use super::*;
 use crate::Quiet;
 use crate::kmeans::{Assigner, Nearest};
 use crate::lessons::teach;
-use crate::linalg::{half_norms, norm2};
+use crate::linalg::{MatRef, half_norms, norm2};
+use crate::model::Tables;
+use crate::product::Codebooks;
 
 const DIM: usize = 5;
 const TEMPERATURE: f32 = 0.4;
@@ -21,8 +23,8 @@ fn noise(n: u32, salt: u32) -> Vec<f32> {
         .collect()
 }
 
-/// Calls `test` with a small course, for products and for L2.
-fn with_course(test: impl Fn(&Course<'_>, &Tables)) {
+/// Calls `test` with a small course and a decoder, for products and for L2.
+fn with_course(test: impl Fn(&Course<'_>, &Decoder)) {
     let x = noise(60 * DIM as u32, 1);
     let x = MatRef::new(&x, DIM);
     let mut books = Codebooks::zeros(DIM, 3, 16);
@@ -47,159 +49,148 @@ fn with_course(test: impl Fn(&Course<'_>, &Tables)) {
     for norms in [None, Some(&norms[..])] {
         let rows = Exact { x, norms };
         let taught = teach(&rows, &queries, 12, &Quiet).unwrap();
-        test(
-            &Course {
-                rows: &rows,
-                coded: &coded,
-                queries: &queries,
-                taught: &taught,
-            },
-            &tables,
-        );
+        let course = Course {
+            rows: &rows,
+            coded: &coded,
+            queries: &queries,
+            taught: &taught,
+        };
+        let noise = noise((DIM * DIM) as u32, 12);
+        let unit = crate::rotation::identity(DIM);
+        let turn = unit.iter().zip(noise).map(|(u, n)| u + n / 5.0);
+        let decoder = Decoder {
+            tables: tables.clone(),
+            turn: turn.collect(),
+        };
+        test(&course, &decoder);
     }
 }
 
-/// The loss of a batch in double precision, straight from its definition.
-fn loss(course: &Course<'_>, tables: &Tables, batch: &[u32]) -> f64 {
-    let rows = candidates(course, batch);
-    let score = |query: &[f32], vector: &[f64], row: u32| {
-        let dot: f64 = query
-            .iter()
-            .zip(vector)
-            .map(|(q, x)| f64::from(*q) * x)
-            .sum();
-        course
-            .rows
-            .norms
-            .map_or(dot, |norms| 2.0 * dot - f64::from(norms[row as usize]))
+fn plan(sampling: Sampling) -> Plan {
+    Plan {
+        batch: 5,
+        steps: 60,
+        exam_every: 1000,
+        temperature: TEMPERATURE,
+        loss: Loss::ListNet,
+        sampling,
+        turn: true,
+        seed: 1,
+    }
+}
+
+/// What a query of the batch is compared on.
+fn candidates(course: &Course<'_>, batch: &[u32], query: u32, sampling: Sampling) -> Vec<u32> {
+    let near = |q: u32, most: usize| course.taught.best[q as usize].iter().take(most);
+    let mut rows: Vec<u32> = match sampling {
+        Sampling::Own => near(query, 100).map(|(_, row)| *row).collect(),
+        _ => {
+            let most = if sampling == Sampling::Both { 100 } else { 1 };
+            let all = batch.iter().flat_map(|q| near(*q, most));
+            all.map(|(_, row)| *row).collect()
+        }
+    };
+    rows.sort_unstable();
+    rows.dedup();
+    rows
+}
+
+/// The decoder's vector of a row.
+fn decoded(course: &Course<'_>, tables: &Tables, row: usize) -> Vec<f64> {
+    let base = &tables.centroids[course.coded.list(row) * DIM..][..DIM];
+    let (width, codes) = (tables.books.width, course.coded.codes(row));
+    let word = |t: usize| tables.books.word(t / width, codes[t / width])[t % width];
+    let correction = f64::from(course.coded.correction(row));
+    let value = |t: usize| correction * (f64::from(base[t]) + f64::from(word(t)));
+    (0..DIM).map(value).collect()
+}
+
+/// The ListNet loss of a batch in double precision, straight from its definition.
+fn loss(course: &Course<'_>, decoder: &Decoder, batch: &[u32], sampling: Sampling) -> f64 {
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let wide = |x: &[f32]| x.iter().map(|x| f64::from(*x)).collect::<Vec<f64>>();
+    let score = |query: &[f64], vector: &[f64], row: u32| {
+        let product = dot(query, vector);
+        let norms = course.rows.norms;
+        norms.map_or(product, |n| 2.0 * product - f64::from(n[row as usize]))
     };
     let softmax = |scores: Vec<f64>| -> Vec<f64> {
-        let exps: Vec<f64> = scores
-            .iter()
-            .map(|s| (s / f64::from(TEMPERATURE)).exp())
-            .collect();
+        let exps = scores.iter().map(|s| (s / f64::from(TEMPERATURE)).exp());
+        let exps: Vec<f64> = exps.collect();
         exps.iter().map(|e| e / exps.iter().sum::<f64>()).collect()
     };
-    let mut sum = 0.0;
-    for query in batch {
-        let query = &course.queries.vectors[*query as usize * DIM..][..DIM];
-        let side = |vector: &dyn Fn(u32) -> Vec<f64>| {
-            softmax(
-                rows.iter()
-                    .map(|row| score(query, &vector(*row), *row))
-                    .collect(),
-            )
+    let of = |q: &u32| {
+        let query = wide(&course.queries.vectors[*q as usize * DIM..][..DIM]);
+        let turn = decoder.turn.chunks_exact(DIM).map(wide);
+        let turned: Vec<f64> = turn.map(|row| dot(&row, &query)).collect();
+        let rows = candidates(course, batch, *q, sampling);
+        let exact = |row: &u32| score(&query, &wide(course.rows.x.row(*row as usize)), *row);
+        let coded = |row: &u32| {
+            let vector = decoded(course, &decoder.tables, *row as usize);
+            score(&turned, &vector, *row)
         };
-        let teacher = side(&|row| {
-            course
-                .rows
-                .x
-                .row(row as usize)
-                .iter()
-                .map(|x| f64::from(*x))
-                .collect()
-        });
-        let student = side(&|row| {
-            let row = row as usize;
-            let base = &tables.centroids[course.coded.list(row) * DIM..][..DIM];
-            let word = |t: usize| {
-                tables.books.word(
-                    t / tables.books.width,
-                    course.coded.codes(row)[t / tables.books.width],
-                )[t % tables.books.width]
-            };
-            let correction = f64::from(course.coded.correction(row));
-            (0..DIM)
-                .map(|t| correction * (f64::from(base[t]) + f64::from(word(t))))
-                .collect()
-        });
-        sum -= teacher
-            .iter()
-            .zip(&student)
-            .map(|(t, s)| t * s.ln())
-            .sum::<f64>();
-    }
-    sum / batch.len() as f64
+        let teacher = softmax(rows.iter().map(exact).collect());
+        let student = softmax(rows.iter().map(coded).collect());
+        let pairs = teacher.iter().zip(&student);
+        pairs.map(|(t, s)| -t * s.ln()).sum::<f64>()
+    };
+    batch.iter().map(of).sum::<f64>() / batch.len() as f64
 }
 
 #[test]
 fn gradients_are_slopes() {
-    with_course(|course, tables| {
-        let batch = [0, 1, 2, 3, 4];
-        let mut decoder = Decoder::new(tables, DIM);
-        let mut parts = Vec::new();
-        gradients(
-            course,
-            &mut decoder,
-            &mut parts,
-            &batch,
-            TEMPERATURE,
-            &Quiet,
-        )
-        .unwrap();
-        sum_lists(course, &mut decoder, &parts, |_| {}).unwrap();
-        sum_books(course, &mut decoder, &parts, |_| {}).unwrap();
-        let lists: Vec<f32> = decoder
-            .lists
-            .iter()
-            .flat_map(|p| p.gradient.clone())
-            .collect();
-        let books: Vec<f32> = decoder
-            .groups
-            .iter()
-            .flat_map(|p| p.gradient.clone())
-            .collect();
-        let slope = |pick: &dyn Fn(&mut Tables) -> &mut f32| {
-            let at = |by: f32| {
-                let mut moved = tables.clone();
-                let value = pick(&mut moved);
-                *value += by;
-                (f64::from(*value), loss(course, &moved, &batch))
+    for sampling in [Sampling::Both, Sampling::Own, Sampling::InBatch] {
+        with_course(|course, decoder| {
+            let batch = [0, 1, 2, 3, 4];
+            let plan = plan(sampling);
+            let mut learner = Learner::new(course, decoder, &plan, &Quiet);
+            learner.gradients(&batch).unwrap();
+            let slope = |pick: &dyn Fn(&mut Decoder) -> &mut f32| {
+                let at = |by: f32| {
+                    let mut moved = decoder.clone();
+                    let value = pick(&mut moved);
+                    *value += by;
+                    (f64::from(*value), loss(course, &moved, &batch, sampling))
+                };
+                let (high, low) = (at(1e-3), at(-1e-3));
+                (high.1 - low.1) / (high.0 - low.0)
             };
-            let (high, low) = (at(1e-3), at(-1e-3));
-            (high.1 - low.1) / (high.0 - low.0)
-        };
-        for (i, got) in lists.iter().enumerate() {
-            let want = slope(&|t| &mut t.centroids[i]);
-            assert!(
-                (want - f64::from(*got)).abs() < 1e-4 * (1.0 + want.abs()),
-                "list {i}: {got} {want}"
-            );
-        }
-        let width = tables.books.width;
-        for (i, got) in books.iter().enumerate() {
-            // Values of the padding take part in nothing.
-            let padding = i / tables.books.stride() * width + i % width >= DIM;
-            let want = if padding {
-                0.0
-            } else {
-                slope(&|t| &mut t.books.values[i])
+            let check = |what: &str, i: usize, got: f32, want: f64| {
+                let close = (want - f64::from(got)).abs() < 1e-4 * (1.0 + want.abs());
+                assert!(close, "{what} {i}: {got} {want}");
             };
-            assert!(
-                (want - f64::from(*got)).abs() < 1e-4 * (1.0 + want.abs()),
-                "word {i}: {got} {want}"
-            );
-        }
-        assert!(books.iter().any(|g| g.abs() > 1e-3) && lists.iter().any(|g| g.abs() > 1e-3));
-    });
+            let [lists, books, turn] = learner.slopes();
+            for (i, got) in lists.iter().enumerate() {
+                check("list", i, *got, slope(&|d| &mut d.tables.centroids[i]));
+            }
+            let of = &decoder.tables.books;
+            for (i, got) in books.iter().enumerate() {
+                // Values of the padding take part in nothing.
+                let padding = i / of.stride() * of.width + i % of.width >= DIM;
+                let want = match padding {
+                    true => 0.0,
+                    false => slope(&|d| &mut d.tables.books.values[i]),
+                };
+                check("word", i, *got, want);
+            }
+            for (i, got) in turn.iter().enumerate() {
+                check("turn", i, *got, slope(&|d| &mut d.turn[i]));
+            }
+            for all in [lists, books, turn] {
+                assert!(all.iter().any(|g| g.abs() > 1e-3));
+            }
+        });
+    }
 }
 
 #[test]
 fn training_lowers_the_loss() {
-    with_course(|course, tables| {
-        let plan = Plan {
-            batch: 5,
-            steps: 60,
-            exam_every: 1000,
-            temperature: TEMPERATURE,
-            seed: 1,
-        };
-        let after = distill(course, tables, &plan, &Quiet, |_| Ok(vec![0.0]))
-            .unwrap()
-            .unwrap()
-            .0;
-        let batch = [0, 1, 2, 3, 4];
-        assert!(loss(course, &after, &batch) < loss(course, tables, &batch));
+    with_course(|course, decoder| {
+        let plan = plan(Sampling::Both);
+        let after = distill(course, decoder, &plan, &Quiet, |_| Ok(vec![0.0]));
+        let after = after.unwrap().unwrap().0;
+        let loss = |decoder: &Decoder| loss(course, decoder, &[0, 1, 2, 3, 4], Sampling::Both);
+        assert!(loss(&after) < loss(decoder));
     });
 }
 

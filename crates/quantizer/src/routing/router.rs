@@ -166,6 +166,7 @@ impl Router {
             student: &sums,
             teacher: &vec![1.0; n],
             temperature,
+            batch: n,
         };
         par::each_mut(&mut self.parts, |_, part| {
             keep_on(monitor)?;

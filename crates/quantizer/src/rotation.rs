@@ -1,0 +1,376 @@
+//! Rotations of the internal space, in front of the product quantizer.
+//!
+//! A rotation changes no distance, so lists and exact scores do not notice it; it decides which dimensions share a
+//! codeword. [`learn`] is the alternation of optimized product quantization (Ge et al., 2013, non-parametric solution):
+//! encode the rotated residuals, move the codewords, and turn the space so that the residuals come nearest to their
+//! reconstructions, an orthogonal Procrustes problem whose solution is a polar factor.
+//!
+//! Matrices are row-major, `dim`×`dim`; a row vector `x` becomes `R·x`, so that rows of a batch become `X·Rᵀ`.
+
+use crate::linalg::{MatRef, ROWS, add_transposed, combine, products};
+use crate::product::{Codebooks, Residuals, update_words};
+use crate::train::keep_on;
+use crate::{Monitor, Phase, TrainError, par};
+use distillvq_kernels::kernels;
+use rand::RngExt;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+/// Rounds of the alternation, and the products of matrices of `dim`³ multiplications that all rounds may take.
+const ROUNDS: usize = 30;
+const PRODUCTS: usize = 600_000_000_000;
+/// Fewest rounds, however many dimensions.
+const FEWEST_ROUNDS: usize = 4;
+/// Rows that are worked on together.
+const CHUNK: usize = 8 * ROWS;
+/// How strongly a round's solution is held to the last one, as a share of the mean singular value. It bounds the work of
+/// [`polar`]: directions in which the residuals hardly vary turn more slowly.
+const HOLD: f32 = 0.1;
+/// Rows of a matrix that are worked on together.
+const BLOCK: usize = 48;
+
+/// The matrix of a rotation and codebooks for the rotated residuals.
+pub struct Learned {
+    /// `dim`×`dim`.
+    pub rotation: Vec<f32>,
+    /// Codewords after the last round: a start for the codebooks.
+    pub books: Codebooks,
+}
+
+/// Learns the rotation and codebooks of `shape` (sub-quantizers, words) for the residuals.
+pub fn learn(
+    residuals: &Residuals<'_>,
+    shape: (usize, usize),
+    seed: u64,
+    monitor: &dyn Monitor,
+) -> Result<Learned, TrainError> {
+    let dim = residuals.dim();
+    let mut course = Course {
+        residuals,
+        books: Codebooks::zeros(dim, shape.0, shape.1),
+        rotation: random(dim, seed, monitor)?,
+        codes: vec![0; residuals.len() * shape.0],
+        monitor,
+    };
+    course.seed_words()?;
+    // A round's polar factor takes about forty products.
+    let rounds = (PRODUCTS / (40 * dim.pow(3)).max(1)).clamp(FEWEST_ROUNDS, ROUNDS);
+    for round in 0..rounds {
+        monitor.phase(Phase::Codebooks, round, 2 * rounds);
+        course.move_words()?;
+        course.turn()?;
+    }
+    Ok(Learned {
+        rotation: course.rotation,
+        books: course.books,
+    })
+}
+
+/// The alternation under way.
+struct Course<'a> {
+    residuals: &'a Residuals<'a>,
+    books: Codebooks,
+    rotation: Vec<f32>,
+    codes: Vec<u8>,
+    monitor: &'a dyn Monitor,
+}
+
+impl Course<'_> {
+    /// Rotated residuals `from..to`, padded for the codebooks.
+    fn rotated(&self, from: usize, to: usize) -> Result<Vec<f32>, TrainError> {
+        let dim = self.residuals.dim();
+        let stride = self.books.subquantizers * self.books.width;
+        let mut raw = Vec::new();
+        self.residuals.gather(from, to, &mut raw);
+        rotate(&self.rotation, &mut raw, dim, self.monitor)?;
+        let mut padded = vec![0f32; (to - from) * stride];
+        for (out, row) in padded.chunks_exact_mut(stride).zip(raw.chunks_exact(dim)) {
+            out[..dim].copy_from_slice(row);
+        }
+        Ok(padded)
+    }
+
+    /// The first words are the first residuals: they were drawn at random.
+    fn seed_words(&mut self) -> Result<(), TrainError> {
+        let (width, words) = (self.books.width, self.books.words);
+        let stride = self.books.subquantizers * width;
+        let rows = self.rotated(0, words.min(self.residuals.len()))?;
+        let books = self.books.values.chunks_exact_mut(words * width);
+        for (s, book) in books.enumerate() {
+            for (word, row) in book.chunks_exact_mut(width).zip(rows.chunks_exact(stride)) {
+                word.copy_from_slice(&row[s * width..(s + 1) * width]);
+            }
+        }
+        Ok(())
+    }
+
+    /// Encodes all residuals and moves every word to the mean of its own.
+    fn move_words(&mut self) -> Result<(), TrainError> {
+        let m = self.books.subquantizers;
+        let stride = m * self.books.width;
+        let books = self.books.by_dimension();
+        let mut sums = vec![0f32; self.books.values.len()];
+        let mut counts = vec![0u32; m * self.books.words];
+        for from in (0..self.residuals.len()).step_by(CHUNK) {
+            let to = (from + CHUNK).min(self.residuals.len());
+            let rows = self.rotated(from, to)?;
+            let codes = &mut self.codes[from * m..to * m];
+            par::chunks_mut(codes, ROWS * m, |i, codes| {
+                keep_on(self.monitor)?;
+                let at = i * ROWS * stride;
+                books.encode(&rows[at..at + codes.len() / m * stride], stride, codes);
+                Ok(())
+            })?;
+            update_words(&rows, codes, &self.books, &mut sums, &mut counts)?;
+        }
+        let words = self.books.values.chunks_exact_mut(self.books.width);
+        let sums = sums.chunks_exact(self.books.width);
+        for ((word, sum), count) in words.zip(sums).zip(counts).filter(|(_, count)| *count > 0) {
+            let mean = sum.iter().map(|s| s / count as f32);
+            word.iter_mut().zip(mean).for_each(|(w, s)| *w = s);
+        }
+        Ok(())
+    }
+
+    /// Turns the space towards the reconstructions.
+    fn turn(&mut self) -> Result<(), TrainError> {
+        let (dim, m) = (self.residuals.dim(), self.books.subquantizers);
+        let mut pull = vec![0f32; dim * dim];
+        let (mut raw, mut decoded) = (Vec::new(), Vec::new());
+        for from in (0..self.residuals.len()).step_by(CHUNK) {
+            let to = (from + CHUNK).min(self.residuals.len());
+            self.residuals.gather(from, to, &mut raw);
+            decoded.clear();
+            decoded.resize((to - from) * dim, 0.0);
+            let codes = self.codes[from * m..to * m].chunks_exact(m);
+            for (out, codes) in decoded.chunks_exact_mut(dim).zip(codes) {
+                self.books.add_decoded(codes, out);
+            }
+            let (decoded, raw) = (MatRef::new(&decoded, dim), MatRef::new(&raw, dim));
+            par::chunks_mut(&mut pull, BLOCK * dim, |i, out| {
+                keep_on(self.monitor)?;
+                add_transposed(decoded, i * BLOCK, raw, out);
+                Ok::<_, TrainError>(())
+            })?;
+        }
+        let along: f64 = (pull.iter().zip(&self.rotation))
+            .map(|(p, r)| f64::from(*p) * f64::from(*r))
+            .sum();
+        let hold = HOLD * (along / dim as f64) as f32;
+        if hold.is_normal() && hold > 0.0 {
+            let pairs = pull.iter_mut().zip(&self.rotation);
+            pairs.for_each(|(p, r)| *p += hold * r);
+            self.rotation = polar(pull, dim, self.monitor)?;
+        }
+        Ok(())
+    }
+}
+
+/// Rotates rows in place.
+pub fn rotate(
+    rotation: &[f32],
+    rows: &mut [f32],
+    dim: usize,
+    monitor: &dyn Monitor,
+) -> Result<(), TrainError> {
+    par::chunks_mut(rows, ROWS * dim, |_, rows| {
+        keep_on(monitor)?;
+        rotate_few(rotation, rows, dim);
+        Ok(())
+    })
+}
+
+/// [`rotate`] for a few rows, on this thread.
+pub fn rotate_few(rotation: &[f32], rows: &mut [f32], dim: usize) {
+    let before = rows.to_vec();
+    if rows.len() == dim {
+        return (kernels().dots)(&before, rotation, rows);
+    }
+    products(MatRef::new(&before, dim), MatRef::new(rotation, dim), rows);
+}
+
+/// The identity.
+pub fn identity(dim: usize) -> Vec<f32> {
+    let mut unit = vec![0f32; dim * dim];
+    unit.iter_mut().step_by(dim + 1).for_each(|x| *x = 1.0);
+    unit
+}
+
+/// A rotation drawn at random.
+pub fn random(dim: usize, seed: u64, monitor: &dyn Monitor) -> Result<Vec<f32>, TrainError> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    // The sum of uniform numbers is near enough to a normal one for the directions to be spread evenly.
+    let draw = |_| (0..4).map(|_| rng.random::<f32>() - 0.5).sum();
+    let drawn: Vec<f32> = (0..dim * dim).map(draw).collect();
+    polar(drawn, dim, monitor)
+}
+
+/// A rotation that could be applied in `dim·log dim` steps: twice random signs, an order, and Walsh–Hadamard transforms of
+/// blocks whose size is the largest power of two that divides `dim`.
+pub fn structured(dim: usize, seed: u64) -> Vec<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut columns = identity(dim);
+    let block = 1 << dim.trailing_zeros();
+    for _ in 0..2 {
+        let mut order: Vec<usize> = (0..dim).collect();
+        order.shuffle(&mut rng);
+        let signs: Vec<f32> = (0..dim)
+            .map(|_| if rng.random::<bool>() { 1.0 } else { -1.0 })
+            .collect();
+        for row in columns.chunks_exact_mut(dim.max(1)) {
+            let before = row.to_vec();
+            for ((x, from), sign) in row.iter_mut().zip(&order).zip(&signs) {
+                *x = before[*from] * sign;
+            }
+            row.chunks_exact_mut(block).for_each(hadamard);
+        }
+    }
+    // Rows were transformed as vectors are: row i is the image of axis i, a column of the matrix.
+    let mut rotation = vec![0f32; dim * dim];
+    for (i, image) in columns.chunks_exact(dim.max(1)).enumerate() {
+        let column = rotation.iter_mut().skip(i).step_by(dim);
+        column.zip(image).for_each(|(r, x)| *r = *x);
+    }
+    rotation
+}
+
+/// The normalised Walsh–Hadamard transform of a power of two of values.
+fn hadamard(values: &mut [f32]) {
+    let mut half = 1;
+    while half < values.len() {
+        for pair in values.chunks_exact_mut(2 * half) {
+            let (a, b) = pair.split_at_mut(half);
+            for (a, b) in a.iter_mut().zip(b) {
+                (*a, *b) = (*a + *b, *a - *b);
+            }
+        }
+        half *= 2;
+    }
+    let norm = (values.len() as f32).sqrt();
+    values.iter_mut().for_each(|x| *x /= norm);
+}
+
+/// The orthogonal factor of the polar decomposition of a square matrix: the rotation nearest to it. By the iteration of
+/// Newton and Schulz, `X ← X·(3 − XᵀX)/2`, which needs products only.
+fn polar(mut x: Vec<f32>, dim: usize, monitor: &dyn Monitor) -> Result<Vec<f32>, TrainError> {
+    /// More are never needed, but for a matrix that is singular.
+    const MOST: usize = 60;
+    /// Largest deviation of `XᵀX` from the unit matrix in the end.
+    const CLOSE: f32 = 2e-6;
+    let squares: f64 = x.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
+    let length = squares.sqrt().max(f64::MIN_POSITIVE) as f32;
+    x.iter_mut().for_each(|x| *x /= length);
+    let mut gram = vec![0f32; dim * dim];
+    for _ in 0..MOST {
+        let view = MatRef::new(&x, dim);
+        gram.fill(0.0);
+        par::chunks_mut(&mut gram, BLOCK * dim, |i, out| {
+            keep_on(monitor)?;
+            add_transposed(view, i * BLOCK, view, out);
+            Ok::<_, TrainError>(())
+        })?;
+        let unit = |i: usize| if i % (dim + 1) == 0 { 1.0 } else { 0.0 };
+        let off = (gram.iter().enumerate()).fold(0f32, |off, (i, g)| off.max((g - unit(i)).abs()));
+        if off <= CLOSE {
+            break;
+        }
+        for (i, g) in gram.iter_mut().enumerate() {
+            *g = 1.5 * unit(i) - 0.5 * *g;
+        }
+        let mut next = vec![0f32; dim * dim];
+        par::chunks_mut(&mut next, BLOCK * dim, |i, out| {
+            keep_on(monitor)?;
+            let rows = view.slice(i * BLOCK, (i + 1) * BLOCK);
+            combine(rows, MatRef::new(&gram, dim), out);
+            Ok::<_, TrainError>(())
+        })?;
+        x = next;
+    }
+    Ok(x)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::Quiet;
+    use crate::kmeans::Nearest;
+    use crate::linalg::norm2;
+
+    fn is_rotation(rotation: &[f32], dim: usize) {
+        let view = MatRef::new(rotation, dim);
+        let mut gram = vec![0f32; dim * dim];
+        products(view, view, &mut gram);
+        for (g, unit) in gram.iter().zip(identity(dim)) {
+            assert!((g - unit).abs() < 1e-4, "{g} {unit}");
+        }
+    }
+
+    #[test]
+    fn rotations_are_orthogonal() {
+        for dim in [1, 2, 7, 24, 96] {
+            is_rotation(&random(dim, 1, &Quiet).unwrap(), dim);
+            is_rotation(&structured(dim, 1), dim);
+        }
+        assert_ne!(random(7, 1, &Quiet).unwrap(), random(7, 2, &Quiet).unwrap());
+    }
+
+    #[test]
+    fn the_polar_factor_of_a_stretched_rotation_is_the_rotation() {
+        let dim = 12;
+        let rotation = random(dim, 3, &Quiet).unwrap();
+        // Scaling the columns from the right by S leaves R as the factor only if S commutes: take R·(RᵀDR).
+        let mut stretched = rotation.clone();
+        for (row, by) in stretched.chunks_exact_mut(dim).zip(1..) {
+            row.iter_mut().for_each(|x| *x *= by as f32);
+        }
+        let found = polar(stretched, dim, &Quiet).unwrap();
+        for (a, b) in found.iter().zip(&rotation) {
+            assert!((a - b).abs() < 1e-4, "{a} {b}");
+        }
+    }
+
+    /// Rows on two diagonals: each sub-space of one dimension needs the rotation by 45 degrees.
+    #[test]
+    fn learning_finds_a_better_turn() {
+        let mut rng = ChaCha8Rng::seed_from_u64(5);
+        let rows: Vec<f32> = (0..2000)
+            .flat_map(|_| {
+                let (a, b) = (rng.random::<f32>() - 0.5, rng.random::<f32>() - 0.5);
+                [a + 0.02 * b, a - 0.02 * b, b + 0.5 * a, -b + 0.5 * a]
+            })
+            .collect();
+        let chosen: Vec<u32> = (0..2000).collect();
+        let nearest = vec![Nearest::default(); 2000];
+        let zero = [0f32; 4];
+        let residuals = Residuals {
+            x: MatRef::new(&rows, 4),
+            chosen: &chosen,
+            nearest: &nearest,
+            centroids: MatRef::new(&zero, 4),
+        };
+        let learned = learn(&residuals, (2, 16), 1, &Quiet).unwrap();
+        is_rotation(&learned.rotation, 4);
+        let error = |rotation: &[f32]| {
+            let mut turned = rows.clone();
+            rotate(rotation, &mut turned, 4, &Quiet).unwrap();
+            let residuals = Residuals {
+                x: MatRef::new(&turned, 4),
+                ..residuals
+            };
+            let books = crate::product::train(&residuals, (2, 16), None, 1, &Quiet).unwrap();
+            let mut codes = vec![0; 4000];
+            books.by_dimension().encode(&turned, 4, &mut codes);
+            let pairs = turned.chunks_exact(4).zip(codes.chunks_exact(2));
+            let off = pairs.map(|(row, codes)| {
+                let mut decoded = row.iter().map(|x| -x).collect::<Vec<f32>>();
+                books.add_decoded(codes, &mut decoded);
+                norm2(&decoded)
+            });
+            off.sum::<f32>()
+        };
+        let (with, without) = (error(&learned.rotation), error(&identity(4)));
+        assert!(with < 0.7 * without, "{with} {without}");
+    }
+}
