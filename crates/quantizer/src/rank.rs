@@ -104,6 +104,11 @@ impl Best {
         }
     }
 
+    /// Only scores above this are still taken.
+    pub fn least(&self) -> f32 {
+        self.least
+    }
+
     /// Offers rows `first`, `first + 1`, … with these scores.
     pub fn offer_all(&mut self, scores: &[f32], first: usize, allowed: impl Fn(u32) -> bool) {
         for (i, chunk) in scores.chunks(16).enumerate() {
