@@ -41,6 +41,8 @@ mkdir -p "$results"
 # Threads that wait for each other must not burn the processor that the others need.
 export OMP_WAIT_POLICY=passive
 
+"$python" "$scripts/test_measure.py" --quiet
+
 say "ours"
 cargo run --quiet --locked --release --manifest-path "$root/Cargo.toml" --package distillvq-quantizer --example quality -- \
     "$data" "--$split" --bytes "$bytes" --output "$results/ours.jsonl"

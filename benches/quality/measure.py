@@ -33,16 +33,8 @@ class Lists:
         return {"rows": rows.round(5).tolist(), "recall": recall.round(5).tolist(), "rows_for": needed}
 
 
-def positions(scores, targets):
-    """The place of each target in the ranking of all rows; among equals the smaller number is first."""
-    near = np.flatnonzero(scores >= scores[targets].min())
-    place = np.empty(len(near), dtype=np.int64)
-    place[np.argsort(-scores[near], kind="stable")] = np.arange(len(near))
-    return place[np.searchsorted(near, targets)]
-
-
 def place(scores, row):
-    """The place of one row, however far down."""
+    """The place of a row in the ranking of all rows; among equals the smaller number is first."""
     score = scores[row]
     return int(np.count_nonzero(scores > score) + np.count_nonzero(scores[:row] == score))
 
@@ -73,7 +65,7 @@ def measure(task, queries, reconstructions, lists=None):
     for start, block in blocks(queries):
         for number, scores in enumerate(block @ reconstructions.T, start):
             true = task.truth[number]
-            places = positions(scores, true)
+            places = np.array([place(scores, row) for row in true])
             found += [min(NEAREST, np.count_nonzero(places < limit)) for limit in CANDIDATES]
             if lists is not None:
                 hits, rows = found_by_probes(scores, true, lists.order[number], lists)

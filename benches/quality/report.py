@@ -143,9 +143,9 @@ def facts(results):
 {faiss["split"]} queries, none of them trained with; query log of {ours["log"]:,}.
 * Machine: {faiss["cpu"]}, {faiss["threads"]} threads; kernels: {ours["kernels"]}. Seconds are of the clock.
 * Versions: distillvq {ours["version"]}, FAISS {faiss["faiss"]}, Python {faiss["python"]}, numpy {faiss["numpy"]}.
-* Training: the same {ours["train_rows"]:,} documents for all, and as many lists. FAISS's codebooks are learned from \
-{faiss["codebook_rows"]:,} of them in {faiss["codebook_rounds"]} rounds of k-means, its rotations from \
-{faiss["opq_rows"]:,} in {faiss["opq_rounds"]} rounds of OPQ. *Anisotropic*: FAISS's codebooks as they are, but the codes \
+* Training: the same {ours["train_rows"]:,} documents for all, and as many lists. FAISS's rotations and codebooks are \
+learned from {faiss["codebook_rows"]:,} of them, with {faiss["opq_rounds"]} rounds of OPQ and \
+{faiss["codebook_rounds"]} of k-means. *Anisotropic*: FAISS's codebooks as they are, but the codes \
 chosen by ScaNN's loss (T = 0.2)."""
 
 
