@@ -70,18 +70,19 @@ impl Coder<'_> {
     ) -> Vec<Option<f32>> {
         let books = &self.tables.books;
         let centroids = MatRef::new(&self.tables.centroids, rows.cols);
-        let stride = books.subquantizers * books.width;
+        let stride = books.padded();
         let mut residuals = vec![0f32; rows.rows() * stride];
+        let mut decoded = vec![0f32; rows.cols];
         for (i, (residual, nearest)) in residuals.chunks_exact_mut(stride).zip(nearest).enumerate()
         {
             let pair = rows.row(i).iter().zip(centroids.row(nearest.list as usize));
-            residual
+            decoded
                 .iter_mut()
                 .zip(pair)
                 .for_each(|(r, (x, c))| *r = x - c);
+            books.pad(&decoded, residual);
         }
         self.books.encode(&residuals, stride, codes);
-        let mut decoded = vec![0f32; rows.cols];
         let codes = codes.chunks_exact(books.subquantizers);
         nearest
             .iter()

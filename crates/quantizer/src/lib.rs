@@ -22,6 +22,7 @@ mod retrain;
 mod rotation;
 mod routing;
 mod scale;
+mod scan;
 mod school;
 mod space;
 mod train;

@@ -184,10 +184,11 @@ impl Encoder {
     fn fits(&self, tables: &Tables) -> bool {
         let (books, own) = (&tables.books, &self.tables.books);
         tables.centroids.len() == self.lists * self.space.dim
+            && books.dim == self.space.dim
             && books.subquantizers == own.subquantizers
             && books.words == 1 << self.bits
             && books.width == self.space.dim.div_ceil(books.subquantizers)
-            && books.values.len() == books.subquantizers * books.words * books.width
+            && books.values.len() == books.padded() * books.words
     }
 
     /// A bound of the scores of all queries, and of every sum on the way to them. Infinite or NaN if a value is.

@@ -1,7 +1,8 @@
 //! Product quantization of residuals: one small codebook a sub-space (Jégou et al., 2011).
 //!
-//! A vector of `dim` values is padded with zeros to `subquantizers·width` and cut into sub-vectors of `width`. Codewords
-//! of the padding stay zero, so it never changes a distance or a product.
+//! The `dim` values of a vector are dealt out evenly: sub-space `s` has the values from `s·dim/subquantizers` on, at most
+//! `width` of them. Where widths differ, sub-vectors are padded with a zero ([`Codebooks::pad`]); codewords of the padding
+//! stay zero, so it never changes a distance or a product.
 
 use crate::kmeans::Nearest;
 use crate::linalg::{MatRef, norm2};
@@ -12,6 +13,7 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Rounds of k-means at the most, with 16 and with 256 words.
@@ -27,11 +29,13 @@ const CHUNK: usize = 4096;
 /// Codebooks of all sub-spaces.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Codebooks {
+    /// Dimensions of a vector.
+    pub dim: usize,
     /// Sub-spaces.
     pub subquantizers: usize,
     /// Codewords of a sub-space: 16 or 256.
     pub words: usize,
-    /// Dimensions of a sub-space.
+    /// Most dimensions of a sub-space.
     pub width: usize,
     /// `subquantizers`×`words`×`width` values.
     pub values: Vec<f32>,
@@ -42,6 +46,7 @@ impl Codebooks {
     pub fn zeros(dim: usize, subquantizers: usize, words: usize) -> Codebooks {
         let width = dim.div_ceil(subquantizers.max(1));
         Codebooks {
+            dim,
             subquantizers,
             words,
             width,
@@ -54,11 +59,33 @@ impl Codebooks {
         self.words * self.width
     }
 
+    /// Values of a padded vector.
+    pub fn padded(&self) -> usize {
+        self.subquantizers * self.width
+    }
+
+    /// The dimensions of a sub-space.
+    pub fn range(&self, subquantizer: usize) -> Range<usize> {
+        let bound = |s: usize| s * self.dim / self.subquantizers.max(1);
+        bound(subquantizer)..bound(subquantizer + 1)
+    }
+
+    /// Writes a vector to `out`, which has room for a padded one, is zero, and stays so in the padding.
+    pub fn pad(&self, vector: &[f32], out: &mut [f32]) {
+        if self.padded() == self.dim {
+            return out.copy_from_slice(vector);
+        }
+        for (s, out) in out.chunks_exact_mut(self.width.max(1)).enumerate() {
+            let part = &vector[self.range(s)];
+            out[..part.len()].copy_from_slice(part);
+        }
+    }
+
     /// Adds the vector that `codes` stand for to `out`.
     pub fn add_decoded(&self, codes: &[u8], out: &mut [f32]) {
         match self.width {
-            4 => self.add_words::<4>(codes, out),
-            8 => self.add_words::<8>(codes, out),
+            4 if self.padded() == self.dim => self.add_words::<4>(codes, out),
+            8 if self.padded() == self.dim => self.add_words::<8>(codes, out),
             _ => self.add_rest(codes, out),
         }
     }
@@ -66,32 +93,20 @@ impl Codebooks {
     /// [`Codebooks::add_rest`] for a width known to the compiler.
     fn add_words<const W: usize>(&self, codes: &[u8], out: &mut [f32]) {
         let (whole, _) = out.as_chunks_mut::<W>();
-        let done = whole.len();
-        let books = self
-            .values
-            .as_chunks::<W>()
-            .0
-            .chunks_exact(self.words.max(1));
+        let books = self.values.as_chunks::<W>().0;
+        let books = books.chunks_exact(self.words.max(1));
         for ((out, code), book) in whole.iter_mut().zip(codes).zip(books) {
             let word = &book[usize::from(*code).min(book.len() - 1)];
             for (o, c) in out.iter_mut().zip(word) {
                 *o += c;
             }
         }
-        if let Some(rest) = out.get_mut(done * W..)
-            && !rest.is_empty()
-            && let Some(code) = codes.get(done)
-        {
-            let word = self.word(done, *code);
-            rest.iter_mut().zip(word).for_each(|(o, c)| *o += c);
-        }
     }
 
     fn add_rest(&self, codes: &[u8], out: &mut [f32]) {
-        for (s, (out, code)) in out.chunks_mut(self.width.max(1)).zip(codes).enumerate() {
-            out.iter_mut()
-                .zip(self.word(s, *code))
-                .for_each(|(o, c)| *o += c);
+        for (s, code) in codes.iter().enumerate() {
+            let pairs = out[self.range(s)].iter_mut().zip(self.word(s, *code));
+            pairs.for_each(|(o, c)| *o += c);
         }
     }
 
@@ -221,10 +236,10 @@ impl Residuals<'_> {
     }
 
     /// One sub-space of all residuals, `width` values a row, padded with zeros.
-    fn part(&self, from: usize, width: usize) -> Vec<f32> {
+    fn part(&self, range: Range<usize>, width: usize) -> Vec<f32> {
         let mut rows = vec![0f32; self.len() * width];
         for (out, &row) in rows.chunks_exact_mut(width).zip(self.chosen) {
-            let part = self.pair(row).skip(from);
+            let part = self.pair(row).skip(range.start).take(range.len());
             out.iter_mut().zip(part).for_each(|(o, (x, c))| *o = x - c);
         }
         rows
@@ -244,10 +259,11 @@ pub fn train(
     let mut books =
         start.unwrap_or_else(|| Codebooks::zeros(residuals.dim(), subquantizers, words));
     let (width, stride) = (books.width, books.stride());
+    let ranges: Vec<_> = (0..subquantizers).map(|s| books.range(s)).collect();
     let done = AtomicUsize::new(0);
     monitor.phase(Phase::Codebooks, 0, subquantizers);
     par::chunks_mut(&mut books.values, stride, |s, book| {
-        let rows = residuals.part(s * width, width);
+        let rows = residuals.part(ranges[s].clone(), width);
         if fresh {
             seed_words(&rows, width, book, seed ^ (s as u64) << 32);
         }
@@ -272,6 +288,7 @@ fn kmeans(
     let rounds = if words > 16 { ROUNDS_8 } else { ROUNDS_4 };
     for _ in 0..rounds {
         let books = Codebooks {
+            dim: width,
             subquantizers: 1,
             words,
             width,
@@ -434,7 +451,7 @@ mod tests {
         let stride = books.width * subquantizers;
         let mut padded = vec![0f32; n * stride];
         for (i, row) in padded.chunks_exact_mut(stride).enumerate() {
-            row[..cols].copy_from_slice(x.row(i));
+            books.pad(x.row(i), row);
         }
         let mut codes = vec![0; n * subquantizers];
         books.by_dimension().encode(&padded, stride, &mut codes);
@@ -471,11 +488,12 @@ mod tests {
             for (row, codes) in x.chunks_exact(cols).zip(codes.chunks_exact(subquantizers)) {
                 let mut decoded = vec![0f32; cols];
                 books.add_decoded(codes, &mut decoded);
-                for (t, value) in decoded.iter().enumerate() {
-                    assert_eq!(
-                        *value,
-                        books.word(t / books.width, codes[t / books.width])[t % books.width]
-                    );
+                for (s, code) in codes.iter().enumerate() {
+                    let range = books.range(s);
+                    let word = books.word(s, *code);
+                    assert_eq!(decoded[range.clone()], word[..range.len()]);
+                    assert!(word[range.len()..].iter().all(|x| *x == 0.0));
+                    assert!(range.len() >= cols / subquantizers);
                 }
                 error += row
                     .iter()

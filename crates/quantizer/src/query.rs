@@ -34,21 +34,21 @@ impl Model {
         let books = &encoder.tables.books;
         let mut raw = vector.to_vec();
         raw.resize(dim, 0.0);
-        let mut query = vec![0f32; (books.subquantizers * books.width).max(dim)];
-        encoder.space.query(&raw, &mut query[..dim]);
+        let mut query = vec![0f32; dim];
+        encoder.space.query(&raw, &mut query);
         let inner = self.inner();
         let turn = self.body().student.decoder.as_ref().map(|d| &d.turn[..]);
         let mut turned = query.clone();
         if let Some(turn) = turn.filter(|turn| !turn.is_empty()) {
-            (kernels().dots)(&query[..dim], turn, &mut turned[..dim]);
+            (kernels().dots)(&query, turn, &mut turned);
         }
+        let mut padded = vec![0f32; books.padded()];
+        books.pad(&turned, &mut padded);
         let table = inner
             .decoder_books
             .as_ref()
             .unwrap_or(&inner.encoder_books)
-            .products(&turned);
-        query.truncate(dim);
-        turned.truncate(dim);
+            .products(&padded);
         let (lut, delta, lut_bias) = quantize(&table, books.words, self.shape().lut_bytes());
         QueryTables {
             lut,

@@ -80,13 +80,13 @@ impl Course<'_> {
     /// Rotated residuals `from..to`, padded for the codebooks.
     fn rotated(&self, from: usize, to: usize) -> Result<Vec<f32>, TrainError> {
         let dim = self.residuals.dim();
-        let stride = self.books.subquantizers * self.books.width;
+        let stride = self.books.padded();
         let mut raw = Vec::new();
         self.residuals.gather(from, to, &mut raw);
         rotate(&self.rotation, &mut raw, dim, self.monitor)?;
         let mut padded = vec![0f32; (to - from) * stride];
         for (out, row) in padded.chunks_exact_mut(stride).zip(raw.chunks_exact(dim)) {
-            out[..dim].copy_from_slice(row);
+            self.books.pad(row, out);
         }
         Ok(padded)
     }
@@ -94,7 +94,7 @@ impl Course<'_> {
     /// The first words are the first residuals: they were drawn at random.
     fn seed_words(&mut self) -> Result<(), TrainError> {
         let (width, words) = (self.books.width, self.books.words);
-        let stride = self.books.subquantizers * width;
+        let stride = self.books.padded();
         let rows = self.rotated(0, words.min(self.residuals.len()))?;
         let books = self.books.values.chunks_exact_mut(words * width);
         for (s, book) in books.enumerate() {
@@ -108,7 +108,7 @@ impl Course<'_> {
     /// Encodes all residuals and moves every word to the mean of its own.
     fn move_words(&mut self) -> Result<(), TrainError> {
         let m = self.books.subquantizers;
-        let stride = m * self.books.width;
+        let stride = self.books.padded();
         let books = self.books.by_dimension();
         let mut sums = vec![0f32; self.books.values.len()];
         let mut counts = vec![0u32; m * self.books.words];
@@ -270,7 +270,7 @@ fn polar(mut x: Vec<f32>, dim: usize, monitor: &dyn Monitor) -> Result<Vec<f32>,
             add_transposed(view, i * BLOCK, view, out);
             Ok::<_, TrainError>(())
         })?;
-        let unit = |i: usize| if i % (dim + 1) == 0 { 1.0 } else { 0.0 };
+        let unit = |i: usize| if i.is_multiple_of(dim + 1) { 1.0 } else { 0.0 };
         let off = (gram.iter().enumerate()).fold(0f32, |off, (i, g)| off.max((g - unit(i)).abs()));
         if off <= CLOSE {
             break;

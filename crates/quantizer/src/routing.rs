@@ -18,7 +18,6 @@
 //! the rows are poor targets even for many queries: a half loses 4 points, a quarter 7 to 9.
 
 mod router;
-pub mod scan;
 
 use crate::adam::schedule;
 use crate::exam::{Best, mean};

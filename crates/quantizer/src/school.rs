@@ -7,8 +7,8 @@ use crate::lessons::{Exact, FOREIGN, Queries, TRUTH, teach};
 use crate::linalg::MatRef;
 use crate::model::{Decoder, Report, Routing, Student, Tables};
 use crate::rank::Ranked;
-use crate::routing::scan::Scanner;
 use crate::routing::{self, Routes, Shares, by_centroids};
+use crate::scan::Scanner;
 use crate::{Monitor, TrainError, TrainOptions};
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -19,12 +19,11 @@ const TAUGHT: usize = 100;
 /// Rows that pose as queries when there is no query log. Twice as many gain less than a thousandth of recall, and the
 /// teacher is what costs.
 const ROW_QUERIES: usize = 4000;
-/// Logged queries that the decoder learns from.
-const LOGGED_QUERIES: usize = 6000;
-/// Logged queries that routing learns from, which has no other source: those and more.
-const ROUTING_QUERIES: usize = 30_000;
-/// Codes that are looked up for the neighbours of further queries, at the most: it bounds the time. A code of 8 bits
-/// costs as much as [`WIDE_CODE`] of 4.
+/// Logged queries that are learned from, those of routing, which has no other source, and of the decoder.
+const LOGGED_QUERIES: usize = 30_000;
+const DECODER_QUERIES: usize = 16_000;
+/// Codes that are looked up for the neighbours of logged queries, at the most: it bounds the time. A code of 8 bits costs
+/// as much as [`WIDE_CODE`] of 4.
 const LOOK_UPS: usize = 240_000_000_000;
 const WIDE_CODE: usize = 8;
 /// Rows that pose as queries beside a full log: they keep the decoder fair to queries unlike those logged.
@@ -40,12 +39,12 @@ const FEW_HELD_OUT: usize = 100;
 /// Queries a step of the decoder's training.
 const BATCH: usize = 32;
 /// Steps of the decoder's training at the most, and passes over its queries at the most.
-const STEPS: usize = 400;
+const STEPS: usize = 1200;
 const PASSES: usize = 5;
 /// With more dimensions than this the query is not turned: the turn costs every search `dim`² multiplications.
 const TURN_MOST: usize = 1024;
 /// Steps between two exams.
-const EXAM_EVERY: usize = 200;
+const EXAM_EVERY: usize = 400;
 
 /// Distillation with everything it looks at.
 pub struct School<'a> {
@@ -77,8 +76,14 @@ pub struct Graduates {
 impl School<'_> {
     /// Trains on the rows and on `logged` queries (internal vectors, perhaps none) and fills in the report.
     pub fn run(&self, logged: MatRef<'_>, report: &mut Report) -> Result<Graduates, TrainError> {
-        let (queries, held_out, picked) = self.split(logged);
-        let taught = teach(self.rows, &queries, TAUGHT, self.monitor)?;
+        let (mut queries, held_out, picked) = self.split(logged);
+        let mut taught = teach(self.rows, &queries, TAUGHT, self.monitor)?;
+        let scanner = Scanner::new(self.rows, self.coded, self.encoder);
+        let near = scanner.nearest(logged, &picked, TAUGHT, self.monitor)?;
+        drop(scanner);
+        let some = &picked[..picked.len().min(DECODER_QUERIES)];
+        queries.add_foreign(some.iter().map(|i| logged.row(*i as usize)));
+        taught.best.extend_from_slice(&near[..some.len()]);
         let truth = teach(self.rows, &held_out, TRUTH, self.monitor)?;
         let ids = |best: &Vec<(f32, u32)>| best.iter().map(|(_, row)| *row).collect();
         let exam = Exam {
@@ -86,14 +91,14 @@ impl School<'_> {
             truth: truth.best.iter().map(ids).collect(),
         };
         let decoder = self.distill(&queries, &taught, &exam, report)?;
-        let routing = self.route(logged, &picked, &taught, &exam)?;
+        drop((queries, taught));
+        let routing = self.route(logged, &picked, Ranked { best: near }, &exam)?;
         report.routed = routing.is_some();
         Ok(Graduates { decoder, routing })
     }
 
-    /// Training and held-out queries: logged ones, and rows posing as queries. Logged queries are held out first, since
-    /// they are what the index is for. Then the logged queries that routing may learn from; the training queries begin
-    /// with the first of these.
+    /// Rows that pose as training queries, held-out queries, and the logged queries to learn from. Logged queries are held
+    /// out first, since they are what the index is for.
     fn split(&self, logged: MatRef<'_>) -> (Queries, Queries, Vec<u32>) {
         let x = self.rows.x;
         let mut rng = ChaCha8Rng::seed_from_u64(self.options.seed ^ 4);
@@ -101,7 +106,10 @@ impl School<'_> {
         order.shuffle(&mut rng);
         let held_logged = (order.len() / HELD_OUT_SHARE).min(HELD_OUT);
         let (held_logged, picked) = order.split_at(held_logged);
-        let learn_logged = &picked[..picked.len().min(LOGGED_QUERIES)];
+        let books = &self.encoder.books;
+        let price = if books.words > 16 { WIDE_CODE } else { 1 };
+        let most = LOOK_UPS / (x.rows() * books.subquantizers * price).max(1);
+        let picked = &picked[..picked.len().min(LOGGED_QUERIES).min(most)];
         let most = x.rows() / ROW_SHARE;
         let held_rows = if held_logged.len() < FEW_HELD_OUT {
             HELD_OUT.min(most / ROW_SHARE)
@@ -109,24 +117,16 @@ impl School<'_> {
             0
         };
         let learn_rows =
-            (ROW_QUERIES - learn_logged.len().min(ROW_QUERIES - ROW_QUERIES_BESIDE_LOG)).min(most);
-        let mut rows: Vec<u32> =
-            rand::seq::index::sample(&mut rng, x.rows(), held_rows + learn_rows)
-                .iter()
-                .map(|row| row as u32)
-                .collect();
+            (ROW_QUERIES - picked.len().min(ROW_QUERIES - ROW_QUERIES_BESIDE_LOG)).min(most);
+        let rows = rand::seq::index::sample(&mut rng, x.rows(), held_rows + learn_rows);
+        let mut rows: Vec<u32> = rows.iter().map(|row| row as u32).collect();
         rows.shuffle(&mut rng);
-        let make = |rows: &[u32], logged_rows: &[u32]| {
-            let mut queries = Queries::default();
-            queries.add_foreign(logged_rows.iter().map(|i| logged.row(*i as usize)));
-            queries.add_rows(x, rows);
-            queries
-        };
-        (
-            make(&rows[held_rows..], learn_logged),
-            make(&rows[..held_rows], held_logged),
-            picked[..picked.len().min(ROUTING_QUERIES)].to_vec(),
-        )
+        let (held_rows, learn_rows) = rows.split_at(held_rows);
+        let (mut learn, mut held_out) = (Queries::default(), Queries::default());
+        learn.add_rows(x, learn_rows);
+        held_out.add_foreign(held_logged.iter().map(|i| logged.row(*i as usize)));
+        held_out.add_rows(x, held_rows);
+        (learn, held_out, picked.to_vec())
     }
 
     /// The decoder, if it ranks held-out queries better than the current one.
@@ -178,20 +178,25 @@ impl School<'_> {
         &self,
         logged: MatRef<'_>,
         picked: &[u32],
-        taught: &Ranked,
+        taught: Ranked,
         exam: &Exam,
     ) -> Result<Option<Routing>, TrainError> {
         let held_out = self.foreign(exam);
-        let Some(temperature) = temperature(taught) else {
+        let Some(temperature) = temperature(&taught) else {
             return Ok(None);
         };
         if picked.is_empty() || held_out.0.is_empty() {
             return Ok(None);
         }
-        let shares = self.shares(logged, picked, taught, temperature)?;
+        let list = |(score, row): &(f32, u32)| (*score, self.coded.list(*row as usize) as u32);
+        let of = |near: Vec<(f32, u32)>| {
+            let near: Vec<(f32, u32)> = near.iter().map(list).collect();
+            routing::shares(&near, Some(temperature))
+        };
+        let shares: Vec<Shares> = taught.best.into_iter().map(of).collect();
         let learn = Routes {
             vectors: logged,
-            picked: &picked[..shares.len()],
+            picked,
             shares: &shares,
         };
         let exam = Routes {
@@ -209,33 +214,6 @@ impl School<'_> {
         Ok(best
             .filter(|(_, after)| wins(&before, after))
             .map(|(routing, _)| routing))
-    }
-
-    /// The shares of the lists in the neighbours of the picked queries: by the teacher for those that it was asked about,
-    /// by codes for as many of the others as time allows.
-    fn shares(
-        &self,
-        logged: MatRef<'_>,
-        picked: &[u32],
-        taught: &Ranked,
-        temperature: f32,
-    ) -> Result<Vec<Shares>, TrainError> {
-        let (known, further) = picked.split_at(picked.len().min(LOGGED_QUERIES));
-        let of = |best: &Vec<(f32, u32)>| {
-            let list = |(score, row): &(f32, u32)| (*score, self.coded.list(*row as usize) as u32);
-            routing::shares(
-                &best.iter().map(list).collect::<Vec<_>>(),
-                Some(temperature),
-            )
-        };
-        let mut shares: Vec<Shares> = taught.best[..known.len()].iter().map(of).collect();
-        let books = &self.encoder.books;
-        let price = if books.words > 16 { WIDE_CODE } else { 1 };
-        let most = LOOK_UPS / (self.rows.x.rows() * books.subquantizers * price).max(1);
-        let further = &further[..further.len().min(most)];
-        let scanner = Scanner::new(self.rows, self.coded, self.encoder);
-        shares.extend(scanner.shares(logged, further, TAUGHT, temperature, self.monitor)?);
-        Ok(shares)
     }
 
     /// The held-out queries that are no rows, with the shares of the lists in their true neighbours.

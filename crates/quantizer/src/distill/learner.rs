@@ -284,20 +284,20 @@ impl<'a> Learner<'a> {
         let cols = self.course.rows.x.cols;
         let (width, stride) = (self.books.width, self.books.stride());
         let (coded, monitor) = (&self.course.coded, self.monitor);
+        let books = &self.books;
+        let ranges: Vec<_> = (0..books.subquantizers).map(|s| books.range(s)).collect();
         par::each_mut(&mut self.groups, |group, param| {
             keep_on(monitor)?;
             let first = group * GROUP;
-            let from = (first * width).min(cols);
-            let to = ((first + GROUP) * width).min(cols);
+            let ranges = &ranges[first..(first + GROUP).min(ranges.len())];
             for part in parts {
                 for (row, gradient) in part.rows.iter().zip(part.gradient.chunks_exact(cols)) {
-                    let codes = coded.codes(*row as usize)[first..].iter();
+                    let codes = &coded.codes(*row as usize)[first..];
                     let books = param.gradient.chunks_exact_mut(stride);
-                    for ((gradient, code), book) in
-                        gradient[from..to].chunks(width).zip(codes).zip(books)
-                    {
-                        let word = &mut book[usize::from(*code) * width..];
-                        word.iter_mut().zip(gradient).for_each(|(sum, g)| *sum += g);
+                    for ((range, code), book) in ranges.iter().zip(codes).zip(books) {
+                        let word = book[usize::from(*code) * width..].iter_mut();
+                        let gradient = &gradient[range.clone()];
+                        word.zip(gradient).for_each(|(sum, g)| *sum += g);
                     }
                 }
             }

@@ -98,10 +98,12 @@ fn candidates(course: &Course<'_>, batch: &[u32], query: u32, sampling: Sampling
 /// The decoder's vector of a row.
 fn decoded(course: &Course<'_>, tables: &Tables, row: usize) -> Vec<f64> {
     let base = &tables.centroids[course.coded.list(row) * DIM..][..DIM];
-    let (width, codes) = (tables.books.width, course.coded.codes(row));
-    let word = |t: usize| tables.books.word(t / width, codes[t / width])[t % width];
+    let mut words = vec![0f32; DIM];
+    tables
+        .books
+        .add_decoded(course.coded.codes(row), &mut words);
     let correction = f64::from(course.coded.correction(row));
-    let value = |t: usize| correction * (f64::from(base[t]) + f64::from(word(t)));
+    let value = |t: usize| correction * (f64::from(base[t]) + f64::from(words[t]));
     (0..DIM).map(value).collect()
 }
 
@@ -166,7 +168,7 @@ fn gradients_are_slopes() {
             let of = &decoder.tables.books;
             for (i, got) in books.iter().enumerate() {
                 // Values of the padding take part in nothing.
-                let padding = i / of.stride() * of.width + i % of.width >= DIM;
+                let padding = i % of.width >= of.range(i / of.stride()).len();
                 let want = match padding {
                     true => 0.0,
                     false => slope(&|d| &mut d.tables.books.values[i]),

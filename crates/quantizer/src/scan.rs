@@ -1,20 +1,20 @@
-//! A quick teacher for routing: neighbours by their codes.
+//! A quick teacher: neighbours by their codes.
 //!
 //! Routing wants many queries, but of each only which lists its hundred nearest rows lie in, and roughly how near they
-//! are. Ranking the sample by its codes and the best of those exactly tells that as well as a product with every row does,
-//! in a fraction of the time.
+//! are; the decoder wants candidates, and computes their exact scores itself. Ranking the sample by its codes and the best
+//! of those exactly tells that as well as a product with every row does, in a fraction of the time.
 
-use super::{Shares, shares};
 use crate::coded::Coded;
 use crate::lessons::Exact;
 use crate::linalg::MatRef;
 use crate::model::Tables;
-use crate::product::ByDimension;
+use crate::product::{ByDimension, Codebooks};
 use crate::query::quantize;
 use crate::rank::Best;
 use crate::train::keep_on;
-use crate::{Monitor, TrainError, par};
+use crate::{Monitor, Phase, TrainError, par};
 use distillvq_kernels::{LANES, kernels};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Queries that are answered together.
 const QUERIES: usize = 16;
@@ -52,13 +52,13 @@ impl Block {
 /// The sample's codes, list by list, as the kernels want them.
 pub struct Scanner<'a> {
     exact: &'a Exact<'a>,
-    books: ByDimension,
+    books: &'a Codebooks,
+    to_products: ByDimension,
     centroids: MatRef<'a>,
     blocks: Vec<Block>,
     codes: Vec<u8>,
-    /// Bytes of the codes of a block, of a query's table, and values of a padded query.
-    sizes: [usize; 3],
-    words: usize,
+    /// Bytes of the codes of a block and of a query's table.
+    sizes: [usize; 2],
 }
 
 /// A query while blocks are scanned for it.
@@ -81,16 +81,12 @@ impl<'a> Scanner<'a> {
         };
         let mut scanner = Scanner {
             exact,
-            books: books.by_dimension(),
+            books,
+            to_products: books.by_dimension(),
             centroids: MatRef::new(&tables.centroids, exact.x.cols),
             blocks: Vec::new(),
             codes: Vec::new(),
-            sizes: [
-                lut / books.words.max(1) * lanes,
-                lut,
-                books.stride().max(exact.x.cols),
-            ],
-            words: books.words,
+            sizes: [lut / books.words.max(1) * lanes, lut],
         };
         let mut order: Vec<u32> = (0..exact.x.rows() as u32).collect();
         order.sort_by_key(|row| coded.list(*row as usize));
@@ -123,7 +119,7 @@ impl<'a> Scanner<'a> {
             *greatest = greatest.max(block.corrections[lane]);
             block.least_norm = block.least_norm.min(block.norms[lane]);
             for (s, code) in coded.codes(row).iter().enumerate() {
-                match self.words {
+                match self.books.words {
                     0..=16 => bytes[16 * s + lane % 16] |= code << (lane / 16 * 4),
                     _ => bytes[LANES * s + lane] = *code,
                 }
@@ -132,30 +128,30 @@ impl<'a> Scanner<'a> {
         self.blocks.push(block);
     }
 
-    /// The shares of the lists in the `k` best rows of each picked query.
-    pub fn shares(
+    /// The `k` best rows of each picked query with their exact scores, best first.
+    pub fn nearest(
         &self,
         queries: MatRef<'_>,
         picked: &[u32],
         k: usize,
-        temperature: f32,
         monitor: &dyn Monitor,
-    ) -> Result<Vec<Shares>, TrainError> {
+    ) -> Result<Vec<Vec<(f32, u32)>>, TrainError> {
+        let done = AtomicUsize::new(0);
         let groups = par::map(picked.len().div_ceil(QUERIES), |group| {
-            let picked = &picked[group * QUERIES..picked.len().min((group + 1) * QUERIES)];
+            let few = &picked[group * QUERIES..picked.len().min((group + 1) * QUERIES)];
             let search = |q: &u32| self.search(queries.row(*q as usize), SPARE * k);
-            let mut searches: Vec<Search> = picked.iter().map(search).collect();
+            let mut searches: Vec<Search> = few.iter().map(search).collect();
             for from in (0..self.blocks.len()).step_by(BLOCKS) {
                 keep_on(monitor)?;
-                searches
-                    .iter_mut()
-                    .for_each(|search| self.scan(search, from));
+                for search in &mut searches {
+                    self.scan(search, from);
+                }
             }
-            let found = searches
-                .into_iter()
-                .zip(picked)
-                .map(|(search, q)| self.found(queries.row(*q as usize), search, k, temperature));
-            Ok::<_, TrainError>(found.collect::<Vec<Shares>>())
+            let found = searches.into_iter().zip(few);
+            let found = found.map(|(search, q)| self.found(queries.row(*q as usize), search, k));
+            let done = few.len() + done.fetch_add(few.len(), Ordering::Relaxed);
+            monitor.phase(Phase::Teaching, done, picked.len());
+            Ok::<_, TrainError>(found.collect::<Vec<_>>())
         })?;
         Ok(groups.into_iter().flatten().collect())
     }
@@ -163,9 +159,10 @@ impl<'a> Scanner<'a> {
     fn search(&self, query: &[f32], k: usize) -> Search {
         let mut bases = vec![0f32; self.centroids.rows()];
         (kernels().dots)(query, self.centroids.data, &mut bases);
-        let mut padded = query.to_vec();
-        padded.resize(self.sizes[2], 0.0);
-        let (lut, delta, bias) = quantize(&self.books.products(&padded), self.words, self.sizes[1]);
+        let mut padded = vec![0f32; self.books.padded()];
+        self.books.pad(query, &mut padded);
+        let table = self.to_products.products(&padded);
+        let (lut, delta, bias) = quantize(&table, self.books.words, self.sizes[1]);
         Search {
             bases,
             lut,
@@ -177,16 +174,17 @@ impl<'a> Scanner<'a> {
 
     /// Offers the rows of some blocks; block `b` has the numbers from `b·LANES`.
     fn scan(&self, search: &mut Search, from: usize) {
-        let scan = if self.words <= 16 {
+        let scan = if self.books.words <= 16 {
             kernels().scan4
         } else {
             kernels().scan8
         };
-        let codes = self.codes.chunks_exact(self.sizes[0]);
-        let blocks = self.blocks.iter().zip(codes).enumerate();
+        let to = (from + BLOCKS).min(self.blocks.len());
+        let codes = self.codes[from * self.sizes[0]..].chunks_exact(self.sizes[0]);
+        let blocks = (from..to).zip(self.blocks[from..to].iter().zip(codes));
         let l2 = self.exact.norms.is_some();
         let (mut sums, mut scores) = ([0u16; LANES], [0f32; LANES]);
-        for (b, (block, codes)) in blocks.skip(from).take(BLOCKS) {
+        for (b, (block, codes)) in blocks {
             scan(codes, &search.lut, &mut sums);
             let base = search.bases[block.list as usize] + search.bias;
             // Nearly all blocks hold nothing better.
@@ -206,22 +204,21 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// The shares of the lists in the rows found, the best of which are ranked exactly.
-    fn found(&self, query: &[f32], search: Search, k: usize, temperature: f32) -> Shares {
+    /// The best of the rows found, ranked exactly.
+    fn found(&self, query: &[f32], search: Search, k: usize) -> Vec<(f32, u32)> {
         let exact = |(_, number): (f32, u32)| {
-            let block = &self.blocks[number as usize / LANES];
-            let row = block.rows[number as usize % LANES] as usize;
-            let product = (kernels().dot)(query, self.exact.x.row(row));
+            let row = self.blocks[number as usize / LANES].rows[number as usize % LANES];
+            let product = (kernels().dot)(query, self.exact.x.row(row as usize));
             let score = match self.exact.norms {
-                Some(norms) => 2.0 * product - norms[row],
+                Some(norms) => 2.0 * product - norms[row as usize],
                 None => product,
             };
-            (score, block.list)
+            (score, row)
         };
         let mut near: Vec<(f32, u32)> = search.best.finish().into_iter().map(exact).collect();
         near.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
         near.truncate(k);
-        shares(&near, Some(temperature))
+        near
     }
 }
 
@@ -233,7 +230,7 @@ mod tests {
     use crate::kmeans::{Assigner, Nearest, kmeans};
     use crate::lessons::{Queries, teach};
     use crate::linalg::half_norms;
-    use crate::product;
+    use crate::product::{self, Residuals};
 
     const ROWS: usize = 1500;
     const DIM: usize = 6;
@@ -246,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_by_codes_are_those_of_the_teacher() {
+    fn neighbours_by_codes_are_those_of_the_teacher() {
         let (x, vectors) = (noise(ROWS * DIM, 0), noise(40 * DIM, 99_999));
         let (x, queries) = (MatRef::new(&x, DIM), MatRef::new(&vectors, DIM));
         let all: Vec<u32> = (0..ROWS as u32).collect();
@@ -263,7 +260,13 @@ mod tests {
         asked.add_foreign((0..40).map(|q| queries.row(q)));
         for (words, norms) in [(16, None), (16, Some(&norms[..])), (256, None)] {
             let exact = Exact { x, norms };
-            let books = product::train(x, &all, &nearest, view, (3, words), 1, &Quiet).unwrap();
+            let residuals = Residuals {
+                x,
+                chosen: &all,
+                nearest: &nearest,
+                centroids: view,
+            };
+            let books = product::train(&residuals, (4, words), None, 1, &Quiet).unwrap();
             let tables = Tables {
                 centroids: centroids.clone(),
                 books,
@@ -273,24 +276,16 @@ mod tests {
             let scanner = Scanner::new(&exact, &coded, &tables);
             // In another order than the log's, and not all.
             let picked: Vec<u32> = (1..40).rev().collect();
-            let got = scanner.shares(queries, &picked, 30, 0.5, &Quiet).unwrap();
-            let mut wrong = 0.0;
-            for (got, q) in got.iter().zip(&picked) {
-                let best = taught.best[*q as usize].iter();
-                let near: Vec<(f32, u32)> = best
-                    .map(|(s, row)| (*s, coded.list(*row as usize) as u32))
-                    .collect();
-                let of = |shares: &Shares, list| {
-                    shares.iter().find(|s| s.0 == list).map_or(0.0, |s| s.1)
-                };
-                let want = shares(&near, Some(0.5));
-                wrong += (0..9)
-                    .map(|list| (of(got, list) - of(&want, list)).abs())
-                    .sum::<f32>()
-                    / 78.0;
-            }
+            let got = scanner.nearest(queries, &picked, 30, &Quiet).unwrap();
             assert_eq!(got.len(), 39);
-            assert!(wrong < 0.05, "{words} words: {wrong} of the shares differ");
+            let mut hits = 0;
+            for (got, q) in got.iter().zip(&picked) {
+                let best = &taught.best[*q as usize];
+                let found = |(_, row): &&(f32, u32)| best.iter().any(|(_, other)| other == row);
+                hits += got.iter().filter(found).count();
+                assert!(got.is_sorted_by(|a, b| a.0 >= b.0));
+            }
+            assert!(hits > 39 * 30 * 9 / 10, "{words} words: {hits} hits");
         }
     }
 }
