@@ -18,7 +18,8 @@ pub struct RetrainOptions {
     pub seed: u64,
 }
 
-/// Distils a model again: decoder and routing go on from where they are, with the rows as its encoder sees them.
+/// Distils a model again, with the rows as its encoder sees them: a decoder anew from the encoder, the routing from where
+/// it is.
 ///
 /// `sample` and `queries` are as in [`crate::train`]; rows that the encoder cannot place in a list are left out.
 /// What does not beat the current decoder or routing on held-out queries is dropped, so the model never gets worse; if
