@@ -165,6 +165,8 @@ struct Meddling<'a> {
     asked: Cell<u32>,
     at: u32,
     every: bool,
+    /// Rather after the size was asked for, once.
+    at_size: bool,
     action: Box<dyn Fn() + 'a>,
 }
 
@@ -175,6 +177,7 @@ impl<'a> Meddling<'a> {
             asked: Cell::new(0),
             at,
             every: false,
+            at_size: false,
             action: Box::new(action),
         }
     }
@@ -187,7 +190,11 @@ impl PageStore for Meddling<'_> {
         Self: 'a;
 
     fn blocks(&self) -> Result<u32, Error> {
-        self.store.blocks()
+        let blocks = self.store.blocks()?;
+        if self.at_size && self.asked.replace(1) == 0 {
+            (self.action)();
+        }
+        Ok(blocks)
     }
 
     fn read<T>(&self, block: u32, look: impl FnOnce(&[u8]) -> T) -> Result<T, Error> {
@@ -234,6 +241,19 @@ fn a_reader_gets_one_student_whatever_happens_meanwhile() {
         }
     }
     assert!(retried > 0, "no reader met a page that was written over");
+}
+
+#[test]
+fn a_metapage_may_name_pages_younger_than_the_size() {
+    let (store, students, _) = index(1000);
+    // The first replacement adds pages at the end.
+    let meddling = Meddling {
+        at_size: true,
+        ..Meddling::new(&store, u32::MAX, || {
+            replace(&store, &students[1], 9);
+        })
+    };
+    assert_eq!(Meta::read(&meddling).unwrap().build_id, 9);
 }
 
 #[test]

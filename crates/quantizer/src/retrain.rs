@@ -21,13 +21,13 @@ pub struct RetrainOptions {
 /// Distils a model again, with the rows as its encoder sees them: a decoder anew from the encoder, the routing from where
 /// it is.
 ///
-/// `sample` and `queries` are as in [`crate::train`]; rows that the encoder cannot place in a list are left out.
+/// `sample` and `queries` are as in [`crate::train()`]; rows that the encoder cannot place in a list are left out.
 /// What does not beat the current decoder or routing on held-out queries is dropped, so the model never gets worse; if
 /// both are dropped, the model comes back unchanged. The report counts what this training saw, its recall before is the
 /// current student's. Without queries, rows pose as queries and the routing stays.
 ///
 /// # Errors
-/// As [`crate::train`].
+/// As [`crate::train()`].
 pub fn retrain(
     model: &Model,
     sample: &[f32],
