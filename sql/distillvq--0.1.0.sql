@@ -79,7 +79,7 @@ CREATE TABLE distillvq.model (
 
 ALTER TABLE distillvq.model ALTER COLUMN body SET STORAGE EXTERNAL;
 
-COMMENT ON TABLE distillvq.model IS 'trained models; written by distillvq_train, copied into an index when it is built';
+COMMENT ON TABLE distillvq.model IS 'trained models; written by distillvq_train and distillvq_import_model, copied into an index when it is built';
 
 -- A model averages rows of its table: its numbers are for its owner and the database's administrators.
 REVOKE ALL ON distillvq.model FROM PUBLIC;
@@ -114,3 +114,27 @@ CREATE FUNCTION distillvq_train(
     OUT seconds    real)
     RETURNS SETOF record
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1 AS 'MODULE_PATHNAME', 'distillvq_train_wrapper';
+
+-- A live index trained again: decoder and routing change in place, reads and writes go on.
+CREATE FUNCTION distillvq_train(
+    "index"        regclass,
+    queries        regclass DEFAULT NULL,
+    query_column   name DEFAULT NULL,
+    seed           bigint DEFAULT 0,
+    OUT model      text,
+    OUT rows       bigint,
+    OUT queries    bigint,
+    OUT recall_before real,
+    OUT recall_after  real,
+    OUT seconds    real)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1 AS 'MODULE_PATHNAME', 'distillvq_train_index_wrapper';
+
+CREATE FUNCTION distillvq_export_model(name text) RETURNS bytea
+    LANGUAGE c STABLE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'distillvq_export_model_wrapper';
+
+CREATE FUNCTION distillvq_import_model(name text, body bytea, replace boolean DEFAULT false) RETURNS void
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'distillvq_import_model_wrapper';
+
+CREATE FUNCTION distillvq_drop_model(name text, force boolean DEFAULT false) RETURNS void
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'distillvq_drop_model_wrapper';

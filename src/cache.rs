@@ -25,14 +25,14 @@ thread_local! {
     static MODELS: RefCell<Vec<Entry>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The model of an index whose metapage says `meta`.
+/// The model of an index whose metapage says `meta`, or what the metapage says by now if the model is replaced meanwhile.
 pub fn model(index: Index, store: &RelationStore, meta: &Meta) -> Result<Arc<Model>> {
     if let Some(found) = find(index, meta.build_id) {
         return Ok(found);
     }
-    let pages = of_index(index);
+    let (pages, mut meta) = (of_index(index), *meta);
     let missing = || ivf::Error::Mismatch("a trained index has no model");
-    let model = load_model(store, meta)
+    let model = load_model(store, &mut meta)
         .and_then(|model| model.ok_or_else(missing))
         .map_err(pages)?;
     let model = Arc::new(model);

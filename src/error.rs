@@ -60,6 +60,45 @@ pub enum Error {
     /// A model that belongs to somebody else.
     #[error("model \"{name}\" belongs to the role \"{owner}\"")]
     ModelOwner { name: String, owner: String },
+    /// A model that exists already.
+    #[error("model \"{0}\" already exists")]
+    ModelExists(String),
+    /// A model that indexes name in their options.
+    #[error("cannot drop model \"{name}\" because indexes name it")]
+    ModelInUse { name: String, indexes: Vec<String> },
+    /// A model without a name.
+    #[error("the name of a model is empty")]
+    NoName,
+    /// Too many bytes for a model.
+    #[error("a model of {bytes} bytes is too large, at most {most} are allowed")]
+    LargeModel { bytes: usize, most: usize },
+    /// Bytes that are no model.
+    #[error("cannot import model \"{name}\": {source}")]
+    Import { name: String, source: ModelError },
+    /// A relation that cannot be trained.
+    #[error("\"{relation}\" is {kind}, not a distillvq index")]
+    NotAnIndex {
+        relation: String,
+        kind: &'static str,
+    },
+    /// An index without rows of its own.
+    #[error("\"{index}\" is the index of a partitioned table")]
+    PartitionedIndex {
+        index: String,
+        partitions: Vec<String>,
+    },
+    /// An index of somebody else's.
+    #[error("must be owner of index \"{0}\"")]
+    NotOwner(String),
+    /// A table whose rows the caller may not read.
+    #[error("permission denied for table {0}")]
+    NoSelect(String),
+    /// A temporary index of another session.
+    #[error("cannot train \"{0}\", a temporary index of another session")]
+    OtherSession(String),
+    /// An index without a model.
+    #[error("index \"{0}\" is untrained: it has no model")]
+    Untrained(String),
     /// A model for vectors of another length.
     #[error("model \"{name}\" is for {model} dimensions, the index for {index}")]
     ModelDimensions {
@@ -127,7 +166,21 @@ impl Error {
             Self::NoColumn { .. } => S::ERRCODE_UNDEFINED_COLUMN,
             Self::NoModel(_) => S::ERRCODE_UNDEFINED_OBJECT,
             Self::NoModelTable => S::ERRCODE_UNDEFINED_TABLE,
-            Self::ModelOwner { .. } => S::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            Self::ModelOwner { .. } | Self::NotOwner(_) | Self::NoSelect(_) => {
+                S::ERRCODE_INSUFFICIENT_PRIVILEGE
+            }
+            Self::ModelExists(_) => S::ERRCODE_DUPLICATE_OBJECT,
+            Self::ModelInUse { .. } => S::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
+            Self::NoName => S::ERRCODE_INVALID_PARAMETER_VALUE,
+            Self::LargeModel { .. } => S::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            Self::Import {
+                source: ModelError::UnsupportedVersion { .. },
+                ..
+            }
+            | Self::OtherSession(_) => S::ERRCODE_FEATURE_NOT_SUPPORTED,
+            Self::Import { .. } => S::ERRCODE_INVALID_BINARY_REPRESENTATION,
+            Self::NotAnIndex { .. } | Self::PartitionedIndex { .. } => S::ERRCODE_WRONG_OBJECT_TYPE,
+            Self::Untrained(_) => S::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::Train {
                 source: TrainError::Interrupted,
                 ..
@@ -171,6 +224,32 @@ impl Error {
             Self::ModelOwner { owner, .. } => {
                 format!("Choose another name with the parameter \"model\", or become a member of \"{owner}\".")
             }
+            Self::ModelExists(_) => "Choose another name, or say replace => true.".into(),
+            Self::ModelInUse { .. } => {
+                "Drop the indexes first, or say force => true: they go on working, but cannot be rebuilt.".into()
+            }
+            Self::NoName => "Give the model a name.".into(),
+            Self::LargeModel { .. } => "Train a model with fewer lists.".into(),
+            Self::Import { source: ModelError::UnsupportedVersion { .. }, .. } => {
+                "The model is from a newer release: update the extension.".into()
+            }
+            Self::Import { .. } => "Give the bytes that distillvq_export_model returned, whole and unchanged.".into(),
+            Self::NotAnIndex { .. } => {
+                "Name an index, as in distillvq_train('items_embedding_idx'), or a table and its column, as in \
+                 distillvq_train('items', 'embedding').".into()
+            }
+            Self::PartitionedIndex { partitions, .. } if partitions.is_empty() => {
+                "It has no partitions yet, and no rows to train on.".into()
+            }
+            Self::PartitionedIndex { partitions, .. } => {
+                format!("Train the indexes of its partitions one by one: {}.", some_of(partitions))
+            }
+            Self::NotOwner(_) => "The owner of the table may train its indexes.".into(),
+            Self::NoSelect(_) => "Training reads the table's rows: the right to SELECT is needed.".into(),
+            Self::OtherSession(_) => "Train it in the session that made it.".into(),
+            Self::Untrained(index) => {
+                format!("Its table was too small when it was built. REINDEX INDEX {index} trains it.")
+            }
             Self::ModelDimensions { .. } | Self::ModelMetric { .. } => {
                 "Train a model for this column and metric: SELECT distillvq_train(table, column, metric => ...).".into()
             }
@@ -195,13 +274,33 @@ impl Error {
         }
     }
 
+    /// What else there is to know.
+    fn detail(&self) -> Option<String> {
+        match self {
+            Self::ModelInUse { indexes, .. } => {
+                Some(format!("It is needed to rebuild: {}.", some_of(indexes)))
+            }
+            _ => None,
+        }
+    }
+
     /// Raises the error as PostgreSQL's `ERROR`.
     pub fn raise(self) -> ! {
-        let report =
+        let mut report =
             ErrorReport::new(self.sqlstate(), self.to_string(), "distillvq").set_hint(self.hint());
+        if let Some(detail) = self.detail() {
+            report = report.set_detail(detail);
+        }
         report.report(PgLogLevel::ERROR);
         unreachable!("ereport(ERROR) does not return")
     }
+}
+
+/// The first names of a list that may be long.
+fn some_of(names: &[String]) -> String {
+    const MOST: usize = 20;
+    let more = if names.len() > MOST { ", …" } else { "" };
+    names.get(..MOST).unwrap_or(names).join(", ") + more
 }
 
 /// Results of the extension's own functions.

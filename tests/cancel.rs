@@ -88,6 +88,16 @@ fn a_training_stops_in_time_and_leaves_nothing() {
     assert_eq!(db.one::<i64>("SELECT count(*) FROM distillvq_models"), 0);
 }
 
+#[test]
+fn a_training_in_place_stops_in_time_and_leaves_a_sound_index() {
+    let mut db = documents("in_place");
+    db.run("CREATE INDEX one ON items USING distillvq (embedding vector_cosine_ops)");
+    let query = DataSet::shipped().unwrap().test.slice(0..1);
+    stops_in_time(&mut db, "SELECT distillvq_train('one')");
+    all_found(&mut db, "items", Metric::Cosine, query.row(0));
+    db.run("SELECT distillvq_train('one', seed => 9)");
+}
+
 /// Runs a statement to its end once, and then into time limits all over that time.
 #[track_caller]
 fn stops_in_time(client: &mut Client, sql: &str) {

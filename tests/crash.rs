@@ -355,3 +355,48 @@ fn a_killed_session_takes_only_itself_along() {
         sound(&mut client, Metric::L2, &vectors);
     });
 }
+
+/// Trains an index again and again, with another seed each time, until the connection breaks.
+fn train_until_killed(mut client: Client) {
+    for seed in 0.. {
+        let sql = format!(
+            "SELECT distillvq_train('one', queries => 'log', query_column => 'embedding', seed => {seed})"
+        );
+        if client.batch_execute(&sql).is_err() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_training_in_place_survives_or_never_was() {
+    let (mut server, mut client) = server("student");
+    let vectors = Vectors::clustered(3_000, DIM, 20, 31);
+    table(&mut client, "items", "vector", &vectors.slice(0..1_500));
+    table(&mut client, "log", "vector", &vectors.slice(1_500..2_000));
+    client.run("CREATE INDEX one ON items USING distillvq (embedding) WITH (lists = 12, subquantizers = 4)");
+    let query = search("items", Metric::L2, vectors.row(2_100), "LIMIT 500");
+    for milliseconds in [300, 700, 1_100, 1_600] {
+        thread::scope(|scope| {
+            let (trainer, writer) = (
+                server.connect_to("crash").unwrap(),
+                server.connect_to("crash").unwrap(),
+            );
+            let vectors = &vectors;
+            scope.spawn(|| train_until_killed(trainer));
+            scope.spawn(move || {
+                insert_until_killed(writer, 1_000_000 + milliseconds * 10_000, vectors)
+            });
+            thread::sleep(Duration::from_millis(milliseconds as u64));
+            server.kill9().unwrap();
+        });
+        sound(&mut back(&mut server), Metric::L2, &vectors);
+    }
+    // What a finished training has written is there without a checkpoint.
+    let mut client = server.connect_to("crash").unwrap();
+    client.run("SELECT distillvq_train('one', seed => 77)");
+    let before = by_index(&mut client, &query);
+    client.run("SELECT txid_current()");
+    server.kill9().unwrap();
+    assert!(by_index(&mut back(&mut server), &query) == before);
+}

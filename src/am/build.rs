@@ -12,8 +12,8 @@ use crate::pg::store::RelationStore;
 use crate::sample::Reservoir;
 use distillvq_ivf::{Builder, Create, Meta, Row, Tid, create_empty};
 use distillvq_quantizer::{
-    Encoded, EncodedRows, MIN_TRAIN_ROWS, Metric, Model, Placement, TrainError, TrainOptions,
-    Trained, train,
+    Encoded, EncodedRows, MIN_TRAIN_ROWS, Metric, Model, Monitor, Placement, TrainError,
+    TrainOptions, Trained, train,
 };
 
 /// Seed of the sample and of the training in a build: the same table gives the same index.
@@ -134,7 +134,9 @@ fn train_from_table(plan: &Plan, heap: Heap) -> Result<Option<Model>> {
     }
     let options = train_options(&plan.options, plan.metric, rows, SEED);
     let sample = reservoir.into_rows();
-    match run_training(&plan.index.name(), &sample, plan.dim, None, &options) {
+    let dim = plan.dim;
+    let job = |monitor: &dyn Monitor| train(&sample, dim, None, &options, monitor);
+    match run_training(&plan.index.name(), job) {
         Ok(trained) => Ok(Some(trained.model)),
         Err(Error::Train {
             source: TrainError::TooFewRows { usable, .. },
@@ -170,10 +172,7 @@ pub fn sample_capacity(dim: usize) -> usize {
 /// Trains on threads, reporting progress. `relation` names the source of the rows in errors.
 pub fn run_training(
     relation: &str,
-    sample: &[f32],
-    dim: usize,
-    queries: Option<&[f32]>,
-    options: &TrainOptions,
+    job: impl FnOnce(&dyn Monitor) -> std::result::Result<Trained, TrainError> + Send,
 ) -> Result<Trained> {
     let report = |phase: usize, done, total| {
         if phase > 0 {
@@ -181,9 +180,7 @@ pub fn run_training(
             crate::pg::report_progress(done, total);
         }
     };
-    let trained = compute::run(report, |monitor| {
-        train(sample, dim, queries, options, monitor)
-    });
+    let trained = compute::run(report, job);
     compute::return_memory();
     trained?.map_err(|source| Error::Train {
         relation: relation.to_owned(),

@@ -1,16 +1,35 @@
 //! The table of trained models, `distillvq.model`.
 //!
-//! It belongs to the extension's owner and nobody else may read it; a model's owner is the role that trained it, and only
-//! its members may train it anew. Any role may build an index with a model by name.
+//! It belongs to the extension's owner and nobody else may read it; a model's owner is the role that trained or imported
+//! it, and only its members may train it anew, export or drop it. Any role may build an index with a model by name.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, or_raise};
 use crate::pg::spi::{as_extension_owner, current_user};
 use distillvq_quantizer::{Model, Report};
-use pgrx::Spi;
 use pgrx::datum::DatumWithOid;
+use pgrx::{Spi, pg_extern};
+
+/// Whether the role `$2` may replace the model `m`: a member of its owner's role, or a superuser if that role is gone.
+macro_rules! may_replace {
+    () => {
+        "coalesce(pg_has_role($2::name, (SELECT oid FROM pg_roles WHERE rolname = m.owner), 'USAGE'), \
+         (SELECT rolsuper FROM pg_roles WHERE rolname = $2::name))"
+    };
+}
+
+/// Bytes that a model may have: about the largest that PostgreSQL can send as a parameter and decode in reasonable memory.
+const MOST_BYTES: usize = 256 << 20;
 
 /// Reads a model by name.
 pub fn load(name: &str) -> Result<Model> {
+    Model::from_bytes(&body(name)?).map_err(|source| Error::Model {
+        name: name.to_owned(),
+        source,
+    })
+}
+
+/// The bytes of a model.
+fn body(name: &str) -> Result<Vec<u8>> {
     let query = "SELECT body FROM distillvq.model WHERE name = $1";
     let body = as_extension_owner(|| {
         Spi::connect(|client| {
@@ -22,19 +41,95 @@ pub fn load(name: &str) -> Result<Model> {
             }
         })
     })??;
-    let body = body.ok_or_else(|| Error::NoModel(name.to_owned()))?;
-    Model::from_bytes(&body).map_err(|source| Error::Model {
-        name: name.to_owned(),
-        source,
-    })
+    body.ok_or_else(|| Error::NoModel(name.to_owned()))
 }
 
-/// Whether the role `$2` may replace the model `m`: a member of its owner's role, or a superuser if that role is gone.
-macro_rules! may_replace {
-    () => {
-        "coalesce(pg_has_role($2::name, (SELECT oid FROM pg_roles WHERE rolname = m.owner), 'USAGE'), \
-         (SELECT rolsuper FROM pg_roles WHERE rolname = $2::name))"
-    };
+/// The bytes of a model, for another database.
+#[pg_extern]
+fn distillvq_export_model(name: &str) -> Vec<u8> {
+    or_raise(check_owner(name).and_then(|()| body(name)))
+}
+
+/// Stores a model that was exported, under a name.
+#[pg_extern]
+fn distillvq_import_model(name: &str, body: &[u8], replace: bool) {
+    or_raise(import(name, body, replace));
+}
+
+fn import(name: &str, body: &[u8], replace: bool) -> Result<()> {
+    if name.is_empty() {
+        return Err(Error::NoName);
+    }
+    if body.len() > MOST_BYTES {
+        return Err(Error::LargeModel {
+            bytes: body.len(),
+            most: MOST_BYTES,
+        });
+    }
+    check_owner(name)?;
+    let model = Model::from_bytes(body).map_err(|source| Error::Import {
+        name: name.to_owned(),
+        source,
+    })?;
+    let report = model.report().clone();
+    if replace {
+        store(name, &model, &report)
+    } else if write(name, &model, &report, NEW)? == 0 {
+        Err(Error::ModelExists(name.to_owned()))
+    } else {
+        Ok(())
+    }
+}
+
+/// Forgets a model. Indexes keep the copies in their pages, but need it by name to be rebuilt.
+#[pg_extern]
+fn distillvq_drop_model(name: &str, force: bool) {
+    or_raise(drop_model(name, force));
+}
+
+fn drop_model(name: &str, force: bool) -> Result<()> {
+    check_owner(name)?;
+    // Says so if there is none.
+    body(name)?;
+    let indexes = if force { Vec::new() } else { indexes_of(name)? };
+    if !indexes.is_empty() {
+        return Err(Error::ModelInUse {
+            name: name.to_owned(),
+            indexes,
+        });
+    }
+    let statement = concat!(
+        "DELETE FROM distillvq.model m WHERE name = $1 AND ",
+        may_replace!()
+    );
+    let user = current_user();
+    let dropped = as_extension_owner(|| {
+        let arguments = [DatumWithOid::from(name), DatumWithOid::from(user.as_str())];
+        Spi::connect_mut(|client| {
+            client
+                .update(statement, None, &arguments)
+                .map(|dropped| dropped.len())
+        })
+    })??;
+    if dropped == 0 {
+        Err(Error::NoModel(name.to_owned()))
+    } else {
+        Ok(())
+    }
+}
+
+/// The indexes of this database that name a model in their options.
+fn indexes_of(name: &str) -> Result<Vec<String>> {
+    let query = "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c \
+                 JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_am a ON a.oid = c.relam \
+                 WHERE a.amname = 'distillvq' AND 'model=' || $1 = ANY (c.reloptions) ORDER BY 1";
+    as_extension_owner(|| {
+        Spi::connect(|client| {
+            let rows = client.select(query, None, &[DatumWithOid::from(name)])?;
+            let names = rows.filter_map(|row| row.get::<String>(1).transpose());
+            Ok(names.collect::<std::result::Result<_, _>>()?)
+        })
+    })?
 }
 
 /// Refuses a name that is taken by a role of which the current user is no member.
@@ -66,17 +161,33 @@ pub fn check_owner(name: &str) -> Result<()> {
     })
 }
 
+/// Leaves an earlier model of the name alone.
+const NEW: &str = "DO NOTHING";
+/// Puts the model in the place of an earlier one of the name.
+const REPLACE: &str = concat!(
+    "(name) DO UPDATE SET metric = excluded.metric, dimensions = excluded.dimensions, lists = excluded.lists, \
+     subquantizers = excluded.subquantizers, bits = excluded.bits, rows = excluded.rows, \
+     queries = excluded.queries, recall_before = excluded.recall_before, recall_after = excluded.recall_after, \
+     trained = excluded.trained, body = excluded.body WHERE ",
+    may_replace!()
+);
+
 /// Stores a model under a name, in place of an earlier one.
 pub fn store(name: &str, model: &Model, report: &Report) -> Result<()> {
-    let statement = concat!(
+    // Nothing written: since the first look somebody else has taken the name.
+    if write(name, model, report, REPLACE)? == 0 {
+        check_owner(name)
+    } else {
+        Ok(())
+    }
+}
+
+/// Writes a model unless the rule for conflicts forbids it. Returns the number of rows written.
+fn write(name: &str, model: &Model, report: &Report, conflict: &str) -> Result<usize> {
+    let statement = format!(
         "INSERT INTO distillvq.model AS m (name, owner, metric, dimensions, lists, subquantizers, bits, rows, queries, \
          recall_before, recall_after, trained, body) \
-         VALUES ($1, $2::name, $3, $4, $5, $6, $7, $8, $9, $10, $11, now(), $12) \
-         ON CONFLICT (name) DO UPDATE SET metric = excluded.metric, dimensions = excluded.dimensions, \
-         lists = excluded.lists, subquantizers = excluded.subquantizers, bits = excluded.bits, rows = excluded.rows, \
-         queries = excluded.queries, recall_before = excluded.recall_before, recall_after = excluded.recall_after, \
-         trained = excluded.trained, body = excluded.body WHERE ",
-        may_replace!()
+         VALUES ($1, $2::name, $3, $4, $5, $6, $7, $8, $9, $10, $11, now(), $12) ON CONFLICT {conflict}"
     );
     let body = model.to_bytes().map_err(|source| Error::Model {
         name: name.to_owned(),
@@ -84,7 +195,7 @@ pub fn store(name: &str, model: &Model, report: &Report) -> Result<()> {
     })?;
     let user = current_user();
     let metric = model.metric().to_string();
-    let written = as_extension_owner(|| {
+    as_extension_owner(|| {
         let arguments: [DatumWithOid<'_>; 12] = [
             name.into(),
             user.as_str().into(),
@@ -93,22 +204,15 @@ pub fn store(name: &str, model: &Model, report: &Report) -> Result<()> {
             (model.lists() as i32).into(),
             (model.subquantizers() as i32).into(),
             i32::from(model.bits()).into(),
-            (report.rows as i64).into(),
-            (report.queries as i64).into(),
+            i64::try_from(report.rows).unwrap_or(i64::MAX).into(),
+            i64::try_from(report.queries).unwrap_or(i64::MAX).into(),
             report.recall_before.into(),
             report.recall_after.into(),
             body.into(),
         ];
         Spi::connect_mut(|client| {
-            client
-                .update(statement, None, &arguments)
-                .map(|written| written.len())
+            let written = client.update(statement.as_str(), None, &arguments)?;
+            Ok(written.len())
         })
-    })??;
-    // Nothing written: since the first look somebody else has taken the name.
-    if written == 0 {
-        check_owner(name)
-    } else {
-        Ok(())
-    }
+    })?
 }

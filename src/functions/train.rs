@@ -1,12 +1,22 @@
-//! `distillvq_train(table, column, …)`: a named model from a column of vectors.
+//! `distillvq_train`, in two forms: a named model from a column of vectors, and a live index trained again in place.
+//!
+//! The second form changes decoder and routing alone, in the index's pages and not by transaction: nothing that a later
+//! rollback would have to undo, since a model changes no result but its quality.
 
-use crate::am::build::{run_training, sample_capacity, train_options};
-use crate::error::{Error, Result, or_raise};
+use crate::am::build::{SAMPLING, run_training, sample_capacity, train_options};
+use crate::am::scan::Target;
+use crate::error::{Error, Result, of_index, or_raise};
 use crate::functions::models;
+use crate::pg::Progress;
 use crate::pg::options::Options;
-use crate::pg::spi::{VectorColumn, relation_name};
+use crate::pg::relation::{Maintained, Trainable, may_maintain, table_of, trainable};
+use crate::pg::spi::{VectorColumn, partitions, relation_name};
+use crate::pg::store::RelationStore;
 use crate::sample::Reservoir;
-use distillvq_quantizer::{MAX_LISTS, Metric, max_subquantizers};
+use distillvq_ivf::replace_student;
+use distillvq_quantizer::{
+    MAX_LISTS, Metric, Report, RetrainOptions, max_subquantizers, retrain, train,
+};
 use pgrx::iter::TableIterator;
 use pgrx::{name, pg_extern, pg_sys::Oid};
 use std::time::Instant;
@@ -16,6 +26,7 @@ const QUERY_SHARE: usize = 4;
 
 /// What the caller asks for, checked.
 struct Request {
+    table: Oid,
     rows: VectorColumn,
     queries: Option<VectorColumn>,
     model: String,
@@ -26,6 +37,19 @@ struct Request {
 
 /// The row that the function returns: model, rows, queries, recall before and after, seconds.
 type Outcome = (String, i64, i64, f32, f32, f32);
+
+/// The same with the names of its columns.
+type Row = TableIterator<
+    'static,
+    (
+        name!(model, String),
+        name!(rows, i64),
+        name!(queries, i64),
+        name!(recall_before, f32),
+        name!(recall_after, f32),
+        name!(seconds, f32),
+    ),
+>;
 
 /// Trains a model on a column of vectors, with or without logged queries, and stores it under a name.
 #[pg_extern]
@@ -41,23 +65,176 @@ fn distillvq_train(
     subquantizers: Option<i32>,
     bits: Option<i32>,
     seed: Option<i64>,
-) -> TableIterator<
-    'static,
-    (
-        name!(model, String),
-        name!(rows, i64),
-        name!(queries, i64),
-        name!(recall_before, f32),
-        name!(recall_after, f32),
-        name!(seconds, f32),
-    ),
-> {
+) -> Row {
     let (Some(table), Some(column)) = (table, column) else {
         return TableIterator::new(Vec::new());
     };
     let request = Request::check(table, column, model, metric, queries, query_column)
         .and_then(|request| request.with_shape(lists, subquantizers, bits, seed));
     TableIterator::once(or_raise(request.and_then(Request::run)))
+}
+
+/// Trains the model of a live index again, beside reads and writes.
+#[pg_extern]
+fn distillvq_train_index(
+    index: Option<Oid>,
+    queries: Option<Oid>,
+    query_column: Option<&std::ffi::CStr>,
+    seed: Option<i64>,
+) -> Row {
+    let Some(index) = index else {
+        return TableIterator::new(Vec::new());
+    };
+    let seed = seed.unwrap_or(0) as u64;
+    let outcome = query_log(queries, query_column)
+        .and_then(|queries| train_index(index, queries.as_ref(), seed));
+    TableIterator::once(or_raise(outcome))
+}
+
+/// The column of logged queries, if the caller named one.
+fn query_log(
+    queries: Option<Oid>,
+    column: Option<&std::ffi::CStr>,
+) -> Result<Option<VectorColumn>> {
+    match (queries, column) {
+        (Some(relation), Some(column)) => {
+            VectorColumn::find(relation, &column.to_string_lossy()).map(Some)
+        }
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(Error::HalfQueries("queries", "query_column")),
+        (None, Some(_)) => Err(Error::HalfQueries("query_column", "queries")),
+    }
+}
+
+/// Refuses a relation that is no index to train, or not the caller's to maintain.
+fn check_index(index: Oid) -> Result<()> {
+    let name = || relation_name(index).unwrap_or_else(|| index.to_u32().to_string());
+    match trainable(index) {
+        Some(Trainable::Index) if may_maintain(table_of(index)) => Ok(()),
+        Some(Trainable::Index) => Err(Error::NotOwner(name())),
+        Some(Trainable::Partitioned) => Err(Error::PartitionedIndex {
+            index: name(),
+            partitions: partitions(index)?,
+        }),
+        Some(Trainable::Other(kind)) => Err(Error::NotAnIndex {
+            relation: name(),
+            kind,
+        }),
+        None => Err(Error::NotAnIndex {
+            relation: name(),
+            kind: "no relation",
+        }),
+    }
+}
+
+/// Samples the rows of an index, trains its model again, and puts the new student into its pages if it won.
+fn train_index(oid: Oid, queries: Option<&VectorColumn>, seed: u64) -> Result<Outcome> {
+    let start = Instant::now();
+    check_index(oid)?;
+    let locked = Maintained::open(oid);
+    let index = locked.index();
+    if locked.of_another_session() {
+        return Err(Error::OtherSession(index.name()));
+    }
+    let Target { model, meta, .. } = Target::open(index)?;
+    let model = model.ok_or_else(|| Error::Untrained(index.name()))?;
+    let _progress = Progress::start(index.table(), Some(oid));
+    let rows = VectorColumn::of_index(index)?;
+    let shared = queries.is_some();
+    let sample = sample(&rows, seed, Some(meta.dim), Part::rows(shared))?.rows;
+    let log = match queries {
+        Some(column) => Some(self::sample(column, seed, Some(meta.dim), Part::Queries)?.rows),
+        None => None,
+    };
+    let options = RetrainOptions { seed };
+    let trained = run_training(&index.name(), |monitor| {
+        retrain(&model, &sample, log.as_deref(), &options, monitor)
+    })?;
+    if trained.report.improved() {
+        let unwritten = |source| Error::Model {
+            name: index.name(),
+            source,
+        };
+        let student = trained.model.student_bytes().map_err(unwritten)?;
+        let store = RelationStore::new(index);
+        replace_student(&store, &student, crate::pg::random_u64()).map_err(of_index(index))?;
+        crate::pg::commit_durably();
+    }
+    Ok(outcome(index.name(), &trained.report, start))
+}
+
+fn outcome(model: String, report: &Report, start: Instant) -> Outcome {
+    (
+        model,
+        report.rows as i64,
+        report.queries as i64,
+        report.recall_before,
+        report.recall_after,
+        start.elapsed().as_secs_f32(),
+    )
+}
+
+/// Whose part of the sample's memory is used.
+#[derive(Clone, Copy)]
+enum Part {
+    /// Rows, without queries beside them.
+    Whole,
+    /// Rows beside queries.
+    Rows,
+    /// Queries.
+    Queries,
+}
+
+impl Part {
+    /// The part of the rows.
+    fn rows(beside_queries: bool) -> Self {
+        if beside_queries {
+            Self::Rows
+        } else {
+            Self::Whole
+        }
+    }
+
+    fn capacity(self, dim: usize) -> usize {
+        let whole = sample_capacity(dim);
+        match self {
+            Self::Whole => whole,
+            Self::Rows => whole * (QUERY_SHARE - 1) / QUERY_SHARE,
+            Self::Queries => whole / QUERY_SHARE,
+        }
+    }
+}
+
+/// Vectors drawn from a column.
+struct Sample {
+    dim: usize,
+    /// Vectors that they were drawn from.
+    offered: usize,
+    /// Elements, row-major.
+    rows: Vec<f32>,
+}
+
+/// A uniform sample of a column. Its dimensions are those wanted, or the type's, or the first row's.
+fn sample(column: &VectorColumn, seed: u64, wanted: Option<usize>, part: Part) -> Result<Sample> {
+    crate::pg::report_phase(SAMPLING);
+    let mut dim = wanted.or(column.dim).unwrap_or(0);
+    let mut reservoir: Option<Reservoir> = None;
+    column.scan(&mut |read| {
+        if dim == 0 {
+            dim = read(&mut Vec::new());
+        }
+        let new = || Reservoir::new(part.capacity(dim), dim, seed);
+        let reservoir = reservoir.get_or_insert_with(new);
+        reservoir.offer(read).map_err(|found| Error::Dimensions {
+            expected: dim,
+            found,
+        })
+    })?;
+    Ok(Sample {
+        dim: dim.max(1),
+        offered: reservoir.as_ref().map_or(0, Reservoir::offered),
+        rows: reservoir.map_or(Vec::new(), Reservoir::into_rows),
+    })
 }
 
 impl Request {
@@ -75,18 +252,12 @@ impl Request {
         let metric = metric
             .parse()
             .map_err(|_| Error::UnknownMetric(metric.to_owned()))?;
-        let queries = match (queries, query_column) {
-            (Some(relation), Some(column)) => {
-                Some(VectorColumn::find(relation, &column.to_string_lossy())?)
-            }
-            (None, None) => None,
-            (Some(_), None) => return Err(Error::HalfQueries("queries", "query_column")),
-            (None, Some(_)) => return Err(Error::HalfQueries("query_column", "queries")),
-        };
+        let queries = query_log(queries, query_column)?;
         let default_name = || format!("{}_{column}", relation_name(table).unwrap_or_default());
         let model = model.map_or_else(default_name, str::to_owned);
         models::check_owner(&model)?;
         Ok(Self {
+            table,
             rows,
             queries,
             model,
@@ -123,61 +294,19 @@ impl Request {
     /// Samples, trains and stores.
     fn run(self) -> Result<Outcome> {
         let start = Instant::now();
-        let (dim, offered, sample) = self.sample(&self.rows, None)?;
+        let _progress = Progress::start(self.table, None);
+        let part = Part::rows(self.queries.is_some());
+        let Sample { dim, offered, rows } = sample(&self.rows, self.seed, None, part)?;
         let queries = match &self.queries {
-            Some(column) => Some(self.sample(column, Some(dim))?.2),
+            Some(column) => Some(sample(column, self.seed, Some(dim), Part::Queries)?.rows),
             None => None,
         };
         let options = train_options(&self.options, self.metric, offered, self.seed);
-        let trained = run_training(
-            &self.rows.relation,
-            &sample,
-            dim,
-            queries.as_deref(),
-            &options,
-        )?;
-        models::store(&self.model, &trained.model, &trained.report)?;
-        let report = trained.report;
-        let counts = (report.rows as i64, report.queries as i64);
-        let seconds = start.elapsed().as_secs_f32();
-        Ok((
-            self.model,
-            counts.0,
-            counts.1,
-            report.recall_before,
-            report.recall_after,
-            seconds,
-        ))
-    }
-
-    /// A uniform sample of a column: its dimensions, the rows it was drawn from, and the elements. The dimensions are
-    /// those wanted, or the type's, or the first row's.
-    fn sample(
-        &self,
-        column: &VectorColumn,
-        wanted: Option<usize>,
-    ) -> Result<(usize, usize, Vec<f32>)> {
-        let mut dim = wanted.or(column.dim).unwrap_or(0);
-        let mut reservoir: Option<Reservoir> = None;
-        column.scan(&mut |read| {
-            if dim == 0 {
-                dim = read(&mut Vec::new());
-            }
-            let capacity = || match (&self.queries, wanted) {
-                (None, _) => sample_capacity(dim),
-                (Some(_), None) => sample_capacity(dim) * (QUERY_SHARE - 1) / QUERY_SHARE,
-                (Some(_), Some(_)) => sample_capacity(dim) / QUERY_SHARE,
-            };
-            let reservoir =
-                reservoir.get_or_insert_with(|| Reservoir::new(capacity(), dim, self.seed));
-            reservoir.offer(read).map_err(|found| Error::Dimensions {
-                expected: dim,
-                found,
-            })
+        let trained = run_training(&self.rows.relation, |monitor| {
+            train(&rows, dim, queries.as_deref(), &options, monitor)
         })?;
-        Ok(reservoir.map_or((dim.max(1), 0, Vec::new()), |all| {
-            (dim, all.offered(), all.into_rows())
-        }))
+        models::store(&self.model, &trained.model, &trained.report)?;
+        Ok(outcome(self.model, &trained.report, start))
     }
 }
 

@@ -140,3 +140,28 @@ pub fn count_index_scan(index: Index) {
         }
     }
 }
+
+/// Whether a role may maintain a table: its owner and superusers, and who was granted MAINTAIN.
+#[cfg(any(feature = "pg17", feature = "pg18"))]
+pub fn may_maintain(table: pg_sys::Oid, role: pg_sys::Oid) -> bool {
+    // SAFETY: catalog look-ups.
+    unsafe {
+        pg_sys::object_ownercheck(pg_sys::RelationRelationId, table, role)
+            || pg_sys::pg_class_aclcheck(table, role, pg_sys::ACL_MAINTAIN.into())
+                == pg_sys::AclResult::ACLCHECK_OK
+    }
+}
+
+/// Whether a role may maintain a table: its owner and superusers.
+#[cfg(feature = "pg16")]
+pub fn may_maintain(table: pg_sys::Oid, role: pg_sys::Oid) -> bool {
+    // SAFETY: a catalog look-up.
+    unsafe { pg_sys::object_ownercheck(pg_sys::RelationRelationId, table, role) }
+}
+
+/// Whether a role may maintain a table: its owner and superusers.
+#[cfg(feature = "pg15")]
+pub fn may_maintain(table: pg_sys::Oid, role: pg_sys::Oid) -> bool {
+    // SAFETY: a catalog look-up.
+    unsafe { pg_sys::pg_class_ownercheck(table, role) }
+}

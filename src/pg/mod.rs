@@ -37,11 +37,59 @@ pub fn random_u64() -> u64 {
     unsafe { pg_sys::pg_prng_uint64(&raw mut pg_sys::pg_global_prng_state) }
 }
 
+/// Lets the transaction's end wait until its WAL is on disk, though it has changed no row.
+pub fn commit_durably() {
+    // SAFETY: sets a flag of the running transaction.
+    unsafe { pg_sys::ForceSyncCommit() };
+}
+
 /// `maintenance_work_mem` in bytes.
 pub fn maintenance_bytes() -> usize {
     // SAFETY: an integer that only this thread changes.
     let kilobytes = unsafe { pg_sys::maintenance_work_mem };
     kilobytes.max(1024) as usize * 1024
+}
+
+/// A command that `pg_stat_progress_create_index` shows while this lives; an abort ends it after an error.
+pub struct Progress(());
+
+impl Progress {
+    /// Begins to report work on a relation and, if it is about one, on its index.
+    pub fn start(relation: pg_sys::Oid, index: Option<pg_sys::Oid>) -> Self {
+        let command = pg_sys::ProgressCommandType::PROGRESS_COMMAND_CREATE_INDEX;
+        // The view names the sub-phase by asking the access method.
+        let parameters = [
+            (
+                pg_sys::PROGRESS_CREATEIDX_PHASE,
+                pg_sys::PROGRESS_CREATEIDX_PHASE_BUILD.into(),
+            ),
+            (
+                pg_sys::PROGRESS_CREATEIDX_INDEX_OID.to_u32(),
+                index.unwrap_or(pg_sys::InvalidOid).to_u32().into(),
+            ),
+            (
+                pg_sys::PROGRESS_CREATEIDX_ACCESS_METHOD_OID.to_u32(),
+                relation::access_method().to_u32().into(),
+            ),
+        ];
+        // SAFETY: the backend's own status.
+        unsafe {
+            pg_sys::pgstat_progress_start_command(command, relation);
+            for (parameter, value) in parameters {
+                pg_sys::pgstat_progress_update_param(parameter as i32, value);
+            }
+        }
+        Self(())
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: ends what `start` began.
+            unsafe { pg_sys::pgstat_progress_end_command() };
+        }
+    }
 }
 
 /// Reports the phase of an index build to `pg_stat_progress_create_index`.

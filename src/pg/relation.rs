@@ -118,6 +118,27 @@ impl Index {
         }
     }
 
+    /// The index's table.
+    pub fn table(self) -> pg_sys::Oid {
+        // SAFETY: an open index has its catalog row.
+        unsafe { (*(*self.0).rd_index).indrelid }
+    }
+
+    /// Whether its definition has an expression or a predicate, which runs functions.
+    pub fn has_expressions(self) -> bool {
+        // SAFETY: an open index; the lists are the relation's own.
+        unsafe {
+            !pg_sys::RelationGetIndexExpressions(self.0).is_null()
+                || !pg_sys::RelationGetIndexPredicate(self.0).is_null()
+        }
+    }
+
+    /// The owner of the index and its table.
+    pub fn owner(self) -> pg_sys::Oid {
+        // SAFETY: an open relation.
+        unsafe { (*(*self.0).rd_rel).relowner }
+    }
+
     /// The index's options.
     pub fn options(self) -> Options {
         // SAFETY: rd_options is null or what our amoptions made.
@@ -169,6 +190,113 @@ impl Index {
             }
         }
     }
+}
+
+/// The object identifier of the access method, invalid if it does not exist.
+pub fn access_method() -> pg_sys::Oid {
+    // SAFETY: a catalog look-up.
+    unsafe { pg_sys::get_index_am_oid(c"distillvq".as_ptr(), true) }
+}
+
+/// What a relation is to somebody who wants to train an index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trainable {
+    /// An index of this access method.
+    Index,
+    /// The index of a partitioned table.
+    Partitioned,
+    /// Anything else.
+    Other(&'static str),
+}
+
+/// Looks up what a relation is, or nothing if it does not exist.
+pub fn trainable(oid: pg_sys::Oid) -> Option<Trainable> {
+    // SAFETY: a catalog look-up; the row is read before it is released.
+    let (kind, method) = unsafe {
+        let cache = pg_sys::SysCacheIdentifier::RELOID as i32;
+        let row = pg_sys::SearchSysCache1(cache, pg_sys::Datum::from(oid));
+        if row.is_null() {
+            return None;
+        }
+        let class = &*pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_class>();
+        let found = (class.relkind as u8, class.relam);
+        pg_sys::ReleaseSysCache(row);
+        found
+    };
+    Some(match kind {
+        pg_sys::RELKIND_INDEX if method == access_method() => Trainable::Index,
+        pg_sys::RELKIND_PARTITIONED_INDEX if method == access_method() => Trainable::Partitioned,
+        pg_sys::RELKIND_INDEX | pg_sys::RELKIND_PARTITIONED_INDEX => {
+            Trainable::Other("an index of another access method")
+        }
+        pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE | pg_sys::RELKIND_MATVIEW => {
+            Trainable::Other("a table")
+        }
+        _ => Trainable::Other("neither an index nor a table"),
+    })
+}
+
+/// Whether the current user may maintain a table and its indexes.
+pub fn may_maintain(table: pg_sys::Oid) -> bool {
+    // SAFETY: catalog look-ups.
+    unsafe { crate::pg::compat::may_maintain(table, pg_sys::GetUserId()) }
+}
+
+/// An index and its table, open and locked for maintenance: reads and writes go on, while other maintenance of the table
+/// waits. Closed when dropped; after an error the abort does that.
+pub struct Maintained {
+    heap: pg_sys::Relation,
+    index: pg_sys::Relation,
+}
+
+/// Keeps VACUUM, REINDEX and other trainings of the table away, but neither readers nor writers.
+const MAINTENANCE: pg_sys::LOCKMODE = pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE;
+/// What a writer takes on an index.
+const WRITER: pg_sys::LOCKMODE = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
+
+impl Maintained {
+    /// Opens an index of this access method, the table first. A relation that is gone is PostgreSQL's own error.
+    pub fn open(index: pg_sys::Oid) -> Self {
+        // SAFETY: the locks are taken in the server's order, and belong to the transaction until they are released.
+        unsafe {
+            pg_sys::PreventCommandIfReadOnly(c"distillvq_train()".as_ptr());
+            let heap = pg_sys::table_open(table_of(index), MAINTENANCE);
+            let index = pg_sys::index_open(index, WRITER);
+            Self { heap, index }
+        }
+    }
+
+    /// The index.
+    pub fn index(&self) -> Index {
+        Index(self.index)
+    }
+
+    /// Whether it is a temporary index of another session, whose pages this one cannot see.
+    pub fn of_another_session(&self) -> bool {
+        // SAFETY: an open relation.
+        unsafe {
+            let temporary = (*(*self.index).rd_rel).relpersistence as u8;
+            temporary == pg_sys::RELPERSISTENCE_TEMP && !(*self.index).rd_islocaltemp
+        }
+    }
+}
+
+impl Drop for Maintained {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: opened in `open`, closed once.
+            unsafe {
+                pg_sys::index_close(self.index, WRITER);
+                pg_sys::table_close(self.heap, MAINTENANCE);
+            }
+        }
+    }
+}
+
+/// The table of an index.
+pub fn table_of(index: pg_sys::Oid) -> pg_sys::Oid {
+    // SAFETY: a catalog look-up; an index that is gone is PostgreSQL's own error.
+    unsafe { pg_sys::IndexGetRelation(index, false) }
 }
 
 /// Support function number of the distance.

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::pg::datum::{ReadElements, append_elements};
-use crate::pg::relation::{Element, type_name};
+use crate::pg::relation::{Element, Index, type_name};
 use pgrx::{Spi, pg_sys};
 use std::ffi::CStr;
 
@@ -58,6 +58,12 @@ impl Drop for AsOwner {
     }
 }
 
+/// Runs `work` with the rights of a role, names being looked up in `pg_catalog` alone.
+fn as_role<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
+    let _guard = AsOwner::new(role);
+    work()
+}
+
 /// Runs `work` with the rights of the owner of the extension's table, names being looked up in `pg_catalog` alone. Only
 /// for fixed statements.
 pub fn as_extension_owner<T>(work: impl FnOnce() -> T) -> Result<T> {
@@ -76,8 +82,7 @@ pub fn as_extension_owner<T>(work: impl FnOnce() -> T) -> Result<T> {
         pg_sys::ReleaseSysCache(row);
         owner
     };
-    let _guard = AsOwner::new(owner);
-    Ok(work())
+    Ok(as_role(owner, work))
 }
 
 /// The name of the current user.
@@ -126,16 +131,18 @@ unsafe fn owned(text: *mut std::ffi::c_char) -> Option<String> {
     }
 }
 
-/// A column of vectors of some relation.
+/// Vectors to train on: a column of some relation, or what an index takes from its table.
 pub struct VectorColumn {
-    /// The relation's quoted name.
+    /// The relation's quoted name, or the index's.
     pub relation: String,
-    /// The column's name.
-    pub column: String,
     /// What its vectors are made of.
     pub element: Element,
     /// The dimensions that its type fixes, if it does.
     pub dim: Option<usize>,
+    /// Selects the vectors that are not null.
+    query: String,
+    /// The role to select as, if not the caller.
+    role: Option<pg_sys::Oid>,
 }
 
 impl VectorColumn {
@@ -169,24 +176,59 @@ impl VectorColumn {
             type_name: type_name(type_oid),
         })?;
         let dim = usize::try_from(modifier).ok().filter(|&dim| dim > 0);
+        let value = pgrx::spi::quote_identifier(column);
+        let query = format!("SELECT {value} FROM {name} WHERE {value} IS NOT NULL");
         Ok(Self {
             relation: name,
-            column: column.to_owned(),
             element,
             dim,
+            query,
+            role: None,
+        })
+    }
+
+    /// The rows of an index, as the caller may see them. Functions in the index's definition run as the owner of the
+    /// table, as in REINDEX: a superuser is not to run them with rights that their author has not; then the caller must
+    /// be allowed to read the table.
+    pub fn of_index(index: Index) -> Result<Self> {
+        let (relation, element) = (quoted_relation(index.table())?, index.element()?);
+        let role = index.has_expressions().then(|| index.owner());
+        if role.is_some() && !may_select(index.table()) {
+            return Err(Error::NoSelect(relation));
+        }
+        let define = || {
+            let (value, predicate) = definition(index.oid())?;
+            let predicate = predicate.map_or(String::new(), |text| format!(" AND ({text})"));
+            Ok(format!(
+                "SELECT {value} FROM ONLY {relation} WHERE {value} IS NOT NULL{predicate}"
+            ))
+        };
+        let query: Result<String> = match role {
+            // Deparsed under the search path that the query will run under.
+            Some(role) => as_role(role, define),
+            None => define(),
+        };
+        Ok(Self {
+            relation: quoted_relation(index.oid())?,
+            element,
+            dim: Some(index.dimensions()?),
+            query: query?,
+            role,
         })
     }
 
     /// Passes every non-null vector that the caller may see to `each`, which decides whether to read it: it is given
     /// a function that appends the elements to a buffer and returns their number.
     pub fn scan(&self, each: &mut dyn FnMut(&ReadElements<'_>) -> Result<()>) -> Result<()> {
-        let column = pgrx::spi::quote_identifier(&self.column);
-        let query = format!(
-            "SELECT {column} FROM {} WHERE {column} IS NOT NULL",
-            self.relation
-        );
+        match self.role {
+            Some(role) => as_role(role, || self.scan_here(each)),
+            None => self.scan_here(each),
+        }
+    }
+
+    fn scan_here(&self, each: &mut dyn FnMut(&ReadElements<'_>) -> Result<()>) -> Result<()> {
         Spi::connect(|client| {
-            let mut cursor = client.try_open_cursor(query.as_str(), &[])?;
+            let mut cursor = client.try_open_cursor(self.query.as_str(), &[])?;
             loop {
                 let mut rows = cursor.fetch(ROWS_A_FETCH)?;
                 if rows.is_empty() {
@@ -203,4 +245,35 @@ impl VectorColumn {
             }
         })
     }
+}
+
+/// Whether the current user may read all columns of a table.
+fn may_select(table: pg_sys::Oid) -> bool {
+    // SAFETY: a catalog look-up.
+    unsafe {
+        pg_sys::pg_class_aclcheck(table, pg_sys::GetUserId(), pg_sys::ACL_SELECT.into())
+            == pg_sys::AclResult::ACLCHECK_OK
+    }
+}
+
+/// What an index takes from a row, and for which rows, as SQL.
+fn definition(index: pg_sys::Oid) -> Result<(String, Option<String>)> {
+    let query = "SELECT pg_catalog.pg_get_indexdef(indexrelid, 1, false), \
+                 pg_catalog.pg_get_expr(indpred, indrelid) FROM pg_catalog.pg_index WHERE indexrelid = $1";
+    Spi::connect(|client| {
+        let rows = client.select(query, Some(1), &[index.into()])?;
+        let (value, predicate) = rows.first().get_two::<String, String>()?;
+        Ok((value.unwrap_or_default(), predicate))
+    })
+}
+
+/// Names of the indexes with rows below the index of a partitioned table.
+pub fn partitions(index: pg_sys::Oid) -> Result<Vec<String>> {
+    let query = "SELECT t.relid::text FROM pg_catalog.pg_partition_tree($1) t \
+                 JOIN pg_catalog.pg_class c ON c.oid = t.relid WHERE c.relkind = 'i' ORDER BY 1";
+    Spi::connect(|client| {
+        let rows = client.select(query, None, &[index.into()])?;
+        let names = rows.filter_map(|row| row.get::<String>(1).transpose());
+        Ok(names.collect::<std::result::Result<_, _>>()?)
+    })
 }

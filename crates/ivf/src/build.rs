@@ -6,9 +6,10 @@
 //! A run writes each page once: the builder is the only writer, so the number of the page that will continue a chain is
 //! known in advance and its link can be written with the page before it.
 
+use crate::chain::{pieces, write_piece};
 use crate::error::Error;
-use crate::meta::{Entry, Extent, Meta, VERSION, directory_blocks, entries_on, model_bytes};
-use crate::page::{BODY, BODY_SIZE, Head, Kind, NO_BLOCK, put};
+use crate::meta::{Chain, Entry, Extent, Meta, VERSION, directory_blocks, entries_on, model_bytes};
+use crate::page::{Head, Kind, NO_BLOCK};
 use crate::posting::{check_row, extend_after, fill, open};
 use crate::store::{PageStore, PageWrite};
 use crate::{CodeShape, Metric, Model, Row};
@@ -41,26 +42,29 @@ impl<'a, S: PageStore> Builder<'a, S> {
     /// Begins an index in an empty store: metapage, model and directory pages.
     pub fn create(store: &'a S, create: Create<'_>) -> Result<Self, Error> {
         let meta = create.meta()?;
-        let bytes = create.model.map(Model::to_bytes).transpose()?;
-        Builder::lay_out(store, meta, &bytes.unwrap_or_default())
+        let parts = match create.model {
+            Some(model) => [model.encoder_bytes()?, model.student_bytes()?],
+            None => Default::default(),
+        };
+        Builder::lay_out(store, meta, &parts)
     }
 
-    /// Writes the pages before the first posting page. Extents and checksum of `meta` are set here.
-    fn lay_out(store: &'a S, mut meta: Meta, model: &[u8]) -> Result<Self, Error> {
+    /// Writes the pages before the first posting page. Chains and the directory's extent in `meta` are set here.
+    fn lay_out(
+        store: &'a S,
+        mut meta: Meta,
+        [encoder, student]: &[Vec<u8>; 2],
+    ) -> Result<Self, Error> {
         if store.blocks()? != 0 {
             return Err(Error::Store("the index to build has pages already".into()));
         }
-        let pieces = model.len().div_ceil(BODY_SIZE) as u32;
         meta.complete = false;
         meta.rows_at_build = 0;
-        meta.model_bytes = model.len() as u64;
-        meta.model_crc = crc32c::crc32c(model);
-        meta.model = Extent {
-            start: if pieces > 0 { 1 } else { NO_BLOCK },
-            blocks: pieces,
-        };
+        meta.encoder = chain_at(1, encoder);
+        meta.student = chain_at(1 + meta.encoder.blocks, student);
+        meta.spare = Chain::default();
         meta.directory = Extent {
-            start: 1 + pieces,
+            start: 1 + meta.encoder.blocks + meta.student.blocks,
             blocks: directory_blocks(meta.lists),
         };
         let mut builder = Builder {
@@ -70,18 +74,14 @@ impl<'a, S: PageStore> Builder<'a, S> {
             blocks: 0,
         };
         builder.add_page(|page, _| meta.store(page))?;
-        for (ordinal, piece) in (0u32..).zip(model.chunks(BODY_SIZE)) {
-            builder.add_page(|page, block| {
-                let last = ordinal + 1 == pieces;
-                Head {
-                    kind: Kind::Model,
-                    count: piece.len() as u16,
-                    list: ordinal,
-                    next: if last { NO_BLOCK } else { block + 1 },
-                }
-                .write(page);
-                put(page, BODY, piece);
-            })?;
+        for bytes in [encoder, student] {
+            let last = pieces(bytes).len().saturating_sub(1);
+            for (ordinal, piece) in pieces(bytes).enumerate() {
+                builder.add_page(|page, block| {
+                    let next = if ordinal == last { NO_BLOCK } else { block + 1 };
+                    write_piece(page, ordinal as u32, next, piece);
+                })?;
+            }
         }
         for ordinal in 0..meta.directory.blocks {
             builder.add_page(|page, _| directory_page(&meta, ordinal, &[], page))?;
@@ -238,13 +238,24 @@ impl Create<'_> {
             dim: self.dim,
             lists: self.model.map_or(0, |model| model.lists() as u32),
             shape: self.model.map_or(untrained, Model::shape),
-            model: Extent::default(),
-            model_bytes: 0,
-            model_crc: 0,
+            encoder: Chain::default(),
+            student: Chain::default(),
+            spare: Chain::default(),
             directory: Extent::default(),
             build_id: self.build_id,
             rows_at_build: 0,
         })
+    }
+}
+
+/// The chain of pages that follow each other from `start`, as many as the bytes need.
+fn chain_at(start: u32, bytes: &[u8]) -> Chain {
+    let blocks = pieces(bytes).len() as u32;
+    Chain {
+        start: if blocks > 0 { start } else { NO_BLOCK },
+        blocks,
+        bytes: bytes.len() as u64,
+        crc: crc32c::crc32c(bytes),
     }
 }
 
@@ -277,11 +288,11 @@ fn expect_block(found: u32, expected: u32) -> Result<(), Error> {
 
 /// Copies metapage and model of `from` into the empty store `to`, with an empty directory: the same index without rows.
 pub fn create_empty<S: PageStore, T: PageStore>(from: &S, to: &T) -> Result<Meta, Error> {
-    let meta = Meta::read(from)?;
-    let bytes = if meta.trained() {
-        model_bytes(from, &meta)?
+    let mut meta = Meta::read(from)?;
+    let parts = if meta.trained() {
+        model_bytes(from, &mut meta)?
     } else {
-        Vec::new()
+        Default::default()
     };
-    Builder::lay_out(to, meta, &bytes)?.finish()
+    Builder::lay_out(to, meta, &parts)?.finish()
 }

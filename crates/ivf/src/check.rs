@@ -1,5 +1,6 @@
 //! Verification of the structure of an index.
 
+use crate::chain;
 use crate::error::Error;
 use crate::meta::{Entry, Meta, load_model, read_directory};
 use crate::page::{Head, Kind, Layout, NO_BLOCK};
@@ -75,13 +76,14 @@ impl CheckReport {
 }
 
 /// Verifies metapage, model, directory and all chains. Damage is in the report; errors are anything else, as
-/// [`Error::NotAnIndex`] or a failure of the store. Inserts may go on meanwhile; a vacuum must not.
+/// [`Error::NotAnIndex`] or a failure of the store. Inserts may go on meanwhile; a vacuum or a replacement of the student
+/// must not.
 pub fn check<S: PageStore>(store: &S) -> Result<CheckReport, Error> {
     let mut report = CheckReport::default();
-    let Some(meta) = report.note(Meta::read(store))? else {
+    let Some(mut meta) = report.note(Meta::read(store))? else {
         return Ok(report);
     };
-    let model = load_model(store, &meta);
+    let model = load_model(store, &mut meta);
     report.note(model)?;
     let directory = read_directory(store, &meta);
     let Some(directory) = report.note(directory)? else {
@@ -94,7 +96,7 @@ pub fn check<S: PageStore>(store: &S) -> Result<CheckReport, Error> {
         tids: TidSet::default(),
         report,
     };
-    walk.visit_extents(&meta);
+    walk.before_postings(&meta)?;
     for (list, entry) in (0u32..).zip(&directory) {
         let layout = meta.layout(list)?;
         let rows = walk.chain(list, &layout, entry)?;
@@ -122,13 +124,27 @@ impl<S: PageStore> Walk<'_, S> {
         }
     }
 
-    fn visit_extents(&mut self, meta: &Meta) {
+    /// Verifies the chains of the model, and marks the pages before the postings. Their bytes are verified elsewhere.
+    fn before_postings(&mut self, meta: &Meta) -> Result<(), Error> {
         self.visit(0);
-        for extent in [meta.model, meta.directory] {
-            for block in extent.start..extent.start.saturating_add(extent.blocks) {
-                self.visit(block);
+        for block in 0..meta.directory.blocks {
+            self.visit(meta.directory.start + block);
+        }
+        let store = self.store;
+        for chain in [meta.encoder, meta.student, meta.spare] {
+            let walked = chain::walk(store, &chain, chain.blocks, |block, _, _| {
+                if self.visit(block) {
+                    Ok(())
+                } else {
+                    Err(Error::damaged(block, "a model page is in use elsewhere"))
+                }
+            });
+            // What reading the model has found already is not said twice.
+            if self.report.is_sound() {
+                self.report.note(walked)?;
             }
         }
+        Ok(())
     }
 
     /// Verifies the chain of a list. Returns its rows.

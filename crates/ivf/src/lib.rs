@@ -12,9 +12,11 @@
 //! # Invariants
 //! * A page never changes lists and never leaves its chain; links lead to higher block numbers only.
 //! * Every state between two atomic changes is a valid index: readers and a crash see all of a row or nothing.
+//! * The encoder in the pages never changes; a new student appears in one change, and readers see the old or the new one.
 //! * A row moves only within its page, so a walk over all blocks (vacuum) meets every row that existed when it began.
 
 mod build;
+mod chain;
 mod check;
 mod error;
 mod insert;
@@ -25,6 +27,7 @@ mod reservoir;
 pub mod search;
 mod store;
 pub mod stream;
+mod student;
 pub mod testing;
 mod tidset;
 mod vacuum;
@@ -34,10 +37,11 @@ pub use check::{CheckReport, Problem, check};
 pub use distillvq_quantizer::{CodeShape, Metric, Model, ModelError};
 pub use error::Error;
 pub use insert::insert;
-pub use meta::{Extent, Meta, VERSION, list_rows, load_model};
+pub use meta::{Chain, Extent, Meta, VERSION, list_rows, load_model};
 pub use page::{HEADER_SIZE, Layout, PAGE_SIZE};
 pub use search::{Candidate, Search};
 pub use store::{MAX_PAGES_IN_WRITE, PageStore, PageWrite};
+pub use student::replace_student;
 pub use vacuum::{VacuumStats, vacuum};
 
 /// Address of a row in the table: page and line number. Offset 0 is no row.

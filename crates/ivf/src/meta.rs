@@ -2,27 +2,28 @@
 //!
 //! # Metapage (block 0), after the head
 //! ```text
-//!   64  magic "distilvq"         88  lists u32                    112  directory start u32
-//!   72  version u32              92  sub-quantizers u32           116  directory blocks u32
-//!   76  complete u8              96  model start u32              120  build id u64
-//!   77  metric u8               100  model crc32c u32             128  rows at build u64
-//!   78  bits u8                 104  model bytes u64              136  reserved, zero
-//!   79  has norm u8
+//!   64  magic "distilvq"         84  lists u32                    112  rows at build u64
+//!   72  version u32              88  sub-quantizers u32           120  encoder chain
+//!   76  complete u8              92  directory start u32          144  student chain
+//!   77  metric u8                96  directory blocks u32         168  spare chain
+//!   78  bits u8                 100  reserved, zero               192  reserved, zero
+//!   79  has norm u8             104  build id u64
 //!   80  dim u32
-//!   84  model blocks u32
+//! chain { start u32, blocks u32, bytes u64, crc32c u32, reserved u32 }
 //! ```
-//! The metapage is written twice: incomplete when a build begins, complete when it ends. Every bit of later change is in
-//! the directory and the posting pages.
+//! The metapage is written incomplete when a build begins, and complete when it ends. After that only a replacement of
+//! the student changes it (see `student`); every other change is in the directory and the posting pages.
 //!
 //! # Model pages
-//! The model's bytes, cut into pieces of at most one body. `count` is the length of the piece, `list` its ordinal, `next`
-//! the following piece.
+//! The bytes of the model's two parts, each over a chain of pages of its own (see `chain`). The spare chain is where the
+//! next student will be written; its bytes mean nothing.
 //!
 //! # Directory pages
 //! Entries of 16 bytes, `{ first u32, hint u32, rows u64 }`, one a list and one more for the exact list, on consecutive
 //! blocks. `first` never changes once set. `hint` says where an insert starts to look for room and is never needed for
 //! correctness; `rows` counts at build or the last vacuum.
 
+use crate::chain::{self, pages};
 use crate::error::Error;
 use crate::page::{BODY, BODY_SIZE, Head, Kind, Layout, get, get_u32, get_u64, put};
 use crate::store::PageStore;
@@ -46,6 +47,44 @@ pub struct Extent {
     pub blocks: u32,
 }
 
+/// Bytes over a chain of pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Chain {
+    /// First block, 0 if there is none.
+    pub start: u32,
+    /// Number of pages, perhaps more than the bytes need.
+    pub blocks: u32,
+    /// Number of bytes.
+    pub bytes: u64,
+    /// Their checksum (crc32c).
+    pub crc: u32,
+}
+
+impl Chain {
+    fn read(page: &[u8], at: usize) -> Chain {
+        Chain {
+            start: get_u32(page, at),
+            blocks: get_u32(page, at + 4),
+            bytes: get_u64(page, at + 8),
+            crc: get_u32(page, at + 16),
+        }
+    }
+
+    fn write(&self, page: &mut [u8], at: usize) {
+        put(page, at, &self.start.to_le_bytes());
+        put(page, at + 4, &self.blocks.to_le_bytes());
+        put(page, at + 8, &self.bytes.to_le_bytes());
+        put(page, at + 16, &self.crc.to_le_bytes());
+    }
+
+    /// Whether it can be inside an index of so many pages, and has room for its bytes.
+    fn fits(&self, blocks: u32) -> bool {
+        let empty = self.start == 0 && self.blocks == 0;
+        let inside = self.blocks > 0 && (1..blocks).contains(&self.start) && self.blocks < blocks;
+        (empty || inside) && pages(self.bytes) <= u64::from(self.blocks)
+    }
+}
+
 /// What the metapage says. Read it once for a scan and keep the copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Meta {
@@ -61,12 +100,12 @@ pub struct Meta {
     pub lists: u32,
     /// What is kept of a row in a list; without meaning (no sub-quantizers) if untrained.
     pub shape: CodeShape,
-    /// Pages of the model.
-    pub model: Extent,
-    /// Bytes of the model.
-    pub model_bytes: u64,
-    /// Checksum (crc32c) of the model's bytes.
-    pub model_crc: u32,
+    /// The model's encoder, which never changes.
+    pub encoder: Chain,
+    /// The model's student.
+    pub student: Chain,
+    /// Where the next student will be written.
+    pub spare: Chain,
     /// Pages of the directory.
     pub directory: Extent,
     /// Changes whenever the model in the pages changes: the key of a cache of decoded models.
@@ -93,7 +132,10 @@ impl Meta {
             return Err(Error::NotAnIndex);
         }
         let meta = store.read(0, Meta::parse)??;
-        meta.validate(blocks)?;
+        if meta.validate(blocks).is_err() {
+            // The metapage may tell of pages that were added since the size was asked for.
+            meta.validate(store.blocks()?)?;
+        }
         Ok(meta)
     }
 
@@ -115,7 +157,8 @@ impl Meta {
         Layout::coded(self.shape).ok_or(Error::damaged(0, "codes do not fit a page"))
     }
 
-    fn parse(page: &[u8]) -> Result<Meta, Error> {
+    /// Reads a metapage of a version that is known.
+    pub(crate) fn parse(page: &[u8]) -> Result<Meta, Error> {
         let head = Head::read(page).map_err(|_| Error::NotAnIndex)?;
         if head.kind != Kind::Meta || get::<8>(page, BODY) != MAGIC {
             return Err(Error::NotAnIndex);
@@ -133,24 +176,21 @@ impl Meta {
             complete: complete == 1,
             metric: metric_of(metric).ok_or(Error::damaged(0, "unknown metric"))?,
             dim: get_u32(page, 80) as usize,
-            lists: get_u32(page, 88),
+            lists: get_u32(page, 84),
             shape: CodeShape {
-                subquantizers: get_u32(page, 92) as usize,
+                subquantizers: get_u32(page, 88) as usize,
                 bits,
                 has_norm: has_norm == 1,
             },
-            model: Extent {
-                start: get_u32(page, 96),
-                blocks: get_u32(page, 84),
-            },
-            model_crc: get_u32(page, 100),
-            model_bytes: get_u64(page, 104),
             directory: Extent {
-                start: get_u32(page, 112),
-                blocks: get_u32(page, 116),
+                start: get_u32(page, 92),
+                blocks: get_u32(page, 96),
             },
-            build_id: get_u64(page, 120),
-            rows_at_build: get_u64(page, 128),
+            build_id: get_u64(page, 104),
+            rows_at_build: get_u64(page, 112),
+            encoder: Chain::read(page, 120),
+            student: Chain::read(page, 144),
+            spare: Chain::read(page, 168),
         })
     }
 
@@ -173,16 +213,15 @@ impl Meta {
         ];
         put(page, 76, &flags);
         put(page, 80, &(self.dim as u32).to_le_bytes());
-        put(page, 84, &self.model.blocks.to_le_bytes());
-        put(page, 88, &self.lists.to_le_bytes());
-        put(page, 92, &(self.shape.subquantizers as u32).to_le_bytes());
-        put(page, 96, &self.model.start.to_le_bytes());
-        put(page, 100, &self.model_crc.to_le_bytes());
-        put(page, 104, &self.model_bytes.to_le_bytes());
-        put(page, 112, &self.directory.start.to_le_bytes());
-        put(page, 116, &self.directory.blocks.to_le_bytes());
-        put(page, 120, &self.build_id.to_le_bytes());
-        put(page, 128, &self.rows_at_build.to_le_bytes());
+        put(page, 84, &self.lists.to_le_bytes());
+        put(page, 88, &(self.shape.subquantizers as u32).to_le_bytes());
+        put(page, 92, &self.directory.start.to_le_bytes());
+        put(page, 96, &self.directory.blocks.to_le_bytes());
+        put(page, 104, &self.build_id.to_le_bytes());
+        put(page, 112, &self.rows_at_build.to_le_bytes());
+        self.encoder.write(page, 120);
+        self.student.write(page, 144);
+        self.spare.write(page, 168);
     }
 
     fn validate(&self, blocks: u32) -> Result<(), Error> {
@@ -199,11 +238,13 @@ impl Meta {
         if !self.complete {
             return Ok(());
         }
-        if self.trained() != (self.model.blocks > 0) || !inside(self.model, blocks) {
+        let model = [self.encoder, self.student];
+        let fits = model.iter().chain([&self.spare]).all(|c| c.fits(blocks));
+        if !fits || model.iter().any(|c| self.trained() != (c.blocks > 0)) {
             return fail("the model's pages are not inside the index");
         }
-        if self.model_bytes.div_ceil(BODY_SIZE as u64) != u64::from(self.model.blocks) {
-            return fail("length and pages of the model do not fit");
+        if self.spare.blocks > 0 && model.iter().any(|c| c.start == self.spare.start) {
+            return fail("the spare pages are the model's");
         }
         if self.directory.blocks != directory_blocks(self.lists) || !inside(self.directory, blocks)
         {
@@ -334,42 +375,40 @@ pub fn list_rows<S: PageStore>(store: &S, meta: &Meta) -> Result<Vec<u64>, Error
     Ok(entries.iter().map(|entry| entry.rows).collect())
 }
 
-/// Reads the bytes of the model from its pages and verifies their checksum.
-pub(crate) fn model_bytes<S: PageStore>(store: &S, meta: &Meta) -> Result<Vec<u8>, Error> {
-    let mut bytes = Vec::new();
-    let mut block = meta.model.start;
-    for ordinal in 0..meta.model.blocks {
-        store.interrupts()?;
-        let next = store.read(block, |page| {
-            let head = Head::read(page).map_err(|what| Error::damaged(block, what))?;
-            if head.kind != Kind::Model || head.list != ordinal {
-                return Err(Error::damaged(block, "not the model page expected here"));
+/// Times that a reader begins anew because the student was replaced meanwhile.
+const RETRIES: usize = 10;
+
+/// The bytes of encoder and student. They are of one model even if the student is replaced meanwhile: then `meta` is
+/// brought up to date.
+pub(crate) fn model_bytes<S: PageStore>(store: &S, meta: &mut Meta) -> Result<[Vec<u8>; 2], Error> {
+    let encoder = chain::read(store, &meta.encoder)?;
+    for _ in 0..RETRIES {
+        match chain::read(store, &meta.student) {
+            Ok(student) => return Ok([encoder, student]),
+            // Its pages may have been written over for a later student.
+            Err(error @ Error::Damaged { .. }) => {
+                let now = Meta::read(store)?;
+                if now.build_id == meta.build_id {
+                    return Err(error);
+                }
+                *meta = now;
             }
-            let piece = page.get(BODY..BODY + usize::from(head.count));
-            bytes.extend_from_slice(piece.ok_or(Error::damaged(block, "count too large"))?);
-            Ok(head.next)
-        })??;
-        let last = ordinal + 1 == meta.model.blocks;
-        if !last && (next <= block || next >= store.blocks()?) {
-            return Err(Error::damaged(block, "link to a block that cannot follow"));
+            Err(error) => return Err(error),
         }
-        block = next;
     }
-    if bytes.len() as u64 != meta.model_bytes || crc32c::crc32c(&bytes) != meta.model_crc {
-        return Err(Error::damaged(
-            meta.model.start,
-            "the model's bytes do not have their checksum",
-        ));
-    }
-    Ok(bytes)
+    Err(Error::Store(
+        "the model changes faster than it can be read".to_owned(),
+    ))
 }
 
-/// Reads the model of an index; `None` if it is untrained.
-pub fn load_model<S: PageStore>(store: &S, meta: &Meta) -> Result<Option<Model>, Error> {
+/// Reads the model of an index; `None` if it is untrained. If the student was replaced since `meta` was read, `meta` may
+/// be brought up to date: afterwards its build identifier is that of the model.
+pub fn load_model<S: PageStore>(store: &S, meta: &mut Meta) -> Result<Option<Model>, Error> {
     if !meta.trained() {
         return Ok(None);
     }
-    let model = Model::from_bytes(&model_bytes(store, meta)?)?;
+    let [encoder, student] = model_bytes(store, meta)?;
+    let model = Model::from_parts(&encoder, &student)?;
     let fits = model.metric() == meta.metric
         && model.dim() == meta.dim
         && model.lists() == meta.lists as usize

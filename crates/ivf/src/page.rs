@@ -61,7 +61,7 @@ pub(crate) struct Head {
     pub kind: Kind,
     /// Rows (posting), entries (directory), bytes (model).
     pub count: u16,
-    /// The list (posting), or the ordinal of the page in its extent.
+    /// The list (posting), or the ordinal of the page in its extent or chain.
     pub list: u32,
     /// Next page of the chain, or [`NO_BLOCK`].
     pub next: u32,

@@ -5,7 +5,9 @@ mod common;
 
 use common::*;
 use distillvq_ivf::testing::MemoryStore;
-use distillvq_ivf::{Error, Meta, Metric, Model, Search, Tid, check, insert, vacuum};
+use distillvq_ivf::{
+    Error, Meta, Metric, Model, Search, Tid, check, insert, load_model, replace_student, vacuum,
+};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
@@ -13,6 +15,8 @@ use std::collections::BTreeSet;
 enum Op {
     /// Inserts this many rows.
     Insert(usize),
+    /// Replaces the student by the one of this number.
+    Replace(usize),
     /// Removes the rows whose line number leaves this rest modulo 4.
     Vacuum(u16),
 }
@@ -21,13 +25,15 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         3 => (1..60usize).prop_map(Op::Insert),
         1 => (0..4u16).prop_map(Op::Vacuum),
+        1 => (0..4usize).prop_map(Op::Replace),
     ]
 }
 
-/// How far the history had come, and which rows there were.
+/// How far the history had come, and which rows and which student there were.
 struct Milestone {
     changes: usize,
     rows: BTreeSet<Tid>,
+    student: Vec<u8>,
 }
 
 /// Rows in few lists, so that chains grow and pages fill.
@@ -66,15 +72,21 @@ fn expect_valid_prefixes(store: &MemoryStore, model: &Model, milestones: &[Miles
         let found = all_rows(&replayed, &meta, model, &query);
         let rows: BTreeSet<Tid> = found.iter().copied().collect();
         assert_eq!(rows.len(), found.len(), "no row twice");
+        // A page that was appended, and not yet filled.
+        assert!(report.orphan_pages <= 1);
         let at = milestones.partition_point(|m| m.changes < done);
-        let after = &milestones[at].rows;
-        let before = &milestones[at.saturating_sub(1)].rows;
+        let (before, after) = (&milestones[at.saturating_sub(1)], &milestones[at]);
+        let stored = load_model(&replayed, &mut meta.clone()).unwrap().unwrap();
+        let stored = stored.student_bytes().unwrap();
+        let whole = milestones[at].changes == done;
+        assert!(stored == after.student || (!whole && stored == before.student));
+        let (before, after) = (&before.rows, &after.rows);
         assert!(before.intersection(after).all(|tid| rows.contains(tid)));
         assert!(
             rows.iter()
                 .all(|tid| before.contains(tid) || after.contains(tid))
         );
-        if milestones[at].changes == done {
+        if whole {
             assert_eq!(&rows, after);
         }
     }
@@ -93,21 +105,31 @@ proptest! {
         let (first, second) = rows[..built].split_at(built / 2);
         let meta = build(&store, &model, &[first, second]);
         let mut present: BTreeSet<Tid> = rows[..built].iter().map(|row| row.tid).collect();
-        let mut milestones = vec![Milestone { changes: store.history().len(), rows: present.clone() }];
+        let mut student = model.student_bytes().unwrap();
+        let milestone = |present: &BTreeSet<Tid>, student: &[u8]| Milestone {
+            changes: store.history().len(),
+            rows: present.clone(),
+            student: student.to_vec(),
+        };
+        let mut milestones = vec![milestone(&present, &student)];
         let mut unused = rows[built..].iter();
-        for op in ops {
+        for (op, id) in ops.into_iter().zip(6..) {
             match op {
                 Op::Insert(n) => for row in unused.by_ref().take(n) {
                     insert(&store, &meta, row.row()).unwrap();
                     present.insert(row.tid);
-                    milestones.push(Milestone { changes: store.history().len(), rows: present.clone() });
+                    milestones.push(milestone(&present, &student));
                 },
                 Op::Vacuum(rest) => {
                     vacuum(&store, &mut |tid| tid.offset % 4 == rest).unwrap();
                     present.retain(|tid| tid.offset % 4 != rest);
-                    milestones.push(Milestone { changes: store.history().len(), rows: present.clone() });
+                }
+                Op::Replace(i) => {
+                    student = students(Metric::L2, model.bits())[i].student_bytes().unwrap();
+                    replace_student(&store, &student, id).unwrap();
                 }
             }
+            milestones.push(milestone(&present, &student));
         }
         expect_valid_prefixes(&store, &model, &milestones);
     }

@@ -8,7 +8,7 @@ use distillvq_ivf::stream::{Stream, StreamOptions};
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
     Error, HEADER_SIZE, Meta, Metric, Model, PAGE_SIZE, PageStore, Search, Tid, check,
-    create_empty, insert, load_model, vacuum,
+    create_empty, insert, load_model, replace_student, vacuum,
 };
 use proptest::prelude::*;
 
@@ -16,7 +16,7 @@ use proptest::prelude::*;
 fn use_everything(store: &MemoryStore, model: &Model, row: &Owned) -> Result<(), Error> {
     let meta = Meta::read(store)?;
     let _ = check(store);
-    let _ = load_model(store, &meta);
+    let _ = load_model(store, &mut meta.clone());
     let _ = create_empty(store, &MemoryStore::new());
     let _ = insert(store, &meta, row.row());
     let query = vectors(1, 1);
@@ -35,6 +35,10 @@ fn use_everything(store: &MemoryStore, model: &Model, row: &Owned) -> Result<(),
             Ok(())
         };
         while let Ok(Some(_)) = stream.next(&mut fetch) {}
+    }
+    if let Ok(student) = model.student_bytes() {
+        let _ = replace_student(store, &student, 7);
+        let _ = replace_student(store, &student, 8);
     }
     let _ = vacuum(store, &mut |tid| tid.offset.is_multiple_of(7));
     let _ = check(store);
@@ -163,12 +167,16 @@ fn the_check_finds_a_damaged_model() {
     let model = model(Metric::L2, 4);
     let (store, _) = index(&model);
     let meta = Meta::read(&store).unwrap();
-    store.mutate(meta.model.start, |page| page[500] ^= 1);
-    assert!(matches!(
-        load_model(&store, &meta),
-        Err(Error::Damaged { .. })
-    ));
-    assert_eq!(check(&store).unwrap().problems.len(), 1);
+    for block in [meta.encoder.start, meta.student.start] {
+        store.mutate(block, |page| page[70] ^= 1);
+        assert!(matches!(
+            load_model(&store, &mut meta.clone()),
+            Err(Error::Damaged { .. })
+        ));
+        assert_eq!(check(&store).unwrap().problems.len(), 1);
+        store.mutate(block, |page| page[70] ^= 1);
+        assert!(check(&store).unwrap().is_sound());
+    }
 }
 
 #[test]

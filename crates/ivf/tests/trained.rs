@@ -91,9 +91,11 @@ fn the_metapage_and_the_model_come_back() {
     assert_eq!(meta, index.meta);
     assert_eq!((meta.lists, meta.build_id), (LISTS as u32, 5));
     assert_eq!(meta.rows_at_build, index.rows.len() as u64);
-    let model = load_model(&index.store, &meta).unwrap().unwrap();
+    let model = load_model(&index.store, &mut meta.clone())
+        .unwrap()
+        .unwrap();
     assert_eq!(model.to_bytes().unwrap(), index.model.to_bytes().unwrap());
-    assert!(meta.model.blocks > 1);
+    assert!(meta.encoder.blocks > 1);
     let rows: u64 = list_rows(&index.store, &meta).unwrap().iter().sum();
     assert_eq!(rows, meta.rows_at_build);
 }
@@ -103,7 +105,7 @@ fn an_empty_copy_searches_and_fills() {
     let index = built(Metric::L2, 8, 500);
     let copy = MemoryStore::new();
     let meta = create_empty(&index.store, &copy).unwrap();
-    let model = load_model(&copy, &meta).unwrap().unwrap();
+    let model = load_model(&copy, &mut meta.clone()).unwrap().unwrap();
     let query = vectors(1, 3);
     assert_eq!(pull_all(&copy, &meta, &model, &query, 10), []);
     for row in &index.rows {

@@ -61,7 +61,7 @@ fn empty() {
     let meta = build(&store, 0);
     assert_eq!(Meta::read(&store).unwrap(), meta);
     assert!(!meta.trained());
-    assert!(load_model(&store, &meta).unwrap().is_none());
+    assert!(load_model(&store, &mut meta.clone()).unwrap().is_none());
     expect_sound(&store, 0);
     let mut search = Search::new(&store, &meta, None, &[0.0; 3]).unwrap();
     search.probe(5).unwrap();

@@ -18,15 +18,16 @@ pub struct RetrainOptions {
     pub seed: u64,
 }
 
-/// Distils a model again: decoder and routing go on from where they are, with the rows as its encoder sees them.
+/// Distils a model again, with the rows as its encoder sees them: decoder and routing anew, from the
+/// encoder.
 ///
-/// `sample` and `queries` are as in [`crate::train`]; rows that the encoder cannot place in a list are left out.
+/// `sample` and `queries` are as in [`crate::train()`]; rows that the encoder cannot place in a list are left out.
 /// What does not beat the current decoder or routing on held-out queries is dropped, so the model never gets worse; if
 /// both are dropped, the model comes back unchanged. The report counts what this training saw, its recall before is the
 /// current student's. Without queries, rows pose as queries and the routing stays.
 ///
 /// # Errors
-/// As [`crate::train`].
+/// As [`crate::train()`].
 pub fn retrain(
     model: &Model,
     sample: &[f32],

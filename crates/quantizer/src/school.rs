@@ -54,7 +54,7 @@ pub struct School<'a> {
     pub coded: &'a Coded,
     /// The encoder.
     pub encoder: &'a Tables,
-    /// The current student: where decoder and routing start, and what they must beat; the encoder where it has none.
+    /// The current student: what decoder and routing must beat; the encoder where it has none.
     pub student: &'a Student,
     /// Half the squared norms of the encoder's centroids.
     pub half_norms: &'a [f32],
@@ -138,9 +138,8 @@ impl School<'_> {
         report: &mut Report,
     ) -> Result<Option<Decoder>, TrainError> {
         let examine = |it: &Decoder| exam.recalls(self.rows, self.coded, it, self.monitor);
-        let current = self.student.decoder.clone();
-        let current = current.unwrap_or_else(|| Decoder::of(self.encoder));
-        let before = examine(&current)?;
+        let start = Decoder::of(self.encoder);
+        let before = examine(self.student.decoder.as_ref().unwrap_or(&start))?;
         report.recall_before = mean(&before);
         report.recall_after = report.recall_before;
         let Some(temperature) = temperature(taught) else {
@@ -162,7 +161,9 @@ impl School<'_> {
             queries,
             taught,
         };
-        let best = distill(&course, &current, &plan, self.monitor, examine)?;
+        // From the encoder, not from the current decoder, which was trained on other queries and is a worse start for as
+        // many steps.
+        let best = distill(&course, &start, &plan, self.monitor, examine)?;
         Ok(best
             .filter(|(_, after)| wins(&before, after))
             .map(|(decoder, after)| {

@@ -71,13 +71,13 @@ fn a_model_gains_and_keeps_its_codes() {
 }
 
 #[test]
-fn training_goes_on_from_the_current_student() {
+fn the_current_student_is_what_must_be_beaten() {
     let (rows, queries) = (flat(4000, 1), log(1500, 2));
     let first = again(&plain(&rows, Metric::L2), &rows, Some(&queries), 1);
     assert!(first.report.distilled && first.report.routed);
     assert_eq!(first.report.queries, 1500);
     let second = again(&first.model, &rows, Some(&queries), 1);
-    // The same queries are held out: what was gained is the new start.
+    // The same queries are held out: what was gained is to be beaten.
     assert_eq!(second.report.recall_before, first.report.recall_after);
     assert!(second.report.recall_after >= second.report.recall_before);
     // A training that keeps one of both leaves the other as it was.

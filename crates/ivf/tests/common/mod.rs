@@ -4,11 +4,11 @@
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{Builder, Candidate, CodeShape, Create, Meta, Metric, Model, Row, Search, Tid};
 use distillvq_kernels::{LANES, kernels};
-use distillvq_quantizer::{Placement, Quiet, TrainOptions, train};
+use distillvq_quantizer::{Placement, Quiet, RetrainOptions, TrainOptions, retrain, train};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// Dimensions of all vectors.
@@ -51,6 +51,29 @@ pub fn model(metric: Metric, bits: u8) -> Model {
             .model
     };
     models.entry((metric, bits)).or_insert_with(train).clone()
+}
+
+/// Models with the encoder of [`model`] and students of several sizes, trained once a process. The first is [`model`].
+pub fn students(metric: Metric, bits: u8) -> Vec<Model> {
+    type Students = HashMap<(Metric, u8), Vec<Model>>;
+    static STUDENTS: OnceLock<Mutex<Students>> = OnceLock::new();
+    let students = STUDENTS.get_or_init(Mutex::default);
+    let mut students = students.lock().unwrap_or_else(PoisonError::into_inner);
+    let train = || {
+        let mut queries = vectors(600, 3);
+        queries.iter_mut().step_by(3).for_each(|x| *x *= 1.5);
+        let mut all = vec![model(metric, bits)];
+        for seed in 1..4 {
+            let options = RetrainOptions { seed };
+            let trained = retrain(&all[0], &vectors(1200, 1), Some(&queries), &options, &Quiet);
+            all.push(trained.unwrap().model);
+        }
+        let bytes = |model: &Model| model.student_bytes().unwrap();
+        let different: HashSet<Vec<u8>> = all.iter().map(bytes).collect();
+        assert_eq!(different.len(), 4);
+        all
+    };
+    students.entry((metric, bits)).or_insert_with(train).clone()
 }
 
 /// A row that owns its codes.

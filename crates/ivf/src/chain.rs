@@ -1,0 +1,103 @@
+//! Streams of bytes over chains of pages: the two parts of the model.
+//!
+//! A stream is cut into pieces of at most one body. `count` is the length of the piece, `list` its ordinal, `next` the
+//! following page. A chain grows at its end alone, by pages appended to the file, so its links lead to higher block
+//! numbers only; together with the ordinals and the number of pages in the metapage that bounds every walk. A chain may
+//! have more pages than its stream needs.
+
+use crate::error::Error;
+use crate::meta::Chain;
+use crate::page::{BODY, BODY_SIZE, Head, Kind, NO_BLOCK, put};
+use crate::store::PageStore;
+
+/// Pages that a stream needs.
+pub(crate) fn pages(bytes: u64) -> u64 {
+    bytes.div_ceil(BODY_SIZE as u64)
+}
+
+/// The pieces of a stream, a page each.
+pub(crate) fn pieces(bytes: &[u8]) -> impl ExactSizeIterator<Item = &[u8]> {
+    bytes.chunks(BODY_SIZE)
+}
+
+/// Writes a piece, and the link to the next page.
+pub(crate) fn write_piece(page: &mut [u8], ordinal: u32, next: u32, piece: &[u8]) {
+    Head {
+        kind: Kind::Model,
+        count: piece.len() as u16,
+        list: ordinal,
+        next,
+    }
+    .write(page);
+    put(page, BODY, piece);
+}
+
+/// Reads and checks the head of the `ordinal`-th page of a chain.
+pub(crate) fn open(page: &[u8], block: u32, ordinal: u32) -> Result<Head, Error> {
+    let head = Head::read(page).map_err(|what| Error::damaged(block, what))?;
+    if head.kind != Kind::Model || head.list != ordinal {
+        return Err(Error::damaged(block, "not the model page expected here"));
+    }
+    Ok(head)
+}
+
+/// Checks the link from the `ordinal`-th page of a chain.
+pub(crate) fn check_next(
+    store: &impl PageStore,
+    chain: &Chain,
+    block: u32,
+    ordinal: u32,
+    next: u32,
+) -> Result<(), Error> {
+    let right = if ordinal + 1 == chain.blocks {
+        next == NO_BLOCK
+    } else {
+        next > block && next < store.blocks()?
+    };
+    if right {
+        Ok(())
+    } else {
+        Err(Error::damaged(block, "link to a block that cannot follow"))
+    }
+}
+
+/// Shows the first `count` pages of a chain to `look`.
+pub(crate) fn walk<S: PageStore>(
+    store: &S,
+    chain: &Chain,
+    count: u32,
+    mut look: impl FnMut(u32, Head, &[u8]) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut block = chain.start;
+    for ordinal in 0..count {
+        store.interrupts()?;
+        let next = store.read(block, |page| {
+            let head = open(page, block, ordinal)?;
+            look(block, head, page)?;
+            Ok::<u32, Error>(head.next)
+        })??;
+        check_next(store, chain, block, ordinal, next)?;
+        block = next;
+    }
+    Ok(())
+}
+
+/// Reads a stream and verifies its checksum.
+pub(crate) fn read<S: PageStore>(store: &S, chain: &Chain) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    walk(
+        store,
+        chain,
+        pages(chain.bytes) as u32,
+        |block, head, page| {
+            let piece = page.get(BODY..BODY + usize::from(head.count));
+            bytes.extend_from_slice(piece.ok_or(Error::damaged(block, "count too large"))?);
+            Ok(())
+        },
+    )?;
+    if bytes.len() as u64 == chain.bytes && crc32c::crc32c(&bytes) == chain.crc {
+        return Ok(bytes);
+    }
+    let what = "the model's bytes do not have their checksum";
+    Err(Error::damaged(chain.start, what))
+}
