@@ -78,14 +78,15 @@ fn scores_and_probing_change_and_nothing_else() {
 #[test]
 fn the_pages_of_the_last_but_one_are_used_again() {
     let (store, students, _) = index(1500);
-    // Two chains, each as long as the longest student that was written to it.
+    // Two chains, each as long as the longest student that was written to it: an odd number of students in turn has
+    // been in both after two rounds.
     let mut last = 0;
-    for (id, i) in (10..).zip([1, 2, 0, 3, 2, 1, 0, 0, 1, 2]) {
+    for (id, i) in (10..).zip([1, 2, 3].repeat(4)) {
         let mut meta = replace(&store, &students[i], id);
         assert_eq!(load(&store, &mut meta), students[i].to_bytes().unwrap());
         assert!(check(&store).unwrap().is_sound());
         let blocks = store.blocks().unwrap();
-        assert!(id < 13 || blocks == last, "the index grows on");
+        assert!(id <= 16 || blocks == last, "the index grows on");
         last = blocks;
     }
     assert!(Meta::read(&store).unwrap().student.blocks > 1);
