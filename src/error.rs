@@ -116,6 +116,9 @@ pub enum Error {
     /// A metric's name that is none.
     #[error("metric \"{0}\" does not exist")]
     UnknownMetric(String),
+    /// A loss's name that is none.
+    #[error("loss \"{0}\" does not exist")]
+    UnknownLoss(String),
     /// A relation without rows to train on.
     #[error("cannot train on \"{relation}\": {source}")]
     Train {
@@ -160,7 +163,9 @@ impl Error {
             Self::NoDimensions | Self::ModelDimensions { .. } | Self::ModelMetric { .. } => {
                 S::ERRCODE_INVALID_PARAMETER_VALUE
             }
-            Self::UnknownMetric(_) | Self::HalfQueries(..) => S::ERRCODE_INVALID_PARAMETER_VALUE,
+            Self::UnknownMetric(_) | Self::UnknownLoss(_) | Self::HalfQueries(..) => {
+                S::ERRCODE_INVALID_PARAMETER_VALUE
+            }
             Self::Dimensions { .. } => S::ERRCODE_DATA_EXCEPTION,
             Self::ColumnType { .. } => S::ERRCODE_DATATYPE_MISMATCH,
             Self::NoColumn { .. } => S::ERRCODE_UNDEFINED_COLUMN,
@@ -254,6 +259,7 @@ impl Error {
                 "Train a model for this column and metric: SELECT distillvq_train(table, column, metric => ...).".into()
             }
             Self::UnknownMetric(_) => "The metrics are: l2, ip, cosine.".into(),
+            Self::UnknownLoss(_) => "The losses are: listnet, kl, ranknet, margin_mse, mse.".into(),
             Self::Train { source: TrainError::Interrupted, .. } => "The training was cancelled.".into(),
             Self::Train { source: TrainError::Option { option, .. }, .. } => {
                 format!("Choose another \"{option}\", or leave it out for an automatic choice.")

@@ -196,7 +196,7 @@ def arguments():
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("--bytes", default="8,16,24,32,48", help="code sizes, all bytes of a row counted")
     parser.add_argument("--split", choices=("test", "validation"), default="test")
-    parser.add_argument("--rows", type=int, default=100_000, help="training rows")
+    parser.add_argument("--rows", type=int, default=131_072, help="training rows")
     parser.add_argument("--lists", type=int, default=0, help="inverted lists; 0 = the root of the rows")
     parser.add_argument("--only", default="", help="variants whose name holds this")
     parser.add_argument("--output", type=pathlib.Path, required=True)

@@ -19,7 +19,7 @@ use distillvq_quantizer::{
 /// Seed of the sample and of the training in a build: the same table gives the same index.
 const SEED: u64 = 1;
 /// Rows that training looks at, at the most: more would cost time and teach nothing new.
-const MOST_SAMPLE_ROWS: usize = 100_000;
+const MOST_SAMPLE_ROWS: usize = 131_072;
 /// Bytes of raw vectors that are encoded in one go.
 const BATCH_BYTES: usize = 8 << 20;
 
@@ -157,8 +157,8 @@ pub fn train_options(options: &Options, metric: Metric, rows: usize, seed: u64) 
         subquantizers: options.subquantizers,
         bits: if options.bits == 8 { 8 } else { 4 },
         seed,
-        distill: true,
         rows_in_table: rows,
+        ..TrainOptions::default()
     }
 }
 

@@ -15,7 +15,8 @@ use crate::pg::store::RelationStore;
 use crate::sample::Reservoir;
 use distillvq_ivf::replace_student;
 use distillvq_quantizer::{
-    MAX_LISTS, Metric, Report, RetrainOptions, max_subquantizers, retrain, train,
+    Loss, MAX_LISTS, Metric, Report, RetrainOptions, TrainOptions, max_subquantizers, retrain,
+    train,
 };
 use pgrx::iter::TableIterator;
 use pgrx::{name, pg_extern, pg_sys::Oid};
@@ -32,6 +33,7 @@ struct Request {
     model: String,
     metric: Metric,
     options: Options,
+    loss: Loss,
     seed: u64,
 }
 
@@ -65,12 +67,17 @@ fn distillvq_train(
     subquantizers: Option<i32>,
     bits: Option<i32>,
     seed: Option<i64>,
+    loss: Option<&str>,
 ) -> Row {
     let (Some(table), Some(column)) = (table, column) else {
         return TableIterator::new(Vec::new());
     };
     let request = Request::check(table, column, model, metric, queries, query_column)
-        .and_then(|request| request.with_shape(lists, subquantizers, bits, seed));
+        .and_then(|request| request.with_shape(lists, subquantizers, bits, seed))
+        .and_then(|request| {
+            let loss = loss_named(loss)?;
+            Ok(Request { loss, ..request })
+        });
     TableIterator::once(or_raise(request.and_then(Request::run)))
 }
 
@@ -81,14 +88,25 @@ fn distillvq_train_index(
     queries: Option<Oid>,
     query_column: Option<&std::ffi::CStr>,
     seed: Option<i64>,
+    loss: Option<&str>,
 ) -> Row {
     let Some(index) = index else {
         return TableIterator::new(Vec::new());
     };
     let seed = seed.unwrap_or(0) as u64;
-    let outcome = query_log(queries, query_column)
-        .and_then(|queries| train_index(index, queries.as_ref(), seed));
+    let options = loss_named(loss).map(|loss| RetrainOptions { seed, loss });
+    let outcome = options.and_then(|options| {
+        let queries = query_log(queries, query_column)?;
+        train_index(index, queries.as_ref(), &options)
+    });
     TableIterator::once(or_raise(outcome))
+}
+
+fn loss_named(name: Option<&str>) -> Result<Loss> {
+    let unknown = |name: &str| Error::UnknownLoss(name.to_owned());
+    name.map_or(Ok(Loss::default()), |name| {
+        name.parse().map_err(|_| unknown(name))
+    })
 }
 
 /// The column of logged queries, if the caller named one.
@@ -128,7 +146,11 @@ fn check_index(index: Oid) -> Result<()> {
 }
 
 /// Samples the rows of an index, trains its model again, and puts the new student into its pages if it won.
-fn train_index(oid: Oid, queries: Option<&VectorColumn>, seed: u64) -> Result<Outcome> {
+fn train_index(
+    oid: Oid,
+    queries: Option<&VectorColumn>,
+    options: &RetrainOptions,
+) -> Result<Outcome> {
     let start = Instant::now();
     check_index(oid)?;
     let locked = Maintained::open(oid);
@@ -141,14 +163,14 @@ fn train_index(oid: Oid, queries: Option<&VectorColumn>, seed: u64) -> Result<Ou
     let _progress = Progress::start(index.table(), Some(oid));
     let rows = VectorColumn::of_index(index)?;
     let shared = queries.is_some();
+    let seed = options.seed;
     let sample = sample(&rows, seed, Some(meta.dim), Part::rows(shared))?.rows;
     let log = match queries {
         Some(column) => Some(self::sample(column, seed, Some(meta.dim), Part::Queries)?.rows),
         None => None,
     };
-    let options = RetrainOptions { seed };
     let trained = run_training(&index.name(), |monitor| {
-        retrain(&model, &sample, log.as_deref(), &options, monitor)
+        retrain(&model, &sample, log.as_deref(), options, monitor)
     })?;
     if trained.report.improved() {
         let unwritten = |source| Error::Model {
@@ -263,6 +285,7 @@ impl Request {
             model,
             metric,
             options: Options::default(),
+            loss: Loss::default(),
             seed: 0,
         })
     }
@@ -301,7 +324,10 @@ impl Request {
             Some(column) => Some(sample(column, self.seed, Some(dim), Part::Queries)?.rows),
             None => None,
         };
-        let options = train_options(&self.options, self.metric, offered, self.seed);
+        let options = TrainOptions {
+            loss: self.loss,
+            ..train_options(&self.options, self.metric, offered, self.seed)
+        };
         let trained = run_training(&self.rows.relation, |monitor| {
             train(&rows, dim, queries.as_deref(), &options, monitor)
         })?;

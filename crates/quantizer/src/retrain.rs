@@ -9,13 +9,15 @@ use crate::school::School;
 use crate::train::{
     Trained, check_count, check_shapes, keep_on, row_norms, usable_queries, usable_rows,
 };
-use crate::{Model, Monitor, Report, TrainError, TrainOptions, par};
+use crate::{Loss, Model, Monitor, Report, TrainError, TrainOptions, par};
 
 /// How to train again.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct RetrainOptions {
     /// Seed of every random choice.
     pub seed: u64,
+    /// The loss of the decoder's distillation.
+    pub loss: Loss,
 }
 
 /// Distils a model again, with the rows as its encoder sees them: decoder and routing anew, from the
@@ -66,6 +68,7 @@ pub fn retrain(
         options: &TrainOptions {
             metric: model.metric(),
             seed: options.seed,
+            loss: options.loss,
             ..TrainOptions::default()
         },
         monitor,

@@ -24,7 +24,7 @@ const LOGGED_QUERIES: usize = 30_000;
 const DECODER_QUERIES: usize = 16_000;
 /// Codes that are looked up for the neighbours of logged queries, at the most: it bounds the time. A code of 8 bits costs
 /// as much as [`WIDE_CODE`] of 4.
-const LOOK_UPS: usize = 240_000_000_000;
+const LOOK_UPS: usize = 350_000_000_000;
 const WIDE_CODE: usize = 8;
 /// Rows that pose as queries beside a full log: they keep the decoder fair to queries unlike those logged.
 const ROW_QUERIES_BESIDE_LOG: usize = 2000;

@@ -41,7 +41,17 @@ fn plain(rows: &[f32], metric: Metric) -> Model {
 }
 
 fn again(model: &Model, rows: &[f32], queries: Option<&[f32]>, seed: u64) -> Trained {
-    retrain(model, rows, queries, &RetrainOptions { seed }, &Quiet).unwrap()
+    retrain(
+        model,
+        rows,
+        queries,
+        &RetrainOptions {
+            seed,
+            ..RetrainOptions::default()
+        },
+        &Quiet,
+    )
+    .unwrap()
 }
 
 #[test]

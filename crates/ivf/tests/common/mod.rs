@@ -64,7 +64,10 @@ pub fn students(metric: Metric, bits: u8) -> Vec<Model> {
         queries.iter_mut().step_by(3).for_each(|x| *x *= 1.5);
         let mut all = vec![model(metric, bits)];
         for seed in 1..4 {
-            let options = RetrainOptions { seed };
+            let options = RetrainOptions {
+                seed,
+                ..RetrainOptions::default()
+            };
             let trained = retrain(&all[0], &vectors(1200, 1), Some(&queries), &options, &Quiet);
             all.push(trained.unwrap().model);
         }

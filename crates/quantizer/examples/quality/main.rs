@@ -5,7 +5,7 @@
 //!     [--bits 4,8] [--only NAME] [--rows N] [--lists K] [--seed S] [--threads N] [--output FILE]
 //! ```
 //!
-//! `data.rs` says what the folder holds. Every variant (`variants.rs`) is trained on the same N documents (100,000),
+//! `data.rs` says what the folder holds. Every variant (`variants.rs`) is trained on the same N documents (131,072 or all),
 //! encodes *all* documents, and ranks them for every query of the split with the index's own kernels. Measured are the
 //! validation queries unless `--test` is given: whoever develops must not look at the test queries. A line for people
 //! goes to standard output; with `--output`, a JSON line a variant goes to the file.
@@ -58,7 +58,7 @@ impl Arguments {
             bytes: vec![8, 16, 24, 32, 48],
             bits: vec![4, 8],
             only: String::new(),
-            rows: 100_000,
+            rows: 131_072,
             threads: 0,
             options: TrainOptions::default(),
             output: None,
