@@ -43,10 +43,15 @@ export OMP_WAIT_POLICY=passive
 
 "$python" "$scripts/test_measure.py" --quiet
 
+ours() {
+    cargo run --quiet --locked --release --manifest-path "$root/Cargo.toml" --package distillvq-quantizer \
+        --example quality -- "$data" "--$split" "$@"
+}
 say "ours"
-cargo run --quiet --locked --release --manifest-path "$root/Cargo.toml" --package distillvq-quantizer --example quality -- \
-    "$data" "--$split" --bytes "$bytes" --output "$results/ours.jsonl"
+ours --bytes "$bytes" --output "$results/ours.jsonl"
+say "ours, one part at a time"
+ours --ablation --rows 40000 --output "$results/ablation.jsonl"
 say "FAISS"
 "$python" "$scripts/faiss_baselines.py" "$data" --split "$split" --bytes "$bytes" --output "$results/faiss.jsonl"
-"$python" "$scripts/report.py" "$results/ours.jsonl" "$results/faiss.jsonl" --output "$docs"
+"$python" "$scripts/report.py" "$results/ours.jsonl" "$results/faiss.jsonl" "$results/ablation.jsonl" --output "$docs"
 say "written: $docs/quality.md, $docs/quality.svg"

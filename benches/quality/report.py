@@ -24,10 +24,14 @@ class Results:
         lines = [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
         self.runs = {line["side"]: line for line in lines if line["kind"] == "run"}
         self.variants = [line for line in lines if line["kind"] == "variant"]
+        self.ablations = [line for line in lines if line["kind"] == "ablation"]
         self.faiss_routing = [line for line in lines if line["kind"] == "routing"]
         missing = {"ours", "faiss"} - self.runs.keys()
         if missing or not self.variants:
             raise SystemExit(f"results lack: {', '.join(missing) or 'variants'}")
+        # The ablations have a sample of their own, which the first line of their run tells.
+        self.ablation_rows = next((line["train_rows"] for line in reversed(lines) if line["kind"] == "run"), 0)
+        self.runs = {side: next(line for line in lines if line["kind"] == "run" and line["side"] == side) for side in self.runs}
         if len({run["split"] for run in self.runs.values()}) > 1:
             raise SystemExit("the two sides measured different queries")
         self.sizes = sorted({line["bytes"] for line in self.variants})
@@ -135,6 +139,27 @@ def routing(results):
     return table(["routing", "rows for 0.95", "rows for 0.975"], rows)
 
 
+def ablations(results):
+    """What each part of a training is worth."""
+    if not results.ablations:
+        return ""
+    rows = [
+        [line["name"], f"{line['subquantizers']}×{line['bits']} + 8"]
+        + [digits(line["recall"][c]) for c in CANDIDATES]
+        + [f"{sum(line['seconds'].values()):.0f}", f"{line['query_microseconds']:.0f}"]
+        for line in results.ablations
+    ]
+    head = ["", "codes", *(f"10@{c}" for c in CANDIDATES), "training, s", "a query's tables, µs"]
+    return f"""
+## One part at a time
+
+Another loss, other candidates, and no turn of the query: distilled with the query log. Rotations: reconstruction only.
+Trained on {results.ablation_rows:,} documents.
+
+{table(head, rows)}
+"""
+
+
 def facts(results):
     """What was run where."""
     faiss, ours = results.runs["faiss"], results.runs["ours"]
@@ -193,7 +218,7 @@ Share of all rows in the lists that hold 0.95 and 0.975 of the true ten, between
 lists:
 
 {routing(results)}
-
+{ablations(results)}
 ## All variants
 {sizes}"""
 

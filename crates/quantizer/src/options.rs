@@ -8,6 +8,9 @@ use std::str::FromStr;
 pub const MAX_LISTS: usize = 32_768;
 /// Most dimensions of a vector.
 pub const MAX_DIM: usize = 16_000;
+/// Most dimensions with which 4-bit codes stand behind a rotation, and queries are turned: each of the two costs every
+/// search `dim`² multiplications.
+pub const TURN_MOST: usize = 1_024;
 /// Fewest usable rows that a model can be trained on.
 pub const MIN_TRAIN_ROWS: usize = 1_000;
 
@@ -58,7 +61,8 @@ impl FromStr for Metric {
 /// What turns the space in front of the product quantizer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Rotation {
-    /// By the code: none for 4 bits, learned for 8. Narrow sub-spaces gain nothing from a rotation, wide ones a lot.
+    /// Learned; but none where every dimension has a code of its own, and none for 4 bits with more than [`TURN_MOST`]
+    /// dimensions, where searches would feel it.
     #[default]
     Auto,
     /// None.
@@ -197,6 +201,8 @@ pub struct TrainOptions {
     pub loss: Loss,
     /// The candidates of the decoder's distillation.
     pub sampling: Sampling,
+    /// Whether the decoder may turn the query; with more than [`TURN_MOST`] dimensions it never does.
+    pub turn: bool,
     /// Rows of the whole table, for the automatic number of lists; 0 = as many as the sample has.
     pub rows_in_table: usize,
 }
@@ -213,6 +219,7 @@ impl Default for TrainOptions {
             rotation: Rotation::default(),
             loss: Loss::default(),
             sampling: Sampling::default(),
+            turn: true,
             rows_in_table: 0,
         }
     }

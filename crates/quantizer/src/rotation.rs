@@ -18,7 +18,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 /// Rounds of the alternation, and the products of matrices of `dim`³ multiplications that all rounds may take.
-const ROUNDS: usize = 30;
+const ROUNDS: usize = 16;
 const PRODUCTS: usize = 600_000_000_000;
 /// Fewest rounds, however many dimensions.
 const FEWEST_ROUNDS: usize = 4;

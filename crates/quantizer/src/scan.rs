@@ -5,7 +5,7 @@
 //! of those exactly tells that as well as a product with every row does, in a fraction of the time.
 
 use crate::coded::Coded;
-use crate::lessons::Exact;
+use crate::lessons::{Exact, allowed};
 use crate::linalg::MatRef;
 use crate::model::Tables;
 use crate::product::{ByDimension, Codebooks};
@@ -128,11 +128,13 @@ impl<'a> Scanner<'a> {
         self.blocks.push(block);
     }
 
-    /// The `k` best rows of each picked query with their exact scores, best first.
+    /// The `k` best rows of each picked query with their exact scores, best first. `own` says of each picked query which
+    /// row it was made from.
     pub fn nearest(
         &self,
         queries: MatRef<'_>,
         picked: &[u32],
+        own: impl Fn(usize) -> u32 + Sync + Send,
         k: usize,
         monitor: &dyn Monitor,
     ) -> Result<Vec<Vec<(f32, u32)>>, TrainError> {
@@ -147,8 +149,11 @@ impl<'a> Scanner<'a> {
                     self.scan(search, from);
                 }
             }
-            let found = searches.into_iter().zip(few);
-            let found = found.map(|(search, q)| self.found(queries.row(*q as usize), search, k));
+            let found = searches.into_iter().zip(few).enumerate();
+            let found = found.map(|(i, (search, q))| {
+                let own = own(group * QUERIES + i);
+                self.found(queries.row(*q as usize), own, search, k)
+            });
             let done = few.len() + done.fetch_add(few.len(), Ordering::Relaxed);
             monitor.phase(Phase::Teaching, done, picked.len());
             Ok::<_, TrainError>(found.collect::<Vec<_>>())
@@ -205,7 +210,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// The best of the rows found, ranked exactly.
-    fn found(&self, query: &[f32], search: Search, k: usize) -> Vec<(f32, u32)> {
+    fn found(&self, query: &[f32], own: u32, search: Search, k: usize) -> Vec<(f32, u32)> {
         let exact = |(_, number): (f32, u32)| {
             let row = self.blocks[number as usize / LANES].rows[number as usize % LANES];
             let product = (kernels().dot)(query, self.exact.x.row(row as usize));
@@ -215,7 +220,10 @@ impl<'a> Scanner<'a> {
             };
             (score, row)
         };
-        let mut near: Vec<(f32, u32)> = search.best.finish().into_iter().map(exact).collect();
+        let found = search.best.finish().into_iter().map(exact);
+        let mut near: Vec<(f32, u32)> = found
+            .filter(|(_, row)| allowed(self.exact.x, own, *row))
+            .collect();
         near.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
         near.truncate(k);
         near
@@ -228,7 +236,7 @@ mod tests {
     use super::*;
     use crate::Quiet;
     use crate::kmeans::{Assigner, Nearest, kmeans};
-    use crate::lessons::{Queries, teach};
+    use crate::lessons::{FOREIGN, Queries, teach};
     use crate::linalg::half_norms;
     use crate::product::{self, Residuals};
 
@@ -276,7 +284,9 @@ mod tests {
             let scanner = Scanner::new(&exact, &coded, &tables);
             // In another order than the log's, and not all.
             let picked: Vec<u32> = (1..40).rev().collect();
-            let got = scanner.nearest(queries, &picked, 30, &Quiet).unwrap();
+            let got = scanner
+                .nearest(queries, &picked, |_| FOREIGN, 30, &Quiet)
+                .unwrap();
             assert_eq!(got.len(), 39);
             let mut hits = 0;
             for (got, q) in got.iter().zip(&picked) {

@@ -6,6 +6,7 @@ use crate::exam::{Exam, mean, wins};
 use crate::lessons::{Exact, FOREIGN, Queries, TRUTH, teach};
 use crate::linalg::MatRef;
 use crate::model::{Decoder, Report, Routing, Student, Tables};
+use crate::options::TURN_MOST;
 use crate::rank::Ranked;
 use crate::routing::{self, Routes, Shares, by_centroids};
 use crate::scan::Scanner;
@@ -41,8 +42,6 @@ const BATCH: usize = 32;
 /// Steps of the decoder's training at the most, and passes over its queries at the most.
 const STEPS: usize = 1200;
 const PASSES: usize = 5;
-/// With more dimensions than this the query is not turned: the turn costs every search `dim`² multiplications.
-const TURN_MOST: usize = 1024;
 /// Steps between two exams.
 const EXAM_EVERY: usize = 400;
 
@@ -77,9 +76,12 @@ impl School<'_> {
     /// Trains on the rows and on `logged` queries (internal vectors, perhaps none) and fills in the report.
     pub fn run(&self, logged: MatRef<'_>, report: &mut Report) -> Result<Graduates, TrainError> {
         let (mut queries, held_out, picked) = self.split(logged);
-        let mut taught = teach(self.rows, &queries, TAUGHT, self.monitor)?;
         let scanner = Scanner::new(self.rows, self.coded, self.encoder);
-        let near = scanner.nearest(logged, &picked, TAUGHT, self.monitor)?;
+        let posing = queries.own.clone();
+        let own = |i: usize| posing[i];
+        let best = scanner.nearest(self.rows.x, &posing, own, TAUGHT, self.monitor)?;
+        let mut taught = Ranked { best };
+        let near = scanner.nearest(logged, &picked, |_| FOREIGN, TAUGHT, self.monitor)?;
         drop(scanner);
         let some = &picked[..picked.len().min(DECODER_QUERIES)];
         queries.add_foreign(some.iter().map(|i| logged.row(*i as usize)));
@@ -152,7 +154,7 @@ impl School<'_> {
             temperature,
             loss: self.options.loss,
             sampling: self.options.sampling,
-            turn: self.rows.x.cols <= TURN_MOST,
+            turn: self.options.turn && self.rows.x.cols <= TURN_MOST,
             seed: self.options.seed ^ 5,
         };
         let course = Course {

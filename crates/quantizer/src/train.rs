@@ -5,7 +5,7 @@ use crate::kmeans::{Assigner, Nearest, kmeans};
 use crate::lessons::Exact;
 use crate::linalg::{MatRef, ROWS, half_norms, norm2};
 use crate::model::{Body, Encoder, Student, Tables};
-use crate::options::{MAX_DIM, MAX_LISTS, MIN_TRAIN_ROWS, max_subquantizers};
+use crate::options::{MAX_DIM, MAX_LISTS, MIN_TRAIN_ROWS, TURN_MOST, max_subquantizers};
 use crate::product::{Codebooks, Residuals};
 use crate::scale::Scale;
 use crate::school::{Graduates, School};
@@ -27,7 +27,7 @@ const CODEBOOK_ROWS_4: usize = 32_768;
 /// Rows that codebooks of 256 words are learned from.
 const CODEBOOK_ROWS_8: usize = 65_536;
 /// Rows that a rotation is learned from.
-const ROTATION_ROWS: usize = 24_576;
+const ROTATION_ROWS: usize = 16_384;
 
 /// A model and what its training did.
 #[derive(Debug, Clone)]
@@ -321,7 +321,9 @@ fn rotate(
     let (dim, seed) = (space.dim, options.seed ^ 7);
     let (rotation, books) = match options.rotation {
         Rotation::None => return Ok(None),
-        Rotation::Auto if options.bits == 4 => return Ok(None),
+        Rotation::Auto if shape.0 == dim || (options.bits == 4 && dim > TURN_MOST) => {
+            return Ok(None);
+        }
         Rotation::Random => (rotation::random(dim, seed, monitor)?, None),
         Rotation::Structured => (rotation::structured(dim, seed), None),
         Rotation::Auto | Rotation::Learned => {

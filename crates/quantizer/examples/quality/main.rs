@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo run --release -p distillvq-quantizer --example quality -- FOLDER [--validation | --test] [--bytes 8,16,24,32,48]
-//!     [--bits 4,8] [--only NAME] [--rows N] [--lists K] [--seed S] [--threads N] [--output FILE]
+//!     [--bits 4,8] [--only NAME] [--ablation] [--rows N] [--lists K] [--seed S] [--threads N] [--output FILE]
 //! ```
 //!
 //! `data.rs` says what the folder holds. Every variant (`variants.rs`) is trained on the same N documents (131,072 or all),
@@ -44,6 +44,7 @@ struct Arguments {
     bytes: Vec<usize>,
     bits: Vec<u8>,
     only: String,
+    ablation: bool,
     rows: usize,
     threads: usize,
     options: TrainOptions,
@@ -58,6 +59,7 @@ impl Arguments {
             bytes: vec![8, 16, 24, 32, 48],
             bits: vec![4, 8],
             only: String::new(),
+            ablation: false,
             rows: 131_072,
             threads: 0,
             options: TrainOptions::default(),
@@ -74,6 +76,7 @@ impl Arguments {
                 "--validation" => args.split = Split::Validation,
                 "--bytes" => args.bytes = numbers(&value()?)?,
                 "--bits" => args.bits = numbers(&value()?)?,
+                "--ablation" => args.ablation = true,
                 "--only" => args.only = value()?,
                 "--rows" => args.rows = number(&value()?)?,
                 "--lists" => args.options.lists = number(&value()?)?,
@@ -131,6 +134,7 @@ struct VariantLine<'a> {
     model_bytes: usize,
     seconds: BTreeMap<&'static str, f64>,
     encoding_seconds: f64,
+    query_microseconds: f64,
     outside: usize,
     report: &'a Report,
     #[serde(flatten)]
@@ -143,6 +147,8 @@ struct Bench {
     sample: Vec<f32>,
     truth: Vec<Vec<usize>>,
     output: Option<File>,
+    /// Of the variants' lines.
+    kind: &'static str,
 }
 
 impl Bench {
@@ -163,6 +169,7 @@ impl Bench {
         let started = Instant::now();
         let index = Index::new(model, &self.set.documents);
         let encoding_seconds = (started.elapsed().as_secs_f64() * 10.0).round() / 10.0;
+        let query_microseconds = measure::query_microseconds(&self.set, model);
         let figures = measure::measure(&self.set, &self.truth, model, &index);
         let total: f64 = seconds.values().sum();
         println!(
@@ -175,7 +182,7 @@ impl Bench {
             figures.routing.rows_for.p975,
         );
         self.write(&VariantLine {
-            kind: "variant",
+            kind: self.kind,
             side: "ours",
             name: variant.name,
             bytes: variant.bytes,
@@ -186,6 +193,7 @@ impl Bench {
             model_bytes: model.to_bytes()?.len(),
             seconds,
             encoding_seconds,
+            query_microseconds,
             outside: index.outside,
             report: &trained.report,
             figures,
@@ -204,11 +212,17 @@ fn run(args: &Arguments) -> Result<()> {
         rows_in_table: rows,
         ..args.options
     };
-    let variants = variants::compared(&args.bytes, &args.bits, set.dim, options);
+    let (kind, variants) = if args.ablation {
+        ("ablation", variants::ablations(set.dim, options))
+    } else {
+        let sizes = variants::compared(&args.bytes, &args.bits, set.dim, options);
+        ("variant", sizes)
+    };
     let mut bench = Bench {
         sample: set.sample(args.rows),
         truth: measure::truth(&set),
         output: output.transpose()?,
+        kind,
         set,
     };
     let dim = bench.set.dim;
