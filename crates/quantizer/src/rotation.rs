@@ -17,8 +17,8 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-/// Rounds of the alternation, and the products of matrices of `dim`³ multiplications that all rounds may take.
-const ROUNDS: usize = 16;
+/// Rounds of the alternation at the most; books of 16 words settle in half of them. And the products of matrices of `dim`³ multiplications that all rounds may take.
+const ROUNDS: usize = 30;
 const PRODUCTS: usize = 600_000_000_000;
 /// Fewest rounds, however many dimensions.
 const FEWEST_ROUNDS: usize = 4;
@@ -55,7 +55,8 @@ pub fn learn(
     };
     course.seed_words()?;
     // A round's polar factor takes about forty products.
-    let rounds = (PRODUCTS / (40 * dim.pow(3)).max(1)).clamp(FEWEST_ROUNDS, ROUNDS);
+    let most = if shape.1 > 16 { ROUNDS } else { ROUNDS / 2 };
+    let rounds = (PRODUCTS / (40 * dim.pow(3)).max(1)).clamp(FEWEST_ROUNDS, most);
     for round in 0..rounds {
         monitor.phase(Phase::Codebooks, round, 2 * rounds);
         course.move_words()?;

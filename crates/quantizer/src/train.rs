@@ -26,8 +26,9 @@ const LEAST_ROWS_PER_LIST: usize = 16;
 const CODEBOOK_ROWS_4: usize = 32_768;
 /// Rows that codebooks of 256 words are learned from.
 const CODEBOOK_ROWS_8: usize = 65_536;
-/// Rows that a rotation is learned from.
-const ROTATION_ROWS: usize = 16_384;
+/// Rows that a rotation is learned from, with 16 and with 256 words.
+const ROTATION_ROWS_4: usize = 16_384;
+const ROTATION_ROWS_8: usize = 24_576;
 
 /// A model and what its training did.
 #[derive(Debug, Clone)]
@@ -328,7 +329,12 @@ fn rotate(
         Rotation::Structured => (rotation::structured(dim, seed), None),
         Rotation::Auto | Rotation::Learned => {
             let n = nearest.len();
-            let mut chosen = choose(n, ROTATION_ROWS, seed);
+            let most = if options.bits == 4 {
+                ROTATION_ROWS_4
+            } else {
+                ROTATION_ROWS_8
+            };
+            let mut chosen = choose(n, most, seed);
             chosen.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
             let residuals = Residuals {
                 x: MatRef::new(rows, dim),
