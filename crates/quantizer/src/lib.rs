@@ -32,8 +32,8 @@ pub use error::{ModelError, TrainError};
 pub use model::{Model, Report};
 pub use monitor::{Monitor, Phase, Quiet};
 pub use options::{
-    CodeShape, Loss, MAX_DIM, MAX_LISTS, MIN_TRAIN_ROWS, Metric, Rotation, Sampling, TrainOptions,
-    UnknownLoss, UnknownMetric, auto_lists, auto_subquantizers, max_subquantizers,
+    CodeShape, Loss, MAX_DIM, MAX_LISTS, MIN_TRAIN_ROWS, Metric, Rotation, Sampling, TURN_MOST,
+    TrainOptions, UnknownLoss, UnknownMetric, auto_lists, auto_subquantizers, max_subquantizers,
 };
 pub use query::QueryTables;
 pub use retrain::{RetrainOptions, retrain};
