@@ -163,10 +163,13 @@ pub fn train_options(options: &Options, metric: Metric, rows: usize, seed: u64) 
 }
 
 /// Rows to sample, so that training stays within `maintenance_work_mem`: it holds the sample, its internal form, and at
-/// its peak about as much again and a half (measured on 20,000 rows of 384 dimensions).
+/// its peak about as much again and a half, beside buffers of a fixed number of rows (measured with 384 dimensions).
 pub fn sample_capacity(dim: usize) -> usize {
-    let row = dim * size_of::<f32>() * 7 / 2;
-    (crate::pg::maintenance_bytes() / row).clamp(MIN_TRAIN_ROWS, MOST_SAMPLE_ROWS)
+    const BUFFERED_ROWS: usize = 8_192;
+    let row = dim * size_of::<f32>();
+    let whole = crate::pg::maintenance_bytes();
+    let left = whole.saturating_sub(BUFFERED_ROWS * row).max(whole / 2);
+    (left / (row * 7 / 2)).clamp(MIN_TRAIN_ROWS, MOST_SAMPLE_ROWS)
 }
 
 /// Trains on threads, reporting progress. `relation` names the source of the rows in errors.
