@@ -154,7 +154,10 @@ impl School<'_> {
             temperature,
             loss: self.options.loss,
             sampling: self.options.sampling,
-            turn: self.options.turn && self.rows.x.cols <= TURN_MOST,
+            // With a code for every dimension there is nothing to turn towards, and their sizes may differ wildly.
+            turn: self.options.turn
+                && self.rows.x.cols <= TURN_MOST
+                && self.encoder.books.subquantizers < self.rows.x.cols,
             seed: self.options.seed ^ 5,
         };
         let course = Course {
