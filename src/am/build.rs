@@ -135,7 +135,7 @@ fn train_from_table(plan: &Plan, heap: Heap) -> Result<Option<Model>> {
     let options = train_options(&plan.options, plan.metric, rows, SEED);
     let sample = reservoir.into_rows();
     let dim = plan.dim;
-    let job = |monitor: &dyn Monitor| train(&sample, dim, None, &options, monitor);
+    let job = |monitor: &dyn Monitor| train(sample, dim, None, &options, monitor);
     match run_training(&plan.index.name(), job) {
         Ok(trained) => Ok(Some(trained.model)),
         Err(Error::Train {
@@ -162,14 +162,17 @@ pub fn train_options(options: &Options, metric: Metric, rows: usize, seed: u64) 
     }
 }
 
-/// Rows to sample, so that training stays within `maintenance_work_mem`: it holds the sample, its internal form, and at
-/// its peak about as much again and a half, beside buffers of a fixed number of rows (measured with 384 dimensions).
+/// Rows to sample, so that training stays within `maintenance_work_mem`: beside the sample it holds the sample's codes, buffers
+/// of a fixed number of rows, and what any training needs (measured).
 pub fn sample_capacity(dim: usize) -> usize {
     const BUFFERED_ROWS: usize = 8_192;
+    const BASE: usize = 24 << 20;
     let row = dim * size_of::<f32>();
     let whole = crate::pg::maintenance_bytes();
-    let left = whole.saturating_sub(BUFFERED_ROWS * row).max(whole / 2);
-    (left / (row * 7 / 2)).clamp(MIN_TRAIN_ROWS, MOST_SAMPLE_ROWS)
+    let left = whole
+        .saturating_sub(BASE + BUFFERED_ROWS * row)
+        .max(whole / 4);
+    (left / (row * 3 / 2)).clamp(MIN_TRAIN_ROWS, MOST_SAMPLE_ROWS)
 }
 
 /// Trains on threads, reporting progress. `relation` names the source of the rows in errors.

@@ -20,6 +20,7 @@ use distillvq_quantizer::{
 };
 use pgrx::iter::TableIterator;
 use pgrx::{name, pg_extern, pg_sys::Oid};
+use std::borrow::Cow;
 use std::time::Instant;
 
 /// The part of the sample's memory that logged queries take, and rows leave to them.
@@ -170,7 +171,7 @@ fn train_index(
         None => None,
     };
     let trained = run_training(&index.name(), |monitor| {
-        retrain(&model, &sample, log.as_deref(), options, monitor)
+        retrain(&model, sample, log.map(Cow::from), options, monitor)
     })?;
     if trained.report.improved() {
         let unwritten = |source| Error::Model {
@@ -329,7 +330,7 @@ impl Request {
             ..train_options(&self.options, self.metric, offered, self.seed)
         };
         let trained = run_training(&self.rows.relation, |monitor| {
-            train(&rows, dim, queries.as_deref(), &options, monitor)
+            train(rows, dim, queries.map(Cow::from), &options, monitor)
         })?;
         models::store(&self.model, &trained.model, &trained.report)?;
         Ok(outcome(self.model, &trained.report, start))

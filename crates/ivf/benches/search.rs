@@ -25,7 +25,7 @@ fn model(metric: Metric) -> Model {
         distill: false,
         ..TrainOptions::default()
     };
-    let trained = train(&vectors(2000, 1), DIM, None, &options, &Quiet);
+    let trained = train(vectors(2000, 1), DIM, None, &options, &Quiet);
     trained.unwrap().model
 }
 

@@ -79,7 +79,8 @@ fn rank_block(
             best.offer_all(scores, from, |row| rows.allowed(first + i, row));
         }
     }
-    Ok(best.into_iter().map(Best::finish).collect())
+    // Copies of their own size: the buffers are several times larger.
+    Ok(best.into_iter().map(|b| b.finish().to_vec()).collect())
 }
 
 /// The best so far: a buffer that is cut down to `k` whenever it is full.

@@ -10,6 +10,7 @@ use crate::train::{
     Trained, check_count, check_shapes, keep_on, row_norms, usable_queries, usable_rows,
 };
 use crate::{Loss, Model, Monitor, Report, TrainError, TrainOptions, par};
+use std::borrow::Cow;
 
 /// How to train again.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -30,26 +31,32 @@ pub struct RetrainOptions {
 ///
 /// # Errors
 /// As [`crate::train()`].
-pub fn retrain(
+pub fn retrain<'a>(
     model: &Model,
-    sample: &[f32],
-    queries: Option<&[f32]>,
+    sample: impl Into<Cow<'a, [f32]>>,
+    queries: Option<Cow<'_, [f32]>>,
     options: &RetrainOptions,
     monitor: &dyn Monitor,
 ) -> Result<Trained, TrainError> {
     let dim = model.dim();
-    check_shapes(sample, dim, queries)?;
+    let sample = sample.into();
+    check_shapes(&sample, dim, queries.as_deref())?;
+    let given = sample.len() / dim;
     let Body { encoder, student } = model.body();
-    let encoded = encode(model, sample, monitor)?;
+    let encoded = encode(model, &sample, monitor)?;
     let placed = |i: usize| {
         let row = encoded.rows.get(i);
         row.is_some_and(|row| matches!(row.placement, Placement::List(_)))
     };
-    let rows = usable_rows(&encoder.space, sample, placed, monitor)?;
+    let rows = usable_rows(&encoder.space, sample.into_owned(), placed, monitor)?;
     let x = MatRef::new(&rows, dim);
-    check_count(sample.len() / dim, x)?;
+    check_count(given, x)?;
     let coded = Coded::placed(&encoded, model.subquantizers(), &encoder.scale);
-    let queries = usable_queries(&encoder.space, queries.unwrap_or_default(), monitor)?;
+    let queries = usable_queries(
+        &encoder.space,
+        queries.unwrap_or_default().into_owned(),
+        monitor,
+    )?;
     let mut report = Report {
         rows: x.rows(),
         queries: queries.len() / dim,

@@ -17,6 +17,7 @@ use crate::{
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
+use std::borrow::Cow;
 
 /// Rows a list that k-means looks at.
 const ROWS_PER_LIST: usize = 128;
@@ -43,26 +44,28 @@ pub struct Trained {
 ///
 /// `sample` holds n×`dim` raw values as they are stored in the table, `queries` m×`dim`. Rows and queries that are not
 /// finite, zero rows under cosine, and rows far longer than the others are left out. Called on a thread of a rayon pool
-/// it uses that pool, otherwise this thread alone; the result depends on the seed, not on the number of threads. Memory
-/// is one copy of the sample and little more.
+/// it uses that pool, otherwise this thread alone; the result depends on the seed, not on the number of threads. Samples
+/// that are given away are worked on in place; of borrowed ones a copy is made.
 ///
 /// # Errors
 /// [`TrainError`] for options and shapes out of range, for fewer than [`MIN_TRAIN_ROWS`] usable rows, and when
 /// `monitor` interrupts.
-pub fn train(
-    sample: &[f32],
+pub fn train<'a>(
+    sample: impl Into<Cow<'a, [f32]>>,
     dim: usize,
-    queries: Option<&[f32]>,
+    queries: Option<Cow<'_, [f32]>>,
     options: &TrainOptions,
     monitor: &dyn Monitor,
 ) -> Result<Trained, TrainError> {
-    check(sample, dim, queries, options)?;
-    let mut space = Space::fit(options.metric, dim, sample, monitor)?;
-    let mut rows = usable_rows(&space, sample, |_| true, monitor)?;
-    check_count(sample.len() / dim, MatRef::new(&rows, dim))?;
+    let sample = sample.into();
+    check(&sample, dim, queries.as_deref(), options)?;
+    let given = sample.len() / dim;
+    let mut space = Space::fit(options.metric, dim, &sample, monitor)?;
+    let mut rows = usable_rows(&space, sample.into_owned(), |_| true, monitor)?;
+    check_count(given, MatRef::new(&rows, dim))?;
     let base = quantize(&mut rows, &mut space, options, monitor)?;
     let x = MatRef::new(&rows, dim);
-    let queries = usable_queries(&space, queries.unwrap_or_default(), monitor)?;
+    let queries = usable_queries(&space, queries.unwrap_or_default().into_owned(), monitor)?;
     let mut report = Report {
         rows: x.rows(),
         queries: queries.len() / dim,
@@ -177,21 +180,20 @@ fn check(
     option(m <= most, "subquantizers", m, format!("0 to {most}"))
 }
 
-/// The internal vectors of the rows that can be learned from, as far as they are `wanted` (by number).
+/// Turns raw rows into the internal vectors of those that can be learned from, as far as they are `wanted` (by number).
 pub(crate) fn usable_rows(
     space: &Space,
-    sample: &[f32],
+    mut rows: Vec<f32>,
     wanted: impl Fn(usize) -> bool,
     monitor: &dyn Monitor,
 ) -> Result<Vec<f32>, TrainError> {
     let dim = space.dim;
-    let mut rows = vec![0f32; sample.len()];
-    let mut kinds = vec![Kind::Exact; sample.len() / dim];
+    let mut kinds = vec![Kind::Exact; rows.len() / dim];
     let pieces = rows.chunks_mut(dim * ROWS).zip(kinds.chunks_mut(ROWS));
-    par::each_mut(&mut pieces.collect::<Vec<_>>(), |piece, (rows, kinds)| {
+    par::each_mut(&mut pieces.collect::<Vec<_>>(), |_, (rows, kinds)| {
         keep_on(monitor)?;
-        let raw = MatRef::new(sample, dim).slice(piece * ROWS, (piece + 1) * ROWS);
-        kinds.copy_from_slice(&space.rows(raw, rows));
+        let raw = rows.to_vec();
+        kinds.copy_from_slice(&space.rows(MatRef::new(&raw, dim), rows));
         Ok(())
     })?;
     let mut kept = 0;
@@ -207,23 +209,28 @@ pub(crate) fn usable_rows(
     Ok(rows)
 }
 
-/// The internal vectors of the queries that can be learned from.
+/// Turns raw queries into the internal vectors of those that can be learned from.
 pub(crate) fn usable_queries(
     space: &Space,
-    queries: &[f32],
+    mut queries: Vec<f32>,
     monitor: &dyn Monitor,
 ) -> Result<Vec<f32>, TrainError> {
-    let mut usable = Vec::new();
-    let mut vector = vec![0f32; space.dim];
-    for query in watched(queries.chunks_exact(space.dim), monitor) {
-        let query = query?;
-        space.query(query, &mut vector);
+    let dim = space.dim;
+    let mut vector = vec![0f32; dim];
+    let mut kept = 0;
+    for i in watched(0..queries.len() / dim, monitor) {
+        let raw = i? * dim;
+        let raw = raw..raw + dim;
+        let finite = queries[raw.clone()].iter().all(|x| x.is_finite());
+        space.query(&queries[raw], &mut vector);
         let zero = space.metric != Metric::L2 && vector.iter().all(|x| *x == 0.0);
-        if query.iter().all(|x| x.is_finite()) && !zero {
-            usable.extend_from_slice(&vector);
+        if finite && !zero {
+            queries[kept..kept + dim].copy_from_slice(&vector);
+            kept += dim;
         }
     }
-    Ok(usable)
+    queries.truncate(kept);
+    Ok(queries)
 }
 
 /// What is learned without a teacher: the reconstruction.

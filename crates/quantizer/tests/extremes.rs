@@ -8,6 +8,7 @@ use distillvq_quantizer::{
     MAX_DIM, MIN_TRAIN_ROWS, Metric, Model, Monitor, Phase, Placement, Quiet, TrainError,
     TrainOptions, train,
 };
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
@@ -15,7 +16,7 @@ const METRICS: [Metric; 3] = [Metric::L2, Metric::InnerProduct, Metric::Cosine];
 
 /// Trains, stores, reads and uses a model; every number that comes out must be finite.
 fn use_all(rows: &[f32], dim: usize, options: &TrainOptions) -> Model {
-    let trained = train(rows, dim, Some(&rows[..50 * dim]), options, &Quiet).unwrap();
+    let trained = train(rows, dim, Some(rows[..50 * dim].into()), options, &Quiet).unwrap();
     let model = Model::from_bytes(&trained.model.to_bytes().unwrap()).unwrap();
     let some = &rows[..100 * dim];
     for query in [
@@ -222,7 +223,7 @@ fn wrong_calls_are_errors() {
     let options = TrainOptions::default();
     let rows = groups(1000, 4, 0.3, 1);
     let fails = |rows: &[f32], dim, queries: Option<&[f32]>, options: &TrainOptions| {
-        let error = train(rows, dim, queries, options, &Quiet).unwrap_err();
+        let error = train(rows, dim, queries.map(Cow::from), options, &Quiet).unwrap_err();
         assert!(!error.to_string().is_empty());
         error
     };
@@ -305,7 +306,7 @@ fn queries_without_use_are_passed_over() {
                 metric,
                 ..TrainOptions::default()
             };
-            let report = train(&rows, 6, Some(queries), &options, &Quiet)
+            let report = train(&rows, 6, Some(queries.into()), &options, &Quiet)
                 .unwrap()
                 .report;
             assert!(report.queries <= 10 && report.recall_after.is_finite());
@@ -340,7 +341,13 @@ fn interrupts_are_heeded_everywhere() {
             asked: AtomicUsize::new(0),
             phases: Default::default(),
         };
-        let result = train(&rows, 16, Some(&log), &TrainOptions::default(), &stop);
+        let result = train(
+            &rows,
+            16,
+            Some((&log).into()),
+            &TrainOptions::default(),
+            &stop,
+        );
         (result.map(|_| ()), stop)
     };
     let (result, all) = run(usize::MAX);

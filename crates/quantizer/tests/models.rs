@@ -76,7 +76,7 @@ fn the_result_depends_on_the_seed_alone() {
             metric: Metric::L2,
             ..TrainOptions::default()
         };
-        train(&rows, dim, Some(&queries), &options, &Quiet)
+        train(&rows, dim, Some((&queries).into()), &options, &Quiet)
             .unwrap()
             .model
             .to_bytes()
@@ -171,7 +171,7 @@ fn distillation_gains_from_queries_of_another_kind() {
         subquantizers: 8,
         ..TrainOptions::default()
     };
-    let trained = train(&rows, dim, Some(&queries), &options, &Quiet);
+    let trained = train(&rows, dim, Some((&queries).into()), &options, &Quiet);
     let report = trained.unwrap().report;
     assert!(
         report.distilled && report.recall_after > report.recall_before + 0.01,
@@ -188,7 +188,14 @@ fn a_query_log_is_used() {
         .enumerate()
         .map(|(i, x)| x + if i % dim == 0 { 1.5 } else { 0.0 })
         .collect();
-    let trained = train(&rows, dim, Some(&log), &TrainOptions::default(), &Quiet).unwrap();
+    let trained = train(
+        &rows,
+        dim,
+        Some((&log).into()),
+        &TrainOptions::default(),
+        &Quiet,
+    )
+    .unwrap();
     assert_eq!(trained.report.queries, 1000);
     assert_eq!(&trained.report, trained.model.report());
 }

@@ -8,6 +8,7 @@ use distillvq_quantizer::{
     Metric, Model, Monitor, Phase, Placement, Quiet, RetrainOptions, TrainError, TrainOptions,
     Trained, retrain, train,
 };
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 const DIM: usize = 32;
@@ -44,7 +45,7 @@ fn again(model: &Model, rows: &[f32], queries: Option<&[f32]>, seed: u64) -> Tra
     retrain(
         model,
         rows,
-        queries,
+        queries.map(Cow::from),
         &RetrainOptions {
             seed,
             ..RetrainOptions::default()
@@ -160,8 +161,15 @@ fn the_result_depends_on_the_seed_alone() {
 fn wrong_calls_are_errors() {
     let rows = flat(1500, 1);
     let model = plain(&rows, Metric::L2);
-    let run = |rows: &[f32], queries| {
-        retrain(&model, rows, queries, &RetrainOptions::default(), &Quiet).map(|_| ())
+    let run = |rows: &[f32], queries: Option<&[f32]>| {
+        retrain(
+            &model,
+            rows,
+            queries.map(Cow::from),
+            &RetrainOptions::default(),
+            &Quiet,
+        )
+        .map(|_| ())
     };
     for (rows, queries) in [(&rows[1..], None), (&rows[..], Some(&rows[..5]))] {
         assert!(matches!(
@@ -204,7 +212,7 @@ fn interrupts_are_heeded_everywhere() {
             asked: AtomicUsize::new(0),
         };
         let options = RetrainOptions::default();
-        let result = retrain(&model, &rows, Some(&queries), &options, &stop);
+        let result = retrain(&model, &rows, Some((&queries).into()), &options, &stop);
         (result.map(|_| ()), stop.asked.into_inner())
     };
     let (result, asked) = run(usize::MAX);

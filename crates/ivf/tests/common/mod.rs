@@ -46,7 +46,7 @@ pub fn model(metric: Metric, bits: u8) -> Model {
             distill: false,
             ..TrainOptions::default()
         };
-        train(&vectors(1200, 1), DIM, None, &options, &Quiet)
+        train(vectors(1200, 1), DIM, None, &options, &Quiet)
             .unwrap()
             .model
     };
@@ -68,7 +68,13 @@ pub fn students(metric: Metric, bits: u8) -> Vec<Model> {
                 seed,
                 ..RetrainOptions::default()
             };
-            let trained = retrain(&all[0], &vectors(1200, 1), Some(&queries), &options, &Quiet);
+            let trained = retrain(
+                &all[0],
+                vectors(1200, 1),
+                Some((&queries).into()),
+                &options,
+                &Quiet,
+            );
             all.push(trained.unwrap().model);
         }
         let bytes = |model: &Model| model.student_bytes().unwrap();

@@ -162,7 +162,7 @@ impl Bench {
     /// Trains and measures one variant.
     fn run(&mut self, variant: &Variant) -> Result<()> {
         let watch = Watch::new();
-        let log = variant.log.then_some(self.set.log.as_slice());
+        let log = variant.log.then_some(self.set.log.as_slice().into());
         let trained = train(&self.sample, self.set.dim, log, &variant.options, &watch)?;
         let seconds = watch.stop();
         let model = &trained.model;
