@@ -140,7 +140,10 @@ fn a_build_can_be_cancelled_and_its_session_ended() {
         boss.run(&format!("SELECT {order}({process})"));
         let error = build.join().unwrap().unwrap_err();
         let late = start.elapsed();
-        assert_eq!(error.code().map(|state| state.code()), Some(state));
+        let code = error.code().map(|state| state.code());
+        // A client may notice that the session is over before it has read why.
+        let over = state == "57P01" && code.is_none() && error.is_closed();
+        assert!(over || code == Some(state), "{error:?}");
         assert!(late <= LATEST, "{late:?}");
     }
     assert_eq!(

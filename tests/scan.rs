@@ -105,7 +105,7 @@ fn default_settings_find_the_documents() {
         &mut client,
         "items",
         Metric::Cosine,
-        &set.test.slice(0..50),
+        &set.test.slice(0..300),
         0,
     );
     assert!(recall >= 0.9, "{recall}");
