@@ -68,9 +68,17 @@ fn floats(c: &mut Criterion) {
                     black_box(&scales),
                     None,
                     &affine,
+                    0.5,
                     &mut out,
                 )
             });
+        });
+    }
+    let (q, rows) = (vec![55i8; 384], vec![-33i8; 384 * 343]);
+    for k in all() {
+        group.bench_function(BenchmarkId::new(k.name, "dots8 343x384"), |b| {
+            let mut out = vec![0i32; 343];
+            b.iter(|| (k.dots8)(black_box(&q), black_box(&rows), &mut out))
         });
     }
     group.finish();

@@ -5,6 +5,9 @@ use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 /// `distillvq.probes`: how many lists a search scans first; 0 chooses automatically.
 static PROBES: GucSetting<i32> = GucSetting::<i32>::new(0);
 
+/// `distillvq.model_cache`: how many kilobytes of decoded models a session keeps.
+static MODEL_CACHE: GucSetting<i32> = GucSetting::<i32>::new(64 << 10);
+
 /// The share of all lists that is probed when nobody says how many.
 const AUTOMATIC_SHARE: usize = 10;
 /// The fewest lists probed automatically: with few lists a tenth of them would be too little.
@@ -23,7 +26,23 @@ pub fn register() {
         GucContext::Userset,
         GucFlags::EXPLAIN,
     );
+    GucRegistry::define_int_guc(
+        c"distillvq.model_cache",
+        c"Memory for decoded models in each session.",
+        c"A session decodes an index's model when it first uses it, and keeps it as far as this allows. What does not fit \
+          is decoded again by every search.",
+        &MODEL_CACHE,
+        0,
+        i32::MAX,
+        GucContext::Userset,
+        GucFlags::UNIT_KB,
+    );
     crate::pg::reserve_setting_prefix(c"distillvq");
+}
+
+/// Bytes of decoded models that a session keeps.
+pub fn model_cache_bytes() -> usize {
+    MODEL_CACHE.get() as usize * 1024
 }
 
 /// Lists to probe first: the setting, else the index's parameter, else a tenth of the lists; never more than there are.

@@ -11,7 +11,7 @@ use distillvq_quantizer::{EncodedRows, Placement};
 pub fn insert(index: Index, tid: Tid, vector: &[f32]) -> Result<()> {
     let target = Target::open(index)?;
     target.check_dimensions(vector.len())?;
-    let encoded = match &target.model {
+    let encoded = match target.model()? {
         Some(model) => model.encode(vector),
         None => crate::am::build::untrained(target.meta.metric, vector, target.meta.dim),
     };

@@ -7,29 +7,44 @@ use crate::pg::relation::Index;
 use crate::pg::store::RelationStore;
 use distillvq_ivf::stream::{Stream, StreamOptions};
 use distillvq_ivf::{self as ivf, Meta, Model, Search, Tid};
-use std::sync::Arc;
+use distillvq_quantizer::Searcher;
 
-/// An index opened for a search or a change: its metapage as it is now, and its model.
+/// An index opened for a search or a change, with its metapage as it is now.
 pub struct Target {
     /// The index.
     pub index: Index,
     /// What the metapage says.
     pub meta: Meta,
-    /// The model, unless the index is untrained.
-    pub model: Option<Arc<Model>>,
 }
 
 impl Target {
-    /// Reads the metapage, compares it with the index's definition, and gets the model from the backend's cache or the pages.
+    /// Reads the metapage.
     pub fn open(index: Index) -> Result<Self> {
-        let store = RelationStore::new(index);
+        let store = RelationStore::for_search(index);
         let meta = Meta::read(&store).map_err(of_index(index))?;
-        let model = if meta.trained() {
-            Some(cache::model(index, &store, &meta)?)
-        } else {
-            None
-        };
-        Ok(Self { index, meta, model })
+        Ok(Self { index, meta })
+    }
+
+    /// The model from the backend's cache or the pages, unless the index is untrained.
+    pub fn model(&self) -> Result<Option<Model>> {
+        self.trained(cache::model)
+    }
+
+    /// What a search needs of it.
+    fn searcher(&self) -> Result<Option<Searcher>> {
+        self.trained(cache::searcher)
+    }
+
+    fn trained<T>(
+        &self,
+        get: impl FnOnce(Index, &RelationStore, &Meta) -> Result<T>,
+    ) -> Result<Option<T>> {
+        let store = RelationStore::new(self.index);
+        let got = self
+            .meta
+            .trained()
+            .then(|| get(self.index, &store, &self.meta));
+        got.transpose()
     }
 
     /// Refuses a vector whose length is not the index's.
@@ -64,9 +79,9 @@ impl Scan {
             .map_or_else(|| vec![0.0; target.meta.dim], OwnedVector::elements);
         target.check_dimensions(elements.len())?;
         let pages = of_index(target.index);
-        let store = RelationStore::new(target.index);
-        let search =
-            Search::new(store, &target.meta, target.model.as_deref(), &elements).map_err(pages)?;
+        let store = RelationStore::for_search(target.index);
+        let model = target.searcher()?;
+        let search = Search::new(store, &target.meta, model.as_ref(), &elements).map_err(pages)?;
         let probes =
             crate::settings::probes(target.index.options().probes, target.meta.lists as usize);
         let options = StreamOptions {

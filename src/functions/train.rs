@@ -159,8 +159,11 @@ fn train_index(
     if locked.of_another_session() {
         return Err(Error::OtherSession(index.name()));
     }
-    let Target { model, meta, .. } = Target::open(index)?;
-    let model = model.ok_or_else(|| Error::Untrained(index.name()))?;
+    let target = Target::open(index)?;
+    let meta = target.meta;
+    let model = target
+        .model()?
+        .ok_or_else(|| Error::Untrained(index.name()))?;
     let _progress = Progress::start(index.table(), Some(oid));
     let rows = VectorColumn::of_index(index)?;
     let shared = queries.is_some();

@@ -40,6 +40,59 @@ pub fn extend_locked(
     }
 }
 
+/// Counts a page that was found in shared buffers (`pgstat_count_buffer_read` and `_hit` of pgstat.h).
+pub fn count_hit(index: Index) {
+    // SAFETY: the relation is open; the counters, if there are any, are this backend's own.
+    if let Some(info) = unsafe { (*index.as_ptr()).pgstat_info.as_mut() } {
+        #[cfg(feature = "pg15")]
+        {
+            info.t_counts.t_blocks_fetched += 1;
+            info.t_counts.t_blocks_hit += 1;
+        }
+        #[cfg(not(feature = "pg15"))]
+        {
+            info.counts.blocks_fetched += 1;
+            info.counts.blocks_hit += 1;
+        }
+    }
+}
+
+/// Names a relation's file.
+#[derive(Clone, Copy)]
+pub struct Locator(
+    #[cfg(feature = "pg15")] pg_sys::RelFileNode,
+    #[cfg(not(feature = "pg15"))] pg_sys::RelFileLocator,
+);
+
+impl Locator {
+    /// The file that the index has now.
+    pub fn of(index: Index) -> Self {
+        // SAFETY: the relation is open.
+        unsafe {
+            #[cfg(feature = "pg15")]
+            return Self((*index.as_ptr()).rd_node);
+            #[cfg(not(feature = "pg15"))]
+            Self((*index.as_ptr()).rd_locator)
+        }
+    }
+
+    /// Whether both are one file.
+    pub fn same(&self, other: &Self) -> bool {
+        let (a, b) = (&self.0, &other.0);
+        #[cfg(feature = "pg15")]
+        return (a.spcNode, a.dbNode, a.relNode) == (b.spcNode, b.dbNode, b.relNode);
+        #[cfg(not(feature = "pg15"))]
+        return (a.spcOid, a.dbOid, a.relNumber) == (b.spcOid, b.dbOid, b.relNumber);
+    }
+
+    /// Pins a buffer if it holds this block of the main fork.
+    pub fn pin(&self, block: u32, buffer: pg_sys::Buffer) -> bool {
+        let fork = pg_sys::ForkNumber::MAIN_FORKNUM;
+        // SAFETY: the number is that of a buffer, whatever it holds by now.
+        unsafe { pg_sys::ReadRecentBuffer(self.0, fork, block, buffer) }
+    }
+}
+
 /// Lets VACUUM sleep and be cancelled.
 pub fn vacuum_delay() {
     // SAFETY: called with no buffer locked.

@@ -16,6 +16,7 @@ pub mod datum;
 pub mod heap;
 pub mod options;
 pub mod planner;
+pub mod recent;
 pub mod relation;
 pub mod scan;
 pub mod spi;

@@ -4,6 +4,7 @@
 //! makes it visible and durable in one step; dropping it changes nothing. While a PostgreSQL error unwinds, nothing is
 //! released here: the transaction's abort does that.
 
+use crate::pg::recent::Recent;
 use crate::pg::relation::Index;
 use distillvq_ivf::{Error, PAGE_SIZE, PageStore, PageWrite};
 use pgrx::pg_sys;
@@ -27,6 +28,8 @@ pub struct RelationStore {
     strategy: pg_sys::BufferAccessStrategy,
     /// Whether VACUUM's cost-based delay applies between pages.
     vacuum: bool,
+    /// Where searches found pages before; none for other uses.
+    recent: Option<Recent>,
 }
 
 const _: () = assert!(
@@ -38,13 +41,22 @@ const _: () = assert!(
 const NO_HOLE: u16 = PAGE_SIZE as u16;
 
 impl RelationStore {
-    /// The store for everyday changes and searches.
+    /// The store for everyday changes.
     pub fn new(index: Index) -> Self {
         Self {
             index,
             mode: Mode::Logged,
             strategy: std::ptr::null_mut(),
             vacuum: false,
+            recent: None,
+        }
+    }
+
+    /// The store for searches, which come back to the same pages.
+    pub fn for_search(index: Index) -> Self {
+        Self {
+            recent: Some(Recent::of(index)),
+            ..Self::new(index)
         }
     }
 
@@ -55,6 +67,7 @@ impl RelationStore {
             mode: Mode::Logged,
             strategy,
             vacuum: true,
+            recent: None,
         }
     }
 
@@ -65,6 +78,7 @@ impl RelationStore {
             mode: Mode::Build,
             strategy: std::ptr::null_mut(),
             vacuum: false,
+            recent: None,
         }
     }
 
@@ -75,6 +89,7 @@ impl RelationStore {
             mode: Mode::Init,
             strategy: std::ptr::null_mut(),
             vacuum: false,
+            recent: None,
         }
     }
 
@@ -108,7 +123,15 @@ impl RelationStore {
         };
     }
 
+    /// A pinned buffer with the page.
     fn read_buffer(&self, block: u32) -> pg_sys::Buffer {
+        match &self.recent {
+            Some(recent) => recent.read(self.index, block, || self.look_up(block)),
+            None => self.look_up(block),
+        }
+    }
+
+    fn look_up(&self, block: u32) -> pg_sys::Buffer {
         let mode = pg_sys::ReadBufferMode::RBM_NORMAL;
         // SAFETY: the relation is open; a block out of range is PostgreSQL's own error.
         unsafe {
@@ -168,8 +191,18 @@ impl PageStore for RelationStore {
     }
 
     fn prefetch(&self, block: u32) {
+        // What was found in shared buffers before is most likely still there.
+        if self.recent.as_ref().is_some_and(|it| it.knows(block)) {
+            return;
+        }
         // SAFETY: the relation is open; prefetching a block out of range does nothing.
         unsafe { pg_sys::PrefetchBuffer(self.index.as_ptr(), self.fork(), block) };
+    }
+
+    fn warm(&self, block: u32) {
+        if let Some(recent) = &self.recent {
+            recent.warm(block);
+        }
     }
 
     fn interrupts(&self) -> Result<(), Error> {

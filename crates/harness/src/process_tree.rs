@@ -31,6 +31,15 @@ pub(crate) fn children(parent: u32) -> Vec<u32> {
         .collect()
 }
 
+/// Memory of a process that it shares with no other, in bytes; 0 if it is gone.
+pub(crate) fn private_memory(process: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let mut lines = status.lines();
+    let line = lines.find_map(|line| line.strip_prefix("RssAnon:"));
+    let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+    kilobytes.unwrap_or(0u64) * 1024
+}
+
 /// Waits until processes are gone, or dead and only waiting to be buried.
 pub(crate) fn wait_for_end(processes: &[u32]) -> Result<()> {
     let start = Instant::now();

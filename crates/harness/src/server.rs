@@ -240,6 +240,14 @@ impl Server {
             .map_err(Error::io(&self.log))
     }
 
+    /// Bytes of memory that the server's processes have for themselves, by `/proc`.
+    #[must_use]
+    pub fn private_memory(&self) -> u64 {
+        let postmaster = self.postmaster.as_ref().map(Child::id);
+        let processes = postmaster.into_iter().flat_map(process_tree::children);
+        processes.map(process_tree::private_memory).sum()
+    }
+
     /// The data directory.
     #[must_use]
     pub fn data(&self) -> PathBuf {

@@ -50,6 +50,44 @@ impl Vectors {
         Self { dim, values }
     }
 
+    /// Unit vectors with what embeddings of texts have in common: dimensions of falling variance (a power law) that no axis
+    /// shows, groups of groups, some far larger than others. The same for the same seed; rows of different `part`s are
+    /// different draws from one distribution.
+    #[must_use]
+    pub fn like_texts(rows: usize, dim: usize, seed: u64, part: u64) -> Self {
+        const TOPICS: usize = 40;
+        const GROUPS: usize = 4_000;
+        let dim = dim.max(1);
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let spread: Vec<f32> = (1..=dim).map(|i| (i as f32).powf(-0.55)).collect();
+        let mut points = |n: usize, size: f32| -> Vec<f32> {
+            let spread = spread.iter().cycle().take(n * dim);
+            spread.map(|s| s * size * normal(&mut random)).collect()
+        };
+        let (topics, mut groups) = (points(TOPICS, 0.6), points(GROUPS, 0.8));
+        let signs = points(2, 1.0);
+        for (i, group) in groups.chunks_exact_mut(dim).enumerate() {
+            let topic = i % TOPICS * dim;
+            add(group, &topics[topic..topic + dim], 1.0);
+        }
+        let mut random =
+            ChaCha8Rng::seed_from_u64(seed ^ (part + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let mut values = vec![0f32; rows * dim];
+        for row in values.chunks_exact_mut(dim) {
+            // Squares crowd near zero: the first groups are the large ones.
+            let group = (random.random::<f32>().powi(2) * GROUPS as f32) as usize % GROUPS * dim;
+            for (x, s) in row.iter_mut().zip(&spread) {
+                *x = 0.7 * s * normal(&mut random);
+            }
+            add(row, &groups[group..group + dim], 1.0);
+            mix(row, &signs);
+            let length = row.iter().map(|x| x * x).sum::<f32>().sqrt();
+            row.iter_mut()
+                .for_each(|x| *x /= length.max(f32::MIN_POSITIVE));
+        }
+        Self { dim, values }
+    }
+
     /// Number of rows.
     #[must_use]
     pub fn rows(&self) -> usize {
@@ -96,6 +134,47 @@ impl Vectors {
     }
 }
 
+/// Roughly normal: the sum of uniform numbers.
+fn normal(random: &mut ChaCha8Rng) -> f32 {
+    let bits: u64 = random.random();
+    let sum: u64 = (0..4).map(|i| (bits >> (16 * i)) & 0xFFFF).sum();
+    (sum as f32 / 65_536.0 - 2.0) * 1.732
+}
+
+fn add(to: &mut [f32], from: &[f32], times: f32) {
+    for (a, b) in to.iter_mut().zip(from) {
+        *a += times * b;
+    }
+}
+
+/// Turns a vector so that no axis is special: signs flipped, then a Hadamard transform, of its first dimensions and of its
+/// last. Lengths stay.
+fn mix(row: &mut [f32], signs: &[f32]) {
+    let size = 1 << row.len().ilog2();
+    for (round, signs) in signs.chunks_exact(row.len()).enumerate() {
+        for (x, sign) in row.iter_mut().zip(signs) {
+            *x = if *sign < 0.0 { -*x } else { *x };
+        }
+        let start = if round % 2 == 0 { 0 } else { row.len() - size };
+        hadamard(&mut row[start..start + size]);
+    }
+}
+
+fn hadamard(x: &mut [f32]) {
+    let mut half = 1;
+    while half < x.len() {
+        for pair in x.chunks_exact_mut(2 * half) {
+            let (a, b) = pair.split_at_mut(half);
+            for (a, b) in a.iter_mut().zip(b) {
+                (*a, *b) = (*a + *b, *a - *b);
+            }
+        }
+        half *= 2;
+    }
+    let scale = 1.0 / (x.len() as f32).sqrt();
+    x.iter_mut().for_each(|x| *x *= scale);
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -117,5 +196,20 @@ mod tests {
         assert_eq!(one, Vectors::clustered(50, 8, 4, 7));
         assert_ne!(one, Vectors::clustered(50, 8, 4, 8));
         assert_eq!(one.rows(), 50);
+    }
+
+    #[test]
+    fn texts_have_unit_length_and_groups() {
+        let (rows, others) = (
+            Vectors::like_texts(300, 96, 1, 0),
+            Vectors::like_texts(300, 96, 1, 1),
+        );
+        assert_eq!(rows, Vectors::like_texts(300, 96, 1, 0));
+        assert_ne!(rows, others);
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>();
+        assert!(rows.iter().all(|row| (dot(row, row) - 1.0).abs() < 1e-4));
+        let nearest = |q: &[f32]| rows.iter().map(|row| dot(q, row)).fold(-1.0, f32::max);
+        let mean: f32 = others.iter().map(nearest).sum::<f32>() / 300.0;
+        assert!((0.5..0.95).contains(&mean), "{mean}");
     }
 }

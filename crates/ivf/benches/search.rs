@@ -75,7 +75,8 @@ fn pulls(c: &mut Criterion) {
         for n in [100, 256, 4096] {
             group.bench_function(format!("{n} of all lists"), |b| {
                 let search = || {
-                    let mut search = Search::new(&store, &meta, Some(&model), &query).unwrap();
+                    let mut search =
+                        Search::new(&store, &meta, Some(model.searcher()), &query).unwrap();
                     search.probe(64).unwrap();
                     search
                 };

@@ -2,7 +2,6 @@
 
 use crate::Tid;
 use crate::search::Candidate;
-use distillvq_kernels::LANES;
 use std::cmp::Ordering;
 
 /// The order of candidates: score descending, then TID.
@@ -37,11 +36,9 @@ impl Reservoir {
         !(score < self.threshold)
     }
 
-    /// Whether one of a block's scores may be among the best. Without branches, so that it becomes vector code.
-    #[allow(clippy::neg_cmp_op_on_partial_ord)]
-    pub fn wants_any(&self, scores: &[f32; LANES]) -> bool {
-        let threshold = self.threshold;
-        scores.iter().fold(false, |any, &s| any | !(s < threshold))
+    /// Scores below this cannot be among the best; NaN is not below it.
+    pub fn threshold(&self) -> f32 {
+        self.threshold
     }
 
     /// Whether scores up to `bound` may be among the best; `None` stands for no scores at all.
@@ -116,12 +113,6 @@ mod tests {
             expected.sort_by(order);
             expected.truncate(n);
             prop_assert_eq!(reservoir.finish(), expected);
-        }
-
-        #[test]
-        fn a_block_is_wanted_if_one_of_its_scores_is(scores in prop::array::uniform32(score()), threshold in -1.0..1.0f32) {
-            let reservoir = Reservoir { threshold, ..Reservoir::new(1, None) };
-            prop_assert_eq!(reservoir.wants_any(&scores), scores.iter().any(|&s| reservoir.wants(s)));
         }
     }
 }

@@ -11,9 +11,9 @@ use crate::page::{Layout, NO_BLOCK};
 use crate::posting::{check_link, open};
 use crate::reservoir::{Reservoir, order};
 use crate::store::PageStore;
-use crate::{Metric, Model, Tid};
+use crate::{Metric, Tid};
 use distillvq_kernels::{Affine, Kernels, LANES, kernels};
-use distillvq_quantizer::QueryTables;
+use distillvq_quantizer::{QueryTables, Ranking, Searcher};
 use std::cmp::Ordering;
 
 /// Lists scanned by turns, a page of each, so that a prefetched page has time to arrive.
@@ -96,20 +96,25 @@ struct Scorer {
 pub struct Search<S: PageStore> {
     store: S,
     meta: Meta,
-    /// What the model multiplies vectors by, see [`Model::unit`].
+    /// What the model multiplies vectors by, see [`distillvq_quantizer::Model::unit`].
     unit: f64,
     /// `None` if the index is untrained.
     scorer: Option<Scorer>,
     /// All lists, best first.
-    ranking: Vec<u32>,
+    ranking: Ranking,
     /// The probed lists, in the order of the ranking.
     probes: Vec<Probe>,
 }
 
 impl<S: PageStore> Search<S> {
-    /// Begins a search for a raw query. `store` may be a reference. `model` must be the index's own, `None` if the index
-    /// is untrained.
-    pub fn new(store: S, meta: &Meta, model: Option<&Model>, query: &[f32]) -> Result<Self, Error> {
+    /// Begins a search for a raw query. `store` may be a reference. `model` must be made from the index's own model, `None`
+    /// if the index is untrained.
+    pub fn new(
+        store: S,
+        meta: &Meta,
+        model: Option<&Searcher>,
+        query: &[f32],
+    ) -> Result<Self, Error> {
         if query.len() != meta.dim {
             return Err(Error::Mismatch("the query has another dimension"));
         }
@@ -118,7 +123,7 @@ impl<S: PageStore> Search<S> {
             meta: *meta,
             unit: 1.0,
             scorer: None,
-            ranking: Vec::new(),
+            ranking: Ranking::default(),
             probes: Vec::new(),
         };
         if meta.trained() {
@@ -128,8 +133,7 @@ impl<S: PageStore> Search<S> {
             }
             search.unit = f64::from(model.unit());
             let scorer = Scorer::new(meta, model.query(query))?;
-            let ranking = scorer.tables.ranking();
-            search.ranking = ranking.into_iter().map(|(_, list)| list).collect();
+            search.ranking = scorer.tables.ranking();
             search.scorer = Some(scorer);
         }
         Ok(search)
@@ -150,14 +154,16 @@ impl<S: PageStore> Search<S> {
         let Some(scorer) = &self.scorer else {
             return Ok(());
         };
-        let rest = self.ranking.get(self.probes.len()..).unwrap_or_default();
-        let lists = rest.get(..more).unwrap_or(rest);
-        let firsts = first_pages(&self.store, &self.meta, lists)?;
-        for (&list, first) in lists.iter().zip(firsts) {
+        let probed = self.probes.len();
+        let ranking = self.ranking.first(probed.saturating_add(more));
+        let lists: Vec<u32> = ranking[probed..].iter().map(|(_, list)| *list).collect();
+        let firsts = first_pages(&self.store, &self.meta, &lists)?;
+        for (list, first) in lists.into_iter().zip(firsts) {
             let cursor = if first == NO_BLOCK {
                 Cursor::End
             } else {
                 self.store.prefetch(first);
+                self.store.warm(first);
                 Cursor::Start
             };
             self.probes.push(Probe {
@@ -292,6 +298,7 @@ impl<S: PageStore> Search<S> {
             } else {
                 check_link(&self.store, *block, next, &mut blocks)?;
                 self.store.prefetch(next);
+                self.store.warm(next);
                 *block = next;
                 turn += 1;
             }
@@ -332,12 +339,14 @@ impl Scorer {
             };
             (self.scan)(layout.codes(page, b), &self.tables.lut, &mut sums);
             let norms = layout.norm_bytes(page, b);
-            (self.kernels.finish)(&sums, scales, norms, &probe.affine, &mut scores);
-            if !best.wants_any(&scores) {
-                continue;
-            }
-            for (&score, i) in scores.iter().zip(b * LANES..count) {
-                if best.wants(score) {
+            let threshold = best.threshold();
+            let finish = self.kernels.finish;
+            let mut wanted = finish(&sums, scales, norms, &probe.affine, threshold, &mut scores);
+            while wanted != 0 {
+                let lane = wanted.trailing_zeros() as usize;
+                wanted &= wanted - 1;
+                let (score, i) = (scores[lane], b * LANES + lane);
+                if i < count && best.wants(score) {
                     best.offer(score, layout.tid(page, i), |c| probe.cursor.is_before(c));
                 }
             }

@@ -27,8 +27,11 @@ pub trait PageStore {
     /// Begins an atomic change.
     fn write(&self) -> Result<Self::Write<'_>, Error>;
 
-    /// Hints that the page will be read soon.
+    /// Hints that the page will be read soon: it should come from disk.
     fn prefetch(&self, _block: u32) {}
+
+    /// Hints that the page will be read within microseconds: it should come into the processor's cache.
+    fn warm(&self, _block: u32) {}
 
     /// Gives the host a chance to cancel, with nothing locked.
     fn interrupts(&self) -> Result<(), Error> {
@@ -74,6 +77,10 @@ impl<T: PageStore> PageStore for &T {
 
     fn prefetch(&self, block: u32) {
         T::prefetch(self, block);
+    }
+
+    fn warm(&self, block: u32) {
+        T::warm(self, block);
     }
 
     fn interrupts(&self) -> Result<(), Error> {

@@ -23,7 +23,7 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
 /// Candidates of the first pull; later pulls double.
-const FIRST_PULL: usize = 256;
+const FIRST_PULL: usize = 128;
 /// Candidates of a pull at most.
 const LARGEST_PULL: usize = 4096;
 /// Rows of the exact list compared at a time.
@@ -109,9 +109,9 @@ impl Default for StreamOptions {
         StreamOptions {
             probes: 1,
             max_probes: usize::MAX,
-            z: 3.5,
-            first_batch: 64,
-            batch: 32,
+            z: 3.0,
+            first_batch: 24,
+            batch: 12,
         }
     }
 }

@@ -48,7 +48,7 @@ fn crowded(model: &Model, n: usize) -> Vec<Owned> {
 fn all_rows(store: &MemoryStore, meta: &Meta, model: &Model, query: &[f32]) -> Vec<Tid> {
     let found = pull_all(store, meta, model, query, 10_000);
     let mut tids: Vec<Tid> = found.iter().map(|c| c.tid).collect();
-    let search = Search::new(store, meta, Some(model), query).unwrap();
+    let search = Search::new(store, meta, Some(model.searcher()), query).unwrap();
     search.exact(&mut tids).unwrap();
     tids
 }

@@ -20,7 +20,7 @@ fn use_everything(store: &MemoryStore, model: &Model, row: &Owned) -> Result<(),
     let _ = create_empty(store, &MemoryStore::new());
     let _ = insert(store, &meta, row.row());
     let query = vectors(1, 1);
-    if let Ok(mut search) = Search::new(store, &meta, Some(model), &query) {
+    if let Ok(mut search) = Search::new(store, &meta, Some(model.searcher()), &query) {
         let _ = search.exact(&mut Vec::new());
         let _ = search.probe(3);
         let _ = search.pull(100, &mut Vec::new());
@@ -28,7 +28,7 @@ fn use_everything(store: &MemoryStore, model: &Model, row: &Owned) -> Result<(),
         let _ = search.catch_up(100, &mut Vec::new());
         let _ = search.pull(100_000, &mut Vec::new());
     }
-    if let Ok(search) = Search::new(store, &meta, Some(model), &query) {
+    if let Ok(search) = Search::new(store, &meta, Some(model.searcher()), &query) {
         let mut stream = Stream::new(search, StreamOptions::default());
         let mut fetch = |tids: &[Tid], out: &mut Vec<Option<f64>>| -> Result<(), Error> {
             out.extend(tids.iter().map(|tid| Some(f64::from(tid.block))));
@@ -112,7 +112,7 @@ fn searched(change: impl FnOnce(&mut [u8])) -> (u32, Result<(), Error>, Vec<Stri
     let block = posting_block(&store);
     store.mutate(block, change);
     let meta = Meta::read(&store).unwrap();
-    let mut search = Search::new(&store, &meta, Some(&model), &vectors(1, 1)).unwrap();
+    let mut search = Search::new(&store, &meta, Some(model.searcher()), &vectors(1, 1)).unwrap();
     let result = search
         .probe(usize::MAX)
         .and_then(|()| search.pull(100_000, &mut Vec::new()));

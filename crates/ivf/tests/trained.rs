@@ -39,7 +39,7 @@ fn built(metric: Metric, bits: u8, n: usize) -> Built {
 
 impl Built {
     fn search(&self, query: &[f32]) -> Search<&MemoryStore> {
-        Search::new(&self.store, &self.meta, Some(&self.model), query).unwrap()
+        Search::new(&self.store, &self.meta, Some(self.model.searcher()), query).unwrap()
     }
 
     fn expect_sound(&self) {
@@ -162,7 +162,7 @@ fn rows_that_codes_cannot_represent_are_in_the_exact_list() {
     let rows = encode(&model, &data, 0);
     let store = MemoryStore::new();
     let meta = build(&store, &model, &[&rows]);
-    let search = Search::new(&store, &meta, Some(&model), &data[DIM..2 * DIM]).unwrap();
+    let search = Search::new(&store, &meta, Some(model.searcher()), &data[DIM..2 * DIM]).unwrap();
     let mut exact = Vec::new();
     search.exact(&mut exact).unwrap();
     assert!(exact.contains(&tid(0)));
@@ -172,7 +172,7 @@ fn rows_that_codes_cannot_represent_are_in_the_exact_list() {
 
 /// The lists that a search probes, best first.
 fn ranking(model: &Model, query: &[f32]) -> Vec<u32> {
-    let ranking = model.query(query).ranking();
+    let ranking = model.query(query).ranking().all();
     ranking.into_iter().map(|(_, list)| list).collect()
 }
 

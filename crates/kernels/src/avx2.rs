@@ -10,6 +10,7 @@ static KERNELS: Kernels = Kernels {
     name: "avx2",
     dot,
     dots,
+    dots8,
     scan4,
     scan8,
     finish,
@@ -31,6 +32,11 @@ fn dots(q: &[f32], rows: &[f32], out: &mut [f32]) {
     unsafe { dots_avx2(q, rows, out) }
 }
 
+fn dots8(q: &[i8], rows: &[i8], out: &mut [i32]) {
+    // SAFETY: as in `dot`.
+    unsafe { dots8_avx2(q, rows, out) }
+}
+
 fn scan4(codes: &[u8], lut: &[u8], sums: &mut [u16; LANES]) {
     // SAFETY: as in `dot`.
     unsafe { scan4_avx2(codes, lut, sums) }
@@ -46,10 +52,11 @@ fn finish(
     scales: &[u8; LANES],
     norms: Option<&Norms>,
     a: &Affine,
+    threshold: f32,
     out: &mut [f32; LANES],
-) {
+) -> u32 {
     // SAFETY: as in `dot`.
-    unsafe { finish_avx2(sums, scales, norms, a, out) }
+    unsafe { finish_avx2(sums, scales, norms, a, threshold, out) }
 }
 
 fn nearest(what: &Nearest<'_>, out: &mut [u8], out_stride: usize) {
@@ -77,6 +84,12 @@ fn store_f32(x: __m256, to: &mut [f32; 8]) {
 
 #[target_feature(enable = "avx2,fma")]
 fn load_32(x: &[u8; 32]) -> __m256i {
+    // SAFETY: 32 readable bytes, and the load needs no alignment.
+    unsafe { _mm256_loadu_si256(x.as_ptr().cast()) }
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn load_i8(x: &[i8; 32]) -> __m256i {
     // SAFETY: 32 readable bytes, and the load needs no alignment.
     unsafe { _mm256_loadu_si256(x.as_ptr().cast()) }
 }
@@ -175,6 +188,82 @@ fn dot4_avx2(q: &[f32], rows: [&[f32]; TOGETHER]) -> [f32; TOGETHER] {
         *o = sum_f32(sum) + tail.iter().zip(rest).map(|(x, y)| x * y).sum::<f32>();
     }
     out
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn dots8_avx2(q: &[i8], rows: &[i8], out: &mut [i32]) {
+    out.fill(0);
+    let d = q.len().max(1);
+    let whole = (rows.len() / d).min(out.len());
+    let (fours, rest) = out[..whole].as_chunks_mut::<TOGETHER>();
+    let mut blocks = rows.chunks_exact(TOGETHER * d);
+    for (four, rows) in fours.iter_mut().zip(&mut blocks) {
+        *four = dot8x4_avx2(q, rows);
+    }
+    let rows = rows[whole / TOGETHER * TOGETHER * d..].chunks_exact(d);
+    for (o, row) in rest.iter_mut().zip(rows) {
+        let (x, tail) = q.as_chunks::<32>();
+        let (y, row_tail) = row.as_chunks::<32>();
+        let mut sum = _mm256_setzero_si256();
+        for (x, y) in x.iter().zip(y) {
+            let x = load_i8(x);
+            sum = _mm256_add_epi32(sum, products8(x, _mm256_abs_epi8(x), y));
+        }
+        *o = sum_i32(sum).wrapping_add(scalar::dot8(tail, row_tail));
+    }
+}
+
+/// Products of `q` with four rows of its length, one after the other in `rows`.
+#[target_feature(enable = "avx2,fma")]
+fn dot8x4_avx2(q: &[i8], rows: &[i8]) -> [i32; TOGETHER] {
+    let d = q.len();
+    let (ab, cd) = rows.split_at(2 * d);
+    let ((a, b), (c, e)) = (ab.split_at(d), cd.split_at(d));
+    let (wide, tail) = q.as_chunks::<32>();
+    let (a, a_tail) = a.as_chunks::<32>();
+    let (b, b_tail) = b.as_chunks::<32>();
+    let (c, c_tail) = c.as_chunks::<32>();
+    let (e, e_tail) = e.as_chunks::<32>();
+    let mut sums = [_mm256_setzero_si256(); TOGETHER];
+    for ((((x, a), b), c), e) in wide.iter().zip(a).zip(b).zip(c).zip(e) {
+        let x = load_i8(x);
+        let size = _mm256_abs_epi8(x);
+        sums[0] = _mm256_add_epi32(sums[0], products8(x, size, a));
+        sums[1] = _mm256_add_epi32(sums[1], products8(x, size, b));
+        sums[2] = _mm256_add_epi32(sums[2], products8(x, size, c));
+        sums[3] = _mm256_add_epi32(sums[3], products8(x, size, e));
+    }
+    let pairs = (
+        _mm256_hadd_epi32(sums[0], sums[1]),
+        _mm256_hadd_epi32(sums[2], sums[3]),
+    );
+    let all = _mm256_hadd_epi32(pairs.0, pairs.1);
+    let all = _mm_add_epi32(
+        _mm256_castsi256_si128(all),
+        _mm256_extracti128_si256::<1>(all),
+    );
+    let mut out = [0i32; TOGETHER];
+    // SAFETY: four i32 are 16 writable bytes, and the store needs no alignment.
+    unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), all) };
+    for (o, rest) in out.iter_mut().zip([a_tail, b_tail, c_tail, e_tail]) {
+        *o = o.wrapping_add(scalar::dot8(tail, rest));
+    }
+    out
+}
+
+/// Sums of four products each, `size` being that of each `x`. The unsigned factor is the size of one side, its sign goes to
+/// the other; with 127 at the most, two products fit 16 bits.
+#[target_feature(enable = "avx2,fma")]
+fn products8(x: __m256i, size: __m256i, y: &[i8; 32]) -> __m256i {
+    let twos = _mm256_maddubs_epi16(size, _mm256_sign_epi8(load_i8(y), x));
+    _mm256_madd_epi16(twos, _mm256_set1_epi16(1))
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn sum_i32(x: __m256i) -> i32 {
+    let x = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x));
+    let x = _mm_add_epi32(x, _mm_shuffle_epi32::<0b01_00_11_10>(x));
+    _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32::<0b10_11_00_01>(x)))
 }
 
 /// Sums of u8 values in u16 without widening each: one accumulator takes whole u16 (the odd byte times 256 on top of the
@@ -306,14 +395,18 @@ fn finish_avx2(
     scales: &[u8; LANES],
     norms: Option<&Norms>,
     a: &Affine,
+    threshold: f32,
     out: &mut [f32; LANES],
-) {
+) -> u32 {
     let (base, delta) = (_mm256_set1_ps(a.base), _mm256_set1_ps(a.delta));
     let (lo, step) = (_mm256_set1_ps(a.scale_lo), _mm256_set1_ps(a.scale_step));
     let sums = sums.as_chunks::<8>().0.iter();
     let scales = scales.as_chunks::<8>().0.iter();
     let mut norms = norms.map(|n| n.as_chunks::<32>().0.iter());
-    for ((sum, scale), o) in sums.zip(scales).zip(out.as_chunks_mut::<8>().0) {
+    let threshold = _mm256_set1_ps(threshold);
+    let mut mask = 0;
+    let eights = sums.zip(scales).zip(out.as_chunks_mut::<8>().0);
+    for (i, ((sum, scale), o)) in eights.enumerate() {
         // SAFETY: 8 u16 are 16 readable bytes, 8 u8 are 8.
         let (sum, scale) = unsafe {
             (
@@ -334,7 +427,10 @@ fn finish_avx2(
             score = _mm256_fmsub_ps(_mm256_set1_ps(2.0), score, norm);
         }
         store_f32(score, o);
+        let not_below = _mm256_cmp_ps::<_CMP_NLT_UQ>(score, threshold);
+        mask |= (_mm256_movemask_ps(not_below) as u32) << (8 * i);
     }
+    mask
 }
 
 /// Needs `book.len() ≥ words·width`, `stride ≥ width > 0`, and 16 to 256 words in whole sixteens.

@@ -51,8 +51,9 @@ pub struct Nearest<'a> {
 /// Squared norms of a block's rows, little-endian `f32`.
 pub type Norms = [u8; 4 * LANES];
 
-/// Type of [`Kernels::finish`]: sums, scale bytes, norms, parameters, scores.
-pub type Finish = fn(&[u16; LANES], &[u8; LANES], Option<&Norms>, &Affine, &mut [f32; LANES]);
+/// Type of [`Kernels::finish`]: sums, scale bytes, norms, parameters, threshold, scores.
+pub type Finish =
+    fn(&[u16; LANES], &[u8; LANES], Option<&Norms>, &Affine, f32, &mut [f32; LANES]) -> u32;
 
 /// One implementation of all inner loops.
 #[derive(Debug)]
@@ -64,14 +65,18 @@ pub struct Kernels {
     /// `dots(q, rows, out)`: `out[i] = row_i·q`, `rows` being row-major with `q.len()` columns. Rows that are missing
     /// give 0.
     pub dots: fn(&[f32], &[f32], &mut [f32]),
+    /// `dots8(q, rows, out)`: as `dots`, of integers. Exact for values of -127 to 127 and up to 2^17 columns; other input
+    /// gives a wrong number.
+    pub dots8: fn(&[i8], &[i8], &mut [i32]),
     /// `scan4(codes, lut, sums)`: sums of one block of 4-bit codes. Both slices hold 16 bytes a sub-quantizer.
     /// Sums wrap at 65536.
     pub scan4: fn(&[u8], &[u8], &mut [u16; LANES]),
     /// `scan8(codes, lut, sums)`: sums of one block of 8-bit codes. `codes` holds 32, `lut` 256 bytes a sub-quantizer.
     /// Sums wrap at 65536.
     pub scan8: fn(&[u8], &[u8], &mut [u16; LANES]),
-    /// `finish(sums, scales, norms, affine, out)`: `(lo + step·scale)·(base + delta·sum)` a lane, and with `norms`
-    /// (little-endian `f32`) twice that minus the norm.
+    /// `finish(sums, scales, norms, affine, threshold, out)`: `(lo + step·scale)·(base + delta·sum)` a lane, and with
+    /// `norms` (little-endian `f32`) twice that minus the norm. Returns a bit a lane, the lowest for lane 0: whether the
+    /// score is not below the threshold, which a NaN never is.
     pub finish: Finish,
     /// `nearest(what, out, out_stride)`: for each row `i` the codeword that is nearest in L2, written to
     /// `out[i·out_stride]`. Covers as many rows as both sides have.

@@ -6,6 +6,7 @@ pub(crate) static KERNELS: Kernels = Kernels {
     name: "scalar",
     dot,
     dots,
+    dots8,
     scan4,
     scan8,
     finish,
@@ -40,6 +41,22 @@ pub(crate) fn dots(q: &[f32], rows: &[f32], out: &mut [f32]) {
     }
 }
 
+pub(crate) fn dots8(q: &[i8], rows: &[i8], out: &mut [i32]) {
+    out.fill(0);
+    if q.is_empty() {
+        return;
+    }
+    for (o, row) in out.iter_mut().zip(rows.chunks_exact(q.len())) {
+        *o = dot8(q, row);
+    }
+}
+
+/// Product of two rows of integers; wraps where it is not exact.
+pub(crate) fn dot8(a: &[i8], b: &[i8]) -> i32 {
+    let products = a.iter().zip(b).map(|(x, y)| i32::from(*x) * i32::from(*y));
+    products.fold(0, i32::wrapping_add)
+}
+
 pub(crate) fn scan4(codes: &[u8], lut: &[u8], sums: &mut [u16; LANES]) {
     sums.fill(0);
     let (codes, _) = codes.as_chunks::<16>();
@@ -68,8 +85,9 @@ pub(crate) fn finish(
     scales: &[u8; LANES],
     norms: Option<&Norms>,
     a: &Affine,
+    threshold: f32,
     out: &mut [f32; LANES],
-) {
+) -> u32 {
     for ((o, sum), scale) in out.iter_mut().zip(sums).zip(scales) {
         *o = (a.scale_lo + a.scale_step * f32::from(*scale)) * (a.base + a.delta * f32::from(*sum));
     }
@@ -78,6 +96,9 @@ pub(crate) fn finish(
             *o = 2.0 * *o - f32::from_le_bytes(*norm);
         }
     }
+    let below = |score: &f32| *score < threshold;
+    let lanes = out.iter().enumerate();
+    lanes.fold(0, |mask, (i, score)| mask | u32::from(!below(score)) << i)
 }
 
 pub(crate) fn nearest(what: &Nearest<'_>, out: &mut [u8], out_stride: usize) {

@@ -48,6 +48,21 @@ proptest! {
     }
 
     #[test]
+    fn products_of_integers_are_equal(
+        q in prop::collection::vec(-127i8..=127, 0..200),
+        rows in prop::collection::vec(-127i8..=127, 0..2000),
+        n in 0usize..40,
+    ) {
+        let mut want = vec![7; n];
+        (scalar().dots8)(&q, &rows, &mut want);
+        for k in all() {
+            let mut got = vec![9; n];
+            (k.dots8)(&q, &rows, &mut got);
+            prop_assert_eq!(&want, &got, "{}", k.name);
+        }
+    }
+
+    #[test]
     fn scans_are_equal_bit_by_bit(
         codes in prop::collection::vec(any::<u8>(), 0..4000),
         lut in prop::collection::vec(any::<u8>(), 0..4000),
@@ -69,16 +84,21 @@ proptest! {
         scales in prop::collection::vec(any::<u8>(), LANES..LANES + 1),
         norms in prop::option::of(prop::collection::vec(-50f32..50.0, LANES..LANES + 1)),
         base in -5f32..5.0, delta in 0f32..0.01, lo in 0.5f32..1.5, step in 0f32..0.01,
+        threshold in prop_oneof![-100f32..100.0, Just(f32::NEG_INFINITY), Just(f32::NAN)],
     ) {
         let (sums, scales) = (array(&sums), array(&scales));
         let norms: Option<[u8; 4 * LANES]> =
             norms.map(|n| array(&n.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>()));
         let affine = Affine { base, delta, scale_lo: lo, scale_step: step };
         let mut want = [0.0; LANES];
-        (scalar().finish)(&sums, &scales, norms.as_ref(), &affine, &mut want);
+        (scalar().finish)(&sums, &scales, norms.as_ref(), &affine, threshold, &mut want);
         for k in all() {
             let mut got = [0.0; LANES];
-            (k.finish)(&sums, &scales, norms.as_ref(), &affine, &mut got);
+            let mask = (k.finish)(&sums, &scales, norms.as_ref(), &affine, threshold, &mut got);
+            for (i, score) in got.iter().enumerate() {
+                let not_below = score.partial_cmp(&threshold) != Some(std::cmp::Ordering::Less);
+                prop_assert_eq!(mask >> i & 1 == 1, not_below, "{}: {} {}", k.name, score, threshold);
+            }
             for (g, w) in got.iter().zip(&want) {
                 prop_assert!((g - w).abs() <= 1e-2, "{}: {g} != {w}", k.name);
             }

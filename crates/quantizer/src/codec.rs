@@ -315,7 +315,7 @@ mod tests {
                 (2.0 * scale * score).is_finite()
             })
         };
-        let mut lists = tables.ranking().into_iter();
+        let mut lists = tables.ranking().all().into_iter();
         lists.all(|(score, list)| !score.is_nan() && finite(list))
     }
 

@@ -11,6 +11,7 @@ mod kmeans;
 mod lessons;
 mod linalg;
 mod loss;
+mod matrix8;
 mod model;
 mod monitor;
 mod options;
@@ -35,6 +36,6 @@ pub use options::{
     CodeShape, Loss, MAX_DIM, MAX_LISTS, MIN_TRAIN_ROWS, Metric, Rotation, Sampling, TURN_MOST,
     TrainOptions, UnknownLoss, UnknownMetric, auto_lists, auto_subquantizers, max_subquantizers,
 };
-pub use query::QueryTables;
+pub use query::{QueryTables, Ranking, Searcher};
 pub use retrain::{RetrainOptions, retrain};
 pub use train::{Trained, train};

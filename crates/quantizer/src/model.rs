@@ -12,9 +12,9 @@ use crate::options::{MAX_DIM, MAX_LISTS, max_subquantizers};
 use crate::product::{ByDimension, Codebooks};
 use crate::scale::Scale;
 use crate::space::{LONGEST_QUERY, Space};
-use crate::{CodeShape, Metric, ModelError, codec};
+use crate::{CodeShape, Metric, ModelError, QueryTables, Searcher, codec};
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// What training did and gained.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -271,8 +271,8 @@ pub(crate) struct Inner {
     pub half_norms: Vec<f32>,
     /// The encoder's codebooks, to search.
     pub encoder_books: ByDimension,
-    /// The decoder's, if it has its own.
-    pub decoder_books: Option<ByDimension>,
+    /// What queries need, once one has come.
+    searcher: OnceLock<Searcher>,
 }
 
 impl Model {
@@ -282,14 +282,12 @@ impl Model {
         let tables = &body.encoder.tables;
         let half_norms = half_norms(MatRef::new(&tables.centroids, body.encoder.space.dim));
         let encoder_books = tables.books.by_dimension();
-        let decoder = body.student.decoder.as_ref();
-        let decoder_books = decoder.map(|d| d.tables.books.by_dimension());
         Ok(Model {
             inner: Arc::new(Inner {
                 body,
                 half_norms,
                 encoder_books,
-                decoder_books,
+                searcher: OnceLock::new(),
             }),
         })
     }
@@ -300,6 +298,17 @@ impl Model {
 
     pub(crate) fn body(&self) -> &Body {
         &self.inner.body
+    }
+
+    /// What searches need of it. Made by the first call.
+    pub fn searcher(&self) -> &Searcher {
+        let new = || Searcher::new(self.body(), self.shape());
+        self.inner.searcher.get_or_init(new)
+    }
+
+    /// See [`Searcher::query`].
+    pub fn query(&self, vector: &[f32]) -> QueryTables {
+        self.searcher().query(vector)
     }
 
     /// The metric.
@@ -356,13 +365,10 @@ impl Model {
                 .map_or(0, |r| r.vectors.len() + r.biases.len())
             + encoder.space.center.len()
             + self.inner.half_norms.len();
-        let books = self.inner.encoder_books.memory_bytes()
-            + self
-                .inner
-                .decoder_books
-                .as_ref()
-                .map_or(0, ByDimension::memory_bytes);
-        size_of::<Inner>() + floats * size_of::<f32>() + books
+        let books = self.inner.encoder_books.memory_bytes();
+        let searcher = self.inner.searcher.get();
+        let searcher = searcher.map_or(0, Searcher::memory_bytes);
+        size_of::<Inner>() + floats * size_of::<f32>() + books + searcher
     }
 
     /// The encoder as bytes, see [`Model::from_parts`].

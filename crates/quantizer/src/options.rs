@@ -225,9 +225,13 @@ impl Default for TrainOptions {
     }
 }
 
-/// Number of lists for a table of `rows` rows: its square root.
+/// Number of lists for a table of `rows` rows: four times its square root, since many short lists are scanned in fewer rows;
+/// but not so many that most would leave their page half empty, and at least the square root.
 pub fn auto_lists(rows: usize) -> usize {
-    ((rows as f64).sqrt().round() as usize).clamp(1, MAX_LISTS)
+    const ROWS_PER_PAGE: usize = 128;
+    let root = (rows as f64).sqrt();
+    let many = ((4.0 * root) as usize).min(rows / ROWS_PER_PAGE);
+    many.max(root.round() as usize).clamp(1, MAX_LISTS)
 }
 
 /// Number of sub-quantizers for `dim` dimensions.

@@ -66,8 +66,7 @@ impl Codebooks {
 
     /// The dimensions of a sub-space.
     pub fn range(&self, subquantizer: usize) -> Range<usize> {
-        let bound = |s: usize| s * self.dim / self.subquantizers.max(1);
-        bound(subquantizer)..bound(subquantizer + 1)
+        range(self.dim, self.subquantizers, subquantizer)
     }
 
     /// Writes a vector to `out`, which has room for a padded one, is zero, and stays so in the padding.
@@ -134,6 +133,7 @@ impl Codebooks {
             }
         }
         ByDimension {
+            dim: self.dim,
             words: self.words,
             width: self.width,
             values,
@@ -145,6 +145,7 @@ impl Codebooks {
 /// Codebooks laid out `subquantizers`×`width`×`words`, to search and to build look-up tables.
 #[derive(Debug, Clone)]
 pub struct ByDimension {
+    dim: usize,
     words: usize,
     width: usize,
     values: Vec<f32>,
@@ -177,16 +178,19 @@ impl ByDimension {
         }
     }
 
-    /// Products of a padded query with all codewords, `subquantizers`×`words`.
+    /// Products of a query with all codewords, `subquantizers`×`words`.
     pub fn products(&self, query: &[f32]) -> Vec<f32> {
         let mut out = vec![0f32; self.half_norms.len()];
+        let subquantizers = out.len() / self.words.max(1);
         let books = self.values.chunks_exact(self.words * self.width);
-        for ((out, book), q) in out
-            .chunks_exact_mut(self.words)
-            .zip(books)
-            .zip(query.chunks_exact(self.width))
-        {
-            for (x, dim) in q.iter().zip(book.chunks_exact(self.words)) {
+        let rows = out.chunks_exact_mut(self.words).zip(books);
+        for (s, (out, book)) in rows.enumerate() {
+            let part = query.get(range(self.dim, subquantizers, s));
+            for (x, dim) in part
+                .unwrap_or_default()
+                .iter()
+                .zip(book.chunks_exact(self.words))
+            {
                 for (o, c) in out.iter_mut().zip(dim) {
                     *o += x * c;
                 }
@@ -194,6 +198,12 @@ impl ByDimension {
         }
         out
     }
+}
+
+/// The dimensions of a sub-space.
+fn range(dim: usize, subquantizers: usize, subquantizer: usize) -> Range<usize> {
+    let bound = |s: usize| s * dim / subquantizers.max(1);
+    bound(subquantizer)..bound(subquantizer + 1)
 }
 
 /// What codebooks are learned from: the chosen rows minus the centroids of their lists.

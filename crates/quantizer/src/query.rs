@@ -2,11 +2,146 @@
 //!
 //! Score (bigger is nearer), with `κ` the row's norm correction: `κ·(q·O[list] + Σ_s LUT[s][code_s])` for cosine and
 //! inner product, twice that minus the row's squared norm for L2. One look-up table serves all lists.
+//!
+//! Everything that a query is multiplied by is kept in bytes (`matrix8`), except for the codebooks.
 
-use crate::linalg::MatRef;
-use crate::model::Body;
-use crate::{Metric, Model};
-use distillvq_kernels::{Affine, kernels};
+use crate::linalg::{MatRef, half_norms};
+use crate::matrix8::{Matrix8, Vector8};
+use crate::model::{Body, Encoder};
+use crate::product::ByDimension;
+use crate::scale::Scale;
+use crate::space::Space;
+use crate::{CodeShape, Metric};
+use distillvq_kernels::Affine;
+use std::sync::Arc;
+
+/// What searches need of a model, in a fraction of its memory; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Searcher {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    shape: CodeShape,
+    /// Without the rotation.
+    space: Space,
+    rotation: Option<Matrix8>,
+    /// What the decoder multiplies the query by.
+    turn: Option<Matrix8>,
+    /// A row a list: its product with the query and the list's bias rank the lists.
+    routing: Matrix8,
+    /// Empty if there are none.
+    biases: Vec<f32>,
+    /// A row a list: its product with the query is what all rows of the list share.
+    bases: Matrix8,
+    books: ByDimension,
+    scale: Scale,
+}
+
+impl Searcher {
+    pub(crate) fn new(body: &Body, shape: CodeShape) -> Searcher {
+        let Body { encoder, student } = body;
+        let dim = encoder.space.dim;
+        let square = |matrix: &[f32]| {
+            let matrix = MatRef::new(matrix, dim);
+            (matrix.rows() > 0).then(|| Matrix8::new(matrix))
+        };
+        let decoder = student.decoder.as_ref();
+        let tables = decoder.map_or(&encoder.tables, |d| &d.tables);
+        let (routing, biases) = match &student.routing {
+            Some(trained) => (
+                Matrix8::new(MatRef::new(&trained.vectors, dim)),
+                trained.biases.clone(),
+            ),
+            None => by_centroids(encoder),
+        };
+        Searcher {
+            inner: Arc::new(Inner {
+                shape,
+                space: Space {
+                    rotation: Vec::new(),
+                    ..encoder.space.clone()
+                },
+                rotation: square(&encoder.space.rotation),
+                turn: decoder.and_then(|d| square(&d.turn)),
+                routing,
+                biases,
+                bases: Matrix8::new(MatRef::new(&tables.centroids, dim)),
+                books: tables.books.by_dimension(),
+                scale: encoder.scale,
+            }),
+        }
+    }
+
+    /// Inverted lists.
+    pub fn lists(&self) -> usize {
+        self.inner.routing.rows()
+    }
+
+    /// What is kept of a row.
+    pub fn shape(&self) -> CodeShape {
+        self.inner.shape
+    }
+
+    /// See [`crate::Model::unit`].
+    pub fn unit(&self) -> f32 {
+        self.inner.space.unit
+    }
+
+    /// Bytes of memory held.
+    pub fn memory_bytes(&self) -> usize {
+        let it = &*self.inner;
+        let squares = [&it.rotation, &it.turn].into_iter().flatten();
+        let matrices = squares.chain([&it.routing, &it.bases]);
+        size_of::<Inner>()
+            + matrices.map(Matrix8::memory_bytes).sum::<usize>()
+            + size_of_val(&it.biases[..])
+            + size_of_val(&it.space.center[..])
+            + it.books.memory_bytes()
+    }
+
+    /// Tables to score rows for a raw query (`dim` values; missing ones count as 0, as do values that are not finite).
+    /// A zero query under cosine scores every row alike.
+    pub fn query(&self, vector: &[f32]) -> QueryTables {
+        let it = &*self.inner;
+        let mut raw = vector.to_vec();
+        raw.resize(it.space.dim, 0.0);
+        let mut query = vec![0f32; it.space.dim];
+        it.space.query(&raw, &mut query);
+        if let Some(rotation) = &it.rotation {
+            query = rotation.products(&Vector8::new(&query));
+        }
+        let small = Vector8::new(&query);
+        let turned = it.turn.as_ref().map(|turn| turn.products(&small));
+        let table = it.books.products(turned.as_ref().unwrap_or(&query));
+        let (lut, delta, lut_bias) = quantize(&table, it.shape.words(), it.shape.lut_bytes());
+        QueryTables {
+            lut,
+            delta,
+            lut_bias,
+            turned: turned.map(|turned| Vector8::new(&turned)),
+            query: small,
+            searcher: self.clone(),
+        }
+    }
+}
+
+/// Lists by the encoder's centroids: by distance for L2, by product for inner product, by cosine for cosine.
+fn by_centroids(encoder: &Encoder) -> (Matrix8, Vec<f32>) {
+    let centroids = MatRef::new(&encoder.tables.centroids, encoder.space.dim);
+    let mut routing = Matrix8::new(centroids);
+    let halves = half_norms(centroids).into_iter();
+    match encoder.space.metric {
+        Metric::L2 => (routing, halves.map(|half| -half).collect()),
+        Metric::InnerProduct => (routing, Vec::new()),
+        Metric::Cosine => {
+            let length = |half: f32| (2.0 * half).sqrt().max(f32::MIN_POSITIVE);
+            routing.scale_rows(halves.map(|half| 1.0 / length(half)));
+            (routing, Vec::new())
+        }
+    }
+}
 
 /// What a query needs to score rows.
 #[derive(Debug, Clone)]
@@ -19,46 +154,10 @@ pub struct QueryTables {
     /// Sum of the minima of the sub-quantizers.
     pub lut_bias: f32,
     /// The internal query.
-    query: Vec<f32>,
-    /// The same as the decoder wants it.
-    turned: Vec<f32>,
-    model: Model,
-}
-
-impl Model {
-    /// Tables to score rows for a raw query (`dim` values; missing ones count as 0, as do values that are not finite).
-    /// A zero query under cosine scores every row alike.
-    pub fn query(&self, vector: &[f32]) -> QueryTables {
-        let dim = self.dim();
-        let encoder = &self.body().encoder;
-        let books = &encoder.tables.books;
-        let mut raw = vector.to_vec();
-        raw.resize(dim, 0.0);
-        let mut query = vec![0f32; dim];
-        encoder.space.query(&raw, &mut query);
-        let inner = self.inner();
-        let turn = self.body().student.decoder.as_ref().map(|d| &d.turn[..]);
-        let mut turned = query.clone();
-        if let Some(turn) = turn.filter(|turn| !turn.is_empty()) {
-            (kernels().dots)(&query, turn, &mut turned);
-        }
-        let mut padded = vec![0f32; books.padded()];
-        books.pad(&turned, &mut padded);
-        let table = inner
-            .decoder_books
-            .as_ref()
-            .unwrap_or(&inner.encoder_books)
-            .products(&padded);
-        let (lut, delta, lut_bias) = quantize(&table, books.words, self.shape().lut_bytes());
-        QueryTables {
-            lut,
-            delta,
-            lut_bias,
-            query,
-            turned,
-            model: self.clone(),
-        }
-    }
+    query: Vector8,
+    /// The same as the decoder wants it, if it wants it otherwise.
+    turned: Option<Vector8>,
+    searcher: Searcher,
 }
 
 /// Largest table entry, such that no sum of `rows` entries overflows 16 bits.
@@ -96,49 +195,77 @@ pub(crate) fn quantize(table: &[f32], words: usize, bytes: usize) -> (Vec<u8>, f
 }
 
 impl QueryTables {
-    /// All lists with their scores, best first; among equals the smaller list first.
+    /// All lists, to be had best first.
     ///
     /// Trained routing scores `q·W[list] + b[list]`. Without it the encoder's centroids decide: by distance for L2, by
     /// product for inner product, by cosine for cosine.
-    pub fn ranking(&self) -> Vec<(f32, u32)> {
-        let Body { encoder, student } = self.model.body();
-        let routing = student.routing.as_ref();
-        let vectors = routing.map_or(&encoder.tables.centroids, |r| &r.vectors);
-        let mut scores = vec![0f32; encoder.lists];
-        (kernels().dots)(&self.query, vectors, &mut scores);
-        match (routing, encoder.space.metric) {
-            (Some(routing), _) => scores
-                .iter_mut()
-                .zip(&routing.biases)
-                .for_each(|(s, b)| *s += b),
-            (None, Metric::L2) => scores
-                .iter_mut()
-                .zip(&self.model.inner().half_norms)
-                .for_each(|(s, h)| *s -= h),
-            (None, Metric::InnerProduct) => {}
-            (None, Metric::Cosine) => {
-                for (s, half) in scores.iter_mut().zip(&self.model.inner().half_norms) {
-                    *s /= (2.0 * half).sqrt().max(f32::MIN_POSITIVE);
-                }
-            }
+    pub fn ranking(&self) -> Ranking {
+        let it = &*self.searcher.inner;
+        let mut scores = it.routing.products(&self.query);
+        for (score, bias) in scores.iter_mut().zip(&it.biases) {
+            *score += bias;
         }
-        let mut ranking: Vec<(f32, u32)> = scores.into_iter().zip(0..).collect();
-        ranking.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        ranking
+        Ranking {
+            lists: scores.into_iter().zip(0..).collect(),
+            sorted: 0,
+        }
     }
 
     /// Parameters of the final score in `list`. A list that the model does not have has no base of its own.
     pub fn affine(&self, list: u32) -> Affine {
-        let Body { encoder, student } = self.model.body();
-        let decoder = student.decoder.as_ref().map(|d| &d.tables);
-        let tables = decoder.unwrap_or(&encoder.tables);
-        let base = MatRef::new(&tables.centroids, encoder.space.dim).row(list as usize);
+        let it = &*self.searcher.inner;
+        let query = self.turned.as_ref().unwrap_or(&self.query);
         Affine {
-            base: (kernels().dot)(&self.turned, base) + self.lut_bias,
+            base: it.bases.product(list as usize, query) + self.lut_bias,
             delta: self.delta,
-            scale_lo: encoder.scale.lo,
-            scale_step: encoder.scale.step,
+            scale_lo: it.scale.lo,
+            scale_step: it.scale.step,
         }
+    }
+}
+
+/// Lists in the order in which a query should probe them, sorted as far as somebody asked.
+#[derive(Debug, Clone, Default)]
+pub struct Ranking {
+    /// With their scores.
+    lists: Vec<(f32, u32)>,
+    /// So many are the best, best first.
+    sorted: usize,
+}
+
+impl Ranking {
+    /// Number of lists.
+    pub fn len(&self) -> usize {
+        self.lists.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.lists.is_empty()
+    }
+
+    /// The first `n` lists with their scores, or all if there are fewer: best first, among equals the smaller list.
+    pub fn first(&mut self, n: usize) -> &[(f32, u32)] {
+        let n = n.min(self.lists.len());
+        if n > self.sorted {
+            // Twice as many as were sorted, so that whoever asks step by step does not pay for each.
+            let to = n.max(2 * self.sorted).min(self.lists.len());
+            let order = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
+            let rest = &mut self.lists[self.sorted..];
+            let wanted = to - self.sorted;
+            if wanted < rest.len() {
+                rest.select_nth_unstable_by(wanted, order);
+            }
+            rest[..wanted].sort_unstable_by(order);
+            self.sorted = to;
+        }
+        &self.lists[..n]
+    }
+
+    /// All of them.
+    pub fn all(mut self) -> Vec<(f32, u32)> {
+        self.first(self.lists.len());
+        self.lists
     }
 }
 
@@ -179,5 +306,24 @@ mod tests {
     fn a_table_without_spread_is_all_zero() {
         let (lut, delta, bias) = quantize(&[0.5; 32], 16, 32);
         assert_eq!((lut, delta, bias), (vec![0; 32], 0.0, 1.0));
+    }
+
+    #[test]
+    fn rankings_are_sorted_piece_by_piece() {
+        let scores = (0..500u32).map(|i| ((i * 7919 % 83) as f32, i));
+        let ranking = Ranking {
+            lists: scores.collect(),
+            sorted: 0,
+        };
+        let all = ranking.clone().all();
+        let inverted = |pair: &[(f32, u32)]| match pair {
+            [a, b] => a.0 < b.0 || (a.0 == b.0 && a.1 > b.1),
+            _ => true,
+        };
+        assert!(all.len() == 500 && !all.windows(2).any(inverted));
+        let mut by_pieces = ranking;
+        for n in [0, 1, 2, 34, 34, 20, 100, 499, 501] {
+            assert_eq!(by_pieces.first(n), &all[..n.min(500)]);
+        }
     }
 }

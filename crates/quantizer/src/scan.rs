@@ -164,9 +164,7 @@ impl<'a> Scanner<'a> {
     fn search(&self, query: &[f32], k: usize) -> Search {
         let mut bases = vec![0f32; self.centroids.rows()];
         (kernels().dots)(query, self.centroids.data, &mut bases);
-        let mut padded = vec![0f32; self.books.padded()];
-        self.books.pad(query, &mut padded);
-        let table = self.to_products.products(&padded);
+        let table = self.to_products.products(query);
         let (lut, delta, bias) = quantize(&table, self.books.words, self.sizes[1]);
         Search {
             bases,

@@ -20,7 +20,7 @@ use rand_chacha::rand_core::SeedableRng;
 use std::borrow::Cow;
 
 /// Rows a list that k-means looks at.
-const ROWS_PER_LIST: usize = 128;
+const ROWS_PER_LIST: usize = 64;
 /// Sampled rows a list that an automatic number of lists leaves at least.
 const LEAST_ROWS_PER_LIST: usize = 16;
 /// Rows that codebooks of 16 words are learned from.

@@ -28,7 +28,13 @@ fn use_all(rows: &[f32], dim: usize, options: &TrainOptions) -> Model {
         let tables = model.query(query);
         assert!(tables.delta.is_finite() && tables.lut_bias.is_finite());
         assert_eq!(tables.lut.len(), model.shape().lut_bytes());
-        assert!(tables.ranking().iter().all(|(score, _)| score.is_finite()));
+        assert!(
+            tables
+                .ranking()
+                .all()
+                .iter()
+                .all(|(score, _)| score.is_finite())
+        );
         assert!(tables.affine(0).base.is_finite() && tables.affine(u32::MAX).base.is_finite());
         assert!(
             by_codes(&model, query, some)

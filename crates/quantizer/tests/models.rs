@@ -47,7 +47,7 @@ fn the_first_lists_hold_the_nearest_rows() {
         let encoded = model.encode(&rows);
         let mut hits = 0;
         for query in queries.chunks_exact(dim) {
-            let ranking = model.query(query).ranking();
+            let ranking = model.query(query).ranking().all();
             assert_eq!(ranking.len(), 40);
             assert!(ranking.is_sorted_by(|a, b| a.0 >= b.0));
             let scores: Vec<f64> = rows

@@ -97,7 +97,7 @@ fn the_current_student_is_what_must_be_beaten() {
     assert!(second.report.recall_after >= second.report.recall_before);
     // A training that keeps one of both leaves the other as it was.
     let third = again(&first.model, &rows, None, 2);
-    let ranking = |model: &Model| model.query(&queries[..DIM]).ranking();
+    let ranking = |model: &Model| model.query(&queries[..DIM]).ranking().all();
     assert_eq!(ranking(&third.model), ranking(&first.model));
 }
 

@@ -63,7 +63,8 @@ pub fn students(metric: Metric, bits: u8) -> Vec<Model> {
         let mut queries = vectors(600, 3);
         queries.iter_mut().step_by(3).for_each(|x| *x *= 1.5);
         let mut all = vec![model(metric, bits)];
-        for seed in 1..4 {
+        // With some seeds nothing is gained, and the model stays.
+        for seed in 1..9 {
             let options = RetrainOptions {
                 seed,
                 ..RetrainOptions::default()
@@ -79,7 +80,10 @@ pub fn students(metric: Metric, bits: u8) -> Vec<Model> {
         }
         let bytes = |model: &Model| model.student_bytes().unwrap();
         let different: HashSet<Vec<u8>> = all.iter().map(bytes).collect();
-        assert_eq!(different.len(), 4);
+        assert!(different.len() >= 4, "{}", different.len());
+        let mut seen = HashSet::new();
+        all.retain(|model| seen.insert(bytes(model)));
+        all.truncate(4);
         all
     };
     students.entry((metric, bits)).or_insert_with(train).clone()
@@ -185,7 +189,14 @@ pub fn scores(model: &Model, rows: &[Owned], query: &[f32]) -> Vec<Candidate> {
             let norms = shape.has_norm.then_some(norms);
             let mut scores = [0.0; LANES];
             let affine = tables.affine(row.list);
-            (kernels().finish)(&sums, &[row.scale; LANES], norms, &affine, &mut scores);
+            (kernels().finish)(
+                &sums,
+                &[row.scale; LANES],
+                norms,
+                &affine,
+                f32::NEG_INFINITY,
+                &mut scores,
+            );
             Candidate {
                 score: scores[lane],
                 tid: row.tid,
@@ -217,7 +228,7 @@ pub fn pull_all(
     query: &[f32],
     n: usize,
 ) -> Vec<Candidate> {
-    let mut search = Search::new(store, meta, Some(model), query).unwrap();
+    let mut search = Search::new(store, meta, Some(model.searcher()), query).unwrap();
     search.probe(usize::MAX).unwrap();
     assert_eq!(search.probed(), model.lists());
     let mut out = Vec::new();

@@ -173,7 +173,12 @@ fn count_query(
 ) -> Counts {
     let tables = model.query(query);
     let scores = index.scores(&tables);
-    let order: Vec<usize> = tables.ranking().iter().map(|(_, l)| *l as usize).collect();
+    let order: Vec<usize> = tables
+        .ranking()
+        .all()
+        .iter()
+        .map(|(_, l)| *l as usize)
+        .collect();
     let mut counts = Counts::new(index.lists.len());
     let places: Vec<usize> = truth.iter().map(|row| place(&scores, *row)).collect();
     counts.candidates =
@@ -357,7 +362,9 @@ mod tests {
             };
             found += hits(&order[..50]);
             labelled += usize::from(order[..100].contains(&number));
-            let lists: Vec<usize> = tables.ranking()[..4]
+            let lists: Vec<usize> = tables
+                .ranking()
+                .first(4)
                 .iter()
                 .map(|(_, l)| *l as usize)
                 .collect();

@@ -1,0 +1,441 @@
+//! Recall, speed, size and build time of distillvq and of pgvector's indexes: one table, one server, one run.
+//!
+//! `bench --output FILE [--data DIRECTORY | --rows N --dim D] [--only NAME] [--seconds S]`: a data set
+//! ([`distillvq_harness::data`]), or generated vectors like those of texts. Writes JSON lines, which
+//! `benches/speed/report.py` makes tables and a plot of. Another access method is one more entry of [`methods`].
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use distillvq_harness::compare::{Built, build};
+use distillvq_harness::measure::{explain, find_by_id, time_by_id};
+use distillvq_harness::{DataSet, Error, Metric, Result, Server, Stop, Truth, Vectors, load};
+use postgres::Client;
+use serde_json::{Value, json};
+
+/// Neighbours asked for.
+const K: usize = 10;
+/// Clients of the timed runs.
+const CLIENTS: [usize; 2] = [1, 2];
+/// Clients of the timed inserts.
+const WRITERS: [usize; 2] = [1, 8];
+/// Queries after a restart.
+const COLD: usize = 100;
+const DATABASE: &str = "bench";
+const INDEX: &str = "items_idx";
+
+fn main() -> ExitCode {
+    match Arguments::read().and_then(|arguments| bench(&arguments)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+struct Arguments {
+    data: Option<PathBuf>,
+    rows: usize,
+    dim: usize,
+    only: String,
+    output: PathBuf,
+    time: Duration,
+}
+
+impl Arguments {
+    fn read() -> Result<Self> {
+        let mut given = BTreeMap::new();
+        let mut words = env::args().skip(1);
+        while let Some(name) = words.next() {
+            let value = words.next();
+            given.insert(name, value.unwrap_or_default());
+        }
+        let mut take = |name: &str| given.remove(name).filter(|value| !value.is_empty());
+        let number = |value: Option<String>, default: usize| match value {
+            Some(value) => value
+                .parse()
+                .map_err(|_| Error::Argument(format!("{value} is no number"))),
+            None => Ok(default),
+        };
+        let arguments = Self {
+            data: take("--data").map(PathBuf::from),
+            rows: number(take("--rows"), 100_000)?,
+            dim: number(take("--dim"), 768)?,
+            only: take("--only").unwrap_or_default(),
+            output: take("--output")
+                .map(PathBuf::from)
+                .ok_or_else(|| Error::Argument("--output is missing".into()))?,
+            time: Duration::from_secs(number(take("--seconds"), 3)? as u64),
+        };
+        match given.pop_first() {
+            Some((name, _)) => Err(Error::Argument(format!("unknown argument {name}"))),
+            None => Ok(arguments),
+        }
+    }
+}
+
+/// An access method, and how far to turn its knob.
+struct Method {
+    name: &'static str,
+    /// What follows `ON items`.
+    definition: String,
+    /// What the index is over, and the query with it.
+    expression: String,
+    /// Runs before the index is built.
+    prepare: String,
+    setting: &'static str,
+    values: &'static [u32],
+}
+
+fn methods(rows: usize, dim: usize, log: bool) -> Vec<Method> {
+    let method = |name, definition: &str, setting, values| Method {
+        name,
+        definition: definition.to_owned(),
+        expression: "embedding".to_owned(),
+        prepare: String::new(),
+        setting,
+        values,
+    };
+    let queries = if log {
+        ", queries => 'query_log', query_column => 'embedding'"
+    } else {
+        ""
+    };
+    // The square root of the rows is what pgvector's documentation advises for larger tables.
+    let lists = (rows as f64).sqrt().round();
+    vec![
+        Method {
+            prepare: format!("SELECT distillvq_train('items', 'embedding', 'bench'{queries})"),
+            ..method(
+                "distillvq",
+                "USING distillvq (embedding vector_cosine_ops) WITH (model = bench)",
+                "distillvq.probes",
+                &[2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192],
+            )
+        },
+        method(
+            "pgvector hnsw",
+            "USING hnsw (embedding vector_cosine_ops)",
+            "hnsw.ef_search",
+            &[10, 20, 40, 80, 160, 320],
+        ),
+        Method {
+            expression: format!("embedding::halfvec({dim})"),
+            ..method(
+                "pgvector hnsw, halfvec",
+                &format!("USING hnsw ((embedding::halfvec({dim})) halfvec_cosine_ops)"),
+                "hnsw.ef_search",
+                &[10, 20, 40, 80, 160, 320],
+            )
+        },
+        method(
+            "pgvector ivfflat",
+            &format!("USING ivfflat (embedding vector_cosine_ops) WITH (lists = {lists})"),
+            "ivfflat.probes",
+            &[1, 2, 4, 8, 16, 32, 64, 128],
+        ),
+    ]
+}
+
+impl Method {
+    fn query(&self) -> String {
+        let what = &self.expression;
+        format!(
+            "SELECT id FROM items ORDER BY {what} <=> (SELECT {what} FROM test_queries WHERE id = $1) LIMIT {K}"
+        )
+    }
+}
+
+/// Vectors to index, to ask with, to train with, and to insert.
+struct Data {
+    name: String,
+    documents: Vectors,
+    test: Vectors,
+    log: Option<Vectors>,
+}
+
+impl Data {
+    fn new(arguments: &Arguments) -> Result<Self> {
+        let Some(directory) = &arguments.data else {
+            let (rows, dim) = (arguments.rows, arguments.dim);
+            return Ok(Self {
+                name: format!("generated-{rows}x{dim}"),
+                documents: Vectors::like_texts(rows, dim, 1, 0),
+                test: Vectors::like_texts(500, dim, 1, 1),
+                log: None,
+            });
+        };
+        let set = DataSet::open(directory)?;
+        let name = directory.file_name().unwrap_or_default();
+        Ok(Self {
+            name: name.to_string_lossy().into_owned(),
+            documents: set.documents,
+            test: set.test,
+            log: Some(set.log),
+        })
+    }
+}
+
+fn bench(arguments: &Arguments) -> Result<()> {
+    say("making or reading the vectors");
+    let data = Data::new(arguments)?;
+    let (rows, dim) = (data.documents.rows(), data.documents.dim());
+    let bytes = rows * dim * size_of::<f32>();
+    let buffers = format!("{}MB", (4 * bytes / 1_000_000).clamp(512, 8_000));
+    let mut server = Server::start_with(
+        "bench",
+        &[
+            ("shared_buffers", &buffers),
+            ("max_wal_size", "8GB"),
+            ("checkpoint_timeout", "1h"),
+        ],
+    )?;
+    let mut client = server.database(DATABASE)?;
+    load_tables(&mut client, &data)?;
+    say("exact neighbours of the test queries");
+    let truth = Truth::new(Metric::Cosine, &data.documents, &data.test, K);
+    let path = &arguments.output;
+    let unwritable = |error| Error::Argument(format!("{}: {error}", path.display()));
+    let mut output = Output(File::create(path).map_err(unwritable)?);
+    output.line(&json!({
+        "kind": "run", "data": data.name, "rows": rows, "dim": dim, "queries": data.test.rows(), "k": K,
+        "log": data.log.as_ref().map_or(0, Vectors::rows), "shared_buffers": buffers,
+        "server": client.query_one("SHOW server_version", &[])?.try_get::<_, String>(0)?,
+        "pgvector": client.query_one("SELECT extversion FROM pg_extension WHERE extname = 'vector'", &[])?.try_get::<_, String>(0)?,
+        "processors": thread::available_parallelism().map_or(0, usize::from),
+    }))?;
+    drop(client);
+    let methods = methods(rows, dim, data.log.is_some());
+    for method in methods
+        .iter()
+        .filter(|method| method.name.contains(&arguments.only))
+    {
+        measure(&mut server, method, arguments, &data, &truth, &mut output)?;
+    }
+    Ok(())
+}
+
+fn say(what: &str) {
+    println!("==> {what}");
+}
+
+/// A file of JSON lines.
+struct Output(File);
+
+impl Output {
+    fn line(&mut self, line: &Value) -> Result<()> {
+        println!("    {line}");
+        writeln!(self.0, "{line}").map_err(|error| Error::Argument(error.to_string()))
+    }
+}
+
+fn load_tables(client: &mut Client, data: &Data) -> Result<()> {
+    say("loading the tables");
+    let dim = data.documents.dim();
+    for (table, vectors) in [
+        ("items", Some(&data.documents)),
+        ("test_queries", Some(&data.test)),
+        ("query_log", data.log.as_ref()),
+    ] {
+        client.batch_execute(&format!(
+            "CREATE TABLE {table} (id bigint, embedding vector({dim}) NOT NULL)"
+        ))?;
+        if let Some(vectors) = vectors {
+            load::copy_vectors(client, table, vectors)?;
+        }
+        client.batch_execute(&format!("ALTER TABLE {table} ADD PRIMARY KEY (id)"))?;
+    }
+    Ok(client.batch_execute("VACUUM ANALYZE")?)
+}
+
+/// Builds the index of a method, turns its knob, restarts the server, inserts; the index is dropped in the end.
+fn measure(
+    server: &mut Server,
+    method: &Method,
+    arguments: &Arguments,
+    data: &Data,
+    truth: &Truth<'_>,
+    output: &mut Output,
+) -> Result<()> {
+    say(&format!("{}: building", method.name));
+    let name = method.name;
+    let mut client = server.connect_to(DATABASE)?;
+    let (built, training, peak) = with_peak_memory(server, || build_index(&mut client, method))?;
+    output.line(&json!({
+        "kind": "build", "index": name, "bytes": built.bytes, "build_seconds": built.build.as_secs_f64(),
+        "training_seconds": training.as_secs_f64(), "peak_bytes": peak,
+    }))?;
+    let sql = method.query();
+    for value in method.values {
+        let setting = format!("{} = {value}", method.setting);
+        let mut client = session(server, &setting)?;
+        let plan = explain(&mut client, &sql.replace("$1", "0"))?;
+        if !plan.contains(&built.name) {
+            return Err(Error::Argument(format!(
+                "the planner does not take {name}:\n{plan}"
+            )));
+        }
+        let recall = truth.recall(&find_by_id(&mut client, &sql, data.test.rows())?);
+        drop(client);
+        let mut line =
+            json!({ "kind": "point", "index": name, "setting": setting, "recall": recall });
+        for clients in CLIENTS {
+            let speed = throughput(
+                server,
+                &setting,
+                &sql,
+                data.test.rows(),
+                clients,
+                arguments.time,
+            )?;
+            line[format!("per_second_{clients}")] = json!(speed);
+        }
+        output.line(&line)?;
+        if recall > 0.998 {
+            break;
+        }
+    }
+    cold(server, method, data, output)?;
+    inserts(server, name, data, arguments.time, output)?;
+    let mut client = server.connect_to(DATABASE)?;
+    client.batch_execute(&format!(
+        "DROP INDEX {INDEX}; DELETE FROM items WHERE id < 0"
+    ))?;
+    Ok(client.batch_execute("VACUUM items")?)
+}
+
+/// Trains, if the method wants it, and builds: the index, and the time of training.
+fn build_index(client: &mut Client, method: &Method) -> Result<(Built, Duration)> {
+    client.batch_execute("SET maintenance_work_mem = '2GB'")?;
+    let start = Instant::now();
+    if !method.prepare.is_empty() {
+        client.batch_execute(&method.prepare)?;
+    }
+    let training = start.elapsed();
+    Ok((
+        build(client, INDEX, &format!("items {}", method.definition))?,
+        training,
+    ))
+}
+
+/// What `work` gives, and the most private memory that the processes of the server used meanwhile, beyond what they had.
+fn with_peak_memory<A, B>(
+    server: &Server,
+    work: impl FnOnce() -> Result<(A, B)>,
+) -> Result<(A, B, u64)> {
+    let (before, done) = (server.private_memory(), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let mut most = before;
+            while !done.load(Ordering::Relaxed) {
+                most = most.max(server.private_memory());
+                thread::sleep(Duration::from_millis(20));
+            }
+            most
+        });
+        let result = work();
+        done.store(true, Ordering::Relaxed);
+        let most = watcher
+            .join()
+            .map_err(|_| Error::Argument("the watcher failed".into()))?;
+        result.map(|(a, b)| (a, b, most - before))
+    })
+}
+
+fn session(server: &Server, setting: &str) -> Result<Client> {
+    let mut client = server.connect_to(DATABASE)?;
+    client.batch_execute(&format!(
+        "SET max_parallel_workers_per_gather = 0; SET enable_seqscan = off; SET {setting}"
+    ))?;
+    Ok(client)
+}
+
+/// Queries a second of so many clients together.
+fn throughput(
+    server: &Server,
+    setting: &str,
+    sql: &str,
+    queries: usize,
+    clients: usize,
+    time: Duration,
+) -> Result<f64> {
+    let run = || {
+        let mut client = session(server, setting)?;
+        time_by_id(&mut client, sql, queries, Duration::ZERO, time / 10)?;
+        Ok(time_by_id(&mut client, sql, queries, time, time)?.per_second)
+    };
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..clients).map(|_| scope.spawn(run)).collect();
+        let speeds = threads.into_iter().map(|thread| {
+            let failed = |_| Err(Error::Argument("a client failed".into()));
+            thread.join().unwrap_or_else(failed)
+        });
+        speeds.sum()
+    })
+}
+
+/// The first queries after a restart of the server; the files may still be in the operating system's cache.
+fn cold(server: &mut Server, method: &Method, data: &Data, output: &mut Output) -> Result<()> {
+    let middle = method.values[method.values.len() / 2];
+    server.stop(Stop::Fast)?;
+    server.restart()?;
+    let mut client = session(server, &format!("{} = {middle}", method.setting))?;
+    let sql = method.query();
+    let start = Instant::now();
+    find_by_id(&mut client, &sql, 1)?;
+    let first = start.elapsed();
+    find_by_id(&mut client, &sql, COLD.min(data.test.rows()))?;
+    output.line(&json!({
+        "kind": "cold", "index": method.name, "setting": middle, "first_ms": first.as_secs_f64() * 1e3,
+        "mean_ms": start.elapsed().as_secs_f64() * 1e3 / COLD as f64,
+    }))
+}
+
+/// Rows a second that clients insert one by one, each in a transaction of its own.
+fn inserts(
+    server: &Server,
+    name: &str,
+    data: &Data,
+    time: Duration,
+    output: &mut Output,
+) -> Result<()> {
+    let next = AtomicI64::new(1);
+    for writers in WRITERS {
+        let before = next.load(Ordering::Relaxed);
+        let start = Instant::now();
+        let run = || -> Result<()> {
+            let mut client = server.connect_to(DATABASE)?;
+            // A row of the table, moved a little: queries of other kinds would all go to a few lists.
+            let sql = "INSERT INTO items SELECT -$1::bigint, embedding + (SELECT embedding FROM test_queries WHERE id = $2) * \
+                       array_fill(0.1, ARRAY[vector_dims(embedding)])::vector FROM items WHERE id = $3";
+            let insert = client.prepare(sql)?;
+            while start.elapsed() < time {
+                let id = next.fetch_add(1, Ordering::Relaxed);
+                let query = id % data.test.rows() as i64;
+                let row = id * 7919 % data.documents.rows() as i64;
+                client.execute(&insert, &[&id, &query, &row])?;
+            }
+            Ok(())
+        };
+        thread::scope(|scope| {
+            let threads: Vec<_> = (0..writers).map(|_| scope.spawn(run)).collect();
+            threads.into_iter().try_for_each(|thread| {
+                let failed = |_| Err(Error::Argument("a client failed".into()));
+                thread.join().unwrap_or_else(failed)
+            })
+        })?;
+        let rows = (next.load(Ordering::Relaxed) - before) as f64;
+        output.line(&json!({
+            "kind": "inserts", "index": name, "clients": writers, "per_second": rows / start.elapsed().as_secs_f64(),
+        }))?;
+    }
+    Ok(())
+}
