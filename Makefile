@@ -20,6 +20,11 @@ demo:
 bench-quality:
 	@tools/bench-quality.sh "$(or $(DATA),data/wordnet-20k)"
 
+## bench        recall, speed, size and build time beside pgvector's indexes, into docs/; DATA=… as above, or ROWS=… DIM=…
+.PHONY: bench
+bench:
+	@tools/bench-speed.sh "$(DATA)" "$(ROWS)" "$(DIM)"
+
 ## test         all tests: the pure crates, then the extension in private servers
 .PHONY: test
 test:

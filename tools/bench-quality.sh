@@ -22,21 +22,8 @@ case $split in
 esac
 [ -f "$data/documents.npy" ] || fail "$data/documents.npy is missing" "crates/harness/src/data.rs says what a data set holds."
 
-# Creates the virtual environment, anew whenever the requirements have changed.
-need_python() {
-    local stamp=$root/.venv-bench/requirements.txt
-    cmp --silent "$scripts/requirements.txt" "$stamp" && return
-    command -v python3 >/dev/null || install_package python3 python3
-    python3 -c 'import ensurepip' 2>/dev/null || install_package "Python's venv" python3-venv
-    say "installing FAISS and matplotlib into .venv-bench"
-    rm -rf "$root/.venv-bench"
-    python3 -m venv "$root/.venv-bench"
-    "$python" -m pip install --quiet --disable-pip-version-check --only-binary :all: --requirement "$scripts/requirements.txt"
-    cp "$scripts/requirements.txt" "$stamp"
-}
-
 need_rust
-need_python
+need_bench_python
 mkdir -p "$results"
 # Threads that wait for each other must not burn the processor that the others need.
 export OMP_WAIT_POLICY=passive

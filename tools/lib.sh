@@ -105,3 +105,18 @@ need_server() {
     [ -f "$("$1" --includedir-server)/postgres.h" ] ||
         fail "the server headers of $version are missing" "On Debian or Ubuntu: sudo apt-get install -y postgresql-server-dev-$PG_MAJOR"
 }
+
+# --- Python for benches ----------------------------------------------------------
+
+# Creates .venv-bench, anew whenever the requirements have changed.
+need_bench_python() {
+    local wanted=$root/benches/quality/requirements.txt stamp=$root/.venv-bench/requirements.txt
+    cmp --silent "$wanted" "$stamp" && return
+    command -v python3 >/dev/null || install_package python3 python3
+    python3 -c 'import ensurepip' 2>/dev/null || install_package "Python's venv" python3-venv
+    say "installing FAISS and matplotlib into .venv-bench"
+    rm -rf "$root/.venv-bench"
+    python3 -m venv "$root/.venv-bench"
+    "$root/.venv-bench/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary :all: --requirement "$wanted"
+    cp "$wanted" "$stamp"
+}

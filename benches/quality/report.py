@@ -52,8 +52,9 @@ class Results:
         return list(dict.fromkeys(line["name"] for line in self.variants if line["side"] == side))
 
     def routing(self):
-        """(name, curve) of every routing, ours from the smallest size: all sizes have the same lists."""
+        """(name, curve) of every routing, ours with the codes that are nearest to the default: all have the same lists."""
         of_ours = [line for line in self.variants if line["side"] == "ours"]
+        of_ours.sort(key=lambda line: (line["bits"], -line["bytes"]))
         curves = []
         for name in self.names("ours"):
             line = next(line for line in of_ours if line["name"] == name)

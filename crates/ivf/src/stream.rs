@@ -109,9 +109,9 @@ impl Default for StreamOptions {
         StreamOptions {
             probes: 1,
             max_probes: usize::MAX,
-            z: 3.0,
-            first_batch: 24,
-            batch: 12,
+            z: 3.5,
+            first_batch: 64,
+            batch: 16,
         }
     }
 }

@@ -3,6 +3,7 @@
 mod adam;
 mod codec;
 mod coded;
+mod compact;
 mod distill;
 mod encode;
 mod error;
@@ -11,7 +12,6 @@ mod kmeans;
 mod lessons;
 mod linalg;
 mod loss;
-mod matrix8;
 mod model;
 mod monitor;
 mod options;

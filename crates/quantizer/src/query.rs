@@ -3,10 +3,10 @@
 //! Score (bigger is nearer), with `κ` the row's norm correction: `κ·(q·O[list] + Σ_s LUT[s][code_s])` for cosine and
 //! inner product, twice that minus the row's squared norm for L2. One look-up table serves all lists.
 //!
-//! Everything that a query is multiplied by is kept in bytes (`matrix8`), except for the codebooks.
+//! Everything that a query is multiplied by is kept `compact`, except for the codebooks.
 
+use crate::compact::{Matrix, Vector};
 use crate::linalg::{MatRef, half_norms};
-use crate::matrix8::{Matrix8, Vector8};
 use crate::model::{Body, Encoder};
 use crate::product::ByDimension;
 use crate::scale::Scale;
@@ -26,15 +26,15 @@ struct Inner {
     shape: CodeShape,
     /// Without the rotation.
     space: Space,
-    rotation: Option<Matrix8>,
+    rotation: Option<Matrix>,
     /// What the decoder multiplies the query by.
-    turn: Option<Matrix8>,
+    turn: Option<Matrix>,
     /// A row a list: its product with the query and the list's bias rank the lists.
-    routing: Matrix8,
+    routing: Matrix,
     /// Empty if there are none.
     biases: Vec<f32>,
     /// A row a list: its product with the query is what all rows of the list share.
-    bases: Matrix8,
+    bases: Matrix,
     books: ByDimension,
     scale: Scale,
 }
@@ -45,13 +45,13 @@ impl Searcher {
         let dim = encoder.space.dim;
         let square = |matrix: &[f32]| {
             let matrix = MatRef::new(matrix, dim);
-            (matrix.rows() > 0).then(|| Matrix8::new(matrix))
+            (matrix.rows() > 0).then(|| Matrix::new(matrix))
         };
         let decoder = student.decoder.as_ref();
         let tables = decoder.map_or(&encoder.tables, |d| &d.tables);
         let (routing, biases) = match &student.routing {
             Some(trained) => (
-                Matrix8::new(MatRef::new(&trained.vectors, dim)),
+                Matrix::new(MatRef::new(&trained.vectors, dim)),
                 trained.biases.clone(),
             ),
             None => by_centroids(encoder),
@@ -67,7 +67,7 @@ impl Searcher {
                 turn: decoder.and_then(|d| square(&d.turn)),
                 routing,
                 biases,
-                bases: Matrix8::new(MatRef::new(&tables.centroids, dim)),
+                bases: Matrix::new(MatRef::new(&tables.centroids, dim)),
                 books: tables.books.by_dimension(),
                 scale: encoder.scale,
             }),
@@ -95,7 +95,7 @@ impl Searcher {
         let squares = [&it.rotation, &it.turn].into_iter().flatten();
         let matrices = squares.chain([&it.routing, &it.bases]);
         size_of::<Inner>()
-            + matrices.map(Matrix8::memory_bytes).sum::<usize>()
+            + matrices.map(Matrix::memory_bytes).sum::<usize>()
             + size_of_val(&it.biases[..])
             + size_of_val(&it.space.center[..])
             + it.books.memory_bytes()
@@ -110,9 +110,9 @@ impl Searcher {
         let mut query = vec![0f32; it.space.dim];
         it.space.query(&raw, &mut query);
         if let Some(rotation) = &it.rotation {
-            query = rotation.products(&Vector8::new(&query));
+            query = rotation.products(&Vector::new(&query));
         }
-        let small = Vector8::new(&query);
+        let small = Vector::new(&query);
         let turned = it.turn.as_ref().map(|turn| turn.products(&small));
         let table = it.books.products(turned.as_ref().unwrap_or(&query));
         let (lut, delta, lut_bias) = quantize(&table, it.shape.words(), it.shape.lut_bytes());
@@ -120,7 +120,7 @@ impl Searcher {
             lut,
             delta,
             lut_bias,
-            turned: turned.map(|turned| Vector8::new(&turned)),
+            turned: turned.map(|turned| Vector::new(&turned)),
             query: small,
             searcher: self.clone(),
         }
@@ -128,9 +128,9 @@ impl Searcher {
 }
 
 /// Lists by the encoder's centroids: by distance for L2, by product for inner product, by cosine for cosine.
-fn by_centroids(encoder: &Encoder) -> (Matrix8, Vec<f32>) {
+fn by_centroids(encoder: &Encoder) -> (Matrix, Vec<f32>) {
     let centroids = MatRef::new(&encoder.tables.centroids, encoder.space.dim);
-    let mut routing = Matrix8::new(centroids);
+    let mut routing = Matrix::new(centroids);
     let halves = half_norms(centroids).into_iter();
     match encoder.space.metric {
         Metric::L2 => (routing, halves.map(|half| -half).collect()),
@@ -154,9 +154,9 @@ pub struct QueryTables {
     /// Sum of the minima of the sub-quantizers.
     pub lut_bias: f32,
     /// The internal query.
-    query: Vector8,
+    query: Vector,
     /// The same as the decoder wants it, if it wants it otherwise.
-    turned: Option<Vector8>,
+    turned: Option<Vector>,
     searcher: Searcher,
 }
 

@@ -208,8 +208,14 @@ fn run(args: &Arguments) -> Result<()> {
         .as_ref()
         .map(|path| File::create(path).map_err(Error::io(path)));
     let rows = set.documents.len() / set.dim;
+    // As many lists as FAISS gets: fewer than the default.
+    let lists = match args.options.lists {
+        0 => (rows as f64).sqrt().round() as usize,
+        given => given,
+    };
     let options = TrainOptions {
         rows_in_table: rows,
+        lists,
         ..args.options
     };
     let (kind, variants) = if args.ablation {

@@ -1,0 +1,148 @@
+"""Makes docs/performance.md and docs/performance.svg from the JSON lines of `bench`, a file a data set.
+
+    python report.py --output docs wordnet.jsonl generated-200000-768.jsonl
+"""
+
+import argparse
+import json
+import math
+import pathlib
+
+import matplotlib
+
+matplotlib.use("Agg")
+# Text stays text, and the same data give the same file.
+matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "distillvq", "font.size": 9})
+from matplotlib import pyplot  # noqa: E402
+
+TARGETS = (0.90, 0.95, 0.98)
+OURS = "distillvq"
+
+
+class Run:
+    """One data set: what was measured of each index."""
+
+    def __init__(self, path):
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        self.about = next(line for line in lines if line["kind"] == "run")
+        self.lines = lines
+        self.names = list(dict.fromkeys(line["index"] for line in lines if "index" in line))
+
+    def of(self, name, kind):
+        return [line for line in self.lines if line["kind"] == kind and line["index"] == name]
+
+    def speed_at(self, name, target, clients=1):
+        """Queries a second at a recall, between two settings by interpolation (of the logarithm); none if not reached."""
+        points = sorted((p["recall"], p[f"per_second_{clients}"]) for p in self.of(name, "point"))
+        for (low, slower), (high, faster) in zip(points, points[1:]):
+            if low <= target <= high and low < high:
+                share = (target - low) / (high - low)
+                return math.exp((1 - share) * math.log(slower) + share * math.log(faster))
+        # The least setting already finds more: it is at least as fast as a lesser one would be, or so we say.
+        return points[0][1] if points and points[0][0] >= target else None
+
+
+def table(head, rows):
+    """A table in Markdown; the first column is text, the others are numbers."""
+    align = ["---"] + ["--:"] * (len(head) - 1)
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in [head, align, *rows])
+
+
+def at_recall(run):
+    """Queries a second at equal recall, and how many times those of the others ours are."""
+    rows = []
+    for name in run.names:
+        row = [name]
+        for target in TARGETS:
+            ours, theirs = run.speed_at(OURS, target), run.speed_at(name, target)
+            times = f" (ours {ours / theirs:.1f} ×)" if ours and theirs and name != OURS else ""
+            row.append(f"{theirs:.0f}{times}" if theirs else "not reached")
+        rows.append(row)
+    return table(["index", *(f"recall@10 {target}" for target in TARGETS)], rows)
+
+
+def costs(run):
+    """Size, build, memory, cold start and inserts."""
+    rows = []
+    for name in run.names:
+        build = next(iter(run.of(name, "build")), None)
+        cold = next(iter(run.of(name, "cold")), None)
+        inserts = {line["clients"]: f"{line['per_second']:.0f}" for line in run.of(name, "inserts")}
+        rows.append([
+            name,
+            f"{build['bytes'] / 1e6:.1f} MB" if build else "",
+            f"{build['build_seconds'] + build['training_seconds']:.1f} s" if build else "",
+            f"{build['peak_bytes'] / 1e6:.0f} MB" if build else "",
+            f"{cold['first_ms']:.0f} ms, {cold['mean_ms']:.2f} ms" if cold else "",
+            *(inserts.get(clients, "") for clients in (1, 8)),
+        ])
+    head = ["index", "size", "build, training included", "private memory of it", "after a restart: first query, mean of 100",
+            "inserts/s, 1 client", "8 clients"]
+    return table(head, rows)
+
+
+def points(run):
+    rows = [
+        [line["index"], line["setting"], f"{line['recall']:.4f}", f"{line['per_second_1']:.0f}", f"{line['per_second_2']:.0f}"]
+        for name in run.names for line in run.of(name, "point")
+    ]
+    return table(["index", "setting", "recall@10", "queries/s, 1 client", "2 clients"], rows)
+
+
+def section(run):
+    it = run.about
+    log = f", trained with {it['log']:,} logged queries" if it["log"] else ", no query log"
+    return f"""## {it['data']}
+
+{it['rows']:,} rows of {it['dim']} dimensions{log}; {it['queries']} test queries, cosine distance, LIMIT {it['k']}. PostgreSQL
+{it['server']}, pgvector {it['pgvector']}, {it['processors']} processors that server and clients share, {it['shared_buffers']} of shared buffers.
+
+Queries a second of one client, between two settings by interpolation:
+
+{at_recall(run)}
+
+{costs(run)}
+
+All settings:
+
+{points(run)}
+"""
+
+
+def plot(runs, path):
+    figure, axes = pyplot.subplots(1, len(runs), figsize=(5 * len(runs), 3.6), squeeze=False)
+    for axis, run in zip(axes[0], runs):
+        for name in run.names:
+            line = sorted((p["recall"], p["per_second_1"]) for p in run.of(name, "point") if p["recall"] > 0.7)
+            if line:
+                axis.plot(*zip(*line), marker="o", markersize=3, linewidth=2 if name == OURS else 1, label=name)
+        axis.set(title=run.about["data"], xlabel="recall@10", ylabel="queries a second, one client", yscale="log")
+        axis.grid(alpha=0.3, which="both")
+    axes[0][0].legend()
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("files", nargs="+", type=pathlib.Path)
+    parser.add_argument("--output", type=pathlib.Path, required=True)
+    arguments = parser.parse_args()
+    runs = [Run(path) for path in arguments.files]
+    plot(runs, arguments.output / "performance.svg")
+    text = "\n".join(section(run) for run in runs)
+    head = """<!-- Generated by `make bench`; do not edit. -->
+
+# Speed, size and build time beside pgvector
+
+One server, one table, one run a data set; every statement is prepared, and finds its query by id. Indexes are built with
+2 GB of `maintenance_work_mem`. What hnsw's builders share is not private memory.
+
+![Recall and queries a second](performance.svg)
+
+"""
+    (arguments.output / "performance.md").write_text(head + text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+//! Compact matrices for the query's side: in bytes, a quarter of the memory of `f32`, and products several times as fast.
+//!
+//! Every row and every vector has its own step, 127 of which are its largest value. A product of two vectors of `d` values
+//! is then off by about `0.01·‖a‖·‖b‖/√d`: far less than the codes that it ranks lists or rows by, if `d` is not small.
+//! With few dimensions codes say nearly everything and matrices are small: there both sides stay as they are.
+
+use crate::linalg::MatRef;
+use distillvq_kernels::kernels;
+
+/// Fewest dimensions that are kept in bytes.
+const FEWEST: usize = 128;
+/// Values that the kernels take in one go; rows are padded with zeros to whole ones.
+const TOGETHER: usize = 32;
+/// The largest value.
+const MOST: f32 = 127.0;
+
+/// A vector to multiply compact matrices with.
+#[derive(Debug, Clone)]
+pub enum Vector {
+    /// As it was.
+    Full(Vec<f32>),
+    /// In steps.
+    Bytes { values: Vec<i8>, step: f32 },
+}
+
+impl Vector {
+    pub fn new(x: &[f32]) -> Vector {
+        if x.len() < FEWEST {
+            return Vector::Full(x.to_vec());
+        }
+        let mut values = vec![0; x.len().next_multiple_of(TOGETHER)];
+        let step = quantize(x, &mut values);
+        Vector::Bytes { values, step }
+    }
+}
+
+/// A matrix, multiplied by vectors of as many values as its rows have.
+#[derive(Debug, Clone)]
+pub enum Matrix {
+    /// As it was, row-major.
+    Full { values: Vec<f32>, cols: usize },
+    /// In steps, each row with its own, and padded.
+    Bytes { values: Vec<i8>, steps: Vec<f32> },
+}
+
+impl Matrix {
+    pub fn new(x: MatRef<'_>) -> Matrix {
+        if x.cols < FEWEST {
+            let (values, cols) = (x.data.to_vec(), x.cols);
+            return Matrix::Full { values, cols };
+        }
+        let stride = x.cols.next_multiple_of(TOGETHER);
+        let mut values = vec![0; x.rows() * stride];
+        let rows = values.chunks_exact_mut(stride).enumerate();
+        let steps = rows.map(|(i, out)| quantize(x.row(i), out)).collect();
+        Matrix::Bytes { values, steps }
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        match self {
+            Matrix::Full { values, cols } => values.len() / cols,
+            Matrix::Bytes { steps, .. } => steps.len(),
+        }
+    }
+
+    /// Multiplies row `i` by the `i`-th factor.
+    pub fn scale_rows(&mut self, factors: impl Iterator<Item = f32>) {
+        match self {
+            Matrix::Full { values, cols } => {
+                for (row, factor) in values.chunks_exact_mut(*cols).zip(factors) {
+                    row.iter_mut().for_each(|x| *x *= factor);
+                }
+            }
+            Matrix::Bytes { steps, .. } => {
+                for (step, factor) in steps.iter_mut().zip(factors) {
+                    *step *= factor;
+                }
+            }
+        }
+    }
+
+    /// Bytes held.
+    pub fn memory_bytes(&self) -> usize {
+        match self {
+            Matrix::Full { values, .. } => size_of_val(&values[..]),
+            Matrix::Bytes { values, steps } => values.len() + size_of_val(&steps[..]),
+        }
+    }
+
+    /// Products of all rows with a vector.
+    pub fn products(&self, x: &Vector) -> Vec<f32> {
+        let mut out = vec![0f32; self.rows()];
+        match (self, x) {
+            (Matrix::Full { values, .. }, Vector::Full(x)) => (kernels().dots)(x, values, &mut out),
+            (Matrix::Bytes { values, steps }, Vector::Bytes { values: x, step }) => {
+                let mut sums = vec![0; out.len()];
+                (kernels().dots8)(x, values, &mut sums);
+                for ((out, sum), own) in out.iter_mut().zip(sums).zip(steps) {
+                    *out = sum as f32 * (step * own);
+                }
+            }
+            _ => debug_assert!(false, "another number of dimensions"),
+        }
+        out
+    }
+
+    /// Product of one row with a vector; 0 if there is no such row.
+    pub fn product(&self, row: usize, x: &Vector) -> f32 {
+        match (self, x) {
+            (Matrix::Full { values, cols }, Vector::Full(x)) => {
+                (kernels().dot)(x, MatRef::new(values, *cols).row(row))
+            }
+            (Matrix::Bytes { values, steps }, Vector::Bytes { values: x, step }) => {
+                let values = values.get(row * x.len()..(row + 1) * x.len());
+                let own = steps.get(row).copied().unwrap_or_default();
+                let mut sum = [0];
+                (kernels().dots8)(x, values.unwrap_or_default(), &mut sum);
+                sum[0] as f32 * (step * own)
+            }
+            _ => 0.0,
+        }
+    }
+}
+
+/// Writes values in steps and returns the step, 0 if there is nothing to tell apart.
+fn quantize(x: &[f32], out: &mut [i8]) -> f32 {
+    let largest = x.iter().fold(0f32, |most, x| most.max(x.abs()));
+    let per_step = MOST / largest;
+    if !per_step.is_finite() {
+        return 0.0;
+    }
+    for (out, x) in out.iter_mut().zip(x) {
+        // Rounded away from zero by hand, which needs no call; nothing reaches −128.
+        *out = (x * per_step + 0.5f32.copysign(*x)) as i8;
+    }
+    largest / MOST
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noise(n: usize, salt: u32) -> Vec<f32> {
+        let bits = |i: u32| (i + salt).wrapping_mul(2_654_435_761).rotate_left(11);
+        (0..n as u32)
+            .map(|i| (bits(i) % 2001) as f32 / 1000.0 - 1.0)
+            .collect()
+    }
+
+    #[test]
+    fn products_are_near() {
+        for (rows, cols) in [(1, 1), (7, 31), (9, 130), (40, 384), (3, 1537)] {
+            let (matrix, vector) = (noise(rows * cols, 1), noise(cols, 77));
+            let (exact, small) = (MatRef::new(&matrix, cols), Vector::new(&vector));
+            let of = Matrix::new(exact);
+            let products = of.products(&small);
+            assert_eq!(products.len(), rows);
+            for (i, got) in products.iter().enumerate() {
+                let row = exact.row(i);
+                let want: f32 = row.iter().zip(&vector).map(|(x, y)| x * y).sum();
+                assert!((got - want).abs() < 0.02 * (cols as f32).sqrt(), "{cols}");
+                assert_eq!(*got, of.product(i, &small));
+            }
+            assert_eq!(of.product(rows, &small), 0.0);
+        }
+    }
+
+    #[test]
+    fn sizes_at_both_ends() {
+        for size in [0.0, 1e-45, 1e-30, 1e30, 1e38] {
+            for dim in [3, 200] {
+                let (mut x, mut row) = (vec![0.0; dim], vec![0.0; dim]);
+                x[..3].copy_from_slice(&[size, -size, 0.5 * size]);
+                row[..2].copy_from_slice(&[1.0, -1.0]);
+                let of = Matrix::new(MatRef::new(&row, dim));
+                let got = of.product(0, &Vector::new(&x)) / 2.0;
+                assert!(got.is_finite() && (got - size).abs() <= 0.01 * size.max(1e-36));
+            }
+        }
+    }
+}

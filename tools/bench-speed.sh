@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# bench-speed.sh [FOLDER] [ROWS] [DIM]: measures distillvq beside pgvector's indexes in one private server, on a data set or on
+# ROWS generated vectors of DIM dimensions, and writes docs/performance.md and a plot of all data sets measured so far.
+#   ONLY=hnsw  measures the methods of that name alone
+#   SECONDS_A_POINT=3  how long each setting is timed
+#   DOCS=…     another directory for the files
+# The results stay in target/bench-speed/, a file a data set.
+
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+folder=${1:-} rows=${2:-} dim=${3:-}
+results=$root/target/bench-speed
+python=$root/.venv-bench/bin/python
+
+if [ -n "$rows" ]; then
+    source=(--rows "$rows" --dim "${dim:-768}")
+    name=generated-$rows-${dim:-768}
+else
+    folder=${folder:-$root/data/wordnet-20k}
+    source=(--data "$folder")
+    name=$(basename "$folder")
+fi
+
+need_bench_python
+mkdir -p "$results"
+"$root/tools/with_env.sh" "$root/tools/install.sh"
+"$root/tools/with_env.sh" cargo run --locked --release --package distillvq-harness --bin bench -- \
+    "${source[@]}" --only "${ONLY:-}" --seconds "${SECONDS_A_POINT:-3}" --output "$results/$name.jsonl"
+"$python" "$root/benches/speed/report.py" "$results"/*.jsonl --output "${DOCS:-$root/docs}"
+say "written: ${DOCS:-$root/docs}/performance.md"
