@@ -31,8 +31,10 @@ fn cursors_take_up_where_they_stopped() {
         found.extend(db.column::<i64>(&format!("FETCH {count} FROM c")));
         if savepoint == 2 {
             // An open cursor survives the failure of a later subtransaction, and the catalogs' and pages' changes in it.
+            // The rows are far away: near ones would be compared with the others, and may bring some of those forward.
             db.run(
-                "SAVEPOINT t; INSERT INTO items SELECT 7000 + id, embedding FROM items LIMIT 100",
+                "SAVEPOINT t; INSERT INTO items SELECT 7000 + id, embedding + array_fill(9, ARRAY[16])::vector
+                 FROM items LIMIT 100",
             );
             db.refusal("SELECT 1 / 0");
             db.run("ROLLBACK TO t");

@@ -111,7 +111,7 @@ impl Default for StreamOptions {
             max_probes: usize::MAX,
             z: 3.5,
             first_batch: 64,
-            batch: 16,
+            batch: 32,
         }
     }
 }
