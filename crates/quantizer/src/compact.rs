@@ -140,13 +140,7 @@ fn quantize(x: &[f32], out: &mut [i8]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn noise(n: usize, salt: u32) -> Vec<f32> {
-        let bits = |i: u32| (i + salt).wrapping_mul(2_654_435_761).rotate_left(11);
-        (0..n as u32)
-            .map(|i| (bits(i) % 2001) as f32 / 1000.0 - 1.0)
-            .collect()
-    }
+    use crate::testing::noise;
 
     #[test]
     fn products_are_near() {

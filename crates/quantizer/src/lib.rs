@@ -26,6 +26,8 @@ mod scale;
 mod scan;
 mod school;
 mod space;
+#[cfg(test)]
+mod testing;
 mod train;
 
 pub use encode::{Encoded, EncodedRows, Placement};

@@ -237,16 +237,10 @@ mod tests {
     use crate::lessons::{FOREIGN, Queries, teach};
     use crate::linalg::half_norms;
     use crate::product::{self, Residuals};
+    use crate::testing::noise;
 
     const ROWS: usize = 1500;
     const DIM: usize = 6;
-
-    fn noise(n: usize, salt: u32) -> Vec<f32> {
-        let bits = |i: u32| (i + salt).wrapping_mul(2_654_435_761).rotate_left(11);
-        (0..n as u32)
-            .map(|i| (bits(i) % 2001) as f32 / 1000.0 - 1.0)
-            .collect()
-    }
 
     #[test]
     fn neighbours_by_codes_are_those_of_the_teacher() {
