@@ -14,3 +14,4 @@ mod functions;
 mod pg;
 mod sample;
 mod settings;
+mod timing;

@@ -5,8 +5,9 @@ use crate::error::{Error, Result, of_index};
 use crate::pg::datum::OwnedVector;
 use crate::pg::relation::Index;
 use crate::pg::store::RelationStore;
-use distillvq_ivf::stream::{Stream, StreamOptions};
-use distillvq_ivf::{self as ivf, Meta, Model, Search, Tid};
+use crate::timing::{self, Stage};
+use distillvq_ivf::stream::{Source, Stream, StreamOptions};
+use distillvq_ivf::{self as ivf, Candidate, Meta, Model, Search, Tid};
 use distillvq_quantizer::Searcher;
 
 /// An index opened for a search or a change, with its metapage as it is now.
@@ -68,7 +69,7 @@ pub struct Scan {
 
 /// The part of a search that moves.
 pub struct Searching {
-    stream: Stream<Search<RelationStore>>,
+    stream: Stream<Timed>,
 }
 
 impl Scan {
@@ -81,17 +82,20 @@ impl Scan {
         let pages = of_index(target.index);
         let store = RelationStore::for_search(target.index);
         let model = target.searcher()?;
-        let search = Search::new(store, &target.meta, model.as_ref(), &elements).map_err(pages)?;
+        let search = timing::stage(Stage::Route, || {
+            Search::new(store, &target.meta, model.as_ref(), &elements)
+        })
+        .map_err(pages)?;
         let probes =
             crate::settings::probes(target.index.options().probes, target.meta.lists as usize);
         let options = StreamOptions {
             probes,
-            ..StreamOptions::default()
+            ..StreamOptions::for_codes(target.meta.shape)
         };
         Ok(Self {
             query,
             search: Searching {
-                stream: Stream::new(search, options),
+                stream: Stream::new(Timed(search), options),
             },
         })
     }
@@ -122,10 +126,51 @@ impl Searching {
     pub fn next(&mut self, index: Index, fetch: &mut Fetch<'_>) -> Result<Option<Tid>> {
         let mut exact =
             |tids: &[Tid], out: &mut Vec<Option<f64>>| fetch(tids, out).map_err(Failure::Other);
-        match self.stream.next(&mut exact) {
+        match timing::stage(Stage::Order, || self.stream.next(&mut exact)) {
             Ok(hit) => Ok(hit.map(|hit| hit.tid)),
             Err(Failure::Pages(error)) => Err(of_index(index)(error)),
             Err(Failure::Other(error)) => Err(error),
         }
+    }
+}
+
+/// The candidates of the index's lists, with the time that finding them takes.
+struct Timed(Search<RelationStore>);
+
+impl Source for Timed {
+    fn lists(&self) -> usize {
+        self.0.lists()
+    }
+
+    fn probed(&self) -> usize {
+        self.0.probed()
+    }
+
+    fn probe(&mut self, more: usize) -> std::result::Result<(), ivf::Error> {
+        timing::stage(Stage::Probe, || self.0.probe(more))
+    }
+
+    fn pull(&mut self, n: usize, out: &mut Vec<Candidate>) -> std::result::Result<(), ivf::Error> {
+        timing::stage(Stage::Scan, || self.0.pull(n, out))
+    }
+
+    fn bound(&self) -> Option<f32> {
+        self.0.bound()
+    }
+
+    fn catch_up(
+        &mut self,
+        n: usize,
+        out: &mut Vec<Candidate>,
+    ) -> std::result::Result<(), ivf::Error> {
+        timing::stage(Stage::Scan, || self.0.catch_up(n, out))
+    }
+
+    fn score(&self, distance: f64) -> f64 {
+        self.0.score(distance)
+    }
+
+    fn exact(&mut self, out: &mut Vec<Tid>) -> std::result::Result<(), ivf::Error> {
+        timing::stage(Stage::Probe, || self.0.exact(out))
     }
 }

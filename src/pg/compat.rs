@@ -41,9 +41,9 @@ pub fn extend_locked(
 }
 
 /// Counts a page that was found in shared buffers (`pgstat_count_buffer_read` and `_hit` of pgstat.h).
-pub fn count_hit(index: Index) {
-    // SAFETY: the relation is open; the counters, if there are any, are this backend's own.
-    if let Some(info) = unsafe { (*index.as_ptr()).pgstat_info.as_mut() } {
+pub fn count_hit(relation: &pg_sys::RelationData) {
+    // SAFETY: the counters, if there are any, are this backend's own.
+    if let Some(info) = unsafe { relation.pgstat_info.as_mut() } {
         #[cfg(feature = "pg15")]
         {
             info.t_counts.t_blocks_fetched += 1;
@@ -65,15 +65,12 @@ pub struct Locator(
 );
 
 impl Locator {
-    /// The file that the index has now.
-    pub fn of(index: Index) -> Self {
-        // SAFETY: the relation is open.
-        unsafe {
-            #[cfg(feature = "pg15")]
-            return Self((*index.as_ptr()).rd_node);
-            #[cfg(not(feature = "pg15"))]
-            Self((*index.as_ptr()).rd_locator)
-        }
+    /// The file that the relation has now.
+    pub fn of(relation: &pg_sys::RelationData) -> Self {
+        #[cfg(feature = "pg15")]
+        return Self(relation.rd_node);
+        #[cfg(not(feature = "pg15"))]
+        Self(relation.rd_locator)
     }
 
     /// Whether both are one file.

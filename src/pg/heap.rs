@@ -2,7 +2,8 @@
 
 use crate::error::{Error, Result, or_raise};
 use crate::pg::datum::{OwnedVector, ReadElements, append_elements};
-use crate::pg::relation::{Distance, Element, Heap, Index};
+use crate::pg::recent::Recent;
+use crate::pg::relation::{Element, Heap, Index};
 use crate::pg::with_temporary_memory;
 use crate::sample::Reservoir;
 use distillvq_ivf::Tid;
@@ -290,6 +291,9 @@ pub struct Exact<'a> {
     pub query: Option<&'a OwnedVector>,
 }
 
+/// Rows ahead of the one being compared that the processor is asked for, in two steps: what leads to the row, and the row.
+const AHEAD: [usize; 2] = [8, 4];
+
 impl Exact<'_> {
     /// Appends the distance of each row to `out`, none for rows that the snapshot does not see. The TIDs should come in
     /// the order of their blocks; nothing stays pinned.
@@ -297,49 +301,129 @@ impl Exact<'_> {
         pgrx::check_for_interrupts!();
         let distance = self.index.distance();
         with_temporary_memory(|| {
-            let mut rows = Values::new(self.index, self.heap);
-            // SAFETY: the relation is open; the fetch is ended below, or released by the abort after an error.
-            unsafe {
-                let fetch = pg_sys::table_index_fetch_begin(self.heap.as_ptr());
-                out.extend(
-                    tids.iter()
-                        .map(|&tid| self.one(fetch, &mut rows, distance, tid)),
-                );
-                pg_sys::table_index_fetch_end(fetch);
+            let mut rows = Rows::new(self.index, self.heap);
+            for (i, &tid) in tids.iter().enumerate() {
+                rows.warm(tids, i);
+                let value = rows.fetch(tid, self.snapshot);
+                out.push(value.map(|value| match self.query {
+                    // SAFETY: a value of the index's type, valid until the next row, and the query, which is another one.
+                    Some(query) => unsafe { distance.call(value, query.datum()) },
+                    None => 0.0,
+                }));
             }
         });
         Ok(())
     }
+}
 
-    /// # Safety
-    /// `fetch` must be a running fetch of the table.
-    unsafe fn one(
-        &self,
-        fetch: *mut pg_sys::IndexFetchTableData,
-        rows: &mut Values,
-        distance: Distance,
-        tid: Tid,
-    ) -> Option<f64> {
+/// Fetches rows by their TIDs. Lives in the memory context where it was made.
+struct Rows {
+    heap: Heap,
+    values: Values,
+    fetch: *mut pg_sys::IndexFetchTableData,
+    /// Where pages of the table were found before, if it is kept as PostgreSQL keeps tables.
+    recent: Option<Recent>,
+}
+
+impl Rows {
+    fn new(index: Index, heap: Heap) -> Self {
+        // SAFETY: the relation is open; the fetch is ended in Drop, or released by the abort after an error.
+        let (fetch, plain) = unsafe {
+            let plain = pg_sys::GetHeapamTableAmRoutine();
+            let fetch = pg_sys::table_index_fetch_begin(heap.as_ptr());
+            (fetch, heap.data().rd_tableam == plain)
+        };
+        Self {
+            heap,
+            values: Values::new(index, heap),
+            fetch,
+            recent: plain.then(|| Recent::of(heap.data())),
+        }
+    }
+
+    /// Asks the processor for rows that follow the `i`-th.
+    fn warm(&self, tids: &[Tid], i: usize) {
+        let Some(recent) = &self.recent else { return };
+        let [pointer, row] = AHEAD;
+        if i == 0 {
+            let first = &tids[..tids.len().min(pointer)];
+            first
+                .iter()
+                .for_each(|tid| recent.warm_pointer(tid.block, tid.offset));
+            let first = &first[..first.len().min(row)];
+            first
+                .iter()
+                .for_each(|tid| recent.warm_row(tid.block, tid.offset));
+        }
+        if let Some(tid) = tids.get(i + pointer) {
+            recent.warm_pointer(tid.block, tid.offset);
+        }
+        if let Some(tid) = tids.get(i + row) {
+            recent.warm_row(tid.block, tid.offset);
+        }
+    }
+
+    /// The indexed value of a row, valid until the next one; none if the snapshot does not see it.
+    fn fetch(&mut self, tid: Tid, snapshot: pg_sys::Snapshot) -> Option<pg_sys::Datum> {
+        self.pin(tid.block);
         let (mut again, mut dead) = (false, false);
         let mut pointer = item_pointer(tid);
         // SAFETY: the slot is the table's; the snapshot is the scan's and registered by the executor.
-        unsafe {
-            let (slot, snapshot) = (rows.slot, self.snapshot);
-            if !pg_sys::table_index_fetch_tuple(
+        let found = unsafe {
+            let (fetch, slot) = (self.fetch, self.values.slot);
+            pg_sys::table_index_fetch_tuple(
                 fetch,
                 &mut pointer,
                 snapshot,
                 slot,
                 &mut again,
                 &mut dead,
-            ) {
-                return None;
-            }
-            let value = rows.value()?;
-            Some(
-                self.query
-                    .map_or(0.0, |query| distance.call(value, query.datum())),
             )
+        };
+        self.remember(tid.block);
+        if found { self.values.value() } else { None }
+    }
+
+    /// The buffer that the fetch has pinned, 0 if it has none (`IndexFetchHeapData` of heapam.h).
+    fn pinned(&self) -> *mut pg_sys::Buffer {
+        let fetch = self.fetch.cast::<pg_sys::IndexFetchHeapData>();
+        // SAFETY: only asked of a fetch of the heap's own, which begins so.
+        unsafe { &raw mut (*fetch).xs_cbuf }
+    }
+
+    /// Pins the page for the fetch where it was found before, which spares looking it up. The page is then not pruned in
+    /// passing: the executor does that when it fetches the rows that it gets.
+    fn pin(&self, block: u32) {
+        let Some(recent) = &self.recent else { return };
+        // SAFETY: the fetch owns one pin of the buffer it names, or none; it goes on with the one that it is given.
+        unsafe {
+            let pinned = self.pinned();
+            if *pinned != 0 && pg_sys::BufferGetBlockNumber(*pinned) == block {
+                return;
+            }
+            if let Some(buffer) = recent.pin(self.heap.data(), block) {
+                let before = std::mem::replace(&mut *pinned, buffer);
+                if before != 0 {
+                    pg_sys::ReleaseBuffer(before);
+                }
+            }
+        }
+    }
+
+    /// Remembers where the fetch found the page.
+    fn remember(&self, block: u32) {
+        if let Some(recent) = &self.recent {
+            // SAFETY: the fetch names the buffer that it has pinned.
+            recent.remember(block, unsafe { *self.pinned() });
+        }
+    }
+}
+
+impl Drop for Rows {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: begun in `new`, ended once.
+            unsafe { pg_sys::table_index_fetch_end(self.fetch) };
         }
     }
 }

@@ -128,6 +128,25 @@ pub fn notice(message: &str, detail: &str, hint: &str) {
     .report(PgLogLevel::NOTICE);
 }
 
+/// Writes a line to the server's log.
+#[cfg(feature = "timing")]
+pub fn log(message: &str) {
+    pgrx::log!("{message}");
+}
+
+/// Has `work` done when this backend exits.
+#[cfg(feature = "timing")]
+pub fn at_exit(work: fn()) {
+    #[pgrx::pg_guard]
+    unsafe extern "C-unwind" fn run(_code: i32, work: pg_sys::Datum) {
+        // SAFETY: the function that was registered below.
+        let work = unsafe { std::mem::transmute::<usize, fn()>(work.value()) };
+        work();
+    }
+    // SAFETY: registers a callback that is part of this library, which stays loaded.
+    unsafe { pg_sys::on_proc_exit(Some(run), pg_sys::Datum::from(work as usize)) };
+}
+
 /// Runs `work` in a memory context of its own, so that what PostgreSQL's functions leave behind is freed at once.
 pub fn with_temporary_memory<T>(work: impl FnOnce() -> T) -> T {
     // SAFETY: the new context is a child of the current one: an error that unwinds leaves it to its parent.

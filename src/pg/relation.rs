@@ -75,6 +75,12 @@ impl Heap {
         self.0
     }
 
+    /// The server's description of it.
+    pub fn data(&self) -> &pg_sys::RelationData {
+        // SAFETY: an open relation.
+        unsafe { &*self.0 }
+    }
+
     /// Rows that the planner believes in; 0 when nothing is known.
     pub fn estimated_rows(self) -> usize {
         // SAFETY: an open relation has a catalog row.
@@ -93,6 +99,12 @@ impl Index {
     /// The raw pointer, for calls of PostgreSQL's.
     pub fn as_ptr(self) -> pg_sys::Relation {
         self.0
+    }
+
+    /// The server's description of it.
+    pub fn data(&self) -> &pg_sys::RelationData {
+        // SAFETY: an open relation.
+        unsafe { &*self.0 }
     }
 
     /// The index's name.

@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::pg::datum::OwnedVector;
 use crate::pg::heap::{Exact, item_pointer};
 use crate::pg::relation::{Heap, Index};
+use crate::timing::{self, Stage};
 use distillvq_ivf::Tid;
 use pgrx::{PgMemoryContexts, pg_sys};
 
@@ -78,7 +79,8 @@ pub unsafe fn next(scan: pg_sys::IndexScanDesc) -> Result<bool> {
         query,
     };
     let found = search.next(index, &mut |tids: &[Tid], out: &mut Vec<Option<f64>>| {
-        exact.distances(tids, out)
+        timing::count(0, tids.len() as u64);
+        timing::stage(Stage::Compare, || exact.distances(tids, out))
     })?;
     // SAFETY: as above.
     unsafe { state_of(scan) }.0 = Some(state);
@@ -112,6 +114,7 @@ fn start(scan: &mut pg_sys::IndexScanDescData, index: Index) -> Result<Scan> {
     };
     crate::pg::compat::count_search(scan);
     crate::pg::compat::count_index_scan(index);
+    timing::count(1, 0);
     let query = if key.sk_flags & pg_sys::SK_ISNULL as i32 != 0 {
         None
     } else {
@@ -119,5 +122,5 @@ fn start(scan: &mut pg_sys::IndexScanDescData, index: Index) -> Result<Scan> {
         // SAFETY: a non-null value of the operator class's type.
         Some(unsafe { OwnedVector::copy(key.sk_argument, element) })
     };
-    Scan::start(&Target::open(index)?, query)
+    timing::stage(Stage::Open, || Scan::start(&Target::open(index)?, query))
 }

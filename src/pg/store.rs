@@ -55,7 +55,7 @@ impl RelationStore {
     /// The store for searches, which come back to the same pages.
     pub fn for_search(index: Index) -> Self {
         Self {
-            recent: Some(Recent::of(index)),
+            recent: Some(Recent::of(index.data())),
             ..Self::new(index)
         }
     }
@@ -126,7 +126,7 @@ impl RelationStore {
     /// A pinned buffer with the page.
     fn read_buffer(&self, block: u32) -> pg_sys::Buffer {
         match &self.recent {
-            Some(recent) => recent.read(self.index, block, || self.look_up(block)),
+            Some(recent) => recent.read(self.index.data(), block, || self.look_up(block)),
             None => self.look_up(block),
         }
     }
@@ -199,9 +199,9 @@ impl PageStore for RelationStore {
         unsafe { pg_sys::PrefetchBuffer(self.index.as_ptr(), self.fork(), block) };
     }
 
-    fn warm(&self, block: u32) {
+    fn warm(&self, block: u32, bytes: std::ops::Range<usize>) {
         if let Some(recent) = &self.recent {
-            recent.warm(block);
+            recent.warm(block, bytes);
         }
     }
 

@@ -24,6 +24,7 @@
 
 use crate::{CodeShape, Row, Tid};
 use distillvq_kernels::LANES;
+use std::ops::Range;
 
 /// Size of a page.
 pub const PAGE_SIZE: usize = 8192;
@@ -201,6 +202,18 @@ impl Layout {
     /// Rows that fit a page: a multiple of 32.
     pub fn capacity(&self) -> usize {
         self.blocks * LANES
+    }
+
+    /// The bytes that scoring the first rows of a page reads.
+    pub(crate) fn scored(&self, rows: u64) -> [Range<usize>; 4] {
+        let blocks = (rows.max(1).div_ceil(LANES as u64) as usize).min(self.blocks);
+        let has_norms = usize::from(self.norms > 0);
+        [
+            HEADER_SIZE..BODY,
+            BODY..BODY + blocks * self.code_block,
+            self.scales..self.scales + blocks * LANES,
+            self.norms..self.norms + has_norms * blocks * 4 * LANES,
+        ]
     }
 
     /// The TID of row `i`.

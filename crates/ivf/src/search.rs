@@ -16,7 +16,7 @@ use distillvq_kernels::{Affine, Kernels, LANES, kernels};
 use distillvq_quantizer::{QueryTables, Ranking, Searcher};
 use std::cmp::Ordering;
 
-/// Lists scanned by turns, a page of each, so that a prefetched page has time to arrive.
+/// Lists scanned by turns, a page of each, so that a page that was asked for has time to arrive.
 const LISTS_AT_ONCE: usize = 4;
 
 /// A row with its estimated score (bigger is nearer).
@@ -80,6 +80,8 @@ impl Cursor {
 struct Probe {
     list: u32,
     first: u32,
+    /// Rows at build or the last vacuum.
+    rows: u64,
     cursor: Cursor,
     affine: Affine,
 }
@@ -157,18 +159,18 @@ impl<S: PageStore> Search<S> {
         let probed = self.probes.len();
         let ranking = self.ranking.first(probed.saturating_add(more));
         let lists: Vec<u32> = ranking[probed..].iter().map(|(_, list)| *list).collect();
-        let firsts = first_pages(&self.store, &self.meta, &lists)?;
-        for (list, first) in lists.into_iter().zip(firsts) {
+        let entries = entries(&self.store, &self.meta, &lists)?;
+        for (list, Entry { first, rows, .. }) in lists.into_iter().zip(entries) {
             let cursor = if first == NO_BLOCK {
                 Cursor::End
             } else {
                 self.store.prefetch(first);
-                self.store.warm(first);
                 Cursor::Start
             };
             self.probes.push(Probe {
                 list,
                 first,
+                rows,
                 cursor,
                 affine: scorer.tables.affine(list),
             });
@@ -260,6 +262,15 @@ impl<S: PageStore> Search<S> {
         Ok(())
     }
 
+    /// Has what will be read of a page brought near.
+    fn warm(&self, scorer: &Scorer, turn: Option<&Turn<'_>>) {
+        if let Some(turn) = turn {
+            for bytes in scorer.layout.scored(turn.rows) {
+                self.store.warm(turn.block, bytes);
+            }
+        }
+    }
+
     /// Scans the chosen lists for the `n` best candidates behind their cursors, and better than `floor`.
     fn collect(
         &self,
@@ -276,17 +287,18 @@ impl<S: PageStore> Search<S> {
         // Lists with more to give come first: they raise the threshold, and the rest may not need a scan at all.
         waiting.sort_by(|a, b| a.cursor.progress(&b.cursor));
         let mut waiting = waiting.into_iter().peekable();
-        let mut turns: Vec<(&Probe, u32)> = Vec::with_capacity(LISTS_AT_ONCE);
+        let mut turns: Vec<Turn<'_>> = Vec::with_capacity(LISTS_AT_ONCE);
         let mut turn = 0;
         loop {
             while turns.len() < LISTS_AT_ONCE
                 && let Some(probe) = waiting.next_if(|p| best.may_take(p.cursor.bound()))
             {
                 check_link(&self.store, 0, probe.first, &mut blocks)?;
-                turns.push((probe, probe.first));
+                turns.push(Turn::new(probe));
+                self.warm(scorer, turns.last());
             }
             turn = if turn < turns.len() { turn } else { 0 };
-            let Some((probe, block)) = turns.get_mut(turn) else {
+            let Some(Turn { probe, block, rows }) = turns.get_mut(turn) else {
                 return Ok(best.finish());
             };
             self.store.interrupts()?;
@@ -298,10 +310,30 @@ impl<S: PageStore> Search<S> {
             } else {
                 check_link(&self.store, *block, next, &mut blocks)?;
                 self.store.prefetch(next);
-                self.store.warm(next);
                 *block = next;
+                *rows = rows.saturating_sub(scorer.layout.capacity() as u64);
+                self.warm(scorer, turns.get(turn));
                 turn += 1;
             }
+        }
+    }
+}
+
+/// A list whose pages are being scanned.
+struct Turn<'a> {
+    probe: &'a Probe,
+    /// The next page.
+    block: u32,
+    /// Rows expected from there on.
+    rows: u64,
+}
+
+impl<'a> Turn<'a> {
+    fn new(probe: &'a Probe) -> Self {
+        Turn {
+            probe,
+            block: probe.first,
+            rows: probe.rows,
         }
     }
 }
@@ -355,15 +387,15 @@ impl Scorer {
     }
 }
 
-/// The first pages of lists, each directory page being read once.
-fn first_pages<S: PageStore>(store: &S, meta: &Meta, lists: &[u32]) -> Result<Vec<u32>, Error> {
+/// The entries of lists, each directory page being read once.
+fn entries<S: PageStore>(store: &S, meta: &Meta, lists: &[u32]) -> Result<Vec<Entry>, Error> {
     let mut places = Vec::with_capacity(lists.len());
     for (i, &list) in lists.iter().enumerate() {
         let (block, at) = meta.entry_place(list)?;
         places.push((block, at, i));
     }
     places.sort_unstable();
-    let mut firsts = vec![NO_BLOCK; lists.len()];
+    let mut entries = vec![Entry::default(); lists.len()];
     for same_page in places.chunk_by(|a, b| a.0 == b.0) {
         let Some(&(block, ..)) = same_page.first() else {
             continue;
@@ -371,12 +403,12 @@ fn first_pages<S: PageStore>(store: &S, meta: &Meta, lists: &[u32]) -> Result<Ve
         store.read(block, |page| {
             check_directory_page(page, block, meta)?;
             for &(_, at, i) in same_page {
-                if let Some(first) = firsts.get_mut(i) {
-                    *first = Entry::read(page, at).first;
+                if let Some(entry) = entries.get_mut(i) {
+                    *entry = Entry::read(page, at);
                 }
             }
             Ok::<(), Error>(())
         })??;
     }
-    Ok(firsts)
+    Ok(entries)
 }

@@ -7,6 +7,7 @@
 //! * [`PageStore::interrupts`] is called between pages with nothing locked.
 
 use crate::error::Error;
+use std::ops::Range;
 
 /// Pages that one atomic change may touch (the limit of a generic WAL record).
 pub const MAX_PAGES_IN_WRITE: usize = 4;
@@ -30,8 +31,8 @@ pub trait PageStore {
     /// Hints that the page will be read soon: it should come from disk.
     fn prefetch(&self, _block: u32) {}
 
-    /// Hints that the page will be read within microseconds: it should come into the processor's cache.
-    fn warm(&self, _block: u32) {}
+    /// Hints that these bytes of the page will be read within microseconds: they should come into the processor's cache.
+    fn warm(&self, _block: u32, _bytes: Range<usize>) {}
 
     /// Gives the host a chance to cancel, with nothing locked.
     fn interrupts(&self) -> Result<(), Error> {
@@ -79,8 +80,8 @@ impl<T: PageStore> PageStore for &T {
         T::prefetch(self, block);
     }
 
-    fn warm(&self, block: u32) {
-        T::warm(self, block);
+    fn warm(&self, block: u32, bytes: Range<usize>) {
+        T::warm(self, block, bytes);
     }
 
     fn interrupts(&self) -> Result<(), Error> {

@@ -13,17 +13,17 @@
 //!    short.
 //! 5. No TID is given out twice.
 
-use crate::Tid;
 use crate::error::Error;
 use crate::reservoir::order;
 use crate::search::{Candidate, Search};
 use crate::store::PageStore;
 use crate::tidset::TidSet;
+use crate::{CodeShape, Tid};
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
 /// Candidates of the first pull; later pulls double.
-const FIRST_PULL: usize = 128;
+const FIRST_PULL: usize = 64;
 /// Candidates of a pull at most.
 const LARGEST_PULL: usize = 4096;
 /// Rows of the exact list compared at a time.
@@ -104,7 +104,11 @@ pub struct StreamOptions {
     pub batch: usize,
 }
 
+/// Fewest sub-quantizers whose errors add up to one that is nearly normal.
+const MANY_SUBQUANTIZERS: usize = 32;
+
 impl Default for StreamOptions {
+    /// For errors of any kind.
     fn default() -> Self {
         StreamOptions {
             probes: 1,
@@ -112,6 +116,23 @@ impl Default for StreamOptions {
             z: 3.5,
             first_batch: 64,
             batch: 32,
+        }
+    }
+}
+
+impl StreamOptions {
+    /// As the default, or less careful where the errors of the estimates are sums of many: a few rows tell those well, and
+    /// none is far out.
+    pub fn for_codes(shape: CodeShape) -> Self {
+        let default = StreamOptions::default();
+        if shape.subquantizers < MANY_SUBQUANTIZERS {
+            return default;
+        }
+        StreamOptions {
+            z: 3.0,
+            first_batch: 24,
+            batch: 12,
+            ..default
         }
     }
 }
@@ -363,7 +384,12 @@ impl<C: Source> Stream<C> {
                 // A source that neither gives nor ends.
                 return Ok(best);
             }
-            self.queue.sort_unstable_by(|a, b| order(b, a));
+            // What a pull gives is in order, but best first.
+            if before == 0 {
+                self.queue.reverse();
+            } else {
+                self.queue.sort_unstable_by(|a, b| order(b, a));
+            }
             self.pull_size = (2 * self.pull_size).min(LARGEST_PULL);
         }
     }

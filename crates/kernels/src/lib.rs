@@ -48,6 +48,12 @@ pub struct Nearest<'a> {
     pub half_norms: &'a [f32],
 }
 
+/// Bytes as signed numbers.
+pub fn signed(bytes: &[u8]) -> &[i8] {
+    // SAFETY: both types have one byte, any value of which is valid.
+    unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len()) }
+}
+
 /// Squared norms of a block's rows, little-endian `f32`.
 pub type Norms = [u8; 4 * LANES];
 

@@ -124,7 +124,7 @@ impl Matrix {
 }
 
 /// Writes values in steps and returns the step, 0 if there is nothing to tell apart.
-fn quantize(x: &[f32], out: &mut [i8]) -> f32 {
+pub fn quantize(x: &[f32], out: &mut [i8]) -> f32 {
     let largest = x.iter().fold(0f32, |most, x| most.max(x.abs()));
     let per_step = MOST / largest;
     if !per_step.is_finite() {

@@ -4,6 +4,7 @@ use crate::kmeans::{Assigner, Nearest};
 use crate::linalg::{MatRef, ROWS, norm2};
 use crate::model::{Encoder, Tables};
 use crate::product::ByDimension;
+use crate::refine::{self, refine_bytes};
 use crate::scale::correction;
 use crate::space::Kind;
 use crate::{Metric, Model, par};
@@ -38,6 +39,8 @@ pub struct EncodedRows {
     pub rows: Vec<Encoded>,
     /// Codes, `subquantizers` bytes a row, one code a byte; zeros for rows outside the lists.
     pub codes: Vec<u8>,
+    /// Refine codes, [`refine_bytes`] a row, zeros for rows outside the lists; empty unless asked for.
+    pub refine: Vec<u8>,
 }
 
 impl EncodedRows {
@@ -47,6 +50,7 @@ impl EncodedRows {
         for chunk in chunks {
             all.rows.extend(chunk.rows);
             all.codes.extend(chunk.codes);
+            all.refine.extend(chunk.refine);
         }
         all
     }
@@ -111,11 +115,20 @@ impl Model {
     /// Encodes raw row-major vectors (n×dim; values after the last whole row are ignored). On a thread of a rayon pool
     /// it uses that pool. The lists and codes depend on the encoder alone, never on distillation.
     pub fn encode(&self, vectors: &[f32]) -> EncodedRows {
+        self.encode_all(vectors, false)
+    }
+
+    /// As [`Model::encode`], with refine codes.
+    pub fn encode_refined(&self, vectors: &[f32]) -> EncodedRows {
+        self.encode_all(vectors, true)
+    }
+
+    fn encode_all(&self, vectors: &[f32], refined: bool) -> EncodedRows {
         let n = vectors.len() / self.dim();
         let chunks = par::map(n.div_ceil(ROWS), |i| {
             let rows =
                 MatRef::new(&vectors[..n * self.dim()], self.dim()).slice(i * ROWS, (i + 1) * ROWS);
-            self.encode_chunk(rows, || Ok::<_, Infallible>(()))
+            self.encode_chunk(rows, refined, || Ok::<_, Infallible>(()))
         });
         let Ok(chunks) = chunks;
         EncodedRows::concat(chunks)
@@ -125,6 +138,7 @@ impl Model {
     pub(crate) fn encode_chunk<E>(
         &self,
         raw: MatRef<'_>,
+        refined: bool,
         keep_on: impl Fn() -> Result<(), E>,
     ) -> Result<EncodedRows, E> {
         let (dim, m, n) = (self.dim(), self.subquantizers(), raw.rows());
@@ -137,7 +151,7 @@ impl Model {
         coder.assigner.assign(rows, &mut nearest, keep_on)?;
         let mut codes = vec![0u8; n * m];
         let corrections = coder.codes(rows, &nearest, &mut codes);
-        let encoded = (0..n)
+        let encoded: Vec<Encoded> = (0..n)
             .map(|i| {
                 let byte = match corrections[i] {
                     Some(correction) => scale.encode(correction),
@@ -168,9 +182,29 @@ impl Model {
                 }
             })
             .collect();
+        let refine = if refined {
+            refine_codes(rows, &encoded)
+        } else {
+            Vec::new()
+        };
         Ok(EncodedRows {
             rows: encoded,
             codes,
+            refine,
         })
     }
+}
+
+/// The refine codes of internal rows.
+fn refine_codes(rows: MatRef<'_>, encoded: &[Encoded]) -> Vec<u8> {
+    let bytes = refine_bytes(rows.cols);
+    let (mut values, mut out) = (Vec::new(), Vec::with_capacity(bytes * encoded.len()));
+    for (i, one) in encoded.iter().enumerate() {
+        if matches!(one.placement, Placement::List(_)) {
+            refine::encode(rows.row(i), one.norm, &mut values, &mut out);
+        } else {
+            out.resize(out.len() + bytes, 0);
+        }
+    }
+    out
 }

@@ -19,6 +19,7 @@ mod par;
 mod product;
 mod query;
 mod rank;
+mod refine;
 mod retrain;
 mod rotation;
 mod routing;
@@ -39,5 +40,6 @@ pub use options::{
     TrainOptions, UnknownLoss, UnknownMetric, auto_lists, auto_subquantizers, max_subquantizers,
 };
 pub use query::{QueryTables, Ranking, Searcher};
+pub use refine::{RefineQuery, refine_bytes};
 pub use retrain::{RetrainOptions, retrain};
 pub use train::{Trained, train};

@@ -9,6 +9,7 @@ use crate::compact::{Matrix, Vector};
 use crate::linalg::{MatRef, half_norms};
 use crate::model::{Body, Encoder};
 use crate::product::ByDimension;
+use crate::refine::RefineQuery;
 use crate::scale::Scale;
 use crate::space::Space;
 use crate::{CodeShape, Metric};
@@ -195,6 +196,18 @@ pub(crate) fn quantize(table: &[f32], words: usize, bytes: usize) -> (Vec<u8>, f
 }
 
 impl QueryTables {
+    /// The query for refine codes.
+    pub fn refine(&self) -> RefineQuery {
+        let metric = self.searcher.inner.space.metric;
+        match &self.query {
+            Vector::Full(values) => RefineQuery::new(values, metric),
+            Vector::Bytes { values, step } => {
+                let dim = self.searcher.inner.space.dim;
+                RefineQuery::of(values[..dim].to_vec(), *step, metric)
+            }
+        }
+    }
+
     /// All lists, to be had best first.
     ///
     /// Trained routing scores `q·W[list] + b[list]`. Without it the encoder's centroids decide: by distance for L2, by

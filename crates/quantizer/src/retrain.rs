@@ -102,7 +102,7 @@ fn encode(model: &Model, sample: &[f32], monitor: &dyn Monitor) -> Result<Encode
     let raw = MatRef::new(sample, model.dim());
     let chunks = par::map(raw.rows().div_ceil(ROWS), |i| {
         let rows = raw.slice(i * ROWS, (i + 1) * ROWS);
-        model.encode_chunk(rows, || keep_on(monitor))
+        model.encode_chunk(rows, false, || keep_on(monitor))
     })?;
     Ok(EncodedRows::concat(chunks))
 }
