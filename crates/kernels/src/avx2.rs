@@ -37,7 +37,7 @@ fn dots8(q: &[i8], rows: &[i8], out: &mut [i32]) {
     unsafe { dots8_avx2(q, rows, out) }
 }
 
-fn scan4(codes: &[u8], lut: &[u8], sums: &mut [u16; LANES]) {
+pub(crate) fn scan4(codes: &[u8], lut: &[u8], sums: &mut [u16; LANES]) {
     // SAFETY: as in `dot`.
     unsafe { scan4_avx2(codes, lut, sums) }
 }
@@ -47,7 +47,7 @@ fn scan8(codes: &[u8], lut: &[u8], sums: &mut [u16; LANES]) {
     unsafe { scan8_avx2(codes, lut, sums) }
 }
 
-fn finish(
+pub(crate) fn finish(
     sums: &[u16; LANES],
     scales: &[u8; LANES],
     norms: Option<&Norms>,
@@ -59,7 +59,7 @@ fn finish(
     unsafe { finish_avx2(sums, scales, norms, a, threshold, out) }
 }
 
-fn nearest(what: &Nearest<'_>, out: &mut [u8], out_stride: usize) {
+pub(crate) fn nearest(what: &Nearest<'_>, out: &mut [u8], out_stride: usize) {
     let words = what.half_norms.len();
     let complete = what.book.len() >= words * what.width && what.stride >= what.width;
     if complete && what.width > 0 && words > 0 && words <= 256 && words.is_multiple_of(16) {
@@ -83,7 +83,7 @@ fn store_f32(x: __m256, to: &mut [f32; 8]) {
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn load_32(x: &[u8; 32]) -> __m256i {
+pub(crate) fn load_32(x: &[u8; 32]) -> __m256i {
     // SAFETY: 32 readable bytes, and the load needs no alignment.
     unsafe { _mm256_loadu_si256(x.as_ptr().cast()) }
 }
@@ -269,14 +269,14 @@ fn sum_i32(x: __m256i) -> i32 {
 /// Sums of u8 values in u16 without widening each: one accumulator takes whole u16 (the odd byte times 256 on top of the
 /// even one), the other the odd bytes alone; the even bytes are the difference, modulo 65536.
 #[derive(Clone, Copy)]
-struct ByteSums {
+pub(crate) struct ByteSums {
     both: __m256i,
     odd: __m256i,
 }
 
 impl ByteSums {
     #[target_feature(enable = "avx2,fma")]
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         ByteSums {
             both: _mm256_setzero_si256(),
             odd: _mm256_setzero_si256(),
@@ -284,7 +284,7 @@ impl ByteSums {
     }
 
     #[target_feature(enable = "avx2,fma")]
-    fn add(&mut self, bytes: __m256i) {
+    pub(crate) fn add(&mut self, bytes: __m256i) {
         self.both = _mm256_add_epi16(self.both, bytes);
         self.odd = _mm256_add_epi16(self.odd, _mm256_srli_epi16::<8>(bytes));
     }
@@ -355,6 +355,12 @@ fn scan8_avx2(codes: &[u8], lut: &[u8], sums: &mut [u16; LANES]) {
     {
         total.add(look_up_256(load_32(code), table));
     }
+    store_halves(total, sums);
+}
+
+/// Stores the sums of 32 lanes, a byte each.
+#[target_feature(enable = "avx2,fma")]
+pub(crate) fn store_halves(total: ByteSums, sums: &mut [u16; LANES]) {
     let (even, odd) = total.split();
     let out = sums.as_chunks_mut::<8>().0;
     store_sums(
