@@ -3,8 +3,8 @@
 #
 #   tools/test-neon.sh [arguments of cargo test]
 #
-# Without an ARM standard library beside the compiler (`rustup target add aarch64-unknown-linux-gnu`), a compiler that has
-# one is fetched from Debian's unstable release into target/neon/, with the libraries that it needs: 150 MB.
+# Without an ARM standard library beside the compiler (`rustup target add aarch64-unknown-linux-gnu`), a compiler that
+# has one is fetched from Debian's unstable release into target/neon/, with the libraries that it needs: 150 MB.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$root"
 
@@ -22,7 +22,8 @@ private_apt() {
     local command=$1
     shift
     "$command" -qq -o Dir::State="$neon/state" -o Dir::State::status="$neon/state/status" -o Dir::Cache="$neon/cache" \
-        -o Dir::Etc::sourcelist="$neon/sources.list" -o Dir::Etc::sourceparts=/dev/null -o Dir::Etc::preferencesparts=/dev/null \
+        -o Dir::Etc::sourcelist="$neon/sources.list" -o Dir::Etc::sourceparts=/dev/null \
+        -o Dir::Etc::preferencesparts=/dev/null \
         -o APT::Architecture=amd64 -o APT::Architectures=amd64,arm64 -o APT::Sandbox::User= "$@"
 }
 

@@ -271,9 +271,9 @@ impl Factor {
         }
     }
 
-    /// Sums of four products each. To flip all bits of `y` where the number is negative makes it `-y - 1`, cheaper than
-    /// `-y`; what the products then lack does not depend on `y`, see [`lack8`]. With sizes up to 127 two products fit 16
-    /// bits, as -128 is the farthest that flipping reaches.
+    /// Sums of four products each. To flip all bits of `y` where the number is negative makes it `-y - 1`, cheaper
+    /// than `-y`; what the products then lack does not depend on `y`, see [`lack8`]. With sizes up to 127 two products
+    /// fit 16 bits, as -128 is the farthest that flipping reaches.
     #[target_feature(enable = "avx2,fma")]
     fn times(self, y: &[i8; 32]) -> __m256i {
         let signed = _mm256_xor_si256(load_i8(y), self.negative);

@@ -247,7 +247,7 @@ fn scan8_avx512(codes: &[u8], lut: &[u8], sums: &mut [u16; LANES]) {
     store_halves(total, sums);
 }
 
-/// 32 look-ups in a table of 256 bytes: one in each half of it by the low seven bits, between which the top bit decides.
+/// 32 look-ups in a table of 256 bytes: one in each half of it by the low seven bits; the top bit decides between them.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
 fn look_up_256(code: __m256i, table: &[u8; 256]) -> __m256i {
     let rows = table.as_chunks::<BYTES>().0;

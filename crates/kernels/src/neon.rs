@@ -280,7 +280,7 @@ fn scan8_neon(codes: &[u8], lut: &[u8], sums: &mut [u16; LANES]) {
     store_sums(total, sums);
 }
 
-/// 16 look-ups in a table of 256 bytes, a quarter of it at a time: a look-up outside of a quarter leaves the lane alone.
+/// 16 look-ups in a table of 256 bytes, a quarter of it at a time: outside of a quarter, a look-up leaves a lane alone.
 #[target_feature(enable = "neon")]
 fn look_up_256(code: uint8x16_t, table: &[u8; 256]) -> uint8x16_t {
     let (mut found, mut at) = (vdupq_n_u8(0), code);
