@@ -17,7 +17,7 @@ fn bytes(len: usize) -> Vec<u8> {
 
 /// A scan and what it needs: bits, sub-quantizers, bytes of a block and of the table.
 fn scans(c: &mut Criterion) {
-    for (bits, sizes) in [(4, &[16usize, 32, 64, 96, 192][..]), (8, &[16, 48])] {
+    for (bits, sizes) in [(4, &[16usize, 32, 48, 64, 96, 192][..]), (8, &[16, 48, 96])] {
         let mut group = c.benchmark_group(format!("scan{bits}"));
         group.throughput(Throughput::Elements((BLOCKS * LANES) as u64));
         for &m in sizes {
@@ -74,12 +74,26 @@ fn floats(c: &mut Criterion) {
             });
         });
     }
-    let (q, rows) = (vec![55i8; 384], vec![-33i8; 384 * 343]);
-    for k in all() {
-        group.bench_function(BenchmarkId::new(k.name, "dots8 343x384"), |b| {
-            let mut out = vec![0i32; 343];
-            b.iter(|| (k.dots8)(black_box(&q), black_box(&rows), &mut out))
-        });
+    group.finish();
+}
+
+/// Products of integers, in nanoseconds a row: one row, and matrices that caches of the second level hold.
+fn integers(c: &mut Criterion) {
+    let mut group = c.benchmark_group("dots8");
+    for rows in [1, 343, 919] {
+        group.throughput(Throughput::Elements(rows as u64));
+        let (q, matrix) = (vec![55i8; 384], vec![-33i8; 384 * rows]);
+        for k in all() {
+            let mut out = vec![0i32; rows];
+            let mut run = || {
+                (k.dots8)(black_box(&q), black_box(&matrix), &mut out);
+                black_box(&out);
+            };
+            let name = format!("{rows}x384");
+            group.bench_function(BenchmarkId::new(k.name, &name), |b| b.iter(&mut run));
+            let ns = cost(&mut run) / rows as f64;
+            println!("dots8 {} {name}: {ns:.2} ns a row", k.name);
+        }
     }
     group.finish();
 }
@@ -100,6 +114,6 @@ fn cost(run: &mut dyn FnMut()) -> f64 {
 criterion_group! {
     name = benches;
     config = Criterion::default().warm_up_time(Duration::from_millis(200)).measurement_time(Duration::from_millis(500)).sample_size(20);
-    targets = scans, floats
+    targets = scans, floats, integers
 }
 criterion_main!(benches);

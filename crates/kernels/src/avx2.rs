@@ -37,7 +37,7 @@ fn dots8(q: &[i8], rows: &[i8], out: &mut [i32]) {
     unsafe { dots8_avx2(q, rows, out) }
 }
 
-fn scan4(codes: &[u8], lut: &[u8], sums: &mut [u16; LANES]) {
+pub(crate) fn scan4(codes: &[u8], lut: &[u8], sums: &mut [u16; LANES]) {
     // SAFETY: as in `dot`.
     unsafe { scan4_avx2(codes, lut, sums) }
 }
@@ -47,7 +47,7 @@ fn scan8(codes: &[u8], lut: &[u8], sums: &mut [u16; LANES]) {
     unsafe { scan8_avx2(codes, lut, sums) }
 }
 
-fn finish(
+pub(crate) fn finish(
     sums: &[u16; LANES],
     scales: &[u8; LANES],
     norms: Option<&Norms>,
@@ -59,7 +59,7 @@ fn finish(
     unsafe { finish_avx2(sums, scales, norms, a, threshold, out) }
 }
 
-fn nearest(what: &Nearest<'_>, out: &mut [u8], out_stride: usize) {
+pub(crate) fn nearest(what: &Nearest<'_>, out: &mut [u8], out_stride: usize) {
     let words = what.half_norms.len();
     let complete = what.book.len() >= words * what.width && what.stride >= what.width;
     if complete && what.width > 0 && words > 0 && words <= 256 && words.is_multiple_of(16) {
@@ -83,7 +83,7 @@ fn store_f32(x: __m256, to: &mut [f32; 8]) {
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn load_32(x: &[u8; 32]) -> __m256i {
+pub(crate) fn load_32(x: &[u8; 32]) -> __m256i {
     // SAFETY: 32 readable bytes, and the load needs no alignment.
     unsafe { _mm256_loadu_si256(x.as_ptr().cast()) }
 }
@@ -196,26 +196,26 @@ fn dots8_avx2(q: &[i8], rows: &[i8], out: &mut [i32]) {
     let d = q.len().max(1);
     let whole = (rows.len() / d).min(out.len());
     let (fours, rest) = out[..whole].as_chunks_mut::<TOGETHER>();
-    let mut blocks = rows.chunks_exact(TOGETHER * d);
-    for (four, rows) in fours.iter_mut().zip(&mut blocks) {
-        *four = dot8x4_avx2(q, rows);
+    let (rows, last) = rows.split_at(fours.len() * TOGETHER * d);
+    let lack = lack8(q.as_chunks::<32>().0);
+    for (four, rows) in fours.iter_mut().zip(rows.chunks_exact(TOGETHER * d)) {
+        *four = dot8x4_avx2(q, rows, lack);
     }
-    let rows = rows[whole / TOGETHER * TOGETHER * d..].chunks_exact(d);
-    for (o, row) in rest.iter_mut().zip(rows) {
+    for (o, row) in rest.iter_mut().zip(last.chunks_exact(d)) {
         let (x, tail) = q.as_chunks::<32>();
         let (y, row_tail) = row.as_chunks::<32>();
         let mut sum = _mm256_setzero_si256();
         for (x, y) in x.iter().zip(y) {
-            let x = load_i8(x);
-            sum = _mm256_add_epi32(sum, products8(x, _mm256_abs_epi8(x), y));
+            sum = _mm256_add_epi32(sum, Factor::new(x).times(y));
         }
-        *o = sum_i32(sum).wrapping_add(scalar::dot8(tail, row_tail));
+        let sum = sum_i32(sum).wrapping_add(lack);
+        *o = sum.wrapping_add(scalar::dot8(tail, row_tail));
     }
 }
 
 /// Products of `q` with four rows of its length, one after the other in `rows`.
 #[target_feature(enable = "avx2,fma")]
-fn dot8x4_avx2(q: &[i8], rows: &[i8]) -> [i32; TOGETHER] {
+fn dot8x4_avx2(q: &[i8], rows: &[i8], lack: i32) -> [i32; TOGETHER] {
     let d = q.len();
     let (ab, cd) = rows.split_at(2 * d);
     let ((a, b), (c, e)) = (ab.split_at(d), cd.split_at(d));
@@ -226,12 +226,11 @@ fn dot8x4_avx2(q: &[i8], rows: &[i8]) -> [i32; TOGETHER] {
     let (e, e_tail) = e.as_chunks::<32>();
     let mut sums = [_mm256_setzero_si256(); TOGETHER];
     for ((((x, a), b), c), e) in wide.iter().zip(a).zip(b).zip(c).zip(e) {
-        let x = load_i8(x);
-        let size = _mm256_abs_epi8(x);
-        sums[0] = _mm256_add_epi32(sums[0], products8(x, size, a));
-        sums[1] = _mm256_add_epi32(sums[1], products8(x, size, b));
-        sums[2] = _mm256_add_epi32(sums[2], products8(x, size, c));
-        sums[3] = _mm256_add_epi32(sums[3], products8(x, size, e));
+        let x = Factor::new(x);
+        sums[0] = _mm256_add_epi32(sums[0], x.times(a));
+        sums[1] = _mm256_add_epi32(sums[1], x.times(b));
+        sums[2] = _mm256_add_epi32(sums[2], x.times(c));
+        sums[3] = _mm256_add_epi32(sums[3], x.times(e));
     }
     let pairs = (
         _mm256_hadd_epi32(sums[0], sums[1]),
@@ -242,21 +241,51 @@ fn dot8x4_avx2(q: &[i8], rows: &[i8]) -> [i32; TOGETHER] {
         _mm256_castsi256_si128(all),
         _mm256_extracti128_si256::<1>(all),
     );
+    let all = _mm_add_epi32(all, _mm_set1_epi32(lack));
     let mut out = [0i32; TOGETHER];
     // SAFETY: four i32 are 16 writable bytes, and the store needs no alignment.
     unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), all) };
-    for (o, rest) in out.iter_mut().zip([a_tail, b_tail, c_tail, e_tail]) {
-        *o = o.wrapping_add(scalar::dot8(tail, rest));
+    if !tail.is_empty() {
+        for (o, rest) in out.iter_mut().zip([a_tail, b_tail, c_tail, e_tail]) {
+            *o = o.wrapping_add(scalar::dot8(tail, rest));
+        }
     }
     out
 }
 
-/// Sums of four products each, `size` being that of each `x`. The unsigned factor is the size of one side, its sign goes to
-/// the other; with 127 at the most, two products fit 16 bits.
-#[target_feature(enable = "avx2,fma")]
-fn products8(x: __m256i, size: __m256i, y: &[i8; 32]) -> __m256i {
-    let twos = _mm256_maddubs_epi16(size, _mm256_sign_epi8(load_i8(y), x));
-    _mm256_madd_epi16(twos, _mm256_set1_epi16(1))
+/// 32 numbers of the query, to be multiplied by those of rows. The instruction multiplies unsigned by signed bytes: the
+/// unsigned ones are the sizes of these numbers, their signs go to the row.
+#[derive(Clone, Copy)]
+struct Factor {
+    size: __m256i,
+    negative: __m256i,
+}
+
+impl Factor {
+    #[target_feature(enable = "avx2,fma")]
+    fn new(x: &[i8; 32]) -> Self {
+        let x = load_i8(x);
+        Factor {
+            size: _mm256_abs_epi8(x),
+            negative: _mm256_cmpgt_epi8(_mm256_setzero_si256(), x),
+        }
+    }
+
+    /// Sums of four products each. To flip all bits of `y` where the number is negative makes it `-y - 1`, cheaper
+    /// than `-y`; what the products then lack does not depend on `y`, see [`lack8`]. With sizes up to 127 two products
+    /// fit 16 bits, as -128 is the farthest that flipping reaches.
+    #[target_feature(enable = "avx2,fma")]
+    fn times(self, y: &[i8; 32]) -> __m256i {
+        let signed = _mm256_xor_si256(load_i8(y), self.negative);
+        let twos = _mm256_maddubs_epi16(self.size, signed);
+        _mm256_madd_epi16(twos, _mm256_set1_epi16(1))
+    }
+}
+
+/// What the products of [`Factor`] lack for a row: the sizes of the negative numbers.
+fn lack8(q: &[[i8; 32]]) -> i32 {
+    let negative = q.as_flattened().iter().map(|x| -i32::from((*x).min(0)));
+    negative.fold(0, i32::wrapping_add)
 }
 
 #[target_feature(enable = "avx2,fma")]
@@ -269,14 +298,14 @@ fn sum_i32(x: __m256i) -> i32 {
 /// Sums of u8 values in u16 without widening each: one accumulator takes whole u16 (the odd byte times 256 on top of the
 /// even one), the other the odd bytes alone; the even bytes are the difference, modulo 65536.
 #[derive(Clone, Copy)]
-struct ByteSums {
+pub(crate) struct ByteSums {
     both: __m256i,
     odd: __m256i,
 }
 
 impl ByteSums {
     #[target_feature(enable = "avx2,fma")]
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         ByteSums {
             both: _mm256_setzero_si256(),
             odd: _mm256_setzero_si256(),
@@ -284,7 +313,7 @@ impl ByteSums {
     }
 
     #[target_feature(enable = "avx2,fma")]
-    fn add(&mut self, bytes: __m256i) {
+    pub(crate) fn add(&mut self, bytes: __m256i) {
         self.both = _mm256_add_epi16(self.both, bytes);
         self.odd = _mm256_add_epi16(self.odd, _mm256_srli_epi16::<8>(bytes));
     }
@@ -355,6 +384,12 @@ fn scan8_avx2(codes: &[u8], lut: &[u8], sums: &mut [u16; LANES]) {
     {
         total.add(look_up_256(load_32(code), table));
     }
+    store_halves(total, sums);
+}
+
+/// Stores the sums of 32 lanes, a byte each.
+#[target_feature(enable = "avx2,fma")]
+pub(crate) fn store_halves(total: ByteSums, sums: &mut [u16; LANES]) {
     let (even, odd) = total.split();
     let out = sums.as_chunks_mut::<8>().0;
     store_sums(

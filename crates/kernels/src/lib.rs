@@ -13,6 +13,11 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+mod neon;
+mod proof;
 mod scalar;
 
 use std::sync::OnceLock;
@@ -89,17 +94,27 @@ pub struct Kernels {
     pub nearest: fn(&Nearest<'_>, &mut [u8], usize),
 }
 
-/// The best table for this machine, chosen once.
+/// The best table for this machine, chosen once: the fastest that computes here what the portable one does, which each
+/// table has to show on a small problem before it is trusted.
 pub fn kernels() -> &'static Kernels {
     static CHOSEN: OnceLock<&'static Kernels> = OnceLock::new();
-    CHOSEN.get_or_init(|| all().last().copied().unwrap_or(&scalar::KERNELS))
+    CHOSEN.get_or_init(|| choose(&all()))
 }
 
-/// Every table that this machine can run, slowest first; for tests and benches.
+/// The last table that proves itself.
+fn choose(tables: &[&'static Kernels]) -> &'static Kernels {
+    let mut fastest_first = tables.iter().rev();
+    let proven = fastest_first.find(|table| proof::holds(table, &scalar::KERNELS));
+    proven.copied().unwrap_or(&scalar::KERNELS)
+}
+
+/// Every table that this machine can run, slowest first, proven or not; for tests and benches.
 pub fn all() -> Vec<&'static Kernels> {
     #[allow(unused_mut)]
     let mut tables = vec![&scalar::KERNELS];
     #[cfg(target_arch = "x86_64")]
-    tables.extend(avx2::kernels());
+    tables.extend(avx2::kernels().into_iter().chain(avx512::kernels()));
+    #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+    tables.push(&neon::KERNELS);
     tables
 }

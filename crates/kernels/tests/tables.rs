@@ -79,6 +79,46 @@ proptest! {
     }
 
     #[test]
+    fn scans_of_any_number_of_sub_quantizers_are_equal(
+        m in 0usize..300, extra in 0usize..16, seed in any::<u8>(), high in any::<bool>(),
+    ) {
+        // Whole and half pairs of sub-quantizers, bytes that belong to none, and sums beyond 65535.
+        let byte = |i: usize| (i.wrapping_mul(2_654_435_761) >> 9) as u8 ^ seed;
+        let codes: Vec<u8> = (0..LANES * m + extra).map(byte).collect();
+        let lut: Vec<u8> = (0..256 * m + extra).map(|i| if high { 255 } else { byte(i * 3 + 1) }).collect();
+        for k in all() {
+            let (mut want, mut got) = ([1; LANES], [2; LANES]);
+            (scalar().scan4)(&codes[..16 * m + extra], &lut[..16 * m + extra], &mut want);
+            (k.scan4)(&codes[..16 * m + extra], &lut[..16 * m + extra], &mut got);
+            prop_assert_eq!(want, got, "scan4 of {}", k.name);
+            (scalar().scan8)(&codes, &lut, &mut want);
+            (k.scan8)(&codes, &lut, &mut got);
+            prop_assert_eq!(want, got, "scan8 of {}", k.name);
+        }
+    }
+
+    #[test]
+    fn products_of_long_rows_agree(d in 250usize..400, rows in 0usize..12, seed in any::<u8>()) {
+        let byte = |i: usize| ((i.wrapping_mul(2_654_435_761) >> 9) as u8 ^ seed) as i8;
+        let q: Vec<i8> = (0..d).map(|i| byte(i).max(-127)).collect();
+        let values: Vec<i8> = (0..d * rows).map(|i| byte(i + 7 * d).max(-127)).collect();
+        let float = |x: &i8| f32::from(*x) / 16.0;
+        let (qf, valuesf) = (q.iter().map(float).collect::<Vec<_>>(), values.iter().map(float).collect::<Vec<_>>());
+        let (mut want, mut wantf) = (vec![7; rows], vec![7.0; rows]);
+        (scalar().dots8)(&q, &values, &mut want);
+        (scalar().dots)(&qf, &valuesf, &mut wantf);
+        for k in all() {
+            let (mut got, mut gotf) = (vec![9; rows], vec![9.0; rows]);
+            (k.dots8)(&q, &values, &mut got);
+            (k.dots)(&qf, &valuesf, &mut gotf);
+            prop_assert_eq!(&want, &got, "{}", k.name);
+            for (i, (g, w)) in gotf.iter().zip(&wantf).enumerate() {
+                prop_assert!((g - w).abs() <= tolerance(&qf, &valuesf[i * d..]), "{}: {g} != {w}", k.name);
+            }
+        }
+    }
+
+    #[test]
     fn finish_agrees(
         sums in prop::collection::vec(any::<u16>(), LANES..LANES + 1),
         scales in prop::collection::vec(any::<u8>(), LANES..LANES + 1),
@@ -134,6 +174,28 @@ proptest! {
                         - row.iter().take(width).enumerate().map(|(t, x)| x * book[t * words + usize::from(j)]).sum::<f32>()
                 };
                 prop_assert!(cost(g) <= cost(w) + 1e-2, "{}: code {g}, best {w}", k.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn extreme_products_of_integers_are_exact() {
+    for d in [1usize, 15, 16, 31, 32, 63, 64, 65, 384, 1 << 17] {
+        for (x, y) in [
+            (127i8, 127i8),
+            (127, -127),
+            (-127, 127),
+            (-127, -127),
+            (0, -127),
+            (-1, 127),
+        ] {
+            let (q, rows) = (vec![x; d], vec![y; 5 * d]);
+            for k in all() {
+                let mut out = [9; 6];
+                (k.dots8)(&q, &rows, &mut out);
+                let want = i32::from(x) * i32::from(y) * d as i32;
+                assert_eq!(out, [want, want, want, want, want, 0], "{} of {d}", k.name);
             }
         }
     }

@@ -1,0 +1,260 @@
+//! AVX-512 as Ice Lake and Zen 4 brought it: F, BW, VL and DQ with VBMI and VNNI.
+//!
+//! Older machines have AVX-512 without the last two, lower their clock for it, and keep the AVX2 table. The table takes
+//! functions of AVX2 over where wider registers gain next to nothing: the 4-bit scan already does 64 look-ups in a
+//! dozen instructions, and `finish` and `nearest` are a small part of any query.
+//!
+//! What is said of safety in `avx2.rs` holds here too; loads of incomplete registers leave the missing elements alone.
+
+use crate::avx2::{self, ByteSums, load_32, store_halves};
+use crate::{Kernels, LANES};
+use std::arch::x86_64::*;
+
+static KERNELS: Kernels = Kernels {
+    name: "avx512",
+    dot,
+    dots,
+    dots8,
+    scan4: avx2::scan4,
+    scan8,
+    finish: avx2::finish,
+    nearest: avx2::nearest,
+};
+
+/// The table, if this machine can run it.
+pub(crate) fn kernels() -> Option<&'static Kernels> {
+    let here = avx2::kernels().is_some()
+        && is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vbmi")
+        && is_x86_feature_detected!("avx512vnni");
+    here.then_some(&KERNELS)
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    // SAFETY: the table is only reachable through `kernels`, which has seen all that the function is compiled for.
+    unsafe { dot_avx512(a, b) }
+}
+
+fn dots(q: &[f32], rows: &[f32], out: &mut [f32]) {
+    // SAFETY: as in `dot`.
+    unsafe { dots_avx512(q, rows, out) }
+}
+
+fn dots8(q: &[i8], rows: &[i8], out: &mut [i32]) {
+    // SAFETY: as in `dot`.
+    unsafe { dots8_avx512(q, rows, out) }
+}
+
+fn scan8(codes: &[u8], lut: &[u8], sums: &mut [u16; LANES]) {
+    // SAFETY: as in `dot`.
+    unsafe { scan8_avx512(codes, lut, sums) }
+}
+
+/// Floats in a register.
+const FLOATS: usize = 16;
+/// Bytes in a register.
+const BYTES: usize = 64;
+
+#[target_feature(enable = "avx512f")]
+fn load_f32(x: &[f32; FLOATS]) -> __m512 {
+    // SAFETY: 16 floats are 64 readable bytes, and the load needs no alignment.
+    unsafe { _mm512_loadu_ps(x.as_ptr()) }
+}
+
+/// The first floats of a register; the others are 0.
+#[target_feature(enable = "avx512f")]
+fn load_some_f32(x: &[f32]) -> __m512 {
+    let mask = (1u32 << x.len().min(FLOATS)) - 1;
+    // SAFETY: the mask has a bit for no more floats than the slice has, and the load touches no others.
+    unsafe { _mm512_maskz_loadu_ps(mask as __mmask16, x.as_ptr()) }
+}
+
+#[target_feature(enable = "avx512f")]
+fn load_u8(x: &[u8; BYTES]) -> __m512i {
+    // SAFETY: 64 readable bytes, and the load needs no alignment.
+    unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+}
+
+#[target_feature(enable = "avx512f")]
+fn load_i8(x: &[i8; BYTES]) -> __m512i {
+    // SAFETY: 64 readable bytes, and the load needs no alignment.
+    unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+}
+
+/// The first bytes of a register; the others are 0.
+#[target_feature(enable = "avx512f,avx512bw")]
+fn load_some_i8(x: &[i8]) -> __m512i {
+    let mask = 1u64
+        .checked_shl(x.len() as u32)
+        .map_or(u64::MAX, |end| end - 1);
+    // SAFETY: the mask has a bit for no more bytes than the slice has, and the load touches no others.
+    unsafe { _mm512_maskz_loadu_epi8(mask, x.as_ptr()) }
+}
+
+#[target_feature(enable = "avx512f")]
+fn dot_avx512(a: &[f32], b: &[f32]) -> f32 {
+    let len = a.len().min(b.len());
+    let (a, b) = (&a[..len], &b[..len]);
+    let (wide_a, rest_a) = a.as_chunks::<{ 4 * FLOATS }>();
+    let (wide_b, rest_b) = b.as_chunks::<{ 4 * FLOATS }>();
+    let mut sums = [_mm512_setzero_ps(); 4];
+    for (x, y) in wide_a.iter().zip(wide_b) {
+        let (x, y) = (x.as_chunks::<FLOATS>().0, y.as_chunks::<FLOATS>().0);
+        for i in 0..4 {
+            sums[i] = _mm512_fmadd_ps(load_f32(&x[i]), load_f32(&y[i]), sums[i]);
+        }
+    }
+    for (x, y) in rest_a.chunks(FLOATS).zip(rest_b.chunks(FLOATS)) {
+        sums[0] = _mm512_fmadd_ps(load_some_f32(x), load_some_f32(y), sums[0]);
+    }
+    let pairs = (
+        _mm512_add_ps(sums[0], sums[1]),
+        _mm512_add_ps(sums[2], sums[3]),
+    );
+    _mm512_reduce_add_ps(_mm512_add_ps(pairs.0, pairs.1))
+}
+
+/// Rows of `dots` and `dots8` that share the loads of the query.
+const TOGETHER: usize = 4;
+
+#[target_feature(enable = "avx512f")]
+fn dots_avx512(q: &[f32], rows: &[f32], out: &mut [f32]) {
+    out.fill(0.0);
+    let d = q.len().max(1);
+    let whole = (rows.len() / d).min(out.len());
+    let (fours, rest) = out[..whole].as_chunks_mut::<TOGETHER>();
+    let (rows, last) = rows.split_at(fours.len() * TOGETHER * d);
+    for (four, rows) in fours.iter_mut().zip(rows.chunks_exact(TOGETHER * d)) {
+        *four = dot4_avx512(q, rows);
+    }
+    for (o, row) in rest.iter_mut().zip(last.chunks_exact(d)) {
+        *o = dot_avx512(q, row);
+    }
+}
+
+/// Products of `q` with four rows of its length, one after the other in `rows`.
+#[target_feature(enable = "avx512f")]
+fn dot4_avx512(q: &[f32], rows: &[f32]) -> [f32; TOGETHER] {
+    let (ab, ce) = rows.split_at(rows.len() / 2);
+    let ((a, b), (c, e)) = (ab.split_at(ab.len() / 2), ce.split_at(ce.len() / 2));
+    let (wide, tail) = q.as_chunks::<FLOATS>();
+    let (a, a_tail) = a.as_chunks::<FLOATS>();
+    let (b, b_tail) = b.as_chunks::<FLOATS>();
+    let (c, c_tail) = c.as_chunks::<FLOATS>();
+    let (e, e_tail) = e.as_chunks::<FLOATS>();
+    let tail = load_some_f32(tail);
+    let tails = [a_tail, b_tail, c_tail, e_tail];
+    let mut sums = [_mm512_setzero_ps(); TOGETHER];
+    for (sum, rest) in sums.iter_mut().zip(tails) {
+        *sum = _mm512_mul_ps(tail, load_some_f32(rest));
+    }
+    for ((((x, a), b), c), e) in wide.iter().zip(a).zip(b).zip(c).zip(e) {
+        let x = load_f32(x);
+        sums[0] = _mm512_fmadd_ps(x, load_f32(a), sums[0]);
+        sums[1] = _mm512_fmadd_ps(x, load_f32(b), sums[1]);
+        sums[2] = _mm512_fmadd_ps(x, load_f32(c), sums[2]);
+        sums[3] = _mm512_fmadd_ps(x, load_f32(e), sums[3]);
+    }
+    let mut out = [0f32; TOGETHER];
+    for (o, sum) in out.iter_mut().zip(sums) {
+        *o = _mm512_reduce_add_ps(sum);
+    }
+    out
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn dots8_avx512(q: &[i8], rows: &[i8], out: &mut [i32]) {
+    out.fill(0);
+    let d = q.len().max(1);
+    let whole = (rows.len() / d).min(out.len());
+    let (fours, rest) = out[..whole].as_chunks_mut::<TOGETHER>();
+    let (rows, last) = rows.split_at(fours.len() * TOGETHER * d);
+    let excess = excess8(q);
+    for (four, rows) in fours.iter_mut().zip(rows.chunks_exact(TOGETHER * d)) {
+        *four = dot8x4_avx512(q, rows, excess);
+    }
+    for (o, row) in rest.iter_mut().zip(last.chunks_exact(d)) {
+        *o = dot8_avx512(q, row, excess);
+    }
+}
+
+/// What raising a row by 128 adds to its product with `q`: the same for each row.
+fn excess8(q: &[i8]) -> i32 {
+    q.iter()
+        .fold(0i32, |sum, x| sum.wrapping_add(128 * i32::from(*x)))
+}
+
+/// Adds products of `x` with a row of which 128 is too much. The instruction multiplies unsigned by signed bytes; the
+/// row is made unsigned by raising it by 128, which for a byte is to flip its top bit.
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn add_raised(sum: __m512i, x: __m512i, row: __m512i) -> __m512i {
+    let raised = _mm512_xor_si512(row, _mm512_set1_epi8(i8::MIN));
+    _mm512_dpbusd_epi32(sum, raised, x)
+}
+
+/// Product of `q` with one row of its length.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn dot8_avx512(q: &[i8], row: &[i8], excess: i32) -> i32 {
+    let mut sum = _mm512_setzero_si512();
+    for (x, y) in q.chunks(BYTES).zip(row.chunks(BYTES)) {
+        sum = add_raised(sum, load_some_i8(x), load_some_i8(y));
+    }
+    _mm512_reduce_add_epi32(sum).wrapping_sub(excess)
+}
+
+/// Products of `q` with four rows of its length, one after the other in `rows`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn dot8x4_avx512(q: &[i8], rows: &[i8], excess: i32) -> [i32; TOGETHER] {
+    let (ab, ce) = rows.split_at(rows.len() / 2);
+    let ((a, b), (c, e)) = (ab.split_at(ab.len() / 2), ce.split_at(ce.len() / 2));
+    let (wide, tail) = q.as_chunks::<BYTES>();
+    let (a, a_tail) = a.as_chunks::<BYTES>();
+    let (b, b_tail) = b.as_chunks::<BYTES>();
+    let (c, c_tail) = c.as_chunks::<BYTES>();
+    let (e, e_tail) = e.as_chunks::<BYTES>();
+    let mut sums = [_mm512_setzero_si512(); TOGETHER];
+    for ((((x, a), b), c), e) in wide.iter().zip(a).zip(b).zip(c).zip(e) {
+        let x = load_i8(x);
+        sums[0] = add_raised(sums[0], x, load_i8(a));
+        sums[1] = add_raised(sums[1], x, load_i8(b));
+        sums[2] = add_raised(sums[2], x, load_i8(c));
+        sums[3] = add_raised(sums[3], x, load_i8(e));
+    }
+    if !tail.is_empty() {
+        let x = load_some_i8(tail);
+        for (sum, rest) in sums.iter_mut().zip([a_tail, b_tail, c_tail, e_tail]) {
+            *sum = add_raised(*sum, x, load_some_i8(rest));
+        }
+    }
+    let mut out = [0i32; TOGETHER];
+    for (o, sum) in out.iter_mut().zip(sums) {
+        *o = _mm512_reduce_add_epi32(sum).wrapping_sub(excess);
+    }
+    out
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
+fn scan8_avx512(codes: &[u8], lut: &[u8], sums: &mut [u16; LANES]) {
+    let codes = codes.as_chunks::<LANES>().0;
+    let tables = lut.as_chunks::<256>().0;
+    let mut total = ByteSums::new();
+    for (code, table) in codes.iter().zip(tables) {
+        total.add(look_up_256(load_32(code), table));
+    }
+    store_halves(total, sums);
+}
+
+/// 32 look-ups in a table of 256 bytes: one in each half of it by the low seven bits; the top bit decides between them.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
+fn look_up_256(code: __m256i, table: &[u8; 256]) -> __m256i {
+    let rows = table.as_chunks::<BYTES>().0;
+    let row = |k: usize| load_u8(&rows[k]);
+    let at = _mm512_castsi256_si512(code);
+    let low = _mm512_permutex2var_epi8(row(0), at, row(1));
+    let high = _mm512_permutex2var_epi8(row(2), at, row(3));
+    let (low, high) = (_mm512_castsi512_si256(low), _mm512_castsi512_si256(high));
+    _mm256_mask_blend_epi8(_mm256_movepi8_mask(code), low, high)
+}
