@@ -25,6 +25,12 @@ pub enum Error {
     /// `bits` other than 4 and 8.
     #[error("value {0} is not possible for the parameter \"bits\" of a distillvq index")]
     Bits(i64),
+    /// An unknown kind of refine codes.
+    #[error("value \"{0}\" is not possible for the parameter \"refine\" of a distillvq index")]
+    Refine(String),
+    /// Vectors whose refine codes do not fit a page.
+    #[error("refine codes of {dim} dimensions do not fit a page")]
+    RefineDimensions { dim: usize, most: usize },
     /// An option given together with a model that was trained otherwise.
     #[error(
         "parameter \"{name}\" is {option}, but the model \"{model}\" was trained with {trained}"
@@ -159,6 +165,7 @@ impl Error {
             Self::UnknownOption(_)
             | Self::OptionRange { .. }
             | Self::Bits(_)
+            | Self::Refine(_)
             | Self::OptionAgainstModel { .. } => S::ERRCODE_INVALID_PARAMETER_VALUE,
             Self::NoDimensions | Self::ModelDimensions { .. } | Self::ModelMetric { .. } => {
                 S::ERRCODE_INVALID_PARAMETER_VALUE
@@ -177,7 +184,9 @@ impl Error {
             Self::ModelExists(_) => S::ERRCODE_DUPLICATE_OBJECT,
             Self::ModelInUse { .. } => S::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
             Self::NoName => S::ERRCODE_INVALID_PARAMETER_VALUE,
-            Self::LargeModel { .. } => S::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            Self::LargeModel { .. } | Self::RefineDimensions { .. } => {
+                S::ERRCODE_PROGRAM_LIMIT_EXCEEDED
+            }
             Self::Import {
                 source: ModelError::UnsupportedVersion { .. },
                 ..
@@ -215,6 +224,12 @@ impl Error {
                 format!("Set \"{name}\" to a value from {min} to {max}, or leave it out for an automatic choice.")
             }
             Self::Bits(_) => "Use 4 (the default) or 8 bits a subquantizer.".into(),
+            Self::Refine(_) => {
+                "Use none, sq8 (a byte a dimension), or auto: sq8 where vectors are too long for the table's own pages.".into()
+            }
+            Self::RefineDimensions { most, .. } => {
+                format!("Use refine = none: refine codes are for up to {most} dimensions.")
+            }
             Self::OptionAgainstModel { name, .. } => {
                 format!("Leave \"{name}\" out: the model decides it. Or train another model with distillvq_train.")
             }

@@ -10,10 +10,10 @@ use crate::pg::options::Options;
 use crate::pg::relation::{Element, Heap, Index};
 use crate::pg::store::RelationStore;
 use crate::sample::Reservoir;
-use distillvq_ivf::{Builder, Create, Meta, Row, Tid, create_empty};
+use distillvq_ivf::{Builder, Create, MOST_REFINE_BYTES, Meta, Row, Tid, create_empty};
 use distillvq_quantizer::{
     Encoded, EncodedRows, MIN_TRAIN_ROWS, Metric, Model, Monitor, Placement, TrainError,
-    TrainOptions, Trained, train,
+    TrainOptions, Trained, refine_bytes, train,
 };
 
 /// Seed of the sample and of the training in a build: the same table gives the same index.
@@ -75,6 +75,22 @@ pub fn build(heap: Heap, index: Index, info: &IndexInfo) -> Result<Counts> {
         None => train_from_table(&plan, heap)?,
     };
     load(&plan, heap, info, model.as_ref())
+}
+
+/// Whether the index keeps refine codes. Unless it is told, it does where vectors do not lie in the table's own pages: there
+/// each exact comparison costs as much as ranking dozens of rows by such codes.
+fn refine(plan: &Plan) -> Result<bool> {
+    /// Vectors of more bytes are stored out of line (TOAST_TUPLE_THRESHOLD, less what else a row has).
+    const INLINE: usize = 1_900;
+    let fits = refine_bytes(plan.dim) <= MOST_REFINE_BYTES;
+    match plan.options.refine {
+        Some(true) if !fits => Err(Error::RefineDimensions {
+            dim: plan.dim,
+            most: MOST_REFINE_BYTES - refine_bytes(0),
+        }),
+        Some(wanted) => Ok(wanted),
+        None => Ok(fits && plan.element.bytes() * plan.dim > INLINE),
+    }
 }
 
 /// The named model, if it fits the index.
@@ -216,12 +232,14 @@ impl Run {
     fn bytes(&self) -> usize {
         self.tids.len() * (size_of::<Tid>() + size_of::<Encoded>() + size_of::<u32>())
             + self.encoded.codes.len()
+            + self.encoded.refine.len()
     }
 
     fn add(&mut self, tids: &mut Vec<Tid>, encoded: EncodedRows) {
         self.tids.append(tids);
         self.encoded.rows.extend(encoded.rows);
         self.encoded.codes.extend(encoded.codes);
+        self.encoded.refine.extend(encoded.refine);
     }
 
     /// Its rows sorted by list, in the order of the table within a list; rows not to be indexed are left out.
@@ -260,6 +278,7 @@ fn load(plan: &Plan, heap: Heap, info: &IndexInfo, model: Option<&Model>) -> Res
         metric: plan.metric,
         dim: plan.dim,
         model,
+        refine: refine(plan)?,
         build_id: crate::pg::random_u64(),
     };
     let builder = Builder::create(&store, create).map_err(of_index(plan.index))?;
@@ -314,6 +333,9 @@ impl Loader<'_> {
             return Ok(());
         }
         let encoded = match self.model {
+            Some(model) if self.builder.meta().refine => {
+                compute::run(|_, _, _| (), |_| model.encode_refined(&self.batch))?
+            }
             Some(model) => compute::run(|_, _, _| (), |_| model.encode(&self.batch))?,
             None => untrained(self.plan.metric, &self.batch, self.plan.dim),
         };
@@ -358,6 +380,7 @@ pub fn untrained(metric: Metric, vectors: &[f32], dim: usize) -> EncodedRows {
     EncodedRows {
         rows: vectors.chunks_exact(dim.max(1)).map(one).collect(),
         codes: Vec::new(),
+        refine: Vec::new(),
     }
 }
 

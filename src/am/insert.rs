@@ -12,6 +12,7 @@ pub fn insert(index: Index, tid: Tid, vector: &[f32]) -> Result<()> {
     let target = Target::open(index)?;
     target.check_dimensions(vector.len())?;
     let encoded = match target.model()? {
+        Some(model) if target.meta.refine => model.encode_refined(vector),
         Some(model) => model.encode(vector),
         None => crate::am::build::untrained(target.meta.metric, vector, target.meta.dim),
     };
@@ -30,7 +31,7 @@ pub fn row<'a>(meta: &Meta, encoded: &'a EncodedRows, i: usize, tid: Tid) -> Opt
         Placement::Exact => meta.exact_list(),
         Placement::Unindexed => return None,
     };
-    let width = meta.shape.subquantizers;
+    let (width, bytes) = (meta.shape.subquantizers, meta.refine_bytes());
     let codes = encoded
         .codes
         .get(i * width..(i + 1) * width)
@@ -41,5 +42,9 @@ pub fn row<'a>(meta: &Meta, encoded: &'a EncodedRows, i: usize, tid: Tid) -> Opt
         scale: one.scale,
         norm: one.norm,
         codes,
+        refine: encoded
+            .refine
+            .get(i * bytes..(i + 1) * bytes)
+            .unwrap_or_default(),
     })
 }

@@ -6,6 +6,7 @@ use crate::pg::datum::OwnedVector;
 use crate::pg::relation::Index;
 use crate::pg::store::RelationStore;
 use crate::timing::{self, Stage};
+use distillvq_ivf::refined::Refined;
 use distillvq_ivf::stream::{Source, Stream, StreamOptions};
 use distillvq_ivf::{self as ivf, Candidate, Meta, Model, Search, Tid};
 use distillvq_quantizer::Searcher;
@@ -69,7 +70,7 @@ pub struct Scan {
 
 /// The part of a search that moves.
 pub struct Searching {
-    stream: Stream<Timed>,
+    stream: Stream<Box<dyn Source>>,
 }
 
 impl Scan {
@@ -79,24 +80,33 @@ impl Scan {
             .as_ref()
             .map_or_else(|| vec![0.0; target.meta.dim], OwnedVector::elements);
         target.check_dimensions(elements.len())?;
-        let pages = of_index(target.index);
+        
         let store = RelationStore::for_search(target.index);
         let model = target.searcher()?;
         let search = timing::stage(Stage::Route, || {
             Search::new(store, &target.meta, model.as_ref(), &elements)
         })
-        .map_err(pages)?;
+        .map_err(of_index(target.index))?;
         let probes =
             crate::settings::probes(target.index.options().probes, target.meta.lists as usize);
-        let options = StreamOptions {
-            probes,
-            ..StreamOptions::for_codes(target.meta.shape)
+        let stream = if target.meta.refine {
+            let options = StreamOptions {
+                probes,
+                ..StreamOptions::for_refining(target.meta.shape)
+            };
+            let store = RelationStore::for_search(target.index);
+            let refined = Refined::new(search, store, options).map_err(of_index(target.index))?;
+            Stream::new(boxed(refined), StreamOptions::for_refined())
+        } else {
+            let options = StreamOptions {
+                probes,
+                ..StreamOptions::for_codes(target.meta.shape)
+            };
+            Stream::new(boxed(search), options)
         };
         Ok(Self {
             query,
-            search: Searching {
-                stream: Stream::new(Timed(search), options),
-            },
+            search: Searching { stream },
         })
     }
 
@@ -119,13 +129,14 @@ impl From<ivf::Error> for Failure {
 }
 
 /// Gives the exact distances of rows, none for rows that the search may not see.
-pub type Fetch<'a> = dyn FnMut(&[Tid], &mut Vec<Option<f64>>) -> Result<()> + 'a;
+pub type Fetch<'a> = dyn FnMut(&[Candidate], &mut Vec<Option<f64>>) -> Result<()> + 'a;
 
 impl Searching {
     /// The next row in exact order, or none after the last.
     pub fn next(&mut self, index: Index, fetch: &mut Fetch<'_>) -> Result<Option<Tid>> {
-        let mut exact =
-            |tids: &[Tid], out: &mut Vec<Option<f64>>| fetch(tids, out).map_err(Failure::Other);
+        let mut exact = |rows: &[Candidate], out: &mut Vec<Option<f64>>| {
+            fetch(rows, out).map_err(Failure::Other)
+        };
         match timing::stage(Stage::Order, || self.stream.next(&mut exact)) {
             Ok(hit) => Ok(hit.map(|hit| hit.tid)),
             Err(Failure::Pages(error)) => Err(of_index(index)(error)),
@@ -135,9 +146,13 @@ impl Searching {
 }
 
 /// The candidates of the index's lists, with the time that finding them takes.
-struct Timed(Search<RelationStore>);
+struct Timed<S>(S);
 
-impl Source for Timed {
+fn boxed(source: impl Source + 'static) -> Box<dyn Source> {
+    Box::new(Timed(source))
+}
+
+impl<S: Source> Source for Timed<S> {
     fn lists(&self) -> usize {
         self.0.lists()
     }

@@ -6,7 +6,7 @@ use crate::pg::recent::Recent;
 use crate::pg::relation::{Element, Heap, Index};
 use crate::pg::with_temporary_memory;
 use crate::sample::Reservoir;
-use distillvq_ivf::Tid;
+use distillvq_ivf::{Candidate, Tid};
 use pgrx::pg_sys;
 
 /// What an index takes from a row of its table: a column, or an expression, under an optional predicate.
@@ -295,16 +295,16 @@ pub struct Exact<'a> {
 const AHEAD: [usize; 2] = [8, 4];
 
 impl Exact<'_> {
-    /// Appends the distance of each row to `out`, none for rows that the snapshot does not see. The TIDs should come in
+    /// Appends the distance of each row to `out`, none for rows that the snapshot does not see. The rows should come in
     /// the order of their blocks; nothing stays pinned.
-    pub fn distances(&self, tids: &[Tid], out: &mut Vec<Option<f64>>) -> Result<()> {
+    pub fn distances(&self, candidates: &[Candidate], out: &mut Vec<Option<f64>>) -> Result<()> {
         pgrx::check_for_interrupts!();
         let distance = self.index.distance();
         with_temporary_memory(|| {
             let mut rows = Rows::new(self.index, self.heap);
-            for (i, &tid) in tids.iter().enumerate() {
-                rows.warm(tids, i);
-                let value = rows.fetch(tid, self.snapshot);
+            for (i, candidate) in candidates.iter().enumerate() {
+                rows.warm(candidates, i);
+                let value = rows.fetch(candidate.tid, self.snapshot);
                 out.push(value.map(|value| match self.query {
                     // SAFETY: a value of the index's type, valid until the next row, and the query, which is another one.
                     Some(query) => unsafe { distance.call(value, query.datum()) },
@@ -342,25 +342,17 @@ impl Rows {
     }
 
     /// Asks the processor for rows that follow the `i`-th.
-    fn warm(&self, tids: &[Tid], i: usize) {
+    fn warm(&self, rows: &[Candidate], i: usize) {
         let Some(recent) = &self.recent else { return };
-        let [pointer, row] = AHEAD;
+        let pointer = |row: &Candidate| recent.warm_pointer(row.tid.block, row.tid.offset);
+        let tuple = |row: &Candidate| recent.warm_row(row.tid.block, row.tid.offset);
+        let [far, near] = AHEAD;
         if i == 0 {
-            let first = &tids[..tids.len().min(pointer)];
-            first
-                .iter()
-                .for_each(|tid| recent.warm_pointer(tid.block, tid.offset));
-            let first = &first[..first.len().min(row)];
-            first
-                .iter()
-                .for_each(|tid| recent.warm_row(tid.block, tid.offset));
+            rows.iter().take(far).for_each(pointer);
+            rows.iter().take(near).for_each(tuple);
         }
-        if let Some(tid) = tids.get(i + pointer) {
-            recent.warm_pointer(tid.block, tid.offset);
-        }
-        if let Some(tid) = tids.get(i + row) {
-            recent.warm_row(tid.block, tid.offset);
-        }
+        rows.get(i + far).map(pointer);
+        rows.get(i + near).map(tuple);
     }
 
     /// The indexed value of a row, valid until the next one; none if the snapshot does not see it.

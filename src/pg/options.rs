@@ -23,10 +23,23 @@ pub struct Options {
     pub probes: usize,
     /// Name of the trained model to build with; none trains at build.
     pub model: Option<String>,
+    /// Whether the index keeps refine codes; none = where vectors are too long to lie in the table's own pages.
+    pub refine: Option<bool>,
 }
 
 /// Names of all options, for hints.
-pub const NAMES: [&str; 5] = ["lists", "subquantizers", "bits", "probes", "model"];
+pub const NAMES: [&str; 6] = [
+    "lists",
+    "subquantizers",
+    "bits",
+    "probes",
+    "model",
+    "refine",
+];
+
+/// The values of `refine`, and what they mean.
+const REFINE: [(&str, Option<bool>); 3] =
+    [("auto", None), ("none", Some(false)), ("sq8", Some(true))];
 
 /// An integer option: its name, what it is for, its largest value, and whether changing it needs no rebuild.
 struct Integer {
@@ -49,6 +62,8 @@ struct Raw {
     probes: i32,
     /// Offset of the model's name from the start of the struct; 0 = none.
     model: i32,
+    /// The same for refine codes.
+    refine: i32,
 }
 
 const INTEGERS: [Integer; 4] = [
@@ -113,6 +128,15 @@ pub fn register() {
         let lock = pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE;
         let about = c"Name of the trained model to build with (none = train at build)".as_ptr();
         pg_sys::add_string_reloption(kind, c"model".as_ptr(), about, std::ptr::null(), None, lock);
+        let about = c"Codes to rank rows by before they are compared: none, sq8 (auto = sq8 where vectors are long)".as_ptr();
+        pg_sys::add_string_reloption(
+            kind,
+            c"refine".as_ptr(),
+            about,
+            std::ptr::null(),
+            None,
+            lock,
+        );
         let _ = KIND.set(kind);
     }
 }
@@ -131,11 +155,12 @@ pub fn parse(definition: pg_sys::Datum, validate: bool) -> Result<*mut pg_sys::b
     };
     let mut table: Vec<_> = INTEGERS.iter().map(integer).collect();
     let string = pg_sys::relopt_type::RELOPT_TYPE_STRING;
-    table.push(parse_element(
-        c"model",
-        string,
-        std::mem::offset_of!(Raw, model),
-    ));
+    for (name, offset) in [
+        (c"model", std::mem::offset_of!(Raw, model)),
+        (c"refine", std::mem::offset_of!(Raw, refine)),
+    ] {
+        table.push(parse_element(name, string, offset));
+    }
     let kind = KIND
         .get()
         .copied()
@@ -163,6 +188,14 @@ fn check(definition: pg_sys::Datum) -> Result<()> {
 fn check_one(name: &str, value: &str) -> Result<()> {
     if name == "model" {
         return Ok(());
+    }
+    if name == "refine" {
+        let known = REFINE.iter().any(|(known, _)| *known == value);
+        return if known {
+            Ok(())
+        } else {
+            Err(Error::Refine(value.to_owned()))
+        };
     }
     let known = INTEGERS.iter().find(|option| option.name == name);
     let option = known.ok_or_else(|| Error::UnknownOption(name.to_owned()))?;
@@ -194,19 +227,23 @@ impl Options {
         // SAFETY: as promised; the struct starts every such value and is 4-byte aligned.
         let fixed = unsafe { *raw.cast::<Raw>() };
         let count = |value: i32| usize::try_from(value).unwrap_or(0);
-        // SAFETY: a non-zero offset leads to a terminated string inside the same allocation.
-        let model = (fixed.model > 0)
-            .then(|| unsafe {
-                CStr::from_ptr(raw.cast::<std::ffi::c_char>().offset(fixed.model as isize))
-            })
-            .map(|name| name.to_string_lossy().into_owned())
-            .filter(|name| !name.is_empty());
+        let string = |offset: i32| {
+            // SAFETY: a non-zero offset leads to a terminated string inside the same allocation.
+            let string = (offset > 0).then(|| unsafe {
+                CStr::from_ptr(raw.cast::<std::ffi::c_char>().offset(offset as isize))
+            });
+            string.map(|string| string.to_string_lossy().into_owned())
+        };
+        let refine = string(fixed.refine).unwrap_or_default();
         Self {
             lists: count(fixed.lists),
             subquantizers: count(fixed.subquantizers),
             bits: count(fixed.bits),
             probes: count(fixed.probes),
-            model,
+            model: string(fixed.model).filter(|name| !name.is_empty()),
+            refine: REFINE
+                .iter()
+                .find_map(|(name, meaning)| meaning.filter(|_| *name == refine)),
         }
     }
 }

@@ -16,6 +16,14 @@ pub enum Element {
 }
 
 impl Element {
+    /// Bytes of an element.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::Single => 4,
+            Self::Half => 2,
+        }
+    }
+
     /// The element type of a type's name, if it is one of pgvector's.
     pub fn of_type(oid: pg_sys::Oid) -> Option<Self> {
         match type_name(oid).as_str() {

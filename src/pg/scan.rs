@@ -6,7 +6,6 @@ use crate::pg::datum::OwnedVector;
 use crate::pg::heap::{Exact, item_pointer};
 use crate::pg::relation::{Heap, Index};
 use crate::timing::{self, Stage};
-use distillvq_ivf::Tid;
 use pgrx::{PgMemoryContexts, pg_sys};
 
 /// What a scan keeps between calls: Rust memory only, so that it may be dropped at any time, also by an abort.
@@ -78,9 +77,9 @@ pub unsafe fn next(scan: pg_sys::IndexScanDesc) -> Result<bool> {
         snapshot: scan.xs_snapshot,
         query,
     };
-    let found = search.next(index, &mut |tids: &[Tid], out: &mut Vec<Option<f64>>| {
-        timing::count(0, tids.len() as u64);
-        timing::stage(Stage::Compare, || exact.distances(tids, out))
+    let found = search.next(index, &mut |rows, out| {
+        timing::count(0, rows.len() as u64);
+        timing::stage(Stage::Compare, || exact.distances(rows, out))
     })?;
     // SAFETY: as above.
     unsafe { state_of(scan) }.0 = Some(state);

@@ -49,6 +49,7 @@ fn build(store: &MemoryStore, model: &Model) {
             scale: row.scale,
             norm: row.norm,
             codes,
+            refine: &[],
         })
         .collect();
     rows.sort_by_key(|row| row.list);
@@ -56,6 +57,7 @@ fn build(store: &MemoryStore, model: &Model) {
         metric: model.metric(),
         dim: DIM,
         model: Some(model),
+        refine: false,
         build_id: 0,
     };
     let mut builder = Builder::create(store, create).unwrap();

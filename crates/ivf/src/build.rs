@@ -9,11 +9,11 @@
 use crate::chain::{pieces, write_piece};
 use crate::error::Error;
 use crate::meta::{Chain, Entry, Extent, Meta, VERSION, directory_blocks, entries_on, model_bytes};
-use crate::page::{Head, Kind, NO_BLOCK};
-use crate::posting::{check_row, extend_after, fill, open};
+use crate::page::{Head, Kind, Layout, NO_BLOCK, put};
+use crate::posting::{check_refine, check_row, extend_after, fill, open};
 use crate::store::{PageStore, PageWrite};
 use crate::{CodeShape, Metric, Model, Row};
-use distillvq_quantizer::MAX_DIM;
+use distillvq_quantizer::{MAX_DIM, refine_bytes};
 
 /// What an index is created with.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +24,8 @@ pub struct Create<'a> {
     pub dim: usize,
     /// The model; `None` makes an untrained index, in which all rows go to the exact list.
     pub model: Option<&'a Model>,
+    /// Whether rows in lists get refine codes.
+    pub refine: bool,
     /// A random number that marks this build, see [`Meta::build_id`].
     pub build_id: u64,
 }
@@ -157,7 +159,8 @@ impl<'a, S: PageStore> Builder<'a, S> {
                 slot
             }
         };
-        let mut refused = None;
+        let (mut refused, mut codes) = (None, Vec::new());
+        let first = usize::from(head.count);
         fill(write.page(slot), &mut head, &layout, || {
             let row = rows.next_if(|row| row.list == list)?;
             if let Err(error) = check_row(&meta, &row) {
@@ -165,18 +168,78 @@ impl<'a, S: PageStore> Builder<'a, S> {
                 return None;
             }
             entry.rows += 1;
+            codes.push(row.refine);
             Some(row)
         });
         if let Some(error) = refused {
             return Err(error);
         }
+        let refine = self.link_refine_pages(write.page(slot), &layout, first, codes.len());
         let more = rows.peek().is_some_and(|row| row.list == list);
         if more {
-            head.next = self.blocks;
+            let fresh = refine.iter().filter(|(_, block)| *block >= self.blocks);
+            head.next = self.blocks + fresh.count() as u32;
             head.write(write.page(slot));
         }
         write.commit()?;
+        let owner = self.lists.get(list as usize).map_or(NO_BLOCK, |e| e.hint);
+        self.write_refine_pages(&refine, Head::refine(list, owner), &layout, first, &codes)?;
         Ok(more.then_some(self.blocks))
+    }
+
+    /// Names the refine pages of rows `first..first + rows` on their posting page, those not there yet as the next ones of the
+    /// store. Returns ordinals and blocks.
+    fn link_refine_pages(
+        &self,
+        page: &mut [u8],
+        layout: &Layout,
+        first: usize,
+        rows: usize,
+    ) -> Vec<(usize, u32)> {
+        let (mut pages, mut next) = (Vec::new(), self.blocks);
+        let from = layout.refine_place(first).0;
+        for p in from..layout.refine_pages(first + rows) {
+            let mut block = layout.refine_page(page, p);
+            if block == NO_BLOCK {
+                (block, next) = (next, next + 1);
+                layout.put_refine_page(page, p, block);
+            }
+            pages.push((p, block));
+        }
+        pages
+    }
+
+    /// Writes refine codes of the rows from `first` on to their pages.
+    fn write_refine_pages(
+        &mut self,
+        pages: &[(usize, u32)],
+        head: Head,
+        layout: &Layout,
+        first: usize,
+        codes: &[&[u8]],
+    ) -> Result<(), Error> {
+        let mut codes = (first..).zip(codes).peekable();
+        for &(p, block) in pages {
+            let mut fill = |page: &mut [u8]| {
+                let here = |i: usize| layout.refine_place(i).0 == p;
+                while let Some((i, code)) = codes.next_if(|(i, _)| here(*i)) {
+                    put(page, layout.refine_place(i).1, code);
+                }
+            };
+            if block == self.blocks {
+                self.add_page(|page, _| {
+                    head.write(page);
+                    fill(page);
+                })?;
+            } else {
+                let mut write = self.store.write()?;
+                let slot = write.lock(block)?;
+                check_refine(write.page(slot), block, head.list, head.next)?;
+                fill(write.page(slot));
+                write.commit()?;
+            }
+        }
+        Ok(())
     }
 
     /// Writes the directory, then marks the index complete. Returns the metapage's final contents.
@@ -227,11 +290,17 @@ impl Create<'_> {
                     "the model is for another metric or dimension",
                 ));
             }
-            if crate::Layout::coded(model.shape()).is_none() {
+            let refine = if self.refine {
+                refine_bytes(self.dim)
+            } else {
+                0
+            };
+            if Layout::coded(model.shape(), refine).is_none() {
                 return Err(Error::Mismatch("the model's codes do not fit a page"));
             }
         }
         Ok(Meta {
+            refine: self.refine && self.model.is_some(),
             version: VERSION,
             complete: false,
             metric: self.metric,

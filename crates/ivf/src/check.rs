@@ -1,10 +1,11 @@
 //! Verification of the structure of an index.
 
+use crate::Tid;
 use crate::chain;
 use crate::error::Error;
 use crate::meta::{Entry, Meta, load_model, read_directory};
 use crate::page::{Head, Kind, Layout, NO_BLOCK};
-use crate::posting::open;
+use crate::posting::{check_refine, open};
 use crate::store::PageStore;
 use crate::tidset::TidSet;
 use std::fmt;
@@ -168,7 +169,9 @@ impl<S: PageStore> Walk<'_, S> {
                 return Ok(rows);
             };
             self.report.posting_pages += 1;
-            rows += u64::from(head.count);
+            rows += head.1;
+            let head = head.0;
+            self.refine_pages(block, list, &head, layout)?;
             hint_met |= block == entry.hint;
             (from, block) = (block, head.next);
         }
@@ -180,13 +183,24 @@ impl<S: PageStore> Walk<'_, S> {
     }
 
     /// Verifies the rows of a posting page. Every code is in range by its width.
-    fn page(&mut self, page: &[u8], block: u32, list: u32, layout: &Layout) -> Result<Head, Error> {
+    fn page(
+        &mut self,
+        page: &[u8],
+        block: u32,
+        list: u32,
+        layout: &Layout,
+    ) -> Result<(Head, u64), Error> {
         let head = open(page, block, list, layout)?;
         if head.kind == Kind::Empty {
             return Err(Error::damaged(block, "a page of a chain was never written"));
         }
+        let mut rows = 0;
         for i in 0..usize::from(head.count) {
             let tid = layout.tid(page, i);
+            if layout.has_refine() && tid == Tid::default() {
+                continue;
+            }
+            rows += 1;
             let what = if tid.offset == 0 {
                 "has no address"
             } else if !self.tids.insert(tid) {
@@ -199,7 +213,39 @@ impl<S: PageStore> Walk<'_, S> {
             let what = format!("row {i} ({}, {}) {what}", tid.block, tid.offset);
             self.report.add(block, what);
         }
-        Ok(head)
+        Ok((head, rows))
+    }
+
+    /// Verifies that the rows of a posting page have refine pages, which are its own.
+    fn refine_pages(
+        &mut self,
+        block: u32,
+        list: u32,
+        head: &Head,
+        layout: &Layout,
+    ) -> Result<(), Error> {
+        let needed = layout.refine_pages(usize::from(head.count));
+        let all = layout.refine_pages(layout.capacity());
+        let links: Vec<u32> = self.store.read(block, |page| {
+            (0..all).map(|p| layout.refine_page(page, p)).collect()
+        })?;
+        for (p, link) in links.into_iter().enumerate() {
+            if link == NO_BLOCK {
+                if p < needed {
+                    self.report.add(block, "rows without a refine page");
+                }
+            } else if link >= self.store.blocks()? {
+                self.report.add(block, "refine page beyond the end");
+            } else if !self.visit(link) {
+                self.report.add(link, "a refine page is in use elsewhere");
+            } else {
+                let found = self
+                    .store
+                    .read(link, |page| check_refine(page, link, list, block))?;
+                self.report.note(found)?;
+            }
+        }
+        Ok(())
     }
 
     /// Counts the pages that nothing leads to.

@@ -8,7 +8,7 @@ use crate::Row;
 use crate::error::Error;
 use crate::meta::{Entry, Meta, check_directory_page};
 use crate::page::{Head, Kind, Layout, NO_BLOCK};
-use crate::posting::{append, check_link, check_row, extend_after, open};
+use crate::posting::{check_link, check_row, extend_after, free_row, open, put};
 use crate::store::{PageStore, PageWrite};
 
 /// Inserts a row into its list. Safe under concurrency with everything else.
@@ -48,7 +48,8 @@ fn start_chain<S: PageStore>(
         return Ok(false);
     }
     let (new, slot) = extend_after(&mut write, block)?;
-    append(write.page(slot), Head::posting(row.list), layout, row);
+    let head = Head::posting(row.list);
+    put(&mut write, (new, slot), head, layout, row)?;
     entry.first = new;
     entry.hint = new;
     entry.write(write.page(directory), at);
@@ -65,18 +66,22 @@ fn place<S: PageStore>(
 ) -> Result<u32, Error> {
     let mut blocks = store.blocks()?;
     check_link(store, 0, entry.first, &mut blocks)?;
-    let peek = |block: u32| store.read(block, |page| open(page, block, row.list, layout))?;
+    let peek = |block: u32| {
+        store.read(block, |page| {
+            let head = open(page, block, row.list, layout)?;
+            Ok::<_, Error>((head, free_row(page, &head, layout).is_none()))
+        })?
+    };
     let hinted = (entry.hint > entry.first && entry.hint < blocks)
         .then(|| peek(entry.hint).ok())
         .flatten()
-        .filter(|head| head.kind == Kind::Posting);
-    let (mut block, mut head) = match hinted {
-        Some(head) => (entry.hint, head),
+        .filter(|(head, _)| head.kind == Kind::Posting);
+    let (mut block, (mut head, mut full)) = match hinted {
+        Some(seen) => (entry.hint, seen),
         None => (entry.first, peek(entry.first)?),
     };
     loop {
         store.interrupts()?;
-        let full = usize::from(head.count) >= layout.capacity();
         let next = if full && head.next != NO_BLOCK {
             head.next
         } else {
@@ -86,7 +91,8 @@ fn place<S: PageStore>(
             }
         };
         check_link(store, block, next, &mut blocks)?;
-        (block, head) = (next, peek(next)?);
+        block = next;
+        (head, full) = peek(next)?;
     }
 }
 
@@ -108,8 +114,8 @@ fn place_here<S: PageStore>(
     let mut write = store.write()?;
     let slot = write.lock(block)?;
     let mut head = open(write.page(slot), block, row.list, layout)?;
-    if usize::from(head.count) < layout.capacity() {
-        append(write.page(slot), head, layout, row);
+    if free_row(write.page(slot), &head, layout).is_some() {
+        put(&mut write, (block, slot), head, layout, row)?;
         write.commit()?;
         return Ok(Place::Done(block));
     }
@@ -117,7 +123,8 @@ fn place_here<S: PageStore>(
         return Ok(Place::Full { next: head.next });
     }
     let (new, new_slot) = extend_after(&mut write, block)?;
-    append(write.page(new_slot), Head::posting(row.list), layout, row);
+    let new_head = Head::posting(row.list);
+    put(&mut write, (new, new_slot), new_head, layout, row)?;
     head.next = new;
     head.write(write.page(slot));
     write.commit()?;

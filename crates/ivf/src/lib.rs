@@ -23,6 +23,7 @@ mod insert;
 mod meta;
 mod page;
 mod posting;
+pub mod refined;
 mod reservoir;
 pub mod search;
 mod store;
@@ -38,7 +39,7 @@ pub use distillvq_quantizer::{CodeShape, Metric, Model, ModelError};
 pub use error::Error;
 pub use insert::insert;
 pub use meta::{Chain, Extent, Meta, VERSION, list_rows, load_model};
-pub use page::{HEADER_SIZE, Layout, PAGE_SIZE};
+pub use page::{HEADER_SIZE, Layout, MOST_REFINE_BYTES, PAGE_SIZE};
 pub use search::{Candidate, Search};
 pub use store::{MAX_PAGES_IN_WRITE, PageStore, PageWrite};
 pub use student::replace_student;
@@ -66,4 +67,6 @@ pub struct Row<'a> {
     pub norm: f32,
     /// Codes, one a byte; ignored in the exact list.
     pub codes: &'a [u8],
+    /// Refine code, empty in an index without; ignored in the exact list.
+    pub refine: &'a [u8],
 }

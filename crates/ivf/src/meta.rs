@@ -6,7 +6,7 @@
 //!   72  version u32              88  sub-quantizers u32           120  encoder chain
 //!   76  complete u8              92  directory start u32          144  student chain
 //!   77  metric u8                96  directory blocks u32         168  spare chain
-//!   78  bits u8                 100  reserved, zero               192  reserved, zero
+//!   78  bits u8                 100  has refine codes u8          192  reserved, zero
 //!   79  has norm u8             104  build id u64
 //!   80  dim u32
 //! chain { start u32, blocks u32, bytes u64, crc32c u32, reserved u32 }
@@ -28,7 +28,7 @@ use crate::error::Error;
 use crate::page::{BODY, BODY_SIZE, Head, Kind, Layout, get, get_u32, get_u64, put};
 use crate::store::PageStore;
 use crate::{CodeShape, Metric, Model};
-use distillvq_quantizer::{MAX_DIM, MAX_LISTS};
+use distillvq_quantizer::{MAX_DIM, MAX_LISTS, refine_bytes};
 
 /// Format version that this library writes, and the newest it reads.
 pub const VERSION: u32 = 1;
@@ -100,6 +100,8 @@ pub struct Meta {
     pub lists: u32,
     /// What is kept of a row in a list; without meaning (no sub-quantizers) if untrained.
     pub shape: CodeShape,
+    /// Whether rows in lists have refine codes ([`distillvq_quantizer::RefineQuery`]).
+    pub refine: bool,
     /// The model's encoder, which never changes.
     pub encoder: Chain,
     /// The model's student.
@@ -154,7 +156,22 @@ impl Meta {
         if list == self.lists {
             return Ok(Layout::exact());
         }
-        Layout::coded(self.shape).ok_or(Error::damaged(0, "codes do not fit a page"))
+        self.coded()
+            .ok_or(Error::damaged(0, "codes do not fit a page"))
+    }
+
+    /// Layout of the posting pages of lists, if the codes fit a page.
+    pub(crate) fn coded(&self) -> Option<Layout> {
+        Layout::coded(self.shape, self.refine_bytes())
+    }
+
+    /// Bytes of a refine code, 0 if there are none.
+    pub fn refine_bytes(&self) -> usize {
+        if self.refine {
+            refine_bytes(self.dim)
+        } else {
+            0
+        }
     }
 
     /// Reads a metapage of a version that is known.
@@ -182,6 +199,7 @@ impl Meta {
                 bits,
                 has_norm: has_norm == 1,
             },
+            refine: get::<1>(page, 100) == [1],
             directory: Extent {
                 start: get_u32(page, 92),
                 blocks: get_u32(page, 96),
@@ -217,6 +235,7 @@ impl Meta {
         put(page, 88, &(self.shape.subquantizers as u32).to_le_bytes());
         put(page, 92, &self.directory.start.to_le_bytes());
         put(page, 96, &self.directory.blocks.to_le_bytes());
+        put(page, 100, &[u8::from(self.refine)]);
         put(page, 104, &self.build_id.to_le_bytes());
         put(page, 112, &self.rows_at_build.to_le_bytes());
         self.encoder.write(page, 120);
@@ -232,7 +251,7 @@ impl Meta {
         if self.lists as usize > MAX_LISTS {
             return fail("too many lists");
         }
-        if self.trained() && Layout::coded(self.shape).is_none() {
+        if self.trained() && self.coded().is_none() {
             return fail("codes do not fit a page");
         }
         if !self.complete {

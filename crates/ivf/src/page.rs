@@ -18,10 +18,18 @@
 //!   norms         n × 32 × f32     (L2 only)
 //!   TID blocks    n × 32 × u32
 //!   TID offsets   n × 32 × u16
+//!   refine pages  p × u32          (with refine codes only)
 //! ```
 //! Posting pages of the exact list hold TIDs only. Row `i` is lane `i % 32` of block `i / 32`; rows `0..count` are in use,
 //! without holes. Codes, scales and norms of lanes beyond `count` mean nothing.
+//!
+//! # Refine codes
+//! They lie on pages of their own, `r` a page: the code of row `i` is the `i % r`-th of the page that entry `i / r` of the
+//! posting page's refine pages names (0 = no row has needed it yet). Such a page belongs to one posting page: `list` is that
+//! page's list, `next` its block. With refine codes rows never move: a row that vacuum removes leaves a hole, a TID of zeros,
+//! which a later row takes. So `0..count` may then have holes.
 
+use crate::search::Place;
 use crate::{CodeShape, Row, Tid};
 use distillvq_kernels::LANES;
 use std::ops::Range;
@@ -34,6 +42,8 @@ pub const HEADER_SIZE: usize = 24;
 pub(crate) const BODY: usize = 64;
 /// Bytes of the body of a page.
 pub(crate) const BODY_SIZE: usize = PAGE_SIZE - BODY;
+/// The longest refine code that fits a page.
+pub const MOST_REFINE_BYTES: usize = BODY_SIZE;
 /// "No page" in links. Block 0 is the metapage.
 pub(crate) const NO_BLOCK: u32 = 0;
 /// Format of the pages this library writes.
@@ -53,6 +63,8 @@ pub(crate) enum Kind {
     Directory = 3,
     /// Rows of one list.
     Posting = 4,
+    /// Refine codes of the rows of one posting page.
+    Refine = 5,
 }
 
 /// The head of a page.
@@ -79,6 +91,16 @@ impl Head {
         }
     }
 
+    /// Head of a page with the refine codes of a posting page.
+    pub fn refine(list: u32, owner: u32) -> Head {
+        Head {
+            kind: Kind::Refine,
+            count: 0,
+            list,
+            next: owner,
+        }
+    }
+
     /// Reads the head of a page; an unknown kind or format, or a page of the wrong size, is an error text.
     pub fn read(page: &[u8]) -> Result<Head, &'static str> {
         if page.len() != PAGE_SIZE {
@@ -91,6 +113,7 @@ impl Head {
             2 => Kind::Model,
             3 => Kind::Directory,
             4 => Kind::Posting,
+            5 => Kind::Refine,
             _ => return Err("unknown kind of page"),
         };
         if kind != Kind::Empty && format != PAGE_FORMAT {
@@ -162,28 +185,45 @@ pub struct Layout {
     norms: usize,
     tid_blocks: usize,
     tid_offsets: usize,
+    /// Bytes of a refine code, 0: none.
+    refine: usize,
 }
 
 impl Layout {
-    /// Layout of the pages of lists; `None` if not even one block of such codes fits a page.
-    pub fn coded(shape: CodeShape) -> Option<Layout> {
+    /// Layout of the pages of lists; `None` if not even one block of such codes fits a page, or no refine code of so many
+    /// bytes (0 = none).
+    pub fn coded(shape: CodeShape, refine: usize) -> Option<Layout> {
         let m = shape.subquantizers;
         if m == 0 || m > PAGE_SIZE || !matches!(shape.bits, 4 | 8) {
             return None;
         }
-        let layout = Layout::new(m, shape.bits, shape.block_bytes(), shape.has_norm);
-        (layout.blocks > 0).then_some(layout)
+        let layout = Layout::new(m, shape.bits, shape.block_bytes(), shape.has_norm, refine);
+        (layout.blocks > 0 && refine <= BODY_SIZE).then_some(layout)
     }
 
     /// Layout of the pages of the exact list: TIDs only.
     pub fn exact() -> Layout {
-        Layout::new(0, 4, 0, false)
+        Layout::new(0, 4, 0, false, 0)
     }
 
-    fn new(subquantizers: usize, bits: u8, code_block: usize, has_norm: bool) -> Layout {
+    fn new(
+        subquantizers: usize,
+        bits: u8,
+        code_block: usize,
+        has_norm: bool,
+        refine: usize,
+    ) -> Layout {
         let scale_block = if code_block > 0 { LANES } else { 0 };
         let norm_block = if has_norm { 4 * LANES } else { 0 };
-        let blocks = BODY_SIZE / (code_block + scale_block + norm_block + 6 * LANES);
+        let block = code_block + scale_block + norm_block + 6 * LANES;
+        let links = |blocks: usize| match refine {
+            0 => 0,
+            _ => (blocks * LANES).div_ceil((BODY_SIZE / refine).max(1)) * size_of::<u32>(),
+        };
+        let mut blocks = BODY_SIZE / block;
+        while blocks * block + links(blocks) > BODY_SIZE {
+            blocks -= 1;
+        }
         let scales = BODY + blocks * code_block;
         let norms = scales + blocks * scale_block;
         let tid_blocks = norms + blocks * norm_block;
@@ -196,7 +236,53 @@ impl Layout {
             norms: if has_norm { norms } else { 0 },
             tid_blocks,
             tid_offsets: tid_blocks + blocks * 4 * LANES,
+            refine,
         }
+    }
+
+    /// Whether rows have refine codes.
+    pub(crate) fn has_refine(&self) -> bool {
+        self.refine > 0
+    }
+
+    /// Which refine page of its posting page a row's refine code is on, and where on that page.
+    pub(crate) fn refine_place(&self, i: usize) -> (usize, usize) {
+        let each = (BODY_SIZE / self.refine.max(1)).max(1);
+        (i / each, BODY + i % each * self.refine)
+    }
+
+    /// Where the refine code of a row starts, if there are any.
+    pub(crate) fn refine_of(&self, page: &[u8], i: usize) -> Place {
+        if self.refine == 0 {
+            return Place::default();
+        }
+        let (p, at) = self.refine_place(i);
+        Place {
+            block: self.refine_page(page, p),
+            at: at as u16,
+        }
+    }
+
+    /// Number of refine pages that so many rows need.
+    pub(crate) fn refine_pages(&self, rows: usize) -> usize {
+        match (self.refine, rows) {
+            (0, _) | (_, 0) => 0,
+            (_, rows) => self.refine_place(rows - 1).0 + 1,
+        }
+    }
+
+    /// The `p`-th refine page, [`NO_BLOCK`] if there is none yet.
+    pub(crate) fn refine_page(&self, page: &[u8], p: usize) -> u32 {
+        get_u32(page, self.refine_link(p))
+    }
+
+    /// Sets the `p`-th refine page.
+    pub(crate) fn put_refine_page(&self, page: &mut [u8], p: usize, block: u32) {
+        put(page, self.refine_link(p), &block.to_le_bytes());
+    }
+
+    fn refine_link(&self, p: usize) -> usize {
+        self.tid_offsets + self.blocks * 2 * LANES + size_of::<u32>() * p
     }
 
     /// Rows that fit a page: a multiple of 32.
@@ -335,7 +421,7 @@ mod tests {
 
     #[test]
     fn capacities() {
-        let capacity = |m, bits, norm| Layout::coded(shape(m, bits, norm)).map(|l| l.capacity());
+        let capacity = |m, bits, norm| Layout::coded(shape(m, bits, norm), 0).map(|l| l.capacity());
         assert_eq!(Layout::exact().capacity(), 1344);
         assert_eq!(capacity(16, 4, false), Some(512));
         assert_eq!(capacity(96, 4, false), Some(128));
@@ -356,7 +442,7 @@ mod tests {
             assert_eq!(most, distillvq_quantizer::max_subquantizers(bits));
             for (m, norm) in (1..=most).flat_map(|m| [(m, false), (m, true)]) {
                 let shape = shape(m, bits, norm);
-                let layout = Layout::coded(shape).unwrap();
+                let layout = Layout::coded(shape, 0).unwrap();
                 let block = shape.block_bytes() + LANES * if norm { 11 } else { 7 };
                 let used = layout.tid_offsets + 2 * layout.capacity();
                 assert_eq!(used, BODY + layout.capacity() / LANES * block);
@@ -368,7 +454,7 @@ mod tests {
     #[test]
     fn codes_lie_as_the_kernels_read_them() {
         for bits in [4, 8] {
-            let layout = Layout::coded(shape(3, bits, false)).unwrap();
+            let layout = Layout::coded(shape(3, bits, false), 0).unwrap();
             let mut page = vec![0; PAGE_SIZE];
             // Row 32 + 20 is lane 20 of the second block; sub-quantizer 2 has code 11.
             let row = Row {
@@ -377,6 +463,7 @@ mod tests {
                 scale: 7,
                 norm: 0.0,
                 codes: &[0, 0, 11],
+                refine: &[],
             };
             layout.put_row(&mut page, 52, &row);
             let mut expected = vec![0; layout.code_block];
@@ -390,13 +477,32 @@ mod tests {
         }
     }
 
+    #[test]
+    fn refine_codes_have_places_of_their_own() {
+        for refine in [1, 9, 100, 392, 776, 1544, 4000, 8128] {
+            let layout = Layout::coded(shape(16, 4, true), refine).unwrap();
+            let pages = layout.refine_pages(layout.capacity());
+            assert!(layout.refine_link(pages) <= PAGE_SIZE);
+            let places = (0..layout.capacity()).map(|i| layout.refine_place(i));
+            let mut next = (0, BODY);
+            for (p, at) in places {
+                assert!((p, at) == next || (p, at) == (next.0 + 1, BODY));
+                assert!(p < pages && at + refine <= PAGE_SIZE);
+                next = (p, at + refine);
+            }
+            assert_eq!(layout.refine_pages(0), 0);
+            assert_eq!(layout.refine_pages(1), 1);
+        }
+        assert_eq!(Layout::coded(shape(16, 4, true), 8129), None);
+    }
+
     proptest! {
         #[test]
         fn rows_are_kept_and_moved_without_touching_others(
             m in 1..50usize, eight in any::<bool>(), norm in any::<bool>(),
             places in prop::collection::hash_set(0..32usize, 3), seed in any::<u8>(),
         ) {
-            let layout = Layout::coded(shape(m, if eight { 8 } else { 4 }, norm)).unwrap();
+            let layout = Layout::coded(shape(m, if eight { 8 } else { 4 }, norm), 0).unwrap();
             let mut page = vec![0; PAGE_SIZE];
             let places: Vec<usize> = places.into_iter().collect();
             let mask = if eight { 255 } else { 15 };
@@ -406,7 +512,7 @@ mod tests {
             let tid = |i: usize| Tid { block: 1 << 20 | i as u32, offset: 1 + i as u16 };
             for &i in &places {
                 let codes = codes(i);
-                let row = Row { list: 0, tid: tid(i), scale: i as u8, norm: i as f32, codes: &codes };
+                let row = Row { list: 0, tid: tid(i), scale: i as u8, norm: i as f32, codes: &codes, refine: &[] };
                 layout.put_row(&mut page, i, &row);
             }
             let holds = |page: &[u8], place: usize, i: usize| {

@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::meta::Meta;
-use crate::page::{Head, Kind, Layout, NO_BLOCK};
+use crate::page::{Head, Kind, Layout, NO_BLOCK, put as store_bytes};
 use crate::store::{PageStore, PageWrite};
 use crate::{Row, Tid};
 
@@ -17,6 +17,11 @@ pub(crate) fn check_row(meta: &Meta, row: &Row<'_>) -> Result<(), Error> {
     if row.list < meta.lists && row.codes.len() != meta.shape.subquantizers {
         return Err(Error::Mismatch(
             "the row has a wrong number of codes for this index",
+        ));
+    }
+    if row.list < meta.lists && row.refine.len() != meta.refine_bytes() {
+        return Err(Error::Mismatch(
+            "the row's refine code is not as this index wants it",
         ));
     }
     Ok(())
@@ -58,10 +63,74 @@ pub(crate) fn fill<'r>(
     head.write(page);
 }
 
-/// Appends one row to a page with room and writes its head.
-pub(crate) fn append(page: &mut [u8], mut head: Head, layout: &Layout, row: &Row<'_>) {
-    let mut row = Some(*row);
-    fill(page, &mut head, layout, || row.take());
+/// Where a row can be put: into a hole, for which there is room among the refine codes, or behind the others.
+pub(crate) fn free_row(page: &[u8], head: &Head, layout: &Layout) -> Option<usize> {
+    let count = usize::from(head.count);
+    // Without refine codes there are no holes.
+    let mut rows = 0..if layout.has_refine() { count } else { 0 };
+    let hole = rows.find(|&i| layout.tid(page, i).offset == 0);
+    hole.or((count < layout.capacity()).then_some(count))
+}
+
+/// Puts one row into a page that is open for change and has room, and its refine code onto the refine page, which is
+/// appended if it is not there yet. `block` is the page's number. Touches at most one page beside this one.
+pub(crate) fn put<W: PageWrite>(
+    write: &mut W,
+    (block, slot): (u32, usize),
+    mut head: Head,
+    layout: &Layout,
+    row: &Row<'_>,
+) -> Result<(), Error> {
+    let Some(i) = free_row(write.page(slot), &head, layout) else {
+        return Err(Error::Mismatch("there is no room for the row"));
+    };
+    if layout.has_refine() {
+        let (p, at) = layout.refine_place(i);
+        let known = layout.refine_page(write.page(slot), p);
+        let refine = if known == NO_BLOCK {
+            let (new, refine) = extend_after(write, block)?;
+            Head::refine(row.list, block).write(write.page(refine));
+            layout.put_refine_page(write.page(slot), p, new);
+            refine
+        } else {
+            let refine = write.lock(known)?;
+            check_refine(write.page(refine), known, row.list, block)?;
+            refine
+        };
+        store_bytes(write.page(refine), at, row.refine);
+    }
+    head.kind = Kind::Posting;
+    head.count = head.count.max(i as u16 + 1);
+    layout.put_row(write.page(slot), i, row);
+    head.write(write.page(slot));
+    Ok(())
+}
+
+/// Checks that a page holds the refine codes of a posting page of a list.
+pub(crate) fn check_refine(page: &[u8], block: u32, list: u32, owner: u32) -> Result<(), Error> {
+    let head = Head::read(page).map_err(|what| Error::damaged(block, what))?;
+    if head == Head::refine(list, owner) {
+        Ok(())
+    } else {
+        Err(Error::damaged(block, "not the refine page expected here"))
+    }
+}
+
+/// Marks the rows whose address is among `victims` (sorted) as holes, without moving any. Returns the rows left.
+pub(crate) fn punch(page: &mut [u8], mut head: Head, layout: &Layout, victims: &[Tid]) -> usize {
+    let (mut left, mut count) = (0, 0);
+    for i in 0..usize::from(head.count) {
+        let tid = layout.tid(page, i);
+        if tid.offset == 0 || victims.binary_search(&tid).is_ok() {
+            layout.put_tid(page, i, Tid::default());
+        } else {
+            left += 1;
+            count = i + 1;
+        }
+    }
+    head.count = count as u16;
+    head.write(page);
+    left
 }
 
 /// Removes the rows whose address is among `victims` (sorted), filling their places with the last rows of the page.

@@ -1,6 +1,5 @@
 //! The best `n` of a stream of candidates, in O(n) memory and amortised O(1) time each.
 
-use crate::Tid;
 use crate::search::Candidate;
 use std::cmp::Ordering;
 
@@ -46,16 +45,14 @@ impl Reservoir {
         bound.is_some_and(|bound| self.wants(bound))
     }
 
-    /// Takes a candidate, if `admit` agrees.
-    pub fn offer(&mut self, score: f32, tid: Tid, admit: impl FnOnce(&Candidate) -> bool) {
-        let score = if score.is_nan() {
-            f32::NEG_INFINITY
-        } else {
-            score
-        };
-        let candidate = Candidate { score, tid };
+    /// Takes a candidate, if `admit` agrees. Without an address it is none.
+    pub fn offer(&mut self, mut candidate: Candidate, admit: impl FnOnce(&Candidate) -> bool) {
+        if candidate.score.is_nan() {
+            candidate.score = f32::NEG_INFINITY;
+        }
         let above = |floor: &Candidate| order(&candidate, floor) == Ordering::Less;
-        if tid.offset == 0 || !self.floor.as_ref().is_none_or(above) || !admit(&candidate) {
+        if candidate.tid.offset == 0 || !self.floor.as_ref().is_none_or(above) || !admit(&candidate)
+        {
             return;
         }
         self.kept.push(candidate);
@@ -83,6 +80,8 @@ impl Reservoir {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Tid;
+    use crate::search::Place;
     use proptest::prelude::*;
 
     fn score() -> impl Strategy<Value = f32> {
@@ -98,16 +97,16 @@ mod tests {
     proptest! {
         #[test]
         fn keeps_the_best(scores in prop::collection::vec(score(), 0..400), n in 1..50usize, floor in score()) {
-            let floor = (floor < 0.0).then_some(Candidate { score: floor, tid: Tid { block: 100, offset: 1 } });
+            let candidate = |score, block| Candidate { score, tid: Tid { block, offset: 1 }, refine: Place::default() };
+            let floor = (floor < 0.0).then_some(candidate(floor, 100));
             let mut reservoir = Reservoir::new(n, floor);
             let mut expected = Vec::new();
             for (i, &score) in scores.iter().enumerate() {
-                let tid = Tid { block: i as u32, offset: 1 };
                 if reservoir.wants(score) {
-                    reservoir.offer(score, tid, |_| true);
+                    reservoir.offer(candidate(score, i as u32), |_| true);
                 }
                 let score = if score.is_nan() { f32::NEG_INFINITY } else { score };
-                expected.push(Candidate { score, tid });
+                expected.push(candidate(score, i as u32));
             }
             expected.retain(|c| floor.is_none_or(|floor| order(c, &floor).is_lt()));
             expected.sort_by(order);

@@ -13,7 +13,7 @@ use crate::reservoir::{Reservoir, order};
 use crate::store::PageStore;
 use crate::{Metric, Tid};
 use distillvq_kernels::{Affine, Kernels, LANES, kernels};
-use distillvq_quantizer::{QueryTables, Ranking, Searcher};
+use distillvq_quantizer::{QueryTables, Ranking, RefineQuery, Searcher};
 use std::cmp::Ordering;
 
 /// Lists scanned by turns, a page of each, so that a page that was asked for has time to arrive.
@@ -26,6 +26,15 @@ pub struct Candidate {
     pub score: f32,
     /// The row.
     pub tid: Tid,
+    /// Where its refine code is, if the index has any.
+    pub refine: Place,
+}
+
+/// Where on which page a refine code starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Place {
+    pub(crate) block: u32,
+    pub(crate) at: u16,
 }
 
 /// Up to where the candidates of a list were given out.
@@ -149,6 +158,12 @@ impl<S: PageStore> Search<S> {
     /// Number of lists probed so far.
     pub fn probed(&self) -> usize {
         self.probes.len()
+    }
+
+    /// The query for refine codes and the bytes of one, if the index has any.
+    pub(crate) fn refine_query(&self) -> Option<(RefineQuery, usize)> {
+        let scorer = self.scorer.as_ref().filter(|_| self.meta.refine)?;
+        Some((scorer.tables.refine(), self.meta.refine_bytes()))
     }
 
     /// Adds the next lists of the ranking to those probed. Fewer are added when the ranking ends.
@@ -379,7 +394,12 @@ impl Scorer {
                 wanted &= wanted - 1;
                 let (score, i) = (scores[lane], b * LANES + lane);
                 if i < count && best.wants(score) {
-                    best.offer(score, layout.tid(page, i), |c| probe.cursor.is_before(c));
+                    let candidate = Candidate {
+                        score,
+                        tid: layout.tid(page, i),
+                        refine: layout.refine_of(page, i),
+                    };
+                    best.offer(candidate, |c| probe.cursor.is_before(c));
                 }
             }
         }

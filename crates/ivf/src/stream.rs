@@ -15,7 +15,7 @@
 
 use crate::error::Error;
 use crate::reservoir::order;
-use crate::search::{Candidate, Search};
+use crate::search::{Candidate, Place, Search};
 use crate::store::PageStore;
 use crate::tidset::TidSet;
 use crate::{CodeShape, Tid};
@@ -24,8 +24,6 @@ use std::collections::BinaryHeap;
 
 /// Candidates of the first pull; later pulls double.
 const FIRST_PULL: usize = 64;
-/// Candidates of a pull at most.
-const LARGEST_PULL: usize = 4096;
 /// Rows of the exact list compared at a time.
 const EXACT_BATCH: usize = 1024;
 /// Rows given out for which the first probes are meant.
@@ -53,6 +51,40 @@ pub trait Source {
     fn score(&self, distance: f64) -> f64;
     /// Appends the rows that are always compared exactly.
     fn exact(&mut self, out: &mut Vec<Tid>) -> Result<(), Error>;
+}
+
+impl<C: Source + ?Sized> Source for Box<C> {
+    fn lists(&self) -> usize {
+        (**self).lists()
+    }
+
+    fn probed(&self) -> usize {
+        (**self).probed()
+    }
+
+    fn probe(&mut self, more: usize) -> Result<(), Error> {
+        (**self).probe(more)
+    }
+
+    fn pull(&mut self, n: usize, out: &mut Vec<Candidate>) -> Result<(), Error> {
+        (**self).pull(n, out)
+    }
+
+    fn bound(&self) -> Option<f32> {
+        (**self).bound()
+    }
+
+    fn catch_up(&mut self, n: usize, out: &mut Vec<Candidate>) -> Result<(), Error> {
+        (**self).catch_up(n, out)
+    }
+
+    fn score(&self, distance: f64) -> f64 {
+        (**self).score(distance)
+    }
+
+    fn exact(&mut self, out: &mut Vec<Tid>) -> Result<(), Error> {
+        (**self).exact(out)
+    }
 }
 
 impl<S: PageStore> Source for Search<S> {
@@ -102,6 +134,8 @@ pub struct StreamOptions {
     pub first_batch: usize,
     /// Rows to compare at a time after that.
     pub batch: usize,
+    /// Most candidates pulled at a time.
+    pub largest_pull: usize,
 }
 
 /// Fewest sub-quantizers whose errors add up to one that is nearly normal.
@@ -116,6 +150,7 @@ impl Default for StreamOptions {
             z: 3.5,
             first_batch: 64,
             batch: 32,
+            largest_pull: 4096,
         }
     }
 }
@@ -236,13 +271,12 @@ pub struct Stream<C: Source> {
     stats: StreamStats,
     /// Buffers of [`Stream::compare_batch`].
     batch: Vec<Candidate>,
-    tids: Vec<Tid>,
     distances: Vec<Option<f64>>,
 }
 
-/// Exact distances of a batch of TIDs, which come ordered by (block, offset): one entry appended for each, `None` for a
-/// row that is not visible. NaN sorts last.
-pub type Fetch<'f, E> = dyn FnMut(&[Tid], &mut Vec<Option<f64>>) -> Result<(), E> + 'f;
+/// Exact distances of a batch of candidates, which come ordered by TID: one entry appended for each, `None` for a row that is
+/// not visible. NaN sorts last. Rows of the exact list have no estimate: their score is NaN.
+pub type Fetch<'f, E> = dyn FnMut(&[Candidate], &mut Vec<Option<f64>>) -> Result<(), E> + 'f;
 
 impl<C: Source> Stream<C> {
     /// A stream over a source of which nothing has been probed or pulled.
@@ -253,11 +287,12 @@ impl<C: Source> Stream<C> {
                 probes: options.probes.max(1),
                 batch: options.batch.max(1),
                 first_batch: options.first_batch.max(2),
+                largest_pull: options.largest_pull.max(1),
                 ..options
             },
             started: false,
             fresh: false,
-            pull_size: FIRST_PULL,
+            pull_size: FIRST_PULL.min(options.largest_pull),
             queue: Vec::new(),
             ready: BinaryHeap::new(),
             aside: Vec::new(),
@@ -268,7 +303,6 @@ impl<C: Source> Stream<C> {
             errors: Errors::default(),
             stats: StreamStats::default(),
             batch: Vec::new(),
-            tids: Vec::new(),
             distances: Vec::new(),
         }
     }
@@ -281,7 +315,10 @@ impl<C: Source> Stream<C> {
         }
         while !self.ending {
             self.widen()?;
-            let unseen = self.refill()?;
+            let mut unseen = self.unseen();
+            if !self.may_give(unseen) {
+                unseen = self.refill()?;
+            }
             if unseen.is_none() && self.probe(self.source.probed())? {
                 continue;
             }
@@ -326,9 +363,16 @@ impl<C: Source> Stream<C> {
         self.source.exact(&mut tids)?;
         tids.retain(|&tid| self.seen.insert(tid));
         tids.sort_unstable();
+        let row = |&tid: &Tid| Candidate {
+            score: f32::NAN,
+            tid,
+            refine: Place::default(),
+        };
         for batch in tids.chunks(EXACT_BATCH) {
+            self.batch.clear();
+            self.batch.extend(batch.iter().map(row));
             self.stats.compared += batch.len() as u64;
-            fetch_into(fetch, batch, &mut self.distances)?;
+            fetch_into(fetch, &self.batch, &mut self.distances)?;
             for (&tid, distance) in batch.iter().zip(&self.distances) {
                 let hit = distance.map(|distance| Reverse(Hit::new(tid, distance)));
                 self.ready.extend(hit);
@@ -362,6 +406,15 @@ impl<C: Source> Stream<C> {
         Ok(self.source.probed() > probed)
     }
 
+    /// An upper bound of the estimates of all candidates that were not compared, as far as is known without pulling.
+    fn unseen(&self) -> Option<f32> {
+        let best = self.queue.last().map(|candidate| candidate.score);
+        match (best, self.source.bound()) {
+            (Some(best), Some(bound)) => Some(best.max(bound)),
+            (best, bound) => best.or(bound),
+        }
+    }
+
     /// Pulls until the best of the queue is the best of all candidates that were not compared. Returns its estimate,
     /// `None` if the probed lists are exhausted.
     fn refill(&mut self) -> Result<Option<f32>, Error> {
@@ -390,21 +443,25 @@ impl<C: Source> Stream<C> {
             } else {
                 self.queue.sort_unstable_by(|a, b| order(b, a));
             }
-            self.pull_size = (2 * self.pull_size).min(LARGEST_PULL);
+            self.pull_size = (2 * self.pull_size).min(self.options.largest_pull);
         }
     }
 
-    /// Rule 2: takes the nearest row if nothing unseen can plausibly beat it.
+    /// Rule 2: whether nothing unseen can plausibly beat the nearest row. No row at all may not be given.
+    fn may_give(&self, unseen: Option<f32>) -> bool {
+        let Some(Reverse(head)) = self.ready.peek() else {
+            return false;
+        };
+        let Some(unseen) = unseen else { return true };
+        let enough = self.visible >= self.options.first_batch;
+        let rival = f64::from(unseen) + self.errors.margin(self.options.z);
+        enough && self.source.score(head.distance) >= rival && !head.distance.is_nan()
+    }
+
+    /// Takes the nearest row if it may be given.
     fn take_ready(&mut self, unseen: Option<f32>) -> Option<Hit> {
-        let Reverse(head) = self.ready.peek()?;
-        if let Some(unseen) = unseen {
-            let enough = self.visible >= self.options.first_batch;
-            let rival = f64::from(unseen) + self.errors.margin(self.options.z);
-            if !enough || self.source.score(head.distance) < rival || head.distance.is_nan() {
-                return None;
-            }
-        }
-        self.ready.pop().map(|Reverse(hit)| hit)
+        let next = self.may_give(unseen).then(|| self.ready.pop());
+        next.flatten().map(|Reverse(hit)| hit)
     }
 
     /// Compares the best candidates of the queue exactly.
@@ -426,10 +483,8 @@ impl<C: Source> Stream<C> {
             }
         }
         self.batch.sort_unstable_by_key(|candidate| candidate.tid);
-        self.tids.clear();
-        self.tids.extend(self.batch.iter().map(|c| c.tid));
-        self.stats.compared += self.tids.len() as u64;
-        fetch_into(fetch, &self.tids, &mut self.distances)?;
+        self.stats.compared += self.batch.len() as u64;
+        fetch_into(fetch, &self.batch, &mut self.distances)?;
         for (candidate, distance) in self.batch.iter().zip(&self.distances) {
             let Some(distance) = *distance else { continue };
             let hit = Hit::new(candidate.tid, distance);
@@ -445,15 +500,15 @@ impl<C: Source> Stream<C> {
 /// Calls `fetch` and checks that it answered for every TID.
 fn fetch_into<E: From<Error>>(
     fetch: &mut Fetch<'_, E>,
-    tids: &[Tid],
+    batch: &[Candidate],
     distances: &mut Vec<Option<f64>>,
 ) -> Result<(), E> {
     distances.clear();
-    if tids.is_empty() {
+    if batch.is_empty() {
         return Ok(());
     }
-    fetch(tids, distances)?;
-    if distances.len() == tids.len() {
+    fetch(batch, distances)?;
+    if distances.len() == batch.len() {
         Ok(())
     } else {
         Err(Error::Mismatch("not as many distances as rows were asked for").into())

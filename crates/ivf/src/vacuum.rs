@@ -8,7 +8,7 @@ use crate::Tid;
 use crate::error::Error;
 use crate::meta::{Entry, Meta, check_directory_page, entries_on, entry_offset};
 use crate::page::{Head, Kind, Layout, NO_BLOCK};
-use crate::posting::{compact, open};
+use crate::posting::{compact, open, punch};
 use crate::store::{PageStore, PageWrite};
 
 /// Pages between reading and the hint to read.
@@ -114,7 +114,12 @@ fn remove<S: PageStore>(
     let mut write = store.write()?;
     let slot = write.lock(block)?;
     let head = open(write.page(slot), block, list, layout)?;
-    let left = compact(write.page(slot), head, layout, victims);
+    let page = write.page(slot);
+    let left = if layout.has_refine() {
+        punch(page, head, layout, victims)
+    } else {
+        compact(page, head, layout, victims)
+    };
     write.commit()?;
     Ok(left)
 }

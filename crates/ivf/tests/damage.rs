@@ -4,10 +4,11 @@
 mod common;
 
 use common::*;
+use distillvq_ivf::refined::Refined;
 use distillvq_ivf::stream::{Stream, StreamOptions};
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
-    Error, HEADER_SIZE, Meta, Metric, Model, PAGE_SIZE, PageStore, Search, Tid, check,
+    Candidate, Error, HEADER_SIZE, Meta, Metric, Model, PAGE_SIZE, PageStore, Search, check,
     create_empty, insert, load_model, replace_student, vacuum,
 };
 use proptest::prelude::*;
@@ -30,11 +31,23 @@ fn use_everything(store: &MemoryStore, model: &Model, row: &Owned) -> Result<(),
     }
     if let Ok(search) = Search::new(store, &meta, Some(model.searcher()), &query) {
         let mut stream = Stream::new(search, StreamOptions::default());
-        let mut fetch = |tids: &[Tid], out: &mut Vec<Option<f64>>| -> Result<(), Error> {
-            out.extend(tids.iter().map(|tid| Some(f64::from(tid.block))));
+        let mut fetch = |batch: &[Candidate], out: &mut Vec<Option<f64>>| -> Result<(), Error> {
+            out.extend(batch.iter().map(|c| Some(f64::from(c.tid.block))));
             Ok(())
         };
         while let Ok(Some(_)) = stream.next(&mut fetch) {}
+    }
+    if let Ok(search) = Search::new(store, &meta, Some(model.searcher()), &query) {
+        let options = StreamOptions::for_refining(meta.shape);
+        if let Ok(refined) = Refined::new(search, store, options) {
+            let mut stream = Stream::new(refined, StreamOptions::for_refined());
+            let mut fetch =
+                |batch: &[Candidate], out: &mut Vec<Option<f64>>| -> Result<(), Error> {
+                    out.extend(batch.iter().map(|c| Some(f64::from(c.tid.block))));
+                    Ok(())
+                };
+            while let Ok(Some(_)) = stream.next(&mut fetch) {}
+        }
     }
     if let Ok(student) = model.student_bytes() {
         let _ = replace_student(store, &student, 7);
@@ -56,7 +69,8 @@ fn damage() -> impl Strategy<Value = (u32, usize, u8)> {
     (any::<u32>(), offset, value)
 }
 
-fn index(model: &Model) -> (MemoryStore, Owned) {
+fn index(model: &Model, refine: bool) -> (MemoryStore, Owned) {
+    let encode = if refine { encode_refined } else { encode };
     let mut rows = encode(model, &vectors(1201, 21), 0);
     rows.iter_mut().for_each(|row| row.list %= 3);
     let last = rows.pop().unwrap();
@@ -70,10 +84,10 @@ proptest! {
 
     #[test]
     fn damage_is_an_error_at_worst(
-        damages in prop::collection::vec(damage(), 1..12), eight in any::<bool>(),
+        damages in prop::collection::vec(damage(), 1..12), eight in any::<bool>(), refine in any::<bool>(),
     ) {
         let model = model(Metric::L2, if eight { 8 } else { 4 });
-        let (store, row) = index(&model);
+        let (store, row) = index(&model, refine);
         let blocks = store.blocks().unwrap();
         for (block, offset, value) in damages {
             store.mutate(block % blocks, |page| page[offset] = value);
@@ -84,7 +98,7 @@ proptest! {
     #[test]
     fn pages_may_be_swapped_or_cleared(swaps in prop::collection::vec((any::<u32>(), any::<u32>()), 1..4)) {
         let model = model(Metric::L2, 4);
-        let (store, row) = index(&model);
+        let (store, row) = index(&model, false);
         let blocks = store.blocks().unwrap();
         for (from, to) in swaps {
             let page = store.read(from % blocks, |page| page.to_vec()).unwrap();
@@ -108,7 +122,7 @@ fn posting_block(store: &MemoryStore) -> u32 {
 /// What searching everything says after a page was changed.
 fn searched(change: impl FnOnce(&mut [u8])) -> (u32, Result<(), Error>, Vec<String>) {
     let model = model(Metric::L2, 4);
-    let (store, _) = index(&model);
+    let (store, _) = index(&model, false);
     let block = posting_block(&store);
     store.mutate(block, change);
     let meta = Meta::read(&store).unwrap();
@@ -148,7 +162,7 @@ fn damage_names_the_block_and_the_check_finds_it() {
 #[test]
 fn the_check_finds_a_row_that_is_there_twice() {
     let model = model(Metric::L2, 4);
-    let (store, row) = index(&model);
+    let (store, row) = index(&model, false);
     let meta = Meta::read(&store).unwrap();
     insert(&store, &meta, row.row()).unwrap();
     assert!(check(&store).unwrap().is_sound());
@@ -165,7 +179,7 @@ fn the_check_finds_a_row_that_is_there_twice() {
 #[test]
 fn the_check_finds_a_damaged_model() {
     let model = model(Metric::L2, 4);
-    let (store, _) = index(&model);
+    let (store, _) = index(&model, false);
     let meta = Meta::read(&store).unwrap();
     for block in [meta.encoder.start, meta.student.start] {
         store.mutate(block, |page| page[70] ^= 1);
@@ -182,7 +196,7 @@ fn the_check_finds_a_damaged_model() {
 #[test]
 fn newer_and_foreign_metapages_are_told_apart() {
     let model = model(Metric::L2, 4);
-    let (store, _) = index(&model);
+    let (store, _) = index(&model, false);
     store.mutate(0, |page| page[72] = 2);
     let newer = Meta::read(&store);
     assert!(matches!(

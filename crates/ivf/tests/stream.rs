@@ -1,6 +1,7 @@
 //! The order of results, with made-up candidates.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use distillvq_ivf::search::Place;
 use distillvq_ivf::stream::{Hit, Source, Stream, StreamOptions};
 use distillvq_ivf::{Candidate, Error, Tid};
 use proptest::prelude::*;
@@ -85,7 +86,11 @@ impl World {
                     } else {
                         score
                     };
-                    list.push(Candidate { score, tid: tid(i) });
+                    list.push(Candidate {
+                        score,
+                        tid: tid(i),
+                        refine: Place::default(),
+                    });
                 }
                 None => world.source.exact.push(tid(i)),
             }
@@ -103,9 +108,12 @@ impl World {
     }
 
     fn next(&self, stream: &mut Stream<Lists>) -> Option<Hit> {
-        let mut fetch = |tids: &[Tid], out: &mut Vec<Option<f64>>| -> Result<(), Error> {
-            assert!(tids.is_sorted(), "batches are in the order of the table");
-            out.extend(tids.iter().map(|tid| self.distances[tid]));
+        let mut fetch = |batch: &[Candidate], out: &mut Vec<Option<f64>>| -> Result<(), Error> {
+            assert!(
+                batch.is_sorted_by_key(|c| c.tid),
+                "batches are in the order of the table"
+            );
+            out.extend(batch.iter().map(|c| self.distances[&c.tid]));
             Ok(())
         };
         stream.next(&mut fetch).unwrap()
@@ -305,10 +313,10 @@ fn pulls_are_bounded() {
 fn errors_of_fetching_and_wrong_answers_are_passed_on() {
     let world = graded(100, 1, 0.0);
     let mut stream = world.stream(StreamOptions::default());
-    let mut failing = |_: &[Tid], _: &mut Vec<Option<f64>>| Err(Error::Store("no".into()));
+    let mut failing = |_: &[Candidate], _: &mut Vec<Option<f64>>| Err(Error::Store("no".into()));
     assert!(matches!(stream.next(&mut failing), Err(Error::Store(_))));
     let mut stream = world.stream(StreamOptions::default());
-    let mut silent = |_: &[Tid], _: &mut Vec<Option<f64>>| Ok::<(), Error>(());
+    let mut silent = |_: &[Candidate], _: &mut Vec<Option<f64>>| Ok::<(), Error>(());
     assert!(matches!(stream.next(&mut silent), Err(Error::Mismatch(_))));
 }
 

@@ -139,6 +139,7 @@ fn a_student_of_another_encoder_is_refused() {
         metric: METRIC,
         dim: DIM,
         model: None,
+        refine: false,
         build_id: 1,
     };
     let builder = Builder::create(&untrained, create).unwrap();

@@ -4,6 +4,7 @@
 mod common;
 
 use common::*;
+use distillvq_ivf::refined::Refined;
 use distillvq_ivf::stream::{Stream, StreamOptions};
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
@@ -24,6 +25,14 @@ struct Built {
 }
 
 fn built(metric: Metric, bits: u8, n: usize) -> Built {
+    built_of(metric, bits, n, encode)
+}
+
+/// Turns vectors into rows, with refine codes or without.
+type Encode = fn(&Model, &[f32], usize) -> Vec<Owned>;
+
+/// An index whose rows are made so.
+fn built_of(metric: Metric, bits: u8, n: usize, encode: Encode) -> Built {
     let model = model(metric, bits);
     let rows = encode(&model, &vectors(n, 2), 0);
     let store = MemoryStore::new();
@@ -64,10 +73,12 @@ impl Built {
 fn search_of_all_lists_is_brute_force() {
     for metric in METRICS {
         for bits in [4, 8] {
-            let index = built(metric, bits, 3000);
-            index.expect_sound();
-            for query in vectors(3, 3).chunks(DIM) {
-                index.expect_like_brute_force(query);
+            for encode in [encode as Encode, encode_refined] {
+                let index = built_of(metric, bits, 3000, encode);
+                index.expect_sound();
+                for query in vectors(3, 3).chunks(DIM) {
+                    index.expect_like_brute_force(query);
+                }
             }
         }
     }
@@ -102,7 +113,7 @@ fn the_metapage_and_the_model_come_back() {
 
 #[test]
 fn an_empty_copy_searches_and_fills() {
-    let index = built(Metric::L2, 8, 500);
+    let index = built_of(Metric::L2, 8, 500, encode_refined);
     let copy = MemoryStore::new();
     let meta = create_empty(&index.store, &copy).unwrap();
     let model = load_model(&copy, &mut meta.clone()).unwrap().unwrap();
@@ -117,8 +128,13 @@ fn an_empty_copy_searches_and_fills() {
 
 #[test]
 fn inserted_rows_are_found() {
-    for (metric, bits) in [(Metric::L2, 4), (Metric::InnerProduct, 8)] {
-        let mut index = built(metric, bits, 700);
+    let cases: [(Metric, u8, Encode); 3] = [
+        (Metric::L2, 4, encode),
+        (Metric::InnerProduct, 8, encode),
+        (Metric::L2, 4, encode_refined),
+    ];
+    for (metric, bits, encode) in cases {
+        let mut index = built_of(metric, bits, 700, encode);
         let new = encode(&index.model, &vectors(2000, 5), 700);
         for row in &new {
             insert(&index.store, &index.meta, row.row()).unwrap();
@@ -131,8 +147,13 @@ fn inserted_rows_are_found() {
 
 #[test]
 fn vacuum_removes_exactly_the_dead_and_room_is_used_again() {
-    for (metric, bits) in [(Metric::L2, 8), (Metric::Cosine, 4)] {
-        let mut index = built(metric, bits, 3000);
+    let cases: [(Metric, u8, Encode); 3] = [
+        (Metric::L2, 8, encode),
+        (Metric::Cosine, 4, encode),
+        (Metric::Cosine, 4, encode_refined),
+    ];
+    for (metric, bits, encode) in cases {
+        let mut index = built_of(metric, bits, 3000, encode);
         let blocks = index.store.blocks().unwrap();
         let dead = |tid: Tid| !(tid.block + u32::from(tid.offset)).is_multiple_of(3);
         let stats = vacuum(&index.store, &mut |tid| dead(tid)).unwrap();
@@ -218,10 +239,11 @@ fn a_stream_over_an_index_gives_exact_order_and_good_recall() {
             let mut all: Vec<(f64, Tid)> =
                 index.rows.iter().map(|r| (exact(&r.tid), r.tid)).collect();
             all.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-            let mut fetch = |tids: &[Tid], out: &mut Vec<Option<f64>>| -> Result<(), Error> {
-                out.extend(tids.iter().map(|tid| Some(exact(tid))));
-                Ok(())
-            };
+            let mut fetch =
+                |batch: &[Candidate], out: &mut Vec<Option<f64>>| -> Result<(), Error> {
+                    out.extend(batch.iter().map(|c| Some(exact(&c.tid))));
+                    Ok(())
+                };
             let stream = |probes| {
                 let options = StreamOptions {
                     probes,
@@ -249,6 +271,53 @@ fn a_stream_over_an_index_gives_exact_order_and_good_recall() {
             assert_eq!(given.len(), index.rows.len());
         }
         assert!(found >= 95, "{metric}: {found} of 100");
+    }
+}
+
+#[test]
+fn refine_codes_leave_little_to_compare() {
+    for metric in METRICS {
+        let index = built_of(metric, 4, 3000, encode_refined);
+        let data = vectors(3000, 2);
+        let of = |tid: &Tid| (tid.block * 40 + u32::from(tid.offset) - 1) as usize;
+        let (mut found, mut compared) = (0, 0);
+        for query in vectors(10, 30).chunks(DIM) {
+            let exact = |tid: &Tid| distance(metric, query, &data[of(tid) * DIM..][..DIM]);
+            let mut all: Vec<(f64, Tid)> =
+                index.rows.iter().map(|r| (exact(&r.tid), r.tid)).collect();
+            all.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+            let mut fetch =
+                |batch: &[Candidate], out: &mut Vec<Option<f64>>| -> Result<(), Error> {
+                    out.extend(batch.iter().map(|c| Some(exact(&c.tid))));
+                    Ok(())
+                };
+            let stream = |probes| {
+                let options = StreamOptions {
+                    probes,
+                    ..StreamOptions::for_refining(index.meta.shape)
+                };
+                let refined = Refined::new(index.search(query), &index.store, options).unwrap();
+                Stream::new(refined, StreamOptions::for_refined())
+            };
+            let mut every = stream(LISTS);
+            let top: BTreeSet<Tid> = all[..10].iter().map(|(_, tid)| *tid).collect();
+            let mut last = f64::MIN;
+            for _ in 0..10 {
+                let hit = every.next(&mut fetch).unwrap().unwrap();
+                assert!(hit.distance >= last);
+                last = hit.distance;
+                found += usize::from(top.contains(&hit.tid));
+            }
+            compared += every.stats().compared;
+            let mut few = stream(2);
+            let mut given = BTreeSet::new();
+            while let Some(hit) = few.next(&mut fetch).unwrap() {
+                assert!(given.insert(hit.tid));
+            }
+            assert_eq!(given.len(), index.rows.len());
+        }
+        assert!(found >= 95, "{metric}: {found} of 100");
+        assert!(compared <= 400, "{metric}: {compared} for ten queries");
     }
 }
 

@@ -4,8 +4,8 @@
 use distillvq_ivf::stream::{Stream, StreamOptions};
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
-    Builder, Create, Error, Meta, Metric, PageStore, Row, Search, Tid, check, create_empty, insert,
-    list_rows, load_model, vacuum,
+    Builder, Candidate, Create, Error, Meta, Metric, PageStore, Row, Search, Tid, check,
+    create_empty, insert, list_rows, load_model, vacuum,
 };
 use std::collections::BTreeSet;
 
@@ -13,6 +13,7 @@ const CREATE: Create<'static> = Create {
     metric: Metric::L2,
     dim: 3,
     model: None,
+    refine: false,
     build_id: 7,
 };
 
@@ -23,6 +24,7 @@ fn row(i: u32) -> Row<'static> {
         scale: 0,
         norm: 0.0,
         codes: &[],
+        refine: &[],
     }
 }
 
@@ -203,8 +205,8 @@ fn a_stream_orders_all_rows() {
     let search = Search::new(&store, &meta, None, &[0.0; 3]).unwrap();
     let mut stream = Stream::new(search, StreamOptions::default());
     let distance = |tid: &Tid| f64::from(tid.block * 7919 % 61) + f64::from(tid.offset);
-    let mut fetch = |tids: &[Tid], out: &mut Vec<Option<f64>>| -> Result<(), Error> {
-        out.extend(tids.iter().map(|tid| Some(distance(tid))));
+    let mut fetch = |batch: &[Candidate], out: &mut Vec<Option<f64>>| -> Result<(), Error> {
+        out.extend(batch.iter().map(|c| Some(distance(&c.tid))));
         Ok(())
     };
     let mut last = f64::MIN;

@@ -1,10 +1,13 @@
 //! Models and rows for tests of trained indexes.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use distillvq_ivf::search::Place;
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{Builder, Candidate, CodeShape, Create, Meta, Metric, Model, Row, Search, Tid};
 use distillvq_kernels::{LANES, kernels};
-use distillvq_quantizer::{Placement, Quiet, RetrainOptions, TrainOptions, retrain, train};
+use distillvq_quantizer::{
+    Placement, Quiet, RetrainOptions, TrainOptions, refine_bytes, retrain, train,
+};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::cmp::Ordering;
@@ -97,6 +100,8 @@ pub struct Owned {
     pub scale: u8,
     pub norm: f32,
     pub codes: Vec<u8>,
+    /// Empty unless asked for.
+    pub refine: Vec<u8>,
 }
 
 impl Owned {
@@ -107,6 +112,7 @@ impl Owned {
             scale: self.scale,
             norm: self.norm,
             codes: &self.codes,
+            refine: &self.refine,
         }
     }
 }
@@ -121,7 +127,15 @@ pub fn tid(i: usize) -> Tid {
 
 /// Encodes vectors as rows `from..`.
 pub fn encode(model: &Model, vectors: &[f32], from: usize) -> Vec<Owned> {
-    let encoded = model.encode(vectors);
+    let mut rows = encode_refined(model, vectors, from);
+    rows.iter_mut().for_each(|row| row.refine.clear());
+    rows
+}
+
+/// The same with refine codes.
+pub fn encode_refined(model: &Model, vectors: &[f32], from: usize) -> Vec<Owned> {
+    let encoded = model.encode_refined(vectors);
+    let bytes = refine_bytes(model.dim());
     let m = model.subquantizers();
     let rows = encoded.rows.iter().zip(encoded.codes.chunks(m)).enumerate();
     rows.filter_map(|(i, (row, codes))| {
@@ -136,17 +150,21 @@ pub fn encode(model: &Model, vectors: &[f32], from: usize) -> Vec<Owned> {
             scale: row.scale,
             norm: row.norm,
             codes: codes.to_vec(),
+            refine: encoded.refine[i * bytes..(i + 1) * bytes].to_vec(),
         })
     })
     .collect()
 }
 
-/// Builds an index in runs.
+/// Builds an index in runs, with refine codes if the rows have any.
 pub fn build(store: &MemoryStore, model: &Model, runs: &[&[Owned]]) -> Meta {
     let create = Create {
         metric: model.metric(),
         dim: model.dim(),
         model: Some(model),
+        refine: runs
+            .iter()
+            .any(|run| run.iter().any(|row| !row.refine.is_empty())),
         build_id: 5,
     };
     let mut builder = Builder::create(store, create).unwrap();
@@ -200,6 +218,7 @@ pub fn scores(model: &Model, rows: &[Owned], query: &[f32]) -> Vec<Candidate> {
             Candidate {
                 score: scores[lane],
                 tid: row.tid,
+                refine: Place::default(),
             }
         })
         .collect();
@@ -220,7 +239,7 @@ fn pack(shape: CodeShape, codes: &[u8], lane: usize) -> Vec<u8> {
     block
 }
 
-/// Pulls everything from all lists, `n` at a time.
+/// Pulls everything from all lists, `n` at a time. Where refine codes are is left out.
 pub fn pull_all(
     store: &MemoryStore,
     meta: &Meta,
@@ -237,6 +256,7 @@ pub fn pull_all(
         search.pull(n, &mut out).unwrap();
         if out.len() < before + n {
             assert_eq!(search.bound(), None);
+            out.iter_mut().for_each(|c| c.refine = Place::default());
             return out;
         }
     }

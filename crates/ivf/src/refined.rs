@@ -1,0 +1,196 @@
+//! Candidates in the order of their refine codes, which is nearly the exact one: of an index with refine codes, only the rows
+//! that a query wants and a few more are compared exactly.
+//!
+//! It is a [`Stream`] over the short codes that "compares" rows by their refine codes, and itself the [`Source`] of another
+//! stream, which compares them exactly. So both steps look at as many rows as the error of the step before asks for.
+
+use crate::error::Error;
+use crate::page::{Head, Kind, NO_BLOCK};
+use crate::posting::check_link;
+use crate::search::{Candidate, Place, Search};
+use crate::store::PageStore;
+use crate::stream::{Source, Stream, StreamOptions};
+use crate::{CodeShape, Tid};
+use distillvq_quantizer::RefineQuery;
+
+/// Codes asked for before they are needed.
+const AHEAD: usize = 8;
+
+/// The candidates of a search by their refine codes.
+pub struct Refined<S: PageStore> {
+    codes: Codes<S>,
+    stream: Stream<Coarse<S>>,
+    /// Score of the last candidate given out: none of the others is better.
+    last: f32,
+    ended: bool,
+}
+
+impl<S: PageStore> Refined<S> {
+    /// The candidates of a search under way over the same store; `options` say how many lists it probes. An index without
+    /// refine codes is [`Error::Mismatch`].
+    pub fn new(search: Search<S>, store: S, options: StreamOptions) -> Result<Self, Error> {
+        let (query, bytes) = search
+            .refine_query()
+            .ok_or(Error::Mismatch("the index has no refine codes"))?;
+        Ok(Refined {
+            codes: Codes {
+                store,
+                query,
+                bytes,
+            },
+            stream: Stream::new(Coarse(search), options),
+            last: f32::INFINITY,
+            ended: false,
+        })
+    }
+}
+
+impl StreamOptions {
+    /// For ranking candidates by their refine codes: they cost a fraction of an exact comparison.
+    pub fn for_refining(shape: CodeShape) -> Self {
+        StreamOptions {
+            first_batch: 48,
+            batch: 24,
+            ..StreamOptions::for_codes(shape)
+        }
+    }
+
+    /// For what was ranked by refine codes: it probes no lists by itself, and the estimates are good.
+    pub fn for_refined() -> Self {
+        StreamOptions {
+            max_probes: 0,
+            z: 3.0,
+            first_batch: 12,
+            batch: 4,
+            largest_pull: 12,
+            ..StreamOptions::default()
+        }
+    }
+}
+
+impl<S: PageStore> Source for Refined<S> {
+    fn lists(&self) -> usize {
+        self.stream.source().lists()
+    }
+
+    fn probed(&self) -> usize {
+        self.stream.source().probed()
+    }
+
+    fn probe(&mut self, _more: usize) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn pull(&mut self, n: usize, out: &mut Vec<Candidate>) -> Result<(), Error> {
+        let codes = &self.codes;
+        for _ in 0..n {
+            let next = self
+                .stream
+                .next(&mut |batch, out| codes.scores(batch, out))?;
+            let Some(hit) = next else {
+                self.ended = true;
+                break;
+            };
+            self.last = -hit.distance as f32;
+            out.push(Candidate {
+                score: self.last,
+                tid: hit.tid,
+                refine: Place::default(),
+            });
+        }
+        Ok(())
+    }
+
+    fn bound(&self) -> Option<f32> {
+        (!self.ended).then_some(self.last)
+    }
+
+    fn score(&self, distance: f64) -> f64 {
+        self.stream.source().0.score(distance)
+    }
+
+    fn exact(&mut self, out: &mut Vec<Tid>) -> Result<(), Error> {
+        self.stream.source().0.exact(out)
+    }
+}
+
+/// A search whose "distances" are scores with the sign turned. The exact list is not its business.
+struct Coarse<S: PageStore>(Search<S>);
+
+impl<S: PageStore> Source for Coarse<S> {
+    fn lists(&self) -> usize {
+        self.0.lists()
+    }
+
+    fn probed(&self) -> usize {
+        self.0.probed()
+    }
+
+    fn probe(&mut self, more: usize) -> Result<(), Error> {
+        self.0.probe(more)
+    }
+
+    fn pull(&mut self, n: usize, out: &mut Vec<Candidate>) -> Result<(), Error> {
+        self.0.pull(n, out)
+    }
+
+    fn bound(&self) -> Option<f32> {
+        self.0.bound()
+    }
+
+    fn catch_up(&mut self, n: usize, out: &mut Vec<Candidate>) -> Result<(), Error> {
+        self.0.catch_up(n, out)
+    }
+
+    fn score(&self, distance: f64) -> f64 {
+        -distance
+    }
+
+    fn exact(&mut self, _out: &mut Vec<Tid>) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// Where the refine codes are, and what they are compared with.
+struct Codes<S> {
+    store: S,
+    query: RefineQuery,
+    bytes: usize,
+}
+
+impl<S: PageStore> Codes<S> {
+    /// Appends the scores of candidates, with the sign turned. A code may by now be another row's: then the candidate was
+    /// removed, and no search will see it.
+    fn scores(&self, batch: &[Candidate], out: &mut Vec<Option<f64>>) -> Result<(), Error> {
+        self.store.interrupts()?;
+        let mut blocks = self.store.blocks()?;
+        for candidate in batch {
+            check_link(&self.store, 0, candidate.refine.block, &mut blocks)?;
+            self.store.prefetch(candidate.refine.block);
+        }
+        batch.iter().take(AHEAD).for_each(|c| self.warm(&c.refine));
+        for (i, candidate) in batch.iter().enumerate() {
+            if let Some(later) = batch.get(i + AHEAD) {
+                self.warm(&later.refine);
+            }
+            out.push(Some(-f64::from(self.score(candidate.refine)?)));
+        }
+        Ok(())
+    }
+
+    fn warm(&self, place: &Place) {
+        let at = usize::from(place.at);
+        self.store.warm(place.block, at..at + self.bytes);
+    }
+
+    fn score(&self, Place { block, at }: Place) -> Result<f32, Error> {
+        self.store.read(block, |page| {
+            let head = Head::read(page).map_err(|what| Error::damaged(block, what))?;
+            let code = page.get(usize::from(at)..).unwrap_or_default();
+            match (head.kind, code.get(..self.bytes)) {
+                (Kind::Refine, Some(code)) if block != NO_BLOCK => Ok(self.query.score(code)),
+                _ => Err(Error::damaged(block, "not a page of refine codes")),
+            }
+        })?
+    }
+}
