@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use common::{
     ALL, Database, Sql, all_found, by_index, exact, in_order, literal, mean_recall, memory_of,
-    search, table,
+    search, table, wait_for,
 };
 use distillvq_harness::{DataSet, Metric, Vectors, load};
 
@@ -377,6 +377,91 @@ fn the_catalogs_count_the_rows() {
         i64::from(pages) * 8_192,
         db.one::<i64>("SELECT pg_relation_size('one')")
     );
+}
+
+/// The index file, page by page.
+fn pages(db: &mut Database, index: &str) -> Vec<Vec<u8>> {
+    db.run("CHECKPOINT");
+    let path = format!("pg_relation_filepath('{index}')");
+    let bytes: Vec<u8> = db.one(&format!("SELECT pg_read_binary_file({path})"));
+    bytes.chunks(8_192).map(<[u8]>::to_vec).collect()
+}
+
+#[test]
+fn the_same_table_gives_the_same_index() {
+    let (mut db, _) = items("same", 12_000, 48);
+    let mut built = |workers: usize| {
+        db.run(&format!(
+            "SET maintenance_work_mem = '1MB'; SET max_parallel_maintenance_workers = {workers};
+             DROP INDEX IF EXISTS one;
+             CREATE INDEX one ON items USING distillvq (embedding) WITH (lists = 40)"
+        ));
+        // The metapage marks each build with a number of its own, and a page's header has its place in the WAL.
+        let pages = pages(&mut db, "one").into_iter().skip(1);
+        pages.map(|page| page[24..].to_vec()).collect::<Vec<_>>()
+    };
+    let alone = built(0);
+    assert!(alone.len() > 50, "{} pages", alone.len());
+    assert!(alone == built(8));
+}
+
+/// A function `gate(id, vector)` that returns the vector, but first waits at one row until nobody else holds the advisory
+/// lock 1, and fails at another.
+const GATE: &str = "
+    CREATE FUNCTION gate(id bigint, v vector) RETURNS vector IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN
+        IF id = 3000 THEN PERFORM pg_advisory_xact_lock_shared(1); END IF;
+        IF id = 4000 AND current_setting('application_name') = 'fails' THEN RAISE division_by_zero; END IF;
+        RETURN v;
+    END $$";
+/// An index through the gate, with a model that was trained before.
+const GATED: &str =
+    "USING distillvq ((gate(id, embedding)::vector(8)) vector_cosine_ops) WITH (model = m)";
+
+/// A database with 6,000 rows, a model, and the gate.
+fn gated(name: &str) -> (Database, Vectors) {
+    let (mut db, queries) = items(name, 6_000, 8);
+    db.run(GATE);
+    db.run("SELECT distillvq_train('items', 'embedding', 'm')");
+    (db, queries)
+}
+
+#[test]
+fn a_build_that_ends_early_leaves_no_thread() {
+    let (mut db, _) = gated("early");
+    let threads = |process: i32| {
+        let tasks = std::fs::read_dir(format!("/proc/{process}/task"));
+        tasks.map_or(0, Iterator::count)
+    };
+    let build = format!("CREATE INDEX one ON items {GATED}");
+    let process: i32 = db.one("SELECT pg_backend_pid()");
+    let single = threads(process);
+    db.run("SET application_name = 'fails'; SET maintenance_work_mem = '1MB'");
+    assert_eq!(db.refusal(&build).state, "22012");
+    assert_eq!(threads(process), single);
+    db.run("RESET application_name");
+    let mut boss = db.session();
+    boss.run("SELECT pg_advisory_lock(1)");
+    for (order, state) in [
+        ("pg_cancel_backend", "57014"),
+        ("pg_terminate_backend", "57P01"),
+    ] {
+        let mut session = db.session();
+        let process: i32 = session.one("SELECT pg_backend_pid()");
+        let build = build.clone();
+        let build = thread::spawn(move || {
+            let error = session.batch_execute(&build).unwrap_err();
+            (session, error)
+        });
+        common::wait_for_blocked(&mut boss, process);
+        assert!(threads(process) > 1, "workers wait beside the scan");
+        boss.run(&format!("SELECT {order}({process})"));
+        let (_session, error) = build.join().unwrap();
+        let code = error.code().map(|state| state.code());
+        assert!(code == Some(state) || error.is_closed(), "{error:?}");
+        wait_for("the end of all threads", || threads(process) <= 1);
+    }
+    boss.run("SELECT pg_advisory_unlock(1)");
+    db.run(&build);
 }
 
 #[test]

@@ -6,7 +6,8 @@ use crate::model::{Encoder, Tables};
 use crate::product::ByDimension;
 use crate::scale::correction;
 use crate::space::Kind;
-use crate::{Metric, Model, par};
+use crate::train::keep_on;
+use crate::{Metric, Model, Monitor, TrainError, par};
 use std::convert::Infallible;
 
 /// Where a row goes.
@@ -111,14 +112,31 @@ impl Model {
     /// Encodes raw row-major vectors (n×dim; values after the last whole row are ignored). On a thread of a rayon pool
     /// it uses that pool. The lists and codes depend on the encoder alone, never on distillation.
     pub fn encode(&self, vectors: &[f32]) -> EncodedRows {
-        let n = vectors.len() / self.dim();
-        let chunks = par::map(n.div_ceil(ROWS), |i| {
-            let rows =
-                MatRef::new(&vectors[..n * self.dim()], self.dim()).slice(i * ROWS, (i + 1) * ROWS);
-            self.encode_chunk(rows, || Ok::<_, Infallible>(()))
-        });
-        let Ok(chunks) = chunks;
-        EncodedRows::concat(chunks)
+        let Ok(encoded) = self.encode_all(vectors, || Ok::<_, Infallible>(()));
+        encoded
+    }
+
+    /// As [`Model::encode`], `monitor` being asked every few milliseconds.
+    ///
+    /// # Errors
+    /// [`TrainError::Interrupted`] when the monitor wants it.
+    pub fn encode_watched(
+        &self,
+        vectors: &[f32],
+        monitor: &dyn Monitor,
+    ) -> Result<EncodedRows, TrainError> {
+        self.encode_all(vectors, || keep_on(monitor))
+    }
+
+    fn encode_all<E: Send>(
+        &self,
+        vectors: &[f32],
+        keep_on: impl Fn() -> Result<(), E> + Sync + Send,
+    ) -> Result<EncodedRows, E> {
+        let (n, dim) = (vectors.len() / self.dim(), self.dim());
+        let rows = MatRef::new(&vectors[..n * dim], dim);
+        let chunk = |i| self.encode_chunk(rows.slice(i * ROWS, (i + 1) * ROWS), &keep_on);
+        Ok(EncodedRows::concat(par::map(n.div_ceil(ROWS), chunk)?))
     }
 
     /// Encodes a few rows, `keep_on` being asked every few milliseconds.
