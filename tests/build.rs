@@ -11,6 +11,7 @@ use common::{
     search, table, wait_for,
 };
 use distillvq_harness::{DataSet, Metric, Vectors, load};
+use postgres::Client;
 
 /// Vectors and queries of the same kind.
 fn vectors(rows: usize, dim: usize) -> (Vectors, Vectors) {
@@ -423,6 +424,60 @@ fn gated(name: &str) -> (Database, Vectors) {
     db.run(GATE);
     db.run("SELECT distillvq_train('items', 'embedding', 'm')");
     (db, queries)
+}
+
+/// What `pg_stat_progress_create_index` says of the only build: the phase, and done and total of tuples and of blocks.
+fn progress(boss: &mut Client) -> Option<(String, [i64; 4])> {
+    let sql = "SELECT phase, tuples_done, tuples_total, blocks_done, blocks_total
+               FROM pg_stat_progress_create_index WHERE datname = current_database()";
+    let row = boss.query_opt(sql, &[]).unwrap()?;
+    Some((row.get(0), [1, 2, 3, 4].map(|i| row.get(i))))
+}
+
+/// Waits until the build is in a phase with this in its name, and returns its numbers.
+#[track_caller]
+fn wait_for_phase(boss: &mut Client, name: &str) -> [i64; 4] {
+    let mut numbers = [0; 4];
+    wait_for(name, || {
+        let now = progress(boss);
+        now.is_some_and(|(phase, now)| {
+            numbers = now;
+            phase.contains(name)
+        })
+    });
+    numbers
+}
+
+#[test]
+fn a_concurrent_build_tells_its_progress_and_finds_rows_inserted_meanwhile() {
+    let (mut db, queries) = gated("meanwhile");
+    let (mut boss, mut writer, mut builder) = (db.session(), db.session(), db.session());
+    boss.run("SELECT pg_advisory_lock(1)");
+    let process: i32 = builder.one("SELECT pg_backend_pid()");
+    let build = thread::spawn(move || {
+        builder.run(&format!("CREATE INDEX CONCURRENTLY one ON items {GATED}"));
+    });
+    common::wait_for_blocked(&mut boss, process);
+    let [tuples, _, blocks, all_blocks] = wait_for_phase(&mut boss, "loading rows");
+    assert!(tuples <= 3_000, "{tuples}");
+    assert!(blocks < all_blocks, "{blocks} of {all_blocks}");
+    writer.run("BEGIN; INSERT INTO items SELECT 10000 + id, embedding FROM items WHERE id < 500");
+    boss.run("SELECT pg_advisory_unlock(1)");
+    // The build waits for the writer, so that its last numbers can be read.
+    let [tuples, all_tuples, blocks, all_blocks] =
+        wait_for_phase(&mut boss, "waiting for writers before validation");
+    assert_eq!((tuples, all_tuples), (6_000, 6_000));
+    assert_eq!(blocks, all_blocks);
+    writer.run("DELETE FROM items WHERE id = 10100; COMMIT");
+    build.join().unwrap();
+    let near = format!(
+        "gate(id, embedding)::vector(8) <=> {}",
+        literal(queries.row(0))
+    );
+    let sql = format!("SELECT id, {near} FROM items ORDER BY {near}");
+    let found = common::ids(&by_index(&mut db, &sql));
+    assert_eq!(found, db.column::<i64>("SELECT id FROM items ORDER BY id"));
+    assert_eq!(found.len(), 6_499);
 }
 
 #[test]
