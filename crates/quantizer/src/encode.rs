@@ -1,7 +1,7 @@
 //! Rows to lists, codes and scale bytes.
 
-use crate::kmeans::{Assigner, Nearest};
-use crate::linalg::{MatRef, ROWS, norm2};
+use crate::kmeans::{Assigner, Nearest, rows_at_once};
+use crate::linalg::{MatRef, norm2};
 use crate::model::{Encoder, Tables};
 use crate::product::ByDimension;
 use crate::scale::correction;
@@ -103,7 +103,7 @@ impl Model {
         let inner = self.inner();
         let centroids = MatRef::new(&inner.body.encoder.tables.centroids, self.dim());
         Coder {
-            assigner: Assigner::new(centroids, &inner.half_norms),
+            assigner: Assigner::new(centroids, &inner.half_norms).by_groups(self.groups()),
             tables: &inner.body.encoder.tables,
             books: &inner.encoder_books,
         }
@@ -135,8 +135,9 @@ impl Model {
     ) -> Result<EncodedRows, E> {
         let (n, dim) = (vectors.len() / self.dim(), self.dim());
         let rows = MatRef::new(&vectors[..n * dim], dim);
-        let chunk = |i| self.encode_chunk(rows.slice(i * ROWS, (i + 1) * ROWS), &keep_on);
-        Ok(EncodedRows::concat(par::map(n.div_ceil(ROWS), chunk)?))
+        let many = rows_at_once(dim);
+        let chunk = |i| self.encode_chunk(rows.slice(i * many, (i + 1) * many), &keep_on);
+        Ok(EncodedRows::concat(par::map(n.div_ceil(many), chunk)?))
     }
 
     /// Encodes a few rows, `keep_on` being asked every few milliseconds.
