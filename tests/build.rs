@@ -388,6 +388,16 @@ fn pages(db: &mut Database, index: &str) -> Vec<Vec<u8>> {
     bytes.chunks(8_192).map(<[u8]>::to_vec).collect()
 }
 
+/// Rows of each list, the exact list last, from the directory (`crates/ivf/src/meta.rs` draws the pages).
+fn rows_of_lists(pages: &[Vec<u8>]) -> Vec<u64> {
+    let word = |at: usize| u32::from_le_bytes(pages[0][at..at + 4].try_into().unwrap()) as usize;
+    let (lists, start, blocks) = (word(84), word(92), word(96));
+    let entries = pages[start..start + blocks].iter();
+    let entries = entries.flat_map(|page| page[64..].chunks_exact(16));
+    let rows = entries.map(|entry| u64::from_le_bytes(entry[8..].try_into().unwrap()));
+    rows.take(lists + 1).collect()
+}
+
 #[test]
 fn the_same_table_gives_the_same_index() {
     let (mut db, _) = items("same", 12_000, 48);
@@ -542,6 +552,55 @@ fn a_build_in_several_runs() {
     assert_eq!(counts, "300000 300000");
 }
 
+/// Runs a statement in a session of its own, and returns the most memory that its process had beyond what it began with.
+fn peak_memory(db: &Database, settings: &str, command: &str) -> i64 {
+    let mut session = db.session();
+    session.run(&format!(
+        "{settings}; SELECT count(*) FROM distillvq_models"
+    ));
+    let process: i32 = session.one("SELECT pg_backend_pid()");
+    let before = memory_of(process);
+    let command = command.to_owned();
+    let work = thread::spawn(move || {
+        session.run(&command);
+        session
+    });
+    let mut most = 0;
+    while !work.is_finished() {
+        most = most.max(memory_of(process) - before);
+        thread::sleep(Duration::from_millis(5));
+    }
+    work.join().unwrap();
+    most
+}
+
+#[test]
+fn little_memory_gives_the_same_lists() {
+    let mut db = Database::new("little");
+    db.run(
+        "CREATE TABLE items (id bigint, embedding vector(32)); SELECT setseed(0.5);
+         INSERT INTO items SELECT i, ARRAY(SELECT random() + i * 0 FROM generate_series(1, 32))::vector
+         FROM generate_series(1, 2000) i;
+         SELECT distillvq_train('items', 'embedding', 'm', metric => 'l2', lists => 100);
+         INSERT INTO items SELECT n * 2000 + id, embedding FROM items, generate_series(1, 249) n",
+    );
+    // A row takes 60 bytes until it is written: three runs of 8 MB and a rest, and one run.
+    let mut build = |memory: &str| {
+        let set = format!("SET maintenance_work_mem = '{memory}'");
+        db.run("DROP INDEX IF EXISTS one");
+        let build = "CREATE INDEX one ON items USING distillvq (embedding) WITH (model = m)";
+        let most = peak_memory(&db, &set, build);
+        let pages = pages(&mut db, "one");
+        (rows_of_lists(&pages), pages.len(), most)
+    };
+    let (lists, pages, most) = build("1MB");
+    assert!(most <= 24 << 20, "{most} bytes");
+    let (in_one_run, pages_in_one_run, _) = build("1GB");
+    assert_eq!(lists.iter().sum::<u64>(), 500_000);
+    assert_eq!(lists, in_one_run);
+    assert_eq!(pages, pages_in_one_run);
+}
+
 #[test]
 fn a_build_keeps_to_its_memory() {
     let mut db = Database::new("limits");
@@ -554,20 +613,7 @@ fn a_build_keeps_to_its_memory() {
         "SELECT distillvq_train('items', 'embedding', 'm', queries => 'log', query_column => 'embedding')",
         "CREATE INDEX two ON items USING distillvq (embedding vector_cosine_ops) WITH (model = m)",
     ] {
-        let mut session = db.session();
-        session.run("SET maintenance_work_mem = '32MB'; SELECT count(*) FROM distillvq_models");
-        let process: i32 = session.one("SELECT pg_backend_pid()");
-        let before = memory_of(process);
-        let work = thread::spawn(move || {
-            session.run(command);
-            session
-        });
-        let mut most = 0;
-        while !work.is_finished() {
-            most = most.max(memory_of(process) - before);
-            thread::sleep(Duration::from_millis(5));
-        }
-        work.join().unwrap();
+        let most = peak_memory(&db, "SET maintenance_work_mem = '32MB'", command);
         // Stacks of the threads and the decoded model come on top.
         assert!(most <= 40 << 20, "{command}: {most} bytes");
     }

@@ -2,6 +2,12 @@
 //!
 //! Raw rows gather to a batch, batches are encoded beside the scan, encoded batches gather to a run in the order of the
 //! table, and a run goes to the pages sorted by list: the index depends on the table alone, not on the workers' pace.
+//!
+//! A run that outgrows `maintenance_work_mem` is written, and the next one goes on where the lists' last pages end. So
+//! little memory costs neither pages nor rows, but lists lie scattered. Sorting the runs through temporary files would
+//! keep each list together, and was found not worth its code: of 1,000,000 rows of 384 dimensions in 4,000 lists, fifteen
+//! runs or one gave the same number of pages (11,587), took no longer to build, and were searched equally fast, warm
+//! (0.4 ms) and with the file out of memory (3.3 and 4.0 ms): a list has three pages, read one by one anyhow.
 
 use super::run::Run;
 use super::{Counts, LOADING, Plan, WRITING, untrained};
