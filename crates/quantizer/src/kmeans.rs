@@ -1,6 +1,6 @@
 //! k-means in L2 over long rows (the inverted lists); products by GEMM, of many centroids only those near to a row.
 
-use crate::groups::Groups;
+use crate::groups::{FEWEST, Groups};
 use crate::linalg::{MatRef, arg_min, half_norms, norm2, products};
 use crate::{Monitor, Phase, TrainError, par};
 use rand_chacha::ChaCha8Rng;
@@ -9,6 +9,8 @@ use rand_chacha::rand_core::SeedableRng;
 /// Rounds at the most, and how many of them look at a quarter of the rows only: they bring the centroids near, at a quarter
 /// of the cost.
 const ROUNDS: usize = 10;
+/// Rounds more where rows are assigned by groups: for less than the time saved they win back more than is missed.
+const GROUPED_ROUNDS: usize = 2;
 const EARLY_ROUNDS: usize = 7;
 const EARLY_SHARE: usize = 4;
 /// Fewest rows a list that a round can do with.
@@ -117,18 +119,21 @@ pub fn kmeans(
             .map(|i| chosen[i])
             .collect();
     some.sort_unstable();
-    refine(x, &some, &mut centroids, 0..early, monitor)?;
-    refine(x, chosen, &mut centroids, early..ROUNDS, monitor)?;
-    monitor.phase(Phase::Clustering, ROUNDS, ROUNDS);
+    let grouped = if lists < FEWEST { 0 } else { GROUPED_ROUNDS };
+    let rounds = ROUNDS + grouped;
+    refine(x, &some, &mut centroids, 0..early, rounds, monitor)?;
+    refine(x, chosen, &mut centroids, early..rounds, rounds, monitor)?;
+    monitor.phase(Phase::Clustering, rounds, rounds);
     Ok(centroids)
 }
 
-/// Some rounds of assigning rows and moving centroids, as long as that lowers the objective.
+/// Some rounds (of so many) of assigning rows and moving centroids, as long as that lowers the objective.
 fn refine(
     x: MatRef<'_>,
     chosen: &[u32],
     centroids: &mut [f32],
     rounds: std::ops::Range<usize>,
+    of: usize,
     monitor: &dyn Monitor,
 ) -> Result<(), TrainError> {
     let norms: f64 = par::map(chosen.len(), |i| {
@@ -139,7 +144,7 @@ fn refine(
     let mut nearest = vec![Nearest::default(); chosen.len()];
     let mut before = f64::INFINITY;
     for round in rounds {
-        monitor.phase(Phase::Clustering, round, ROUNDS);
+        monitor.phase(Phase::Clustering, round, of);
         assign_chosen(x, chosen, centroids, &mut nearest, monitor)?;
         let objective = norms + nearest.iter().map(|n| f64::from(n.cost)).sum::<f64>();
         update(x, chosen, &nearest, centroids, monitor)?;
