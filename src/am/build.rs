@@ -1,16 +1,17 @@
-//! Building an index: sample, train, then one pass over the table that encodes its rows into sorted runs.
+//! Building an index: sample, train, then one pass over the table that encodes its rows into sorted runs ([`load`]).
 
-use crate::am::insert::row;
+mod load;
+mod run;
+
 use crate::error::{Error, Result, of_index};
 use crate::functions::models;
 use crate::pg::compute;
-use crate::pg::datum::ReadElements;
 use crate::pg::heap::{self, IndexInfo};
 use crate::pg::options::Options;
 use crate::pg::relation::{Element, Heap, Index};
 use crate::pg::store::RelationStore;
 use crate::sample::Reservoir;
-use distillvq_ivf::{Builder, Create, MOST_REFINE_BYTES, Meta, Row, Tid, create_empty};
+use distillvq_ivf::{MOST_REFINE_BYTES, create_empty};
 use distillvq_quantizer::{
     Encoded, EncodedRows, MIN_TRAIN_ROWS, Metric, Model, Monitor, Placement, TrainError,
     TrainOptions, Trained, refine_bytes, train,
@@ -20,14 +21,14 @@ use distillvq_quantizer::{
 const SEED: u64 = 1;
 /// Rows that training looks at, at the most: more would cost time and teach nothing new.
 const MOST_SAMPLE_ROWS: usize = 131_072;
-/// Bytes of raw vectors that are encoded in one go.
-const BATCH_BYTES: usize = 8 << 20;
 
 /// Phases of a build, as `pg_stat_progress_create_index` shows them; the numbers are those given to [`phase_name`].
 /// Training's own phases follow [`SAMPLING`] in the order of the quantizer's `Phase`.
 pub const SAMPLING: i64 = 2;
 /// The pass over the table.
-pub const LOADING: i64 = 8;
+const LOADING: i64 = 8;
+/// The last rows go to the pages.
+const WRITING: i64 = 9;
 
 /// The name of a phase.
 pub fn phase_name(number: i64) -> Option<&'static std::ffi::CStr> {
@@ -40,6 +41,7 @@ pub fn phase_name(number: i64) -> Option<&'static std::ffi::CStr> {
         6 => Some(c"training: distillation"),
         7 => Some(c"training: encoding"),
         8 => Some(c"loading rows"),
+        9 => Some(c"writing lists"),
         _ => None,
     }
 }
@@ -70,11 +72,11 @@ pub fn build(heap: Heap, index: Index, info: &IndexInfo) -> Result<Counts> {
         dim: index.dimensions()?,
         options: index.options(),
     };
-    let model = match &plan.options.model {
-        Some(name) => Some(named_model(&plan, name)?),
+    let (model, rows) = match &plan.options.model {
+        Some(name) => (Some(named_model(&plan, name)?), heap.estimated_rows()),
         None => train_from_table(&plan, heap)?,
     };
-    load(&plan, heap, info, model.as_ref())
+    load::load(&plan, heap, info, model.as_ref(), rows)
 }
 
 /// Whether the index keeps refine codes. Unless it is told, it does where vectors do not lie in the table's own pages: there
@@ -138,28 +140,28 @@ fn named_model(plan: &Plan, name: &str) -> Result<Model> {
     }
 }
 
-/// Samples the table and trains on it; none if it holds too little to learn from.
-fn train_from_table(plan: &Plan, heap: Heap) -> Result<Option<Model>> {
+/// Samples the table and trains on it; no model if it holds too little to learn from. The number is that of its rows.
+fn train_from_table(plan: &Plan, heap: Heap) -> Result<(Option<Model>, usize)> {
     crate::pg::report_phase(SAMPLING);
     let mut reservoir = Reservoir::new(sample_capacity(plan.dim), plan.dim, SEED);
     heap::sample(heap, plan.index, plan.element, &mut reservoir, plan.dim)?;
     let rows = reservoir.offered();
     if rows < MIN_TRAIN_ROWS {
         too_few_rows(plan, rows);
-        return Ok(None);
+        return Ok((None, rows));
     }
     let options = train_options(&plan.options, plan.metric, rows, SEED);
     let sample = reservoir.into_rows();
     let dim = plan.dim;
     let job = |monitor: &dyn Monitor| train(sample, dim, None, &options, monitor);
     match run_training(&plan.index.name(), job) {
-        Ok(trained) => Ok(Some(trained.model)),
+        Ok(trained) => Ok((Some(trained.model), rows)),
         Err(Error::Train {
             source: TrainError::TooFewRows { usable, .. },
             ..
         }) => {
             too_few_rows(plan, usable);
-            Ok(None)
+            Ok((None, rows))
         }
         Err(error) => Err(error),
     }
@@ -219,147 +221,6 @@ fn too_few_rows(plan: &Plan, rows: usize) {
         "Searches are exact, by looking at every row; they slow down as the table grows.",
         &format!("Once the table is filled, train with REINDEX INDEX {index}."),
     );
-}
-
-/// Rows encoded and not yet written: a run that is sorted by list when it is flushed.
-#[derive(Default)]
-struct Run {
-    tids: Vec<Tid>,
-    encoded: EncodedRows,
-}
-
-impl Run {
-    fn bytes(&self) -> usize {
-        self.tids.len() * (size_of::<Tid>() + size_of::<Encoded>() + size_of::<u32>())
-            + self.encoded.codes.len()
-            + self.encoded.refine.len()
-    }
-
-    fn add(&mut self, tids: &mut Vec<Tid>, encoded: EncodedRows) {
-        self.tids.append(tids);
-        self.encoded.rows.extend(encoded.rows);
-        self.encoded.codes.extend(encoded.codes);
-        self.encoded.refine.extend(encoded.refine);
-    }
-
-    /// Its rows sorted by list, in the order of the table within a list; rows not to be indexed are left out.
-    fn sorted<'a>(&'a self, meta: &'a Meta) -> impl Iterator<Item = Row<'a>> {
-        let list = |i: u32| match self.encoded.rows[i as usize].placement {
-            Placement::List(list) => list,
-            Placement::Exact | Placement::Unindexed => meta.exact_list(),
-        };
-        let mut order: Vec<u32> = (0..self.tids.len() as u32).collect();
-        order.sort_by_key(|&i| list(i));
-        order
-            .into_iter()
-            .filter_map(move |i| row(meta, &self.encoded, i as usize, self.tids[i as usize]))
-    }
-}
-
-/// The pass over the table: raw rows gather to a batch, encoded batches to a run, runs go to the pages.
-struct Loader<'a> {
-    plan: &'a Plan,
-    model: Option<&'a Model>,
-    builder: Builder<'a, RelationStore>,
-    /// Raw elements and TIDs of rows not yet encoded.
-    batch: Vec<f32>,
-    batch_tids: Vec<Tid>,
-    run: Run,
-    /// Bytes that a run may take.
-    budget: usize,
-    indexed: usize,
-    expected: usize,
-}
-
-fn load(plan: &Plan, heap: Heap, info: &IndexInfo, model: Option<&Model>) -> Result<Counts> {
-    crate::pg::report_phase(LOADING);
-    let store = RelationStore::for_build(plan.index);
-    let create = Create {
-        metric: plan.metric,
-        dim: plan.dim,
-        model,
-        refine: refine(plan)?,
-        build_id: crate::pg::random_u64(),
-    };
-    let builder = Builder::create(&store, create).map_err(of_index(plan.index))?;
-    let budget = crate::pg::maintenance_bytes()
-        .saturating_sub(2 * BATCH_BYTES)
-        .max(BATCH_BYTES);
-    let expected = heap.estimated_rows();
-    let (batch, batch_tids, run) = (Vec::new(), Vec::new(), Run::default());
-    let mut loader = Loader {
-        plan,
-        model,
-        builder,
-        batch,
-        batch_tids,
-        run,
-        budget,
-        indexed: 0,
-        expected,
-    };
-    let rows = heap::build_scan(heap, plan.index, info, plan.element, &mut |tid, read| {
-        loader.add(tid, read)
-    });
-    loader.encode()?;
-    loader.flush()?;
-    let indexed = loader.indexed;
-    loader.builder.finish().map_err(of_index(plan.index))?;
-    store.log_all();
-    Ok(Counts {
-        heap: rows,
-        index: indexed as f64,
-    })
-}
-
-impl Loader<'_> {
-    fn add(&mut self, tid: Tid, read: &ReadElements<'_>) -> Result<()> {
-        let dim = read(&mut self.batch);
-        if dim != self.plan.dim {
-            return Err(Error::Dimensions {
-                expected: self.plan.dim,
-                found: dim,
-            });
-        }
-        self.batch_tids.push(tid);
-        if self.batch.len() * size_of::<f32>() >= BATCH_BYTES {
-            self.encode()?;
-        }
-        Ok(())
-    }
-
-    fn encode(&mut self) -> Result<()> {
-        if self.batch_tids.is_empty() {
-            return Ok(());
-        }
-        let encoded = match self.model {
-            Some(model) if self.builder.meta().refine => {
-                compute::run(|_, _, _| (), |_| model.encode_refined(&self.batch))?
-            }
-            Some(model) => compute::run(|_, _, _| (), |_| model.encode(&self.batch))?,
-            None => untrained(self.plan.metric, &self.batch, self.plan.dim),
-        };
-        self.batch.clear();
-        self.run.add(&mut self.batch_tids, encoded);
-        crate::pg::report_progress(self.indexed + self.run.tids.len(), self.expected);
-        if self.run.bytes() >= self.budget {
-            self.flush()
-        } else {
-            Ok(())
-        }
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        let run = std::mem::take(&mut self.run);
-        let meta = *self.builder.meta();
-        let mut count = 0;
-        let rows = run.sorted(&meta).inspect(|_| count += 1);
-        self.builder
-            .append(rows)
-            .map_err(of_index(self.plan.index))?;
-        self.indexed += count;
-        Ok(())
-    }
 }
 
 /// Rows of an untrained index: all in the exact list, but for those that no search could find.

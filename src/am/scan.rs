@@ -80,7 +80,7 @@ impl Scan {
             .as_ref()
             .map_or_else(|| vec![0.0; target.meta.dim], OwnedVector::elements);
         target.check_dimensions(elements.len())?;
-        
+
         let store = RelationStore::for_search(target.index);
         let model = target.searcher()?;
         let search = timing::stage(Stage::Route, || {

@@ -1,16 +1,64 @@
-//! Arithmetic on threads, while the backend's own thread stays answerable.
+//! Arithmetic on threads, while the backend's own thread stays answerable: [`run`] waits for one job on a pool,
+//! [`beside`] keeps workers busy with a stream of items while the backend's thread goes on with PostgreSQL.
 //!
 //! Rules (PostgreSQL is not thread-safe): worker threads call nothing of PostgreSQL's and run with all signals blocked,
-//! so that every signal reaches the backend's own thread; that thread waits on its latch, serves interrupts, and on a
-//! cancel first lets the workers stop and only then raises the error. No thread outlives [`run`].
+//! so that every signal reaches the backend's own thread; that thread waits on its latch and serves interrupts.
+//!
+//! No thread outlives the call that started it, whichever way that ends: it returns; an error of PostgreSQL unwinds
+//! through it, which stops and joins the threads before the transaction is aborted; or the whole backend exits in its
+//! midst (a termination does not unwind), and then [`stop_at_exit`] waits for the threads.
 
 use crate::error::{Error, Result};
 use distillvq_quantizer::{Monitor, Phase};
 use pgrx::pg_sys;
+use std::collections::{BTreeMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, Once, PoisonError};
+use std::time::Duration;
 
 /// How long the backend's thread sleeps between two looks at its workers: bounds the answer to a cancel.
 const NAP_MILLISECONDS: std::ffi::c_long = 10;
+/// How long an idle worker waits before it looks whether the process ends.
+const IDLE: Duration = Duration::from_millis(50);
+/// Items that may be under way for each worker: one in its hands, and two more so that it never waits for the
+/// backend's thread to wake from its nap.
+const ITEMS_A_WORKER: usize = 3;
+
+/// Whether the process ends: set once, never taken back.
+static EXITING: AtomicBool = AtomicBool::new(false);
+/// Threads that work or are about to.
+static AT_WORK: AtomicUsize = AtomicUsize::new(0);
+
+/// One thread among those [`AT_WORK`]: made before it starts, dropped as its last act.
+struct AtWork;
+
+impl AtWork {
+    fn new() -> Self {
+        static HOOK: Once = Once::new();
+        // SAFETY: only the backend's own thread starts workers; the function lives as long as the library, for ever.
+        HOOK.call_once(|| unsafe {
+            pg_sys::before_shmem_exit(Some(stop_at_exit), pg_sys::Datum::null());
+        });
+        AT_WORK.fetch_add(1, Ordering::SeqCst);
+        Self
+    }
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        AT_WORK.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Lets all threads end before the process gives up anything of its own. They look at their monitor every few
+/// milliseconds.
+unsafe extern "C-unwind" fn stop_at_exit(_code: std::ffi::c_int, _argument: pg_sys::Datum) {
+    EXITING.store(true, Ordering::SeqCst);
+    while AT_WORK.load(Ordering::SeqCst) > 0 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
 
 /// What the workers tell, and what they are told.
 #[derive(Default)]
@@ -23,7 +71,7 @@ struct Board {
 
 impl Monitor for Board {
     fn interrupted(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        self.stop.load(Ordering::Relaxed) || EXITING.load(Ordering::Relaxed)
     }
 
     fn phase(&self, phase: Phase, done: usize, total: usize) {
@@ -83,14 +131,18 @@ pub fn run<T: Send>(
     let threads = threads();
     let outcome = std::thread::scope(|scope| {
         let blocked = SignalsBlocked::new();
-        let spawned =
-            std::thread::Builder::new().spawn_scoped(scope, || in_pool(threads, &board, job));
+        let (at_work, board) = (AtWork::new(), &board);
+        let job = move || {
+            let _at_work = at_work;
+            in_pool(threads, board, job)
+        };
+        let spawned = std::thread::Builder::new().spawn_scoped(scope, job);
         drop(blocked);
         let leader = match spawned {
             Ok(leader) => leader,
             Err(error) => return Ok(Err(Error::Worker(error.to_string()))),
         };
-        let stop = StopOnExit(&board);
+        let stop = StopOnExit(board);
         while !leader.is_finished() {
             nap();
             if must_stop() {
@@ -110,6 +162,147 @@ pub fn run<T: Send>(
         Ok(result) => result,
         Err(panic) => Err(Error::Worker(panic_text(&*panic))),
     }
+}
+
+/// Work handed out and results handed in, between the backend's thread and its workers.
+struct Desk<I, O> {
+    trays: Mutex<Trays<I, O>>,
+    /// Wakes workers that have nothing to do.
+    wake: Condvar,
+    board: Board,
+}
+
+/// Items by their number, in the order in which they were given.
+struct Trays<I, O> {
+    waiting: VecDeque<(usize, I)>,
+    /// Results, or the text of a panic.
+    done: BTreeMap<usize, std::result::Result<O, String>>,
+}
+
+impl<I: Send, O: Send> Desk<I, O> {
+    fn new() -> Self {
+        let (waiting, done) = (VecDeque::new(), BTreeMap::new());
+        Self {
+            trays: Mutex::new(Trays { waiting, done }),
+            wake: Condvar::new(),
+            board: Board::default(),
+        }
+    }
+
+    fn trays(&self) -> MutexGuard<'_, Trays<I, O>> {
+        self.trays.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A worker's life.
+    fn serve(&self, work: &(impl Fn(I, &dyn Monitor) -> O + Sync)) {
+        while let Some((number, item)) = self.next() {
+            let result = catch_unwind(AssertUnwindSafe(|| work(item, &self.board)));
+            let result = result.map_err(|panic| panic_text(&*panic));
+            self.trays().done.insert(number, result);
+        }
+    }
+
+    /// The next item, waited for; none when it is time to stop.
+    fn next(&self) -> Option<(usize, I)> {
+        let mut trays = self.trays();
+        while !self.board.interrupted() {
+            if let Some(item) = trays.waiting.pop_front() {
+                return Some(item);
+            }
+            let waited = self.wake.wait_timeout(trays, IDLE);
+            trays = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        None
+    }
+}
+
+/// The workers of [`beside`], as the backend's thread sees them: results come back in the order of the items. Dropped,
+/// it lets them stop.
+pub struct Crew<'a, I: Send, O: Send> {
+    desk: &'a Desk<I, O>,
+    given: usize,
+    taken: usize,
+    most: usize,
+}
+
+impl<I: Send, O: Send> Crew<'_, I, O> {
+    /// Items that may be under way with so many workers: given, and their results not yet taken.
+    pub const fn most(workers: usize) -> usize {
+        workers * ITEMS_A_WORKER
+    }
+
+    /// Whether as many items are under way as may be: a result must be taken before the next is given.
+    pub fn full(&self) -> bool {
+        self.given - self.taken >= self.most
+    }
+
+    /// Hands over an item.
+    pub fn give(&mut self, item: I) {
+        self.desk.trays().waiting.push_back((self.given, item));
+        self.given += 1;
+        self.desk.wake.notify_one();
+    }
+
+    /// The result of the oldest item, if that is done.
+    pub fn ready(&mut self) -> Result<Option<O>> {
+        let Some(result) = self.desk.trays().done.remove(&self.taken) else {
+            return Ok(None);
+        };
+        self.taken += 1;
+        result.map(Some).map_err(Error::Worker)
+    }
+
+    /// The result of the oldest item, waited for; none when nothing is under way.
+    pub fn take(&mut self) -> Result<Option<O>> {
+        while self.taken < self.given {
+            if let Some(result) = self.ready()? {
+                return Ok(Some(result));
+            }
+            nap();
+            pgrx::check_for_interrupts!();
+        }
+        Ok(None)
+    }
+}
+
+impl<I: Send, O: Send> Drop for Crew<'_, I, O> {
+    fn drop(&mut self) {
+        // Under the lock, so that no worker goes to sleep between its look at the flag and the call.
+        let trays = self.desk.trays();
+        self.desk.board.stop.store(true, Ordering::Relaxed);
+        drop(trays);
+        self.desk.wake.notify_all();
+    }
+}
+
+/// Runs `lead` on this thread, with so many workers beside it that do `work` on the items it gives them. Their monitor
+/// tells when to drop what they have in hand: its result is not wanted any more then.
+pub fn beside<I: Send, O: Send, T>(
+    workers: usize,
+    work: impl Fn(I, &dyn Monitor) -> O + Sync,
+    lead: impl FnOnce(Crew<'_, I, O>) -> Result<T>,
+) -> Result<T> {
+    let desk = Desk::new();
+    std::thread::scope(|scope| {
+        let crew = Crew {
+            desk: &desk,
+            given: 0,
+            taken: 0,
+            most: Crew::<I, O>::most(workers),
+        };
+        let blocked = SignalsBlocked::new();
+        for _ in 0..workers {
+            let (at_work, desk, work) = (AtWork::new(), &desk, &work);
+            let life = move || {
+                let _at_work = at_work;
+                desk.serve(work);
+            };
+            let spawned = std::thread::Builder::new().spawn_scoped(scope, life);
+            spawned.map_err(|error| Error::Worker(error.to_string()))?;
+        }
+        drop(blocked);
+        lead(crew)
+    })
 }
 
 /// Gives the C library's unused memory back to the system: a backend may live long after its one training.

@@ -180,7 +180,10 @@ pub fn sample(
     // SAFETY: the relation is open; scan and snapshot are released below, or by the abort after an error.
     unsafe {
         let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetTransactionSnapshot());
-        let scan = pg_sys::table_beginscan(heap.as_ptr(), snapshot, 0, std::ptr::null_mut());
+        // From the first block on, not from where another scan happens to be: the same table gives the same sample.
+        let (no_keys, ring, synchronized) = (std::ptr::null_mut(), true, false);
+        let scan =
+            pg_sys::table_beginscan_strat(heap.as_ptr(), snapshot, 0, no_keys, ring, synchronized);
         let forward = pg_sys::ScanDirection::ForwardScanDirection;
         let mut outcome = Ok(());
         while outcome.is_ok() && pg_sys::table_scan_getnextslot(scan, forward, rows.slot) {
@@ -210,7 +213,8 @@ struct BuildState<'a, 'b> {
     each: &'a mut EachRow<'b>,
 }
 
-/// Passes every row that a build must index to `each` (NULLs left out); returns the number of rows of the table.
+/// Passes every row that a build must index to `each` (NULLs left out), in the order of the table; returns the number of
+/// rows of the table. Reports the blocks scanned.
 pub fn build_scan(
     heap: Heap,
     index: Index,
@@ -220,7 +224,7 @@ pub fn build_scan(
 ) -> f64 {
     let mut state = BuildState { element, each };
     let state = (&raw mut state).cast::<std::ffi::c_void>();
-    let no_scan = std::ptr::null_mut();
+    let (synchronized, progress, no_scan) = (false, true, std::ptr::null_mut());
     // SAFETY: the relations are open; the callback gets back the pointer to the state, which outlives the scan.
     unsafe {
         let (heap, index) = (heap.as_ptr(), index.as_ptr());
@@ -228,8 +232,8 @@ pub fn build_scan(
             heap,
             index,
             info.0,
-            true,
-            true,
+            synchronized,
+            progress,
             Some(build_row),
             state,
             no_scan,

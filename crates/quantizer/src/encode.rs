@@ -1,13 +1,14 @@
 //! Rows to lists, codes and scale bytes.
 
-use crate::kmeans::{Assigner, Nearest};
-use crate::linalg::{MatRef, ROWS, norm2};
+use crate::kmeans::{Assigner, Nearest, rows_at_once};
+use crate::linalg::{MatRef, norm2};
 use crate::model::{Encoder, Tables};
 use crate::product::ByDimension;
 use crate::refine::{self, refine_bytes};
 use crate::scale::correction;
 use crate::space::Kind;
-use crate::{Metric, Model, par};
+use crate::train::keep_on;
+use crate::{Metric, Model, Monitor, TrainError, par};
 use std::convert::Infallible;
 
 /// Where a row goes.
@@ -106,7 +107,7 @@ impl Model {
         let inner = self.inner();
         let centroids = MatRef::new(&inner.body.encoder.tables.centroids, self.dim());
         Coder {
-            assigner: Assigner::new(centroids, &inner.half_norms),
+            assigner: Assigner::new(centroids, &inner.half_norms).by_groups(self.groups()),
             tables: &inner.body.encoder.tables,
             books: &inner.encoder_books,
         }
@@ -115,23 +116,43 @@ impl Model {
     /// Encodes raw row-major vectors (n×dim; values after the last whole row are ignored). On a thread of a rayon pool
     /// it uses that pool. The lists and codes depend on the encoder alone, never on distillation.
     pub fn encode(&self, vectors: &[f32]) -> EncodedRows {
-        self.encode_all(vectors, false)
+        let Ok(encoded) = self.encode_all(vectors, false, || Ok::<_, Infallible>(()));
+        encoded
     }
 
     /// As [`Model::encode`], with refine codes.
     pub fn encode_refined(&self, vectors: &[f32]) -> EncodedRows {
-        self.encode_all(vectors, true)
+        let Ok(encoded) = self.encode_all(vectors, true, || Ok::<_, Infallible>(()));
+        encoded
     }
 
-    fn encode_all(&self, vectors: &[f32], refined: bool) -> EncodedRows {
-        let n = vectors.len() / self.dim();
-        let chunks = par::map(n.div_ceil(ROWS), |i| {
-            let rows =
-                MatRef::new(&vectors[..n * self.dim()], self.dim()).slice(i * ROWS, (i + 1) * ROWS);
-            self.encode_chunk(rows, refined, || Ok::<_, Infallible>(()))
-        });
-        let Ok(chunks) = chunks;
-        EncodedRows::concat(chunks)
+    /// As [`Model::encode`], with refine codes if wanted, `monitor` being asked every few milliseconds.
+    ///
+    /// # Errors
+    /// [`TrainError::Interrupted`] when the monitor wants it.
+    pub fn encode_watched(
+        &self,
+        vectors: &[f32],
+        refined: bool,
+        monitor: &dyn Monitor,
+    ) -> Result<EncodedRows, TrainError> {
+        self.encode_all(vectors, refined, || keep_on(monitor))
+    }
+
+    fn encode_all<E: Send>(
+        &self,
+        vectors: &[f32],
+        refined: bool,
+        keep_on: impl Fn() -> Result<(), E> + Sync + Send,
+    ) -> Result<EncodedRows, E> {
+        let (n, dim) = (vectors.len() / self.dim(), self.dim());
+        let rows = MatRef::new(&vectors[..n * dim], dim);
+        let many = rows_at_once(dim);
+        let chunk = |i| {
+            let rows = rows.slice(i * many, (i + 1) * many);
+            self.encode_chunk(rows, refined, &keep_on)
+        };
+        Ok(EncodedRows::concat(par::map(n.div_ceil(many), chunk)?))
     }
 
     /// Encodes a few rows, `keep_on` being asked every few milliseconds.

@@ -1,6 +1,7 @@
-//! k-means in L2 over long rows (the inverted lists); products by GEMM.
+//! k-means in L2 over long rows (the inverted lists); products by GEMM, of many centroids only those near to a row.
 
-use crate::linalg::{MatRef, ROWS, arg_min, half_norms, norm2, products};
+use crate::groups::{FEWEST, Groups};
+use crate::linalg::{MatRef, arg_min, half_norms, norm2, products};
 use crate::{Monitor, Phase, TrainError, par};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -8,6 +9,8 @@ use rand_chacha::rand_core::SeedableRng;
 /// Rounds at the most, and how many of them look at a quarter of the rows only: they bring the centroids near, at a quarter
 /// of the cost.
 const ROUNDS: usize = 10;
+/// Rounds more where rows are assigned by groups: for less than the time saved they win back more than is missed.
+const GROUPED_ROUNDS: usize = 2;
 const EARLY_ROUNDS: usize = 7;
 const EARLY_SHARE: usize = 4;
 /// Fewest rows a list that a round can do with.
@@ -26,10 +29,17 @@ pub struct Nearest {
     pub cost: f32,
 }
 
+/// Rows whose nearest centroids are found in one go: enough for products to be worth their preparation, with groups too,
+/// and no more than a few megabytes.
+pub fn rows_at_once(cols: usize) -> usize {
+    ((1 << 18) / cols.max(1)).clamp(64, 1024)
+}
+
 /// Nearest centroids of all rows of one chunk.
 pub struct Assigner<'a> {
     centroids: MatRef<'a>,
     half_norms: &'a [f32],
+    groups: Option<&'a Groups>,
 }
 
 impl<'a> Assigner<'a> {
@@ -38,7 +48,13 @@ impl<'a> Assigner<'a> {
         Assigner {
             centroids,
             half_norms,
+            groups: None,
         }
+    }
+
+    /// Looks only at the groups near to a row, if there are groups of the centroids.
+    pub fn by_groups(self, groups: Option<&'a Groups>) -> Self {
+        Assigner { groups, ..self }
     }
 
     /// Finds the nearest centroid of each row, `keep_on` being asked every few milliseconds.
@@ -52,6 +68,9 @@ impl<'a> Assigner<'a> {
             list: 0,
             cost: f32::INFINITY,
         });
+        if let Some(groups) = self.groups {
+            return groups.assign(self.centroids, self.half_norms, rows, out, keep_on);
+        }
         let tile = (TILE / (rows.rows().max(1) * rows.cols)).clamp(16, 512);
         let mut scores = vec![0f32; rows.rows() * tile.min(self.centroids.rows())];
         for start in (0..self.centroids.rows()).step_by(tile) {
@@ -100,18 +119,21 @@ pub fn kmeans(
             .map(|i| chosen[i])
             .collect();
     some.sort_unstable();
-    refine(x, &some, &mut centroids, 0..early, monitor)?;
-    refine(x, chosen, &mut centroids, early..ROUNDS, monitor)?;
-    monitor.phase(Phase::Clustering, ROUNDS, ROUNDS);
+    let grouped = if lists < FEWEST { 0 } else { GROUPED_ROUNDS };
+    let rounds = ROUNDS + grouped;
+    refine(x, &some, &mut centroids, 0..early, rounds, monitor)?;
+    refine(x, chosen, &mut centroids, early..rounds, rounds, monitor)?;
+    monitor.phase(Phase::Clustering, rounds, rounds);
     Ok(centroids)
 }
 
-/// Some rounds of assigning rows and moving centroids, as long as that lowers the objective.
+/// Some rounds (of so many) of assigning rows and moving centroids, as long as that lowers the objective.
 fn refine(
     x: MatRef<'_>,
     chosen: &[u32],
     centroids: &mut [f32],
     rounds: std::ops::Range<usize>,
+    of: usize,
     monitor: &dyn Monitor,
 ) -> Result<(), TrainError> {
     let norms: f64 = par::map(chosen.len(), |i| {
@@ -122,7 +144,7 @@ fn refine(
     let mut nearest = vec![Nearest::default(); chosen.len()];
     let mut before = f64::INFINITY;
     for round in rounds {
-        monitor.phase(Phase::Clustering, round, ROUNDS);
+        monitor.phase(Phase::Clustering, round, of);
         assign_chosen(x, chosen, centroids, &mut nearest, monitor)?;
         let objective = norms + nearest.iter().map(|n| f64::from(n.cost)).sum::<f64>();
         update(x, chosen, &nearest, centroids, monitor)?;
@@ -142,7 +164,8 @@ fn check(monitor: &dyn Monitor) -> Result<(), TrainError> {
     }
 }
 
-fn assign_chosen(
+/// Finds the nearest centroid of each chosen row, as an encoder with these centroids will.
+pub fn assign_chosen(
     x: MatRef<'_>,
     chosen: &[u32],
     centroids: &[f32],
@@ -151,10 +174,12 @@ fn assign_chosen(
 ) -> Result<(), TrainError> {
     let centroids = MatRef::new(centroids, x.cols);
     let halves = half_norms(centroids);
-    let assigner = Assigner::new(centroids, &halves);
-    par::chunks_mut(nearest, ROWS, |i, out| {
+    let groups = Groups::new(centroids, || check(monitor))?;
+    let assigner = Assigner::new(centroids, &halves).by_groups(groups.as_ref());
+    let many = rows_at_once(x.cols);
+    par::chunks_mut(nearest, many, |i, out| {
         let mut rows = Vec::new();
-        x.gather(&chosen[i * ROWS..i * ROWS + out.len()], &mut rows);
+        x.gather(&chosen[i * many..i * many + out.len()], &mut rows);
         assigner.assign(MatRef::new(&rows, x.cols), out, || check(monitor))
     })
 }

@@ -8,6 +8,7 @@ mod distill;
 mod encode;
 mod error;
 mod exam;
+mod groups;
 mod kmeans;
 mod lessons;
 mod linalg;

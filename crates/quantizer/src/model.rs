@@ -7,6 +7,7 @@
 //! finite, `1 ≤ lists ≤ MAX_LISTS`, `1 ≤ dim ≤ MAX_DIM`, `1 ≤ subquantizers ≤ max_subquantizers(bits)`, and tables are
 //! so small that no query's score overflows.
 
+use crate::groups::Groups;
 use crate::linalg::{MatRef, half_norms};
 use crate::options::{MAX_DIM, MAX_LISTS, max_subquantizers};
 use crate::product::{ByDimension, Codebooks};
@@ -14,6 +15,7 @@ use crate::scale::Scale;
 use crate::space::{LONGEST_QUERY, Space};
 use crate::{CodeShape, Metric, ModelError, QueryTables, Searcher, codec};
 use serde::{Deserialize, Serialize};
+use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
 
 /// What training did and gained.
@@ -271,6 +273,8 @@ pub(crate) struct Inner {
     pub half_norms: Vec<f32>,
     /// The encoder's codebooks, to search.
     pub encoder_books: ByDimension,
+    /// Groups of the encoder's centroids if they are many, once a row has come.
+    groups: OnceLock<Option<Groups>>,
     /// What queries need, once one has come.
     searcher: OnceLock<Searcher>,
 }
@@ -287,6 +291,7 @@ impl Model {
                 body,
                 half_norms,
                 encoder_books,
+                groups: OnceLock::new(),
                 searcher: OnceLock::new(),
             }),
         })
@@ -298,6 +303,16 @@ impl Model {
 
     pub(crate) fn body(&self) -> &Body {
         &self.inner.body
+    }
+
+    /// What finds a row's list among many. Made by the first call.
+    pub(crate) fn groups(&self) -> Option<&Groups> {
+        let centroids = MatRef::new(&self.body().encoder.tables.centroids, self.dim());
+        let new = || {
+            let Ok(groups) = Groups::new(centroids, || Ok::<_, Infallible>(()));
+            groups
+        };
+        self.inner.groups.get_or_init(new).as_ref()
     }
 
     /// What searches need of it. Made by the first call.
@@ -368,7 +383,9 @@ impl Model {
         let books = self.inner.encoder_books.memory_bytes();
         let searcher = self.inner.searcher.get();
         let searcher = searcher.map_or(0, Searcher::memory_bytes);
-        size_of::<Inner>() + floats * size_of::<f32>() + books + searcher
+        let groups = self.inner.groups.get().and_then(Option::as_ref);
+        let groups = groups.map_or(0, Groups::memory_bytes);
+        size_of::<Inner>() + floats * size_of::<f32>() + books + searcher + groups
     }
 
     /// The encoder as bytes, see [`Model::from_parts`].

@@ -1,15 +1,13 @@
 //! Training a model again: a new student beside the same encoder, so that rows which are encoded stay valid.
 
 use crate::coded::Coded;
-use crate::encode::{EncodedRows, Placement};
+use crate::encode::Placement;
 use crate::lessons::Exact;
-use crate::linalg::{MatRef, ROWS};
+use crate::linalg::MatRef;
 use crate::model::{Body, Student};
 use crate::school::School;
-use crate::train::{
-    Trained, check_count, check_shapes, keep_on, row_norms, usable_queries, usable_rows,
-};
-use crate::{Loss, Model, Monitor, Report, TrainError, TrainOptions, par};
+use crate::train::{Trained, check_count, check_shapes, row_norms, usable_queries, usable_rows};
+use crate::{Loss, Model, Monitor, Report, TrainError, TrainOptions};
 use std::borrow::Cow;
 
 /// How to train again.
@@ -43,7 +41,7 @@ pub fn retrain<'a>(
     check_shapes(&sample, dim, queries.as_deref())?;
     let given = sample.len() / dim;
     let Body { encoder, student } = model.body();
-    let encoded = encode(model, &sample, monitor)?;
+    let encoded = model.encode_watched(&sample, false, monitor)?;
     let placed = |i: usize| {
         let row = encoded.rows.get(i);
         row.is_some_and(|row| matches!(row.placement, Placement::List(_)))
@@ -95,14 +93,4 @@ pub fn retrain<'a>(
     };
     let model = Model::new(body).map_err(TrainError::Model)?;
     Ok(Trained { model, report })
-}
-
-/// [`Model::encode`] under a watch.
-fn encode(model: &Model, sample: &[f32], monitor: &dyn Monitor) -> Result<EncodedRows, TrainError> {
-    let raw = MatRef::new(sample, model.dim());
-    let chunks = par::map(raw.rows().div_ceil(ROWS), |i| {
-        let rows = raw.slice(i * ROWS, (i + 1) * ROWS);
-        model.encode_chunk(rows, false, || keep_on(monitor))
-    })?;
-    Ok(EncodedRows::concat(chunks))
 }

@@ -1,7 +1,7 @@
 //! Training, from the sample to the model.
 
 use crate::coded::Coded;
-use crate::kmeans::{Assigner, Nearest, kmeans};
+use crate::kmeans::{Nearest, assign_chosen, kmeans};
 use crate::lessons::Exact;
 use crate::linalg::{MatRef, ROWS, half_norms, norm2};
 use crate::model::{Body, Encoder, Student, Tables};
@@ -295,12 +295,9 @@ fn lists(
     };
     let chosen = choose(n, lists * ROWS_PER_LIST, options.seed);
     let centroids = kmeans(x, &chosen, lists, options.seed ^ 1, monitor)?;
-    let half_norms = half_norms(MatRef::new(&centroids, x.cols));
     let mut nearest = vec![Nearest::default(); n];
-    let assigner = Assigner::new(MatRef::new(&centroids, x.cols), &half_norms);
-    par::chunks_mut(&mut nearest, ROWS, |i, out| {
-        assigner.assign(x.slice(i * ROWS, (i + 1) * ROWS), out, || keep_on(monitor))
-    })?;
+    let all = choose(n, n, options.seed);
+    assign_chosen(x, &all, &centroids, &mut nearest, monitor)?;
     Ok((centroids, nearest))
 }
 
