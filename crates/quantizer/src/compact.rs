@@ -8,7 +8,7 @@ use crate::linalg::MatRef;
 use distillvq_kernels::kernels;
 
 /// Fewest dimensions that are kept in bytes.
-const FEWEST: usize = 128;
+pub const FEWEST: usize = 128;
 /// Values that the kernels take in one go; rows are padded with zeros to whole ones.
 const TOGETHER: usize = 32;
 /// The largest value.

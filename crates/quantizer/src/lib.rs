@@ -9,6 +9,7 @@ mod encode;
 mod error;
 mod exam;
 mod groups;
+mod halves;
 mod kmeans;
 mod lessons;
 mod linalg;

@@ -47,6 +47,7 @@ impl Report {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Tables {
     /// `lists`×`dim`.
+    #[serde(with = "crate::halves")]
     pub centroids: Vec<f32>,
     /// Codebooks of the residuals.
     pub books: Codebooks,
@@ -57,6 +58,7 @@ pub(crate) struct Tables {
 pub(crate) struct Decoder {
     pub tables: Tables,
     /// `dim`×`dim`: the query is multiplied by it; empty = the unit matrix.
+    #[serde(with = "crate::halves")]
     pub turn: Vec<f32>,
 }
 
@@ -74,6 +76,7 @@ impl Decoder {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Routing {
     /// `lists`×`dim`.
+    #[serde(with = "crate::halves")]
     pub vectors: Vec<f32>,
     /// One a list.
     pub biases: Vec<f32>,

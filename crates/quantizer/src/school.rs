@@ -3,6 +3,7 @@
 use crate::coded::Coded;
 use crate::distill::{Course, Plan, distill, temperature};
 use crate::exam::{Exam, mean, wins};
+use crate::halves;
 use crate::lessons::{Exact, FOREIGN, Queries, TRUTH, teach};
 use crate::linalg::MatRef;
 use crate::model::{Decoder, Report, Routing, Student, Tables};
@@ -72,6 +73,20 @@ pub struct Graduates {
     pub routing: Option<Routing>,
 }
 
+impl Graduates {
+    /// As they are stored: that is finer than what queries multiply by, so the gate's verdict stands.
+    fn rounded(mut self, dim: usize) -> Graduates {
+        if let Some(decoder) = &mut self.decoder {
+            halves::round(&mut decoder.tables.centroids, dim);
+            halves::round(&mut decoder.turn, dim);
+        }
+        if let Some(routing) = &mut self.routing {
+            halves::round(&mut routing.vectors, dim);
+        }
+        self
+    }
+}
+
 impl School<'_> {
     /// Trains on the rows and on `logged` queries (internal vectors, perhaps none) and fills in the report.
     pub fn run(&self, logged: MatRef<'_>, report: &mut Report) -> Result<Graduates, TrainError> {
@@ -96,7 +111,8 @@ impl School<'_> {
         drop((queries, taught));
         let routing = self.route(logged, &picked, Ranked { best: near }, &exam)?;
         report.routed = routing.is_some();
-        Ok(Graduates { decoder, routing })
+        let graduates = Graduates { decoder, routing };
+        Ok(graduates.rounded(self.rows.x.cols))
     }
 
     /// Rows that pose as training queries, held-out queries, and the logged queries to learn from. Logged queries are held

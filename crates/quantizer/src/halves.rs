@@ -1,0 +1,105 @@
+//! Large tables of the student in two bytes a number.
+//!
+//! Queries multiply by bytes (see `compact`), so a student keeps no more than the upper half of an `f32`'s bits (bfloat16:
+//! the range of `f32`, steps of 1/256). [`round`] is called where training ends; serde's side then finds by itself that
+//! nothing is lost, and writes a table that was never rounded in full.
+
+use crate::compact::FEWEST;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Bits that are dropped.
+const DROPPED: u32 = 0xffff;
+
+/// Rounds the rows of a table, unless they are so short that full precision matters and costs little.
+pub fn round(values: &mut [f32], dim: usize) {
+    if dim < FEWEST {
+        return;
+    }
+    for x in values.iter_mut().filter(|x| x.is_finite()) {
+        let bits = x.to_bits();
+        // To the nearest, ties to even; what would become infinite stays below.
+        let up = f32::from_bits((bits + 0x7fff + (bits >> 16 & 1)) & !DROPPED);
+        *x = if up.is_finite() {
+            up
+        } else {
+            f32::from_bits(bits & !DROPPED)
+        };
+    }
+}
+
+/// A table as it is stored.
+#[derive(Serialize, Deserialize)]
+enum Stored {
+    Full(Vec<f32>),
+    /// The upper halves, little-endian.
+    Half(Vec<u8>),
+}
+
+/// Writes a table.
+pub fn serialize<S: Serializer>(values: &[f32], to: S) -> Result<S::Ok, S::Error> {
+    let upper = |x: &f32| ((x.to_bits() >> 16) as u16).to_le_bytes();
+    let stored = if values.iter().all(|x| x.to_bits() & DROPPED == 0) {
+        Stored::Half(values.iter().flat_map(upper).collect())
+    } else {
+        Stored::Full(values.to_vec())
+    };
+    stored.serialize(to)
+}
+
+/// Reads a table. Its length and numbers are not checked here.
+pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<f32>, D::Error> {
+    Ok(match Stored::deserialize(from)? {
+        Stored::Full(values) => values,
+        Stored::Half(bytes) => {
+            let (halves, _) = bytes.as_chunks::<2>();
+            let whole = |half: &[u8; 2]| u32::from(u16::from_le_bytes(*half)) << 16;
+            halves
+                .iter()
+                .map(|half| f32::from_bits(whole(half)))
+                .collect()
+        }
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::testing::noise;
+    use bincode::serde::{decode_from_slice, encode_to_vec};
+
+    #[derive(Serialize, Deserialize)]
+    struct Table(#[serde(with = "super")] Vec<f32>);
+
+    fn there_and_back(values: &[f32]) -> (usize, Vec<f32>) {
+        let config = bincode::config::standard();
+        let bytes = encode_to_vec(Table(values.to_vec()), config).unwrap();
+        let (Table(back), _) = decode_from_slice(&bytes, config).unwrap();
+        (bytes.len(), back)
+    }
+
+    #[test]
+    fn rounded_tables_take_half_and_lose_nothing_more() {
+        let mut values = noise(1000, 3);
+        values[..4].copy_from_slice(&[f32::MAX, f32::MIN, 1e-45, -0.0]);
+        let (size, back) = there_and_back(&values);
+        assert!(size > 4000 && back == values);
+        let mut rounded = values.clone();
+        round(&mut rounded, FEWEST);
+        for (x, y) in values.iter().zip(&rounded) {
+            assert!(y.is_finite() && (x - y).abs() <= x.abs() / 256.0 + 1e-40);
+        }
+        let (size, back) = there_and_back(&rounded);
+        assert!(size < 2010 && back == rounded);
+        let mut again = rounded.clone();
+        round(&mut again, FEWEST);
+        assert_eq!(again, rounded);
+    }
+
+    #[test]
+    fn short_rows_stay_as_they_are() {
+        let mut values = noise(100, 4);
+        round(&mut values, FEWEST - 1);
+        assert_eq!(values, noise(100, 4));
+    }
+}
