@@ -91,12 +91,15 @@ impl Recent {
     /// The page's place in shared buffers, if it was found there before.
     fn page(&self, block: u32) -> Option<*const i8> {
         let buffer = self.buffer(block);
+        if buffer <= 0 {
+            return None;
+        }
         // SAFETY: the number of a shared buffer, which stays where it is while the server runs.
-        (buffer > 0).then(|| {
+        Some(
             unsafe { pg_sys::BufferGetBlock(buffer) }
                 .cast_const()
-                .cast()
-        })
+                .cast(),
+        )
     }
 
     /// The number of the buffer's descriptor.
