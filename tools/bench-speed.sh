@@ -24,7 +24,13 @@ fi
 need_bench_python
 mkdir -p "$results"
 "$root/tools/with_env.sh" "$root/tools/install.sh"
+say "building the library that measures stages"
+# shellcheck disable=SC2016 # expanded where PG_CONFIG is known
+"$root/tools/with_env.sh" bash -c '. tools/lib.sh; need_server "$PG_CONFIG"; cargo build --locked --release --package distillvq \
+    --no-default-features --features "pg$PG_MAJOR,timing" --target-dir target'
+cp "$root/target/release/libdistillvq.so" "$results/timing.so"
 "$root/tools/with_env.sh" cargo run --locked --release --package distillvq-harness --bin bench -- \
-    "${source[@]}" --only "${ONLY:-}" --seconds "${SECONDS_A_POINT:-3}" --output "$results/$name.jsonl"
+    "${source[@]}" --only "${ONLY:-}" --seconds "${SECONDS_A_POINT:-3}" --output "$results/$name.jsonl" \
+    --timing "$results/timing.so"
 "$python" "$root/benches/speed/report.py" "$results"/*.jsonl --output "${DOCS:-$root/docs}"
 say "written: ${DOCS:-$root/docs}/performance.md"

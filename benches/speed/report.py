@@ -81,6 +81,29 @@ def costs(run):
     return table(head, rows)
 
 
+def stages(run):
+    """Where the time of a search goes, in microseconds; what is not ours is the executor's and the client's."""
+    lines = [line for name in run.names for line in run.of(name, "stages")]
+    if not lines:
+        return ""
+    rows = []
+    for line in lines:
+        found = dict(line["stages"])
+        found.pop("searches")
+        compared = found.pop("rows")
+        point = next((p for p in run.of(line["index"], "point") if p["setting"] == line["setting"]), None)
+        rest = f"{1e6 / point['per_second_1'] - sum(found.values()):.0f}" if point else ""
+        names = list(found)
+        rows.append([line["index"], line["setting"], *(f"{value:.1f}" for value in found.values()), rest, f"{compared:.1f}"])
+    head = ["index", "setting", *names, "the rest of a query", "rows compared"]
+    return f"""
+Microseconds of a search by stage (a library built with timers; mean of some thousand searches). The rest of a query is
+what the client sees beyond that: executor, protocol and waiting. `scan` includes ranking by refine codes.
+
+{table(head, rows)}
+"""
+
+
 def points(run):
     rows = [
         [line["index"], line["setting"], f"{line['recall']:.4f}", f"{line['per_second_1']:.0f}", f"{line['per_second_2']:.0f}"]
@@ -102,7 +125,7 @@ Queries a second of one client, between two settings by interpolation:
 {at_recall(run)}
 
 {costs(run)}
-
+{stages(run)}
 All settings:
 
 {points(run)}
@@ -128,6 +151,7 @@ def main():
     parser.add_argument("files", nargs="+", type=pathlib.Path)
     parser.add_argument("--output", type=pathlib.Path, required=True)
     arguments = parser.parse_args()
+    arguments.output.mkdir(parents=True, exist_ok=True)
     runs = [Run(path) for path in arguments.files]
     plot(runs, arguments.output / "performance.svg")
     text = "\n".join(section(run) for run in runs)

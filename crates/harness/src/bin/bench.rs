@@ -1,14 +1,15 @@
 //! Recall, speed, size and build time of distillvq and of pgvector's indexes: one table, one server, one run.
 //!
-//! `bench --output FILE [--data DIRECTORY | --rows N --dim D] [--only NAME] [--seconds S]`: a data set
+//! `bench --output FILE [--data DIRECTORY | --rows N --dim D] [--only NAME] [--seconds S] [--timing LIBRARY]`: a data set
 //! ([`distillvq_harness::data`]), or generated vectors like those of texts. Writes JSON lines, which
-//! `benches/speed/report.py` makes tables and a plot of. Another access method is one more entry of [`methods`].
+//! `benches/speed/report.py` makes tables and a plot of. Another access method is one more entry of [`methods`]. With a
+//! library that was built with the feature `timing`, the time of distillvq's searches is told by stage too.
 
 use std::collections::BTreeMap;
 use std::env;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::thread;
@@ -48,6 +49,8 @@ struct Arguments {
     only: String,
     output: PathBuf,
     time: Duration,
+    /// The library that tells the time of searches by stage.
+    timing: Option<PathBuf>,
 }
 
 impl Arguments {
@@ -74,6 +77,7 @@ impl Arguments {
                 .map(PathBuf::from)
                 .ok_or_else(|| Error::Argument("--output is missing".into()))?,
             time: Duration::from_secs(number(take("--seconds"), 3)? as u64),
+            timing: take("--timing").map(PathBuf::from),
         };
         match given.pop_first() {
             Some((name, _)) => Err(Error::Argument(format!("unknown argument {name}"))),
@@ -84,7 +88,7 @@ impl Arguments {
 
 /// An access method, and how far to turn its knob.
 struct Method {
-    name: &'static str,
+    name: String,
     /// What follows `ON items`.
     definition: String,
     /// What the index is over, and the query with it.
@@ -95,9 +99,14 @@ struct Method {
     values: &'static [u32],
 }
 
+/// The settings of distillvq that are measured.
+const PROBES: [u32; 12] = [2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192];
+/// Those of them whose time is told by stage.
+const STAGES_AT: [u32; 3] = [16, 48, 96];
+
 fn methods(rows: usize, dim: usize, log: bool) -> Vec<Method> {
-    let method = |name, definition: &str, setting, values| Method {
-        name,
+    let method = |name: &str, definition: &str, setting, values| Method {
+        name: name.to_owned(),
         definition: definition.to_owned(),
         expression: "embedding".to_owned(),
         prepare: String::new(),
@@ -109,6 +118,12 @@ fn methods(rows: usize, dim: usize, log: bool) -> Vec<Method> {
     } else {
         ""
     };
+    // What the index would not do by itself.
+    let other = if dim * size_of::<f32>() > 1_900 {
+        "none"
+    } else {
+        "sq8"
+    };
     // The square root of the rows is what pgvector's documentation advises for larger tables.
     let lists = (rows as f64).sqrt().round();
     vec![
@@ -118,9 +133,18 @@ fn methods(rows: usize, dim: usize, log: bool) -> Vec<Method> {
                 "distillvq",
                 "USING distillvq (embedding vector_cosine_ops) WITH (model = bench)",
                 "distillvq.probes",
-                &[2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192],
+                &PROBES,
             )
         },
+        // The same model, so that only the refine codes differ.
+        method(
+            &format!("distillvq, refine = {other}"),
+            &format!(
+                "USING distillvq (embedding vector_cosine_ops) WITH (model = bench, refine = {other})"
+            ),
+            "distillvq.probes",
+            &PROBES,
+        ),
         method(
             "pgvector hnsw",
             "USING hnsw (embedding vector_cosine_ops)",
@@ -266,7 +290,7 @@ fn measure(
     output: &mut Output,
 ) -> Result<()> {
     say(&format!("{}: building", method.name));
-    let name = method.name;
+    let name = method.name.as_str();
     let mut client = server.connect_to(DATABASE)?;
     let (built, training, peak) = with_peak_memory(server, || build_index(&mut client, method))?;
     output.line(&json!({
@@ -302,6 +326,11 @@ fn measure(
         if recall > 0.998 {
             break;
         }
+    }
+    if let Some(library) = &arguments.timing
+        && name.starts_with("distillvq")
+    {
+        stages(server, method, library, arguments, data, output)?;
     }
     cold(server, method, data, output)?;
     inserts(server, name, data, arguments.time, output)?;
@@ -380,6 +409,68 @@ fn throughput(
         });
         speeds.sum()
     })
+}
+
+/// Where the time of searches goes, by the library that measures it, which takes the other one's place in this database.
+fn stages(
+    server: &Server,
+    method: &Method,
+    library: &Path,
+    arguments: &Arguments,
+    data: &Data,
+    output: &mut Output,
+) -> Result<()> {
+    let copy = server.data().join("timing.so");
+    fs::copy(library, &copy).map_err(|source| Error::Io {
+        path: copy.clone(),
+        source,
+    })?;
+    let use_library = |from: &str, to: &str| {
+        let mut client = server.connect_to(DATABASE)?;
+        let sql = "UPDATE pg_proc SET probin = $2 WHERE probin = $1";
+        client.execute(sql, &[&from, &to]).map_err(Error::from)
+    };
+    let (usual, timing) = ("$libdir/distillvq", copy.to_string_lossy());
+    use_library(usual, &timing)?;
+    for probes in STAGES_AT {
+        let setting = format!("{} = {probes}", method.setting);
+        let before = server.log()?.len();
+        let mut client = session(server, &setting)?;
+        let sql = method.query();
+        let queries = data.test.rows();
+        time_by_id(
+            &mut client,
+            &sql,
+            queries,
+            arguments.time / 4,
+            arguments.time,
+        )?;
+        drop(client);
+        let log = || Ok::<_, Error>(server.log()?.split_off(before));
+        let found = wait_for(|| Ok(timing_line(&log()?)))?;
+        output.line(&json!({
+            "kind": "stages", "index": method.name, "setting": setting, "stages": found,
+        }))?;
+    }
+    use_library(&timing, usual)?;
+    Ok(())
+}
+
+/// What a backend of the timing library has written to the log as it went.
+fn timing_line(log: &str) -> Option<Value> {
+    let (_, line) = log.rsplit_once("distillvq timing: ")?;
+    serde_json::from_str(line.lines().next()?).ok()
+}
+
+/// What `look` finds within some seconds.
+fn wait_for<T>(look: impl Fn() -> Result<Option<T>>) -> Result<T> {
+    for _ in 0..100 {
+        if let Some(found) = look()? {
+            return Ok(found);
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    Err(Error::Argument("the server's log tells no times".into()))
 }
 
 /// The first queries after a restart of the server; the files may still be in the operating system's cache.
