@@ -61,16 +61,20 @@ struct Plan {
     metric: Metric,
     dim: usize,
     options: Options,
+    /// Whether rows get refine codes.
+    refine: bool,
 }
 
 /// Builds the index over the table's rows.
 pub fn build(heap: Heap, index: Index, info: &IndexInfo) -> Result<Counts> {
+    let (element, dim, options) = (index.element()?, index.dimensions()?, index.options());
     let plan = Plan {
         index,
-        element: index.element()?,
+        element,
         metric: index.metric()?,
-        dim: index.dimensions()?,
-        options: index.options(),
+        dim,
+        refine: refine(element, dim, &options)?,
+        options,
     };
     let (model, rows) = match &plan.options.model {
         Some(name) => (Some(named_model(&plan, name)?), heap.estimated_rows()),
@@ -81,17 +85,17 @@ pub fn build(heap: Heap, index: Index, info: &IndexInfo) -> Result<Counts> {
 
 /// Whether the index keeps refine codes. Unless it is told, it does where vectors do not lie in the table's own pages: there
 /// each exact comparison costs as much as ranking dozens of rows by such codes.
-fn refine(plan: &Plan) -> Result<bool> {
+fn refine(element: Element, dim: usize, options: &Options) -> Result<bool> {
     /// Vectors of more bytes are stored out of line (TOAST_TUPLE_THRESHOLD, less what else a row has).
     const INLINE: usize = 1_900;
-    let fits = refine_bytes(plan.dim) <= MOST_REFINE_BYTES;
-    match plan.options.refine {
+    let fits = refine_bytes(dim) <= MOST_REFINE_BYTES;
+    match options.refine {
         Some(true) if !fits => Err(Error::RefineDimensions {
-            dim: plan.dim,
+            dim,
             most: MOST_REFINE_BYTES - refine_bytes(0),
         }),
         Some(wanted) => Ok(wanted),
-        None => Ok(fits && plan.element.bytes() * plan.dim > INLINE),
+        None => Ok(fits && element.bytes() * dim > INLINE),
     }
 }
 

@@ -10,7 +10,7 @@
 //! (0.4 ms) and with the file out of memory (3.3 and 4.0 ms): a list has three pages, read one by one anyhow.
 
 use super::run::Run;
-use super::{Counts, LOADING, Plan, WRITING, refine, untrained};
+use super::{Counts, LOADING, Plan, WRITING, untrained};
 use crate::error::{Error, Result, of_index};
 use crate::pg::compute::{self, Crew};
 use crate::pg::datum::ReadElements;
@@ -106,7 +106,7 @@ pub fn load(
         metric,
         dim,
         model,
-        refine: refine(plan)?,
+        refine: plan.refine,
         build_id: crate::pg::random_u64(),
     };
     let builder = Builder::create(&store, create).map_err(of_index(plan.index))?;
