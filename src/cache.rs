@@ -4,10 +4,11 @@
 //! changed model is noticed without any invalidation message. Whoever uses a model shares it by reference count, so that
 //! dropping an entry never hurts a search under way. Searches keep a fraction of the model, changes of rows the whole.
 
-use crate::error::{Result, of_index};
+use crate::error::{Error, Result, of_index};
 use crate::pg::relation::Index;
 use crate::pg::store::RelationStore;
 use crate::settings;
+use crate::timing::{self, Stage};
 use distillvq_ivf::{self as ivf, Meta, Model, load_model};
 use distillvq_quantizer::Searcher;
 use std::cell::RefCell;
@@ -59,8 +60,10 @@ pub fn searcher(index: Index, store: &RelationStore, meta: &Meta) -> Result<Sear
         Some(Held::Searcher(found)) => Ok(found),
         Some(Held::Whole(model)) => Ok(model.searcher().clone()),
         None => {
-            let (model, build_id) = load(index, store, meta)?;
-            let searcher = model.searcher().clone();
+            let (searcher, build_id) = timing::stage(Stage::Load, || {
+                let (model, build_id) = load(index, store, meta)?;
+                Ok::<_, Error>((model.searcher().clone(), build_id))
+            })?;
             remember(index, build_id, Held::Searcher(searcher.clone()));
             Ok(searcher)
         }

@@ -8,7 +8,9 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(not(feature = "timing"), allow(dead_code))]
 pub enum Stage {
-    /// Metapage, model, and the query's copy.
+    /// The model, once a session.
+    Load,
+    /// Metapage, the cache of models, and the query's copy.
     Open,
     /// The query's look-up table and the order of the lists.
     Route,
@@ -43,7 +45,8 @@ mod on {
     use std::cell::RefCell;
     use std::time::{Duration, Instant};
 
-    const STAGES: [(Stage, &str); 6] = [
+    const STAGES: [(Stage, &str); 7] = [
+        (Stage::Load, "load"),
         (Stage::Open, "open"),
         (Stage::Route, "route"),
         (Stage::Probe, "probe"),

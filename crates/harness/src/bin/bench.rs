@@ -126,7 +126,7 @@ fn methods(rows: usize, dim: usize, log: bool) -> Vec<Method> {
     };
     // The square root of the rows is what pgvector's documentation advises for larger tables.
     let lists = (rows as f64).sqrt().round();
-    vec![
+    let mut methods = vec![
         Method {
             prepare: format!("SELECT distillvq_train('items', 'embedding', 'bench'{queries})"),
             ..method(
@@ -166,7 +166,14 @@ fn methods(rows: usize, dim: usize, log: bool) -> Vec<Method> {
             "ivfflat.probes",
             &[1, 2, 4, 8, 16, 32, 64, 128],
         ),
-    ]
+    ];
+    if log {
+        // What those get who log no queries.
+        let plain = "USING distillvq (embedding vector_cosine_ops)";
+        let name = "distillvq, no query log";
+        methods.insert(1, method(name, plain, "distillvq.probes", &PROBES));
+    }
+    methods
 }
 
 impl Method {
@@ -329,7 +336,7 @@ fn measure(
         }
     }
     if let Some(library) = &arguments.timing
-        && name.starts_with("distillvq")
+        && method.setting == "distillvq.probes"
     {
         stages(server, method, library, arguments, data, output)?;
     }
