@@ -81,29 +81,33 @@ fn changes_of_the_table_are_followed() {
 
 #[test]
 fn only_vectors_that_lie_out_of_line_are_refined_by_themselves() {
-    let sizes = |dim: usize, kind: &str| {
-        let vectors = Vectors::clustered(1_200, dim, 10, 5);
-        let name = format!("refine_auto_{kind}_{dim}");
-        let options = "WITH (lists = 10, subquantizers = 8, refine = auto)";
-        let mut db = items(&name, kind, &vectors, Metric::Cosine, options);
-        let mut of = |refine: &str| {
-            db.run(&format!(
-                "ALTER INDEX items_idx SET (refine = {refine}); REINDEX INDEX items_idx"
-            ));
-            size(&mut db)
-        };
-        [of("auto"), of("none"), of("sq8")]
-    };
-    for (dim, kind, refined) in [
-        (400, "vector", false),
-        (600, "vector", true),
-        (600, "halfvec", false),
-        (1_000, "halfvec", true),
+    let mut db = Database::new("refine_auto");
+    for (dim, kinds) in [
+        (470, &[("vector", false)][..]),
+        (480, &[("vector", true), ("halfvec", false)]),
     ] {
-        let [auto, none, sq8] = sizes(dim, kind);
-        assert!(sq8 >= none + 1_200 * dim as i64, "{kind} {dim}");
-        let expected = if refined { sq8 } else { none };
-        assert_eq!(auto, expected, "{kind} {dim}");
+        let vectors = Vectors::clustered(1_000, dim, 10, 5);
+        table(&mut db, "items", "vector", &vectors);
+        db.run(&format!(
+            "SELECT distillvq_train('items', 'embedding', 'm{dim}', lists => 10, subquantizers => 8)"
+        ));
+        for (kind, refined) in kinds {
+            db.run(&format!(
+                "ALTER TABLE items ALTER embedding TYPE {kind}({dim})"
+            ));
+            let mut of = |refine: &str| {
+                db.run(&format!(
+                    "DROP INDEX IF EXISTS items_idx;
+                     CREATE INDEX items_idx ON items USING distillvq (embedding {kind}_cosine_ops)
+                     WITH (model = m{dim}, refine = {refine})"
+                ));
+                size(&mut db)
+            };
+            let [auto, none, sq8] = ["auto", "none", "sq8"].map(&mut of);
+            assert!(sq8 >= none + 1_000 * dim as i64, "{kind} {dim}");
+            assert_eq!(auto, if *refined { sq8 } else { none }, "{kind} {dim}");
+        }
+        db.run("DROP TABLE items");
     }
 }
 
