@@ -93,7 +93,7 @@ fn only_vectors_that_lie_out_of_line_are_refined_by_themselves() {
         ));
         for (kind, refined) in kinds {
             db.run(&format!(
-                "ALTER TABLE items ALTER embedding TYPE {kind}({dim})"
+                "DROP INDEX IF EXISTS items_idx; ALTER TABLE items ALTER embedding TYPE {kind}({dim})"
             ));
             let mut of = |refine: &str| {
                 db.run(&format!(
