@@ -4,12 +4,13 @@
 #   ONLY="distillvq,pgvector hnsw"  measures these methods alone
 #   SECONDS_A_POINT=3  how long each setting is timed
 #   DOCS=…     another directory for the files
-# The results stay in target/bench-speed/, a file a data set.
+# The results stay in benches/speed/results/, a file a data set.
 
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 folder=${1:-} rows=${2:-} dim=${3:-}
-results=$root/target/bench-speed
+results=$root/benches/speed/results
+timing=$root/target/timing.so
 python=$root/.venv-bench/bin/python
 
 if [ -n "$rows" ]; then
@@ -28,9 +29,9 @@ say "building the library that measures stages"
 # shellcheck disable=SC2016 # expanded where PG_CONFIG is known
 "$root/tools/with_env.sh" bash -c '. tools/lib.sh; need_server "$PG_CONFIG"; cargo build --locked --release --package distillvq \
     --no-default-features --features "pg$PG_MAJOR,timing" --target-dir target'
-cp "$root/target/release/libdistillvq.so" "$results/timing.so"
+cp "$root/target/release/libdistillvq.so" "$timing"
 "$root/tools/with_env.sh" cargo run --locked --release --package distillvq-harness --bin bench -- \
     "${source[@]}" --only "${ONLY:-}" --seconds "${SECONDS_A_POINT:-3}" --output "$results/$name.jsonl" \
-    --timing "$results/timing.so"
+    --timing "$timing"
 "$python" "$root/benches/speed/report.py" "$results"/*.jsonl --output "${DOCS:-$root/docs}"
 say "written: ${DOCS:-$root/docs}/performance.md"
