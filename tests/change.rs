@@ -397,7 +397,9 @@ fn many_sessions_at_once() {
         4 * ROWS
     );
     all_found(&mut db, "items", Metric::L2, others.row(0));
-    db.run("VACUUM items");
+    // Rows are counted anew only where there is something to remove, and only on the pages that are looked at.
+    db.run("DELETE FROM items WHERE id = 10000");
+    db.run("VACUUM (DISABLE_PAGE_SKIPPING, INDEX_CLEANUP) items");
     all_found(&mut db, "items", Metric::L2, others.row(0));
     assert_eq!(tuples(&mut db, "one"), tuples(&mut db, "items"));
 }
