@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # bench-speed.sh [FOLDER] [ROWS] [DIM]: measures distillvq beside pgvector's indexes in one private server, on a data set or on
 # ROWS generated vectors of DIM dimensions, and writes docs/performance.md and a plot of all data sets measured so far.
-#   ONLY="distillvq,pgvector hnsw"  measures these methods alone
+#   ONLY="distillvq;pgvector hnsw"  measures these methods alone
 #   SECONDS_A_POINT=3  how long each setting is timed
 #   DOCS=…     another directory for the files
 # The results stay in benches/speed/results/, a file a data set.

@@ -1,6 +1,6 @@
 //! Recall, speed, size and build time of distillvq and of pgvector's indexes: one table, one server, one run.
 //!
-//! `bench --output FILE [--data DIRECTORY | --rows N --dim D] [--only NAME,NAME…] [--seconds S] [--timing LIBRARY]`: a data set
+//! `bench --output FILE [--data DIRECTORY | --rows N --dim D] [--only NAME;NAME…] [--seconds S] [--timing LIBRARY]`: a data set
 //! ([`distillvq_harness::data`]), or generated vectors like those of texts. Writes JSON lines, which
 //! `benches/speed/report.py` makes tables and a plot of. Another access method is one more entry of [`methods`]. With a
 //! library that was built with the feature `timing`, the time of distillvq's searches is told by stage too.
@@ -246,7 +246,7 @@ fn bench(arguments: &Arguments) -> Result<()> {
     drop(client);
     let methods = methods(rows, dim, data.log.is_some());
     let wanted = |method: &&Method| {
-        let mut names = arguments.only.split(',');
+        let mut names = arguments.only.split(';');
         arguments.only.is_empty() || names.any(|name| name == method.name)
     };
     for method in methods.iter().filter(wanted) {
