@@ -70,7 +70,7 @@ pub struct Scan {
 
 /// The part of a search that moves.
 pub struct Searching {
-    stream: Stream<Box<dyn Source>>,
+    stream: Stream<Timed>,
 }
 
 impl Scan {
@@ -80,7 +80,6 @@ impl Scan {
             .as_ref()
             .map_or_else(|| vec![0.0; target.meta.dim], OwnedVector::elements);
         target.check_dimensions(elements.len())?;
-
         let store = RelationStore::for_search(target.index);
         let model = target.searcher()?;
         let search = timing::stage(Stage::Route, || {
@@ -96,13 +95,13 @@ impl Scan {
             };
             let store = RelationStore::for_search(target.index);
             let refined = Refined::new(search, store, options).map_err(of_index(target.index))?;
-            Stream::new(boxed(refined), StreamOptions::for_refined())
+            Stream::new(Timed(Box::new(refined)), StreamOptions::for_refined())
         } else {
             let options = StreamOptions {
                 probes,
                 ..StreamOptions::for_codes(target.meta.shape)
             };
-            Stream::new(boxed(search), options)
+            Stream::new(Timed(Box::new(search)), options)
         };
         Ok(Self {
             query,
@@ -145,14 +144,10 @@ impl Searching {
     }
 }
 
-/// The candidates of the index's lists, with the time that finding them takes.
-struct Timed<S>(S);
+/// The candidates of the index's lists, by short codes or by refine codes, with the time that finding them takes.
+struct Timed(Box<dyn Source>);
 
-fn boxed(source: impl Source + 'static) -> Box<dyn Source> {
-    Box::new(Timed(source))
-}
-
-impl<S: Source> Source for Timed<S> {
+impl Source for Timed {
     fn lists(&self) -> usize {
         self.0.lists()
     }

@@ -13,7 +13,7 @@ use crate::page::{Head, Kind, Layout, NO_BLOCK, put};
 use crate::posting::{check_refine, check_row, extend_after, fill, open};
 use crate::store::{PageStore, PageWrite};
 use crate::{CodeShape, Metric, Model, Row};
-use distillvq_quantizer::{MAX_DIM, refine_bytes};
+use distillvq_quantizer::MAX_DIM;
 
 /// What an index is created with.
 #[derive(Clone, Copy, Debug)]
@@ -284,22 +284,13 @@ impl Create<'_> {
             bits: 4,
             has_norm: false,
         };
-        if let Some(model) = self.model {
-            if model.metric() != self.metric || model.dim() != self.dim {
-                return Err(Error::Mismatch(
-                    "the model is for another metric or dimension",
-                ));
-            }
-            let refine = if self.refine {
-                refine_bytes(self.dim)
-            } else {
-                0
-            };
-            if Layout::coded(model.shape(), refine).is_none() {
-                return Err(Error::Mismatch("the model's codes do not fit a page"));
-            }
+        let fits = |model: &Model| model.metric() == self.metric && model.dim() == self.dim;
+        if !self.model.is_none_or(fits) {
+            return Err(Error::Mismatch(
+                "the model is for another metric or dimension",
+            ));
         }
-        Ok(Meta {
+        let meta = Meta {
             refine: self.refine && self.model.is_some(),
             version: VERSION,
             complete: false,
@@ -313,7 +304,11 @@ impl Create<'_> {
             directory: Extent::default(),
             build_id: self.build_id,
             rows_at_build: 0,
-        })
+        };
+        if meta.trained() && meta.coded().is_none() {
+            return Err(Error::Mismatch("the model's codes do not fit a page"));
+        }
+        Ok(meta)
     }
 }
 

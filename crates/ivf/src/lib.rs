@@ -6,8 +6,9 @@
 //! # The index
 //! Block 0 is the metapage ([`Meta`]), followed by the model's pages, the directory and posting pages. Each inverted list
 //! is a chain of posting pages which start at the list's directory entry; one more list, the *exact list*, holds rows
-//! which the codes cannot represent, as TIDs only. An index without a model (*untrained*) has the exact list alone. The
-//! bytes of all pages are described in the module sources of `meta` and `page`.
+//! which the codes cannot represent, as TIDs only. With refine codes, each posting page has further pages for those of its
+//! rows. An index without a model (*untrained*) has the exact list alone. The bytes of all pages are described in the
+//! module sources of `meta` and `page`.
 //!
 //! # Invariants
 //! * A page never changes lists and never leaves its chain; links lead to higher block numbers only.

@@ -53,40 +53,6 @@ pub trait Source {
     fn exact(&mut self, out: &mut Vec<Tid>) -> Result<(), Error>;
 }
 
-impl<C: Source + ?Sized> Source for Box<C> {
-    fn lists(&self) -> usize {
-        (**self).lists()
-    }
-
-    fn probed(&self) -> usize {
-        (**self).probed()
-    }
-
-    fn probe(&mut self, more: usize) -> Result<(), Error> {
-        (**self).probe(more)
-    }
-
-    fn pull(&mut self, n: usize, out: &mut Vec<Candidate>) -> Result<(), Error> {
-        (**self).pull(n, out)
-    }
-
-    fn bound(&self) -> Option<f32> {
-        (**self).bound()
-    }
-
-    fn catch_up(&mut self, n: usize, out: &mut Vec<Candidate>) -> Result<(), Error> {
-        (**self).catch_up(n, out)
-    }
-
-    fn score(&self, distance: f64) -> f64 {
-        (**self).score(distance)
-    }
-
-    fn exact(&mut self, out: &mut Vec<Tid>) -> Result<(), Error> {
-        (**self).exact(out)
-    }
-}
-
 impl<S: PageStore> Source for Search<S> {
     fn lists(&self) -> usize {
         Search::lists(self)
