@@ -154,7 +154,8 @@ mod tests {
                 let row = exact.row(i);
                 let want: f32 = row.iter().zip(&vector).map(|(x, y)| x * y).sum();
                 assert!((got - want).abs() < 0.02 * (cols as f32).sqrt(), "{cols}");
-                assert_eq!(*got, of.product(i, &small));
+                // Kernels may add floats in another order for many rows than for one.
+                assert!((got - of.product(i, &small)).abs() < 1e-5 * (cols as f32).sqrt());
             }
             assert_eq!(of.product(rows, &small), 0.0);
         }
