@@ -6,7 +6,8 @@ use crate::error::Result;
 
 /// Lets the calling thread and the backend of its client share one processor, the `number`-th of those allowed (counted
 /// round). Only one of both works at a time; on processors of their own each would wake the other from idleness at every
-/// message, which in virtual machines takes longer than many a query. Does nothing where threads cannot be tied (other
+/// message, which in virtual machines takes longer than many a query. Call it in a thread that ends with its client: what a
+/// tied thread starts is tied as well. Does nothing where threads cannot be tied (other
 /// systems than Linux).
 ///
 /// # Errors

@@ -404,7 +404,8 @@ fn session(server: &Server, setting: &str) -> Result<Client> {
     Ok(client)
 }
 
-/// Queries a second of so many clients together, each on one processor with its backend.
+/// Queries a second of so many clients together, each on one processor with its backend. Only these threads are tied: what
+/// the main thread starts may use all processors.
 fn throughput(
     server: &Server,
     setting: &str,
@@ -453,18 +454,14 @@ fn stages(
     for probes in STAGES_AT {
         let setting = format!("{} = {probes}", method.setting);
         let before = server.log()?.len();
-        let mut client = session(server, &setting)?;
-        share_processor(&mut client, 0)?;
-        let sql = method.query();
-        let queries = data.test.rows();
-        time_by_id(
-            &mut client,
-            &sql,
-            queries,
-            arguments.time / 4,
+        throughput(
+            server,
+            &setting,
+            &method.query(),
+            data.test.rows(),
+            1,
             arguments.time,
         )?;
-        drop(client);
         let log = || Ok::<_, Error>(server.log()?.split_off(before));
         let found = wait_for(|| Ok(timing_line(&log()?)))?;
         output.line(&json!({
