@@ -4,45 +4,71 @@ use postgres::Client;
 
 use crate::error::Result;
 
-/// Lets the calling thread and the backend of its client share one processor, the `number`-th of those allowed (counted
-/// round). Only one of both works at a time; on processors of their own each would wake the other from idleness at every
-/// message, which in virtual machines takes longer than many a query. Call it in a thread that ends with its client: what a
-/// tied thread starts is tied as well. Does nothing where threads cannot be tied (other
-/// systems than Linux).
-///
-/// # Errors
-/// If the system refuses, or the connection is broken.
-pub fn share_processor(client: &mut Client, number: usize) -> Result<()> {
-    let backend = client
-        .query_one("SELECT pg_backend_pid()", &[])?
-        .try_get(0)?;
-    tie(backend, number)
+/// While this lives, the thread that made it and the backend of its client run on one processor.
+#[must_use]
+pub struct Together {
+    #[cfg(target_os = "linux")]
+    before: linux::Before,
+}
+
+impl Together {
+    /// Ties the calling thread and the backend to the `number`-th processor of those that the thread may use (counted round).
+    /// Only one of both works at a time; on processors of their own each would wake the other from idleness at every message,
+    /// which in virtual machines takes longer than many a query. Does nothing where threads cannot be tied (other systems
+    /// than Linux).
+    ///
+    /// # Errors
+    /// If the system refuses, or the connection is broken.
+    pub fn on(number: usize, client: &mut Client) -> Result<Self> {
+        let backend = client
+            .query_one("SELECT pg_backend_pid()", &[])?
+            .try_get(0)?;
+        #[cfg(not(target_os = "linux"))]
+        let _: (usize, i32) = (number, backend);
+        Ok(Self {
+            #[cfg(target_os = "linux")]
+            before: linux::tie(backend, number)?,
+        })
+    }
 }
 
 #[cfg(target_os = "linux")]
-fn tie(backend: i32, number: usize) -> Result<()> {
-    use crate::error::Error;
+mod linux {
+    use rustix::io::Errno;
     use rustix::process::Pid;
     use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-    let failed = |error: rustix::io::Errno| {
-        Error::Argument(format!("a processor cannot be shared: {error}"))
-    };
-    // The leading thread's: the calling one may be tied already.
-    let all = sched_getaffinity(Some(rustix::process::getpid())).map_err(failed)?;
-    let allowed: Vec<usize> = (0..CpuSet::MAX_CPU)
-        .filter(|&cpu| all.is_set(cpu))
-        .collect();
-    let mut one = CpuSet::new();
-    if let Some(&cpu) = allowed.get(number % allowed.len().max(1)) {
-        one.set(cpu);
-        sched_setaffinity(None, &one).map_err(failed)?;
-        sched_setaffinity(Pid::from_raw(backend), &one).map_err(failed)?;
-    }
-    Ok(())
-}
+    use crate::error::{Error, Result};
 
-#[cfg(not(target_os = "linux"))]
-fn tie(_backend: i32, _number: usize) -> Result<()> {
-    Ok(())
+    /// Where both might run before.
+    pub struct Before {
+        processors: CpuSet,
+        backend: Option<Pid>,
+    }
+
+    pub fn tie(backend: i32, number: usize) -> Result<Before> {
+        let failed = |error: Errno| Error::Argument(format!("no processor to share: {error}"));
+        let backend = Pid::from_raw(backend);
+        let processors = sched_getaffinity(None).map_err(failed)?;
+        let allowed = (0..CpuSet::MAX_CPU).filter(|&cpu| processors.is_set(cpu));
+        let allowed: Vec<usize> = allowed.collect();
+        let mut one = CpuSet::new();
+        if let Some(&cpu) = allowed.get(number % allowed.len().max(1)) {
+            one.set(cpu);
+            sched_setaffinity(None, &one).map_err(failed)?;
+            sched_setaffinity(backend, &one).map_err(failed)?;
+        }
+        Ok(Before {
+            processors,
+            backend,
+        })
+    }
+
+    impl Drop for Before {
+        fn drop(&mut self) {
+            // The backend may be gone by now, which is as good.
+            let _ = sched_setaffinity(None, &self.processors);
+            let _ = sched_setaffinity(self.backend, &self.processors);
+        }
+    }
 }

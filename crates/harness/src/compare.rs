@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use postgres::Client;
 
+use crate::affinity::Together;
 use crate::error::{Error, Result};
 use crate::exact::Truth;
 use crate::measure::{explain, find_by_id, time_by_id};
@@ -96,6 +97,7 @@ pub fn measure(
         client.batch_execute(&format!("SET {setting}"))?;
     }
     let found = find_by_id(client, &workload.sql, workload.queries)?;
+    let _together = Together::on(0, client)?;
     let timing = time_by_id(client, &workload.sql, workload.queries, SHORTEST, LONGEST)?;
     Ok(Figures {
         setting: setting.to_owned(),

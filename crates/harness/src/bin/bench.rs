@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use distillvq_harness::affinity::share_processor;
+use distillvq_harness::affinity::Together;
 use distillvq_harness::compare::{Built, build};
 use distillvq_harness::measure::{explain, find_by_id, time_by_id};
 use distillvq_harness::{DataSet, Error, Metric, Result, Server, Stop, Truth, Vectors, load};
@@ -404,8 +404,7 @@ fn session(server: &Server, setting: &str) -> Result<Client> {
     Ok(client)
 }
 
-/// Queries a second of so many clients together, each on one processor with its backend. Only these threads are tied: what
-/// the main thread starts may use all processors.
+/// Queries a second of so many clients together, each on one processor with its backend.
 fn throughput(
     server: &Server,
     setting: &str,
@@ -416,7 +415,7 @@ fn throughput(
 ) -> Result<f64> {
     let run = |number| {
         let mut client = session(server, setting)?;
-        share_processor(&mut client, number)?;
+        let _together = Together::on(number, &mut client)?;
         time_by_id(&mut client, sql, queries, Duration::ZERO, time / 10)?;
         Ok(time_by_id(&mut client, sql, queries, time, time)?.per_second)
     };
