@@ -8,7 +8,7 @@ use crate::error::Result;
 #[must_use]
 pub struct Together {
     #[cfg(target_os = "linux")]
-    before: linux::Before,
+    _before: linux::Before,
 }
 
 impl Together {
@@ -27,7 +27,7 @@ impl Together {
         let _: (usize, i32) = (number, backend);
         Ok(Self {
             #[cfg(target_os = "linux")]
-            before: linux::tie(backend, number)?,
+            _before: linux::tie(backend, number)?,
         })
     }
 }
