@@ -487,7 +487,9 @@ impl<S: PageStore> Walk<'_, S> {
         }
         // What is to be in the exact list does not depend on roundings.
         Ok(match model {
-            Some(model) if row.list != meta.exact_list() => model.contradiction(vector, &stored),
+            Some(model) if ![row.list, stored.list].contains(&meta.exact_list()) => {
+                model.contradiction(vector, &stored, &wanted)
+            }
             _ => Some("is in the wrong list"),
         })
     }
