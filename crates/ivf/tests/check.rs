@@ -118,17 +118,18 @@ impl Case {
         })
     }
 
-    /// Rows that fit a page of a list.
-    fn capacity(&self) -> usize {
+    /// Rows that a page of a list has places for: its capacity, and with refine codes a few more.
+    fn places_of_a_page(&self) -> usize {
         let bytes = if self.meta.refine { DIM + 8 } else { 0 };
         distillvq_ivf::Layout::coded(self.meta.shape, bytes)
             .unwrap()
             .capacity()
+            .next_multiple_of(32)
     }
 
     /// Offset of the codes' part of a page, the scales, the norms, the addresses' blocks and lines.
     fn parts(&self) -> [usize; 5] {
-        let (n, shape) = (self.capacity(), self.meta.shape);
+        let (n, shape) = (self.places_of_a_page(), self.meta.shape);
         let scales = 64 + n / 32 * shape.block_bytes();
         let norms = scales + n;
         let blocks = norms + if shape.has_norm { 4 * n } else { 0 };
@@ -270,7 +271,7 @@ fn wrong_bytes_of_a_row_are_found() {
     }
     let refine = damaged(Metric::Cosine, true, |case, block, i| {
         let [.., offsets] = case.parts();
-        let links = offsets + 2 * case.capacity();
+        let links = offsets + 2 * case.places_of_a_page();
         let each = (8192 - 64) / (DIM + 8);
         let link = case
             .store
@@ -284,7 +285,7 @@ fn wrong_bytes_of_a_row_are_found() {
     let case = Case::new(Metric::Cosine, 4, true, 1500);
     let (block, _) = case.find(tid(700));
     let [.., offsets] = case.parts();
-    let link = offsets + 2 * case.capacity();
+    let link = offsets + 2 * case.places_of_a_page();
     case.store
         .mutate(block, |page| page[link..link + 4].fill(0x77));
     let report = case.report();
