@@ -11,7 +11,8 @@ use std::thread;
 use std::time::Duration;
 
 use common::{
-    ALL, Sql, all_found, by_index, exact, healthy, mean_recall, search, table, undamaged, wait_for,
+    ALL, Sql, all_found, by_index, exact, healthy, mean_recall, search, table, undamaged, verified,
+    wait_for,
 };
 use distillvq_harness::{Embedding, Metric, Server, Stop, Vectors};
 use postgres::Client;
@@ -37,12 +38,15 @@ fn back(server: &mut Server) -> Client {
     assert!(log.contains("database system was not properly shut down"));
     healthy(&log);
     undamaged(&log, "crash");
-    server.connect_to("crash").unwrap()
+    let mut client = server.connect_to("crash").unwrap();
+    verified(&mut client);
+    client
 }
 
 /// The index must show exactly what the table shows, and still find the nearest.
 #[track_caller]
 fn sound(client: &mut Client, metric: Metric, queries: &Vectors) {
+    verified(client);
     for query in queries.slice(0..2).iter() {
         all_found(client, "items", metric, query);
     }

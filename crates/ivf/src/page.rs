@@ -288,7 +288,7 @@ impl Layout {
         self.tid_offsets + self.blocks * 2 * LANES + size_of::<u32>() * p
     }
 
-    /// Rows that fit a page: a multiple of 32, or with refine codes somewhat less, see [`capacity`].
+    /// Rows that fit a page: a multiple of 32, or with refine codes somewhat less: as many as fill refine pages.
     pub fn capacity(&self) -> usize {
         self.capacity
     }
@@ -349,6 +349,13 @@ impl Layout {
             put(page, self.norms + 4 * i, &row.norm.to_le_bytes());
         }
         self.put_tid(page, i, row.tid);
+    }
+
+    /// The codes of row `i`, one a byte, and its scale byte.
+    pub(crate) fn codes_of(&self, page: &[u8], i: usize) -> (Vec<u8>, u8) {
+        let codes = (0..self.subquantizers).map(|s| self.code(page, i, s));
+        let [scale] = get(page, self.scales + i);
+        (codes.collect(), scale)
     }
 
     /// Copies row `from` over row `to`.
