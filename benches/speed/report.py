@@ -166,8 +166,8 @@ def main():
 # Speed, size and build time beside pgvector
 
 One server, one table, one run a data set; every statement is prepared, and finds its query by id. Each client shares a
-processor with its backend, so that no time goes on waking idle processors. Indexes are built with 2 GB of
-`maintenance_work_mem`; memory is what processes have for themselves, and in a build what they share beyond the server's
+processor with its backend, so that no time goes on waking idle processors. Indexes are built with
+`maintenance_work_mem` of three times the vectors, at least 2 GB, so that hnsw fits; memory is what processes have for themselves, and in a build what they share beyond the server's
 buffers.
 
 ![Recall and queries a second](performance.svg)

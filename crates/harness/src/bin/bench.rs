@@ -307,7 +307,13 @@ fn measure(
     say(&format!("{}: building", method.name));
     let name = method.name.as_str();
     let mut client = server.connect_to(DATABASE)?;
-    let (built, training, peak) = with_peak_memory(server, || build_index(&mut client, method))?;
+    let (built, training, peak) = with_peak_memory(server, || {
+        build_index(
+            &mut client,
+            method,
+            3 * data.documents.values().len() * size_of::<f32>() / 1_000_000,
+        )
+    })?;
     output.line(&json!({
         "kind": "build", "index": name, "bytes": built.bytes, "build_seconds": built.build.as_secs_f64(),
         "training_seconds": training.as_secs_f64(), "peak_bytes": peak,
@@ -358,8 +364,12 @@ fn measure(
 }
 
 /// Trains, if the method wants it, and builds: the index, and the time of training.
-fn build_index(client: &mut Client, method: &Method) -> Result<(Built, Duration)> {
-    client.batch_execute("SET maintenance_work_mem = '2GB'")?;
+fn build_index(client: &mut Client, method: &Method, memory: usize) -> Result<(Built, Duration)> {
+    // Enough for hnsw to build in memory.
+    client.batch_execute(&format!(
+        "SET maintenance_work_mem = '{}MB'",
+        memory.max(2_048)
+    ))?;
     let start = Instant::now();
     if !method.prepare.is_empty() {
         client.batch_execute(&method.prepare)?;
