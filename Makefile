@@ -34,6 +34,20 @@ test:
 	@echo '==> tests in private servers' >&2
 	@$(with_env) cargo test --locked --no-fail-fast --package distillvq-harness -- --test-threads=4
 
+## test-assert  the tests in servers once more, on a PostgreSQL with assertions that is built the first time (Debian)
+.PHONY: test-assert
+test-assert:
+	@$(with_env) tools/build.sh
+	@PG_CONFIG=$$($(with_env) tools/assert_server.sh) && export PG_CONFIG && $(with_env) tools/install.sh && \
+		$(with_env) cargo test --locked --no-fail-fast --package distillvq-harness -- --test-threads=4
+
+## soak         crashes, cancels, replication, mixed load, long sessions; DURATION=30 minutes, SEED=1, ONLY=crash,cancel,…
+.PHONY: soak
+soak:
+	@$(with_env) tools/install.sh
+	@$(with_env) cargo run --locked --release --package distillvq-harness --bin soak -- --minutes "$(or $(DURATION),30)" \
+		--seed "$(or $(SEED),1)" --only "$(ONLY)" --output benches/soak/last.json --table docs/reliability.md
+
 ## lint         formatting, clippy, documentation; licences too where cargo-deny is installed
 .PHONY: lint
 lint:
