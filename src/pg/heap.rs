@@ -1,6 +1,6 @@
 //! Rows of the table: the sample for training, the pass of a build, and the exact distances of a search.
 
-use crate::error::{Error, Result, or_raise};
+use crate::error::{Result, or_raise};
 use crate::pg::datum::{OwnedVector, ReadElements, append_elements};
 use crate::pg::recent::Recent;
 use crate::pg::relation::{Element, Heap, Index};
@@ -168,13 +168,7 @@ unsafe fn per_tuple_context(estate: *mut pg_sys::EState) -> *mut pg_sys::ExprCon
 }
 
 /// Offers every row that an MVCC snapshot sees to a reservoir; the vectors of rows not chosen are not even read.
-pub fn sample(
-    heap: Heap,
-    index: Index,
-    element: Element,
-    reservoir: &mut Reservoir,
-    dim: usize,
-) -> Result<()> {
+pub fn sample(heap: Heap, index: Index, element: Element, reservoir: &mut Reservoir) -> Result<()> {
     let mut rows = Values::new(index, heap);
     let predicate = Predicate::new(index, rows.slot);
     // SAFETY: the relation is open; scan and snapshot are released below, or by the abort after an error.
@@ -197,10 +191,7 @@ pub fn sample(
         }
         pg_sys::table_endscan(scan);
         pg_sys::UnregisterSnapshot(snapshot);
-        outcome.map_err(|found| Error::Dimensions {
-            expected: dim,
-            found,
-        })
+        outcome
     }
 }
 
