@@ -77,6 +77,8 @@ pub fn build(heap: Heap, index: Index, info: &IndexInfo) -> Result<Counts> {
         options,
     };
     let (model, rows) = match &plan.options.model {
+        // The tables are empty, that of the models too: the old index's file takes the place of what is built here.
+        Some(_) if crate::pg::in_binary_upgrade() => (None, 0),
         Some(name) => (Some(named_model(&plan, name)?), heap.estimated_rows()),
         None => train_from_table(&plan, heap)?,
     };
