@@ -4,7 +4,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 
-export PG_CONFIG DESTDIR SPLIT BYTES DOCS
+export PG_CONFIG OLD_PG_CONFIG DESTDIR SPLIT BYTES DOCS
 
 with_env := tools/with_env.sh
 pure := --package distillvq-kernels --package distillvq-quantizer --package distillvq-ivf
@@ -40,6 +40,11 @@ test-assert:
 	@$(with_env) tools/build.sh
 	@PG_CONFIG=$$($(with_env) tools/assert_server.sh) && export PG_CONFIG && $(with_env) tools/install.sh && \
 		$(with_env) cargo test --locked --no-fail-fast --package distillvq-harness -- --test-threads=4
+
+## test-upgrade pg_upgrade of a database with indexes from PostgreSQL 16; OLD_PG_CONFIG=… from a server of yours
+.PHONY: test-upgrade
+test-upgrade:
+	@$(with_env) tools/test-upgrade.sh
 
 ## soak         crashes, cancels, replication, mixed load, long sessions; DURATION=30 minutes, SEED=1, ONLY=crash,cancel,…
 .PHONY: soak
