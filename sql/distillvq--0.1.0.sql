@@ -140,3 +140,13 @@ CREATE FUNCTION distillvq_import_model(name text, body bytea, replace boolean DE
 
 CREATE FUNCTION distillvq_drop_model(name text, force boolean DEFAULT false) RETURNS void
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'distillvq_drop_model_wrapper';
+
+-- Verification ------------------------------------------------------------------
+
+-- A row for each problem, none if the index is sound. The right is that to maintain the table.
+CREATE FUNCTION distillvq_check("index" regclass, heap boolean DEFAULT false)
+    RETURNS TABLE (block bigint, problem text)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1 AS 'MODULE_PATHNAME', 'distillvq_check_wrapper';
+
+COMMENT ON FUNCTION distillvq_check(regclass, boolean) IS
+    'problems of a distillvq index: its structure, with heap => true also against the rows of its table';

@@ -8,6 +8,24 @@ use distillvq_ivf as ivf;
 use distillvq_quantizer::{Metric, ModelError, TrainError, memory_for};
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys::panic::ErrorReport};
 
+/// What somebody wants to do with an index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Train it again.
+    Train,
+    /// Check it.
+    Check,
+}
+
+impl std::fmt::Display for Purpose {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Train => "Train",
+            Self::Check => "Check",
+        })
+    }
+}
+
 /// An error of the extension.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -81,18 +99,32 @@ pub enum Error {
     /// Bytes that are no model.
     #[error("cannot import model \"{name}\": {source}")]
     Import { name: String, source: ModelError },
-    /// A relation that cannot be trained.
+    /// A relation that is no index of this access method.
     #[error("\"{relation}\" is {kind}, not a distillvq index")]
     NotAnIndex {
         relation: String,
         kind: &'static str,
+        purpose: Purpose,
     },
+    /// No index at all.
+    #[error("the index to check must not be null")]
+    NullIndex,
     /// An index without rows of its own.
     #[error("\"{index}\" is the index of a partitioned table")]
     PartitionedIndex {
         index: String,
         partitions: Vec<String>,
+        purpose: Purpose,
     },
+    /// An index that its build has not made valid.
+    #[error("cannot check index \"{0}\": it is not valid")]
+    InvalidIndex(String),
+    /// An unlogged index on a standby.
+    #[error("cannot check unlogged index \"{0}\" during recovery")]
+    UnloggedInRecovery(String),
+    /// A snapshot older than the index.
+    #[error("cannot check index \"{0}\" with the snapshot of this transaction")]
+    OldSnapshot(String),
     /// An index of somebody else's.
     #[error("must be owner of index \"{0}\"")]
     NotOwner(String),
@@ -100,7 +132,7 @@ pub enum Error {
     #[error("permission denied for table {0}")]
     NoSelect(String),
     /// A temporary index of another session.
-    #[error("cannot train \"{0}\", a temporary index of another session")]
+    #[error("\"{0}\" is a temporary index of another session")]
     OtherSession(String),
     /// An index without a model.
     #[error("index \"{0}\" is untrained: it has no model")]
@@ -204,7 +236,11 @@ impl Error {
             } => S::ERRCODE_OUT_OF_MEMORY,
             Self::Import { .. } => S::ERRCODE_INVALID_BINARY_REPRESENTATION,
             Self::NotAnIndex { .. } | Self::PartitionedIndex { .. } => S::ERRCODE_WRONG_OBJECT_TYPE,
-            Self::Untrained(_) => S::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Self::NullIndex => S::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+            Self::Untrained(_) | Self::InvalidIndex(_) | Self::UnloggedInRecovery(_) => {
+                S::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
+            }
+            Self::OldSnapshot(_) => S::ERRCODE_T_R_SERIALIZATION_FAILURE,
             Self::Train {
                 source: TrainError::Interrupted,
                 ..
@@ -285,19 +321,27 @@ impl Error {
                 "Raise the system's limit of threads, or lower max_parallel_maintenance_workers.".into()
             }
             Self::Import { .. } => "Give the bytes that distillvq_export_model returned, whole and unchanged.".into(),
-            Self::NotAnIndex { .. } => {
+            Self::NotAnIndex { purpose: Purpose::Train, .. } => {
                 "Name an index, as in distillvq_train('items_embedding_idx'), or a table and its column, as in \
                  distillvq_train('items', 'embedding').".into()
             }
+            Self::NotAnIndex { purpose: Purpose::Check, .. } | Self::NullIndex => {
+                "Name an index, as in distillvq_check('items_embedding_idx').".into()
+            }
             Self::PartitionedIndex { partitions, .. } if partitions.is_empty() => {
-                "It has no partitions yet, and no rows to train on.".into()
+                "It has no partitions yet, and no rows.".into()
             }
-            Self::PartitionedIndex { partitions, .. } => {
-                format!("Train the indexes of its partitions one by one: {}.", some_of(partitions))
+            Self::PartitionedIndex { partitions, purpose, .. } => {
+                format!("{purpose} the indexes of its partitions one by one: {}.", some_of(partitions))
             }
-            Self::NotOwner(_) => "The owner of the table may train its indexes.".into(),
+            Self::InvalidIndex(index) => {
+                format!("Its build is under way or has failed: wait, or build it with REINDEX INDEX {index}.")
+            }
+            Self::UnloggedInRecovery(_) => "It has no contents here: check it on the primary.".into(),
+            Self::OldSnapshot(_) => "Check it in a new transaction, best with the isolation level READ COMMITTED.".into(),
+            Self::NotOwner(_) => "The owner of the table may maintain its indexes.".into(),
             Self::NoSelect(_) => "Training reads the table's rows: the right to SELECT is needed.".into(),
-            Self::OtherSession(_) => "Train it in the session that made it.".into(),
+            Self::OtherSession(_) => "Only the session that made it can read it.".into(),
             Self::Untrained(index) => {
                 format!("Its table was too small when it was built. REINDEX INDEX {index} trains it.")
             }
@@ -381,6 +425,36 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// Raises the error of a result, at the border to PostgreSQL.
 pub fn or_raise<T>(result: Result<T>) -> T {
     result.unwrap_or_else(|error| error.raise())
+}
+
+/// An error of an operation on pages that calls back, before the index's name is known to it.
+pub enum Failure {
+    /// Of the pages.
+    Pages(ivf::Error),
+    /// Of what was called back.
+    Other(Error),
+}
+
+impl From<ivf::Error> for Failure {
+    fn from(error: ivf::Error) -> Self {
+        Self::Pages(error)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl Failure {
+    /// The error, with the index's name.
+    pub fn of(self, index: Index) -> Error {
+        match self {
+            Self::Pages(error) => of_index(index)(error),
+            Self::Other(error) => error,
+        }
+    }
 }
 
 /// Names the index in an error of its pages.

@@ -170,6 +170,64 @@ fn space_is_used_again() {
 }
 
 #[test]
+fn the_planner_is_told_what_is_there() {
+    let mut db = Database::new("told");
+    let all = Vectors::clustered(3_000, 12, 20, 47);
+    table(&mut db, "items", "vector", &all.slice(0..2_000));
+    db.run(
+        "CREATE INDEX one ON items USING distillvq (embedding);
+         CREATE INDEX part ON items USING distillvq (embedding) WHERE id % 4 = 0;
+         CREATE INDEX fine ON items USING distillvq (embedding) WITH (refine = sq8)",
+    );
+    let told = |db: &mut Database, rows: [f32; 3]| {
+        for (index, rows) in ["one", "part", "fine"].into_iter().zip(rows) {
+            assert_eq!(tuples(db, index), rows, "{index}");
+            let right = format!(
+                "SELECT relpages = pg_relation_size(oid) / 8192 FROM pg_class WHERE relname = '{index}'"
+            );
+            assert!(db.one::<bool>(&right), "{index}");
+        }
+    };
+    told(&mut db, [2_000.0, 500.0, 2_000.0]);
+    // A vacuum that has nothing to remove counts nevertheless.
+    insert(&mut db, "items", 2_000, &all.slice(2_000..2_800));
+    db.run("VACUUM items");
+    told(&mut db, [2_800.0, 700.0, 2_800.0]);
+    db.run_each(&[
+        "VACUUM items",
+        "INSERT INTO items VALUES (1, NULL)",
+        "VACUUM items",
+    ]);
+    told(&mut db, [2_800.0, 700.0, 2_800.0]);
+    db.run_each(&[
+        "DELETE FROM items WHERE id % 4 = 0 AND id < 800",
+        "VACUUM items",
+    ]);
+    told(&mut db, [2_600.0, 500.0, 2_600.0]);
+    // Rows that others still see, or that nobody sees yet, are there too.
+    let mut other = db.session();
+    other.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM items");
+    db.run_each(&[
+        "DELETE FROM items WHERE id BETWEEN 1001 AND 1004",
+        "VACUUM items",
+    ]);
+    told(&mut db, [2_600.0, 500.0, 2_600.0]);
+    other.run("COMMIT");
+    db.run("VACUUM (PARALLEL 2) items");
+    told(&mut db, [2_596.0, 499.0, 2_596.0]);
+    // Holes among refine codes are no rows.
+    db.run_each(&[
+        "INSERT INTO items SELECT id + 5000, embedding FROM items WHERE id BETWEEN 1100 AND 1139",
+        "VACUUM items",
+    ]);
+    told(&mut db, [2_636.0, 509.0, 2_636.0]);
+    db.run("ANALYZE items");
+    assert!(tuples(&mut db, "one") >= 2_600.0);
+    db.run("REINDEX TABLE items");
+    assert_eq!(tuples(&mut db, "fine"), tuples(&mut db, "one"));
+}
+
+#[test]
 fn recall_does_not_wear_out() {
     let mut db = Database::new("wear");
     let set = DataSet::shipped().unwrap();

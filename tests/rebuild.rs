@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use common::{
-    ALL, Database, Sql, all_found, by_index, exact, in_order, mean_recall, search, sound_by_check,
-    table, wait_for_blocked,
+    ALL, Database, Sql, all_found, by_index, exact, in_order, mean_recall, search, table, verified,
+    wait_for_blocked,
 };
 use distillvq_harness::{Metric, Vectors, load};
 
@@ -118,14 +118,14 @@ fn built_and_rebuilt_concurrently_under_load() {
             db.run("CREATE INDEX CONCURRENTLY one ON items USING distillvq (embedding)");
             db.run("REINDEX INDEX CONCURRENTLY one");
             db.run("REINDEX TABLE CONCURRENTLY items");
-            sound_by_check(&mut db, "one");
+            verified(&mut db);
             if round == 0 {
                 db.run("DROP INDEX CONCURRENTLY one");
             }
         }
         done.store(true, Ordering::Relaxed);
     });
-    sound_by_check(&mut db, "one");
+    verified(&mut db);
     all_found(&mut db, "items", Metric::L2, queries.row(1));
     assert_eq!(
         db.one::<i64>("SELECT count(*) FROM pg_index WHERE NOT indisvalid"),

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Found, SETTINGS, Sql, all_found, by_index, search, sound_by_check, table, undamaged};
+use common::{Found, SETTINGS, Sql, all_found, by_index, search, table, undamaged, verified};
 use distillvq_harness::installation::Installation;
 use distillvq_harness::{Metric, Server, Vectors};
 use postgres::Client;
@@ -69,8 +69,8 @@ fn a_used_index_goes_on_after_pg_upgrade() {
         answers(&mut client, &queries) == before,
         "the same pages give the same answers"
     );
-    for (index, table, _) in INDEXES {
-        sound_by_check(&mut client, index);
+    verified(&mut client);
+    for (_, table, _) in INDEXES {
         client.run(&format!(
             "INSERT INTO {table} SELECT id + 50000, embedding FROM others WHERE id < 100"
         ));

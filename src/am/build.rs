@@ -13,8 +13,7 @@ use crate::pg::store::RelationStore;
 use crate::sample::Reservoir;
 use distillvq_ivf::{MOST_REFINE_BYTES, create_empty};
 use distillvq_quantizer::{
-    Encoded, EncodedRows, MIN_TRAIN_ROWS, Metric, Model, Monitor, Placement, TrainError,
-    TrainOptions, Trained, refine_bytes, train,
+    MIN_TRAIN_ROWS, Metric, Model, Monitor, TrainError, TrainOptions, Trained, refine_bytes, train,
 };
 
 /// Seed of the sample and of the training in a build: the same table gives the same index.
@@ -237,28 +236,6 @@ fn too_few_rows(plan: &Plan, rows: usize) {
         "Searches are exact, by looking at every row; they slow down as the table grows.",
         &format!("Once the table is filled, train with REINDEX INDEX {index}."),
     );
-}
-
-/// Rows of an untrained index: all in the exact list, but for those that no search could find.
-pub fn untrained(metric: Metric, vectors: &[f32], dim: usize) -> EncodedRows {
-    let one = |vector: &[f32]| {
-        let zero = metric == Metric::Cosine && vector.iter().all(|&x| x == 0.0);
-        let placement = if zero {
-            Placement::Unindexed
-        } else {
-            Placement::Exact
-        };
-        Encoded {
-            placement,
-            scale: 0,
-            norm: 0.0,
-        }
-    };
-    EncodedRows {
-        rows: vectors.chunks_exact(dim.max(1)).map(one).collect(),
-        codes: Vec::new(),
-        refine: Vec::new(),
-    }
 }
 
 /// Fills the init fork of an unlogged index: the same model without rows, what the index is after a crash.

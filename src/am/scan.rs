@@ -1,7 +1,7 @@
 //! Searching: the index's pages give candidates, the table gives exact distances, rows come out in exact order.
 
 use crate::cache;
-use crate::error::{Error, Result, of_index};
+use crate::error::{Error, Failure, Result, of_index};
 use crate::pg::datum::OwnedVector;
 use crate::pg::relation::Index;
 use crate::pg::store::RelationStore;
@@ -115,18 +115,6 @@ impl Scan {
     }
 }
 
-/// An error of a search before the index's name is known to it.
-enum Failure {
-    Pages(ivf::Error),
-    Other(Error),
-}
-
-impl From<ivf::Error> for Failure {
-    fn from(error: ivf::Error) -> Self {
-        Self::Pages(error)
-    }
-}
-
 /// Gives the exact distances of rows, none for rows that the search may not see.
 pub type Fetch<'a> = dyn FnMut(&[Candidate], &mut Vec<Option<f64>>) -> Result<()> + 'a;
 
@@ -138,8 +126,7 @@ impl Searching {
         };
         match timing::stage(Stage::Order, || self.stream.next(&mut exact)) {
             Ok(hit) => Ok(hit.map(|hit| hit.tid)),
-            Err(Failure::Pages(error)) => Err(of_index(index)(error)),
-            Err(Failure::Other(error)) => Err(error),
+            Err(failure) => Err(failure.of(index)),
         }
     }
 }

@@ -7,12 +7,12 @@ use crate::am::build::{
     SAMPLING, memory_for_training, run_training, sample_capacity, train_options,
 };
 use crate::am::scan::Target;
-use crate::error::{Error, Result, of_index, or_raise};
-use crate::functions::models;
+use crate::error::{Error, Purpose, Result, of_index, or_raise};
+use crate::functions::{check_index, models};
 use crate::pg::Progress;
 use crate::pg::options::Options;
-use crate::pg::relation::{Maintained, Trainable, may_maintain, table_of, trainable};
-use crate::pg::spi::{VectorColumn, partitions, relation_name};
+use crate::pg::relation::Maintained;
+use crate::pg::spi::{VectorColumn, relation_name};
 use crate::pg::store::RelationStore;
 use crate::sample::Reservoir;
 use distillvq_ivf::replace_student;
@@ -127,27 +127,6 @@ fn query_log(
     }
 }
 
-/// Refuses a relation that is no index to train, or not the caller's to maintain.
-fn check_index(index: Oid) -> Result<()> {
-    let name = || relation_name(index).unwrap_or_else(|| index.to_u32().to_string());
-    match trainable(index) {
-        Some(Trainable::Index) if may_maintain(table_of(index)) => Ok(()),
-        Some(Trainable::Index) => Err(Error::NotOwner(name())),
-        Some(Trainable::Partitioned) => Err(Error::PartitionedIndex {
-            index: name(),
-            partitions: partitions(index)?,
-        }),
-        Some(Trainable::Other(kind)) => Err(Error::NotAnIndex {
-            relation: name(),
-            kind,
-        }),
-        None => Err(Error::NotAnIndex {
-            relation: name(),
-            kind: "no relation",
-        }),
-    }
-}
-
 /// Samples the rows of an index, trains its model again, and puts the new student into its pages if it won.
 fn train_index(
     oid: Oid,
@@ -155,8 +134,8 @@ fn train_index(
     options: &RetrainOptions,
 ) -> Result<Outcome> {
     let start = Instant::now();
-    check_index(oid)?;
-    let locked = Maintained::open(oid);
+    check_index(oid, Purpose::Train)?;
+    let locked = Maintained::for_training(oid);
     let index = locked.index();
     if locked.of_another_session() {
         return Err(Error::OtherSession(index.name()));

@@ -42,7 +42,8 @@ fn describe(routine: &mut pg_sys::IndexAmRoutine) {
     routine.amcanorderbyop = true;
     // Without it the planner makes no path for ORDER BY alone; NULLs are not indexed nevertheless, as in pgvector.
     routine.amoptionalkey = true;
-    routine.amparallelvacuumoptions = pg_sys::VACUUM_OPTION_PARALLEL_BULKDEL as u8;
+    routine.amparallelvacuumoptions = (pg_sys::VACUUM_OPTION_PARALLEL_BULKDEL
+        | pg_sys::VACUUM_OPTION_PARALLEL_COND_CLEANUP) as u8;
     routine.ambuild = Some(ambuild);
     routine.ambuildempty = Some(ambuildempty);
     routine.aminsert = Some(aminsert);
@@ -117,11 +118,23 @@ unsafe extern "C-unwind" fn ambulkdelete(
     state: *mut c_void,
 ) -> *mut pg_sys::IndexBulkDeleteResult {
     // SAFETY: the server passes its vacuum's description, earlier statistics or null, and a callback with its state.
+    unsafe { remove(info, stats, &mut |tid| is_dead(callback, tid, state)) }
+}
+
+/// Removes the rows that are dead, and counts the others.
+///
+/// # Safety
+/// `info` must describe the running vacuum, and `stats` be null or its statistics.
+unsafe fn remove(
+    info: *mut pg_sys::IndexVacuumInfo,
+    stats: *mut pg_sys::IndexBulkDeleteResult,
+    dead: &mut dyn FnMut(Tid) -> bool,
+) -> *mut pg_sys::IndexBulkDeleteResult {
+    // SAFETY: as promised by the caller.
     unsafe {
         let index = Index::new((*info).index);
         let store = RelationStore::for_vacuum(index, (*info).strategy);
-        let mut dead = |tid: Tid| is_dead(callback, tid, state);
-        let counted = or_raise(am::vacuum::bulk_delete(index, &store, &mut dead));
+        let counted = or_raise(am::vacuum::bulk_delete(index, &store, dead));
         let stats = statistics(stats);
         (*stats).num_pages = store.block_count();
         (*stats).estimated_count = false;
@@ -165,9 +178,14 @@ unsafe extern "C-unwind" fn amvacuumcleanup(
 ) -> *mut pg_sys::IndexBulkDeleteResult {
     // SAFETY: the server passes its vacuum's description and the statistics of the bulk deletes, or null.
     unsafe {
-        if !(*info).analyze_only && !stats.is_null() {
-            (*stats).num_pages = RelationStore::new(Index::new((*info).index)).block_count();
+        if (*info).analyze_only {
+            return stats;
         }
+        if stats.is_null() {
+            // Nothing was to be removed, and nobody has counted: the same walk does, and tells inserts where there is room.
+            return remove(info, stats, &mut |_| false);
+        }
+        (*stats).num_pages = RelationStore::new(Index::new((*info).index)).block_count();
     }
     stats
 }

@@ -1,13 +1,15 @@
 //! Rows of the table: the sample for training, the pass of a build, and the exact distances of a search.
 
-use crate::error::{Result, or_raise};
+use crate::error::{Error, Result, or_raise};
 use crate::pg::datum::{OwnedVector, ReadElements, append_elements};
 use crate::pg::recent::Recent;
 use crate::pg::relation::{Element, Heap, Index};
+use crate::pg::spi::as_role;
 use crate::pg::with_temporary_memory;
 use crate::sample::Reservoir;
 use distillvq_ivf::{Candidate, Tid};
 use pgrx::pg_sys;
+use std::ops::Range;
 
 /// What an index takes from a row of its table: a column, or an expression, under an optional predicate.
 pub struct IndexInfo(*mut pg_sys::IndexInfo);
@@ -249,6 +251,124 @@ unsafe extern "C-unwind" fn build_row(
             or_raise((state.each)(tid_of(&*tid), &|out| {
                 append_elements(value, element, out)
             }));
+        }
+    }
+}
+
+/// The rows that are visible now, of a table whose index is checked: the snapshot stays the same until it is dropped.
+pub struct VisibleRows {
+    heap: Heap,
+    index: Index,
+    element: Element,
+    snapshot: pg_sys::Snapshot,
+}
+
+impl VisibleRows {
+    /// Takes the snapshot. Whoever looks at the index afterwards finds all of these rows there.
+    pub fn new(heap: Heap, index: Index) -> Result<Self> {
+        let element = index.element()?;
+        // SAFETY: the snapshot is released in Drop, or by the abort after an error.
+        let snapshot = unsafe { pg_sys::RegisterSnapshot(pg_sys::GetTransactionSnapshot()) };
+        let rows = Self {
+            heap,
+            index,
+            element,
+            snapshot,
+        };
+        if rows.may_be_older_than_the_index() {
+            return Err(Error::OldSnapshot(index.name()));
+        }
+        Ok(rows)
+    }
+
+    /// Whether the snapshot is an older one of the transaction, which may see versions of rows that the index, made over a
+    /// table with chains of updates, leaves out until its `indcheckxmin` has passed.
+    fn may_be_older_than_the_index(&self) -> bool {
+        // SAFETY: an open index has its catalog row; the snapshot is registered.
+        unsafe {
+            let index = &*self.index.as_ptr();
+            let made =
+                pg_sys::submodules::htup::HeapTupleHeaderGetXmin((*index.rd_indextuple).t_data);
+            pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32
+                && (*index.rd_index).indcheckxmin
+                && !pg_sys::TransactionIdPrecedes(made, (*self.snapshot).xmin)
+        }
+    }
+
+    /// Passes all rows that must be in the index (NULLs left out) and lie in these blocks of the table to `each`, with the
+    /// addresses that the index has of them. Functions in the index's definition run as the owner of the table.
+    pub fn show(&self, blocks: Range<u32>, each: &mut EachRow<'_>) {
+        let mut inside = |tid: Tid, read: &ReadElements<'_>| {
+            if blocks.contains(&tid.block) {
+                each(tid, read)
+            } else {
+                Ok(())
+            }
+        };
+        let mut state = BuildState {
+            element: self.element,
+            each: &mut inside,
+        };
+        let state = (&raw mut state).cast::<std::ffi::c_void>();
+        let scan = || {
+            // SAFETY: the relations are open; the callback gets back the pointer to the state, which outlives the scan,
+            // and the server ends the scan.
+            unsafe {
+                let info = pg_sys::BuildIndexInfo(self.index.as_ptr());
+                // Not a build: rows by the snapshot alone.
+                (*info).ii_Concurrent = true;
+                if let Some(scan) = self.begin(&blocks) {
+                    pg_sys::table_index_build_scan(
+                        self.heap.as_ptr(),
+                        self.index.as_ptr(),
+                        info,
+                        true,
+                        false,
+                        Some(build_row),
+                        state,
+                        scan,
+                    );
+                }
+            }
+        };
+        let owner = self.index.owner();
+        with_temporary_memory(|| as_role(owner, scan));
+    }
+
+    /// Begins a scan of the blocks, as far as they exist; of the whole table, if that is not kept as PostgreSQL keeps
+    /// tables.
+    fn begin(&self, blocks: &Range<u32>) -> Option<pg_sys::TableScanDesc> {
+        let main = pg_sys::ForkNumber::MAIN_FORKNUM;
+        // SAFETY: the relation is open, the snapshot registered; limits are set before the first row is asked for.
+        unsafe {
+            let plain = self.heap.data().rd_tableam == pg_sys::GetHeapamTableAmRoutine();
+            let end = pg_sys::RelationGetNumberOfBlocksInFork(self.heap.as_ptr(), main);
+            if plain && blocks.start >= end {
+                return None;
+            }
+            let (no_keys, ring, synchronized) = (std::ptr::null_mut(), true, false);
+            let scan = pg_sys::table_beginscan_strat(
+                self.heap.as_ptr(),
+                self.snapshot,
+                0,
+                no_keys,
+                ring,
+                synchronized,
+            );
+            if plain {
+                let count = blocks.end.min(end) - blocks.start;
+                pg_sys::heap_setscanlimits(scan, blocks.start, count);
+            }
+            Some(scan)
+        }
+    }
+}
+
+impl Drop for VisibleRows {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: registered in `new`, released once.
+            unsafe { pg_sys::UnregisterSnapshot(self.snapshot) };
         }
     }
 }

@@ -218,9 +218,9 @@ pub fn access_method() -> pg_sys::Oid {
     unsafe { pg_sys::get_index_am_oid(c"distillvq".as_ptr(), true) }
 }
 
-/// What a relation is to somebody who wants to train an index.
+/// What a relation is to somebody who wants an index of this access method.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trainable {
+pub enum RelationKind {
     /// An index of this access method.
     Index,
     /// The index of a partitioned table.
@@ -230,7 +230,7 @@ pub enum Trainable {
 }
 
 /// Looks up what a relation is, or nothing if it does not exist.
-pub fn trainable(oid: pg_sys::Oid) -> Option<Trainable> {
+pub fn relation_kind(oid: pg_sys::Oid) -> Option<RelationKind> {
     // SAFETY: a catalog look-up; the row is read before it is released.
     let (kind, method) = unsafe {
         let cache = pg_sys::SysCacheIdentifier::RELOID as i32;
@@ -244,15 +244,15 @@ pub fn trainable(oid: pg_sys::Oid) -> Option<Trainable> {
         found
     };
     Some(match kind {
-        pg_sys::RELKIND_INDEX if method == access_method() => Trainable::Index,
-        pg_sys::RELKIND_PARTITIONED_INDEX if method == access_method() => Trainable::Partitioned,
+        pg_sys::RELKIND_INDEX if method == access_method() => RelationKind::Index,
+        pg_sys::RELKIND_PARTITIONED_INDEX if method == access_method() => RelationKind::Partitioned,
         pg_sys::RELKIND_INDEX | pg_sys::RELKIND_PARTITIONED_INDEX => {
-            Trainable::Other("an index of another access method")
+            RelationKind::Other("an index of another access method")
         }
         pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE | pg_sys::RELKIND_MATVIEW => {
-            Trainable::Other("a table")
+            RelationKind::Other("a table")
         }
-        _ => Trainable::Other("neither an index nor a table"),
+        _ => RelationKind::Other("neither an index nor a table"),
     })
 }
 
@@ -267,22 +267,55 @@ pub fn may_maintain(table: pg_sys::Oid) -> bool {
 pub struct Maintained {
     heap: pg_sys::Relation,
     index: pg_sys::Relation,
+    locks: Locks,
 }
 
-/// Keeps VACUUM, REINDEX and other trainings of the table away, but neither readers nor writers.
+/// The locks on table and index.
+#[derive(Clone, Copy)]
+struct Locks {
+    heap: pg_sys::LOCKMODE,
+    index: pg_sys::LOCKMODE,
+}
+
+/// Keeps VACUUM, REINDEX and other maintenance of the table away, but neither readers nor writers.
 const MAINTENANCE: pg_sys::LOCKMODE = pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE;
 /// What a writer takes on an index.
 const WRITER: pg_sys::LOCKMODE = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
+/// What a reader takes; a standby allows hardly more.
+const READER: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
 
 impl Maintained {
-    /// Opens an index of this access method, the table first. A relation that is gone is PostgreSQL's own error.
-    pub fn open(index: pg_sys::Oid) -> Self {
+    /// Opens an index of this access method to change its model. A relation that is gone is PostgreSQL's own error.
+    pub fn for_training(index: pg_sys::Oid) -> Self {
+        // SAFETY: raises an error on a standby and in a read-only transaction.
+        unsafe { pg_sys::PreventCommandIfReadOnly(c"distillvq_train()".as_ptr()) };
+        Self::open(
+            index,
+            Locks {
+                heap: MAINTENANCE,
+                index: WRITER,
+            },
+        )
+    }
+
+    /// Opens an index of this access method to check it; on a standby, where nothing else is allowed, as a reader.
+    pub fn for_check(index: pg_sys::Oid) -> Self {
+        let heap = if in_recovery() { READER } else { MAINTENANCE };
+        Self::open(
+            index,
+            Locks {
+                heap,
+                index: READER,
+            },
+        )
+    }
+
+    fn open(index: pg_sys::Oid, locks: Locks) -> Self {
         // SAFETY: the locks are taken in the server's order, and belong to the transaction until they are released.
         unsafe {
-            pg_sys::PreventCommandIfReadOnly(c"distillvq_train()".as_ptr());
-            let heap = pg_sys::table_open(table_of(index), MAINTENANCE);
-            let index = pg_sys::index_open(index, WRITER);
-            Self { heap, index }
+            let heap = pg_sys::table_open(table_of(index), locks.heap);
+            let index = pg_sys::index_open(index, locks.index);
+            Self { heap, index, locks }
         }
     }
 
@@ -291,13 +324,32 @@ impl Maintained {
         Index(self.index)
     }
 
+    /// Its table.
+    pub fn heap(&self) -> Heap {
+        Heap(self.heap)
+    }
+
     /// Whether it is a temporary index of another session, whose pages this one cannot see.
     pub fn of_another_session(&self) -> bool {
         // SAFETY: an open relation.
-        unsafe {
-            let temporary = (*(*self.index).rd_rel).relpersistence as u8;
-            temporary == pg_sys::RELPERSISTENCE_TEMP && !(*self.index).rd_islocaltemp
-        }
+        let local = unsafe { (*self.index).rd_islocaltemp };
+        self.persistence() == pg_sys::RELPERSISTENCE_TEMP && !local
+    }
+
+    /// Whether it has no contents here: an unlogged one on a standby.
+    pub fn is_empty_in_recovery(&self) -> bool {
+        self.persistence() == pg_sys::RELPERSISTENCE_UNLOGGED && in_recovery()
+    }
+
+    /// Whether searches may use it: its build has come to an end.
+    pub fn is_valid(&self) -> bool {
+        // SAFETY: an open index has its catalog row.
+        unsafe { (*(*self.index).rd_index).indisvalid }
+    }
+
+    fn persistence(&self) -> u8 {
+        // SAFETY: an open relation has a catalog row.
+        unsafe { (*(*self.index).rd_rel).relpersistence as u8 }
     }
 }
 
@@ -306,11 +358,17 @@ impl Drop for Maintained {
         if !std::thread::panicking() {
             // SAFETY: opened in `open`, closed once.
             unsafe {
-                pg_sys::index_close(self.index, WRITER);
-                pg_sys::table_close(self.heap, MAINTENANCE);
+                pg_sys::index_close(self.index, self.locks.index);
+                pg_sys::table_close(self.heap, self.locks.heap);
             }
         }
     }
+}
+
+/// Whether the server is a standby, or recovers.
+pub fn in_recovery() -> bool {
+    // SAFETY: reads shared state.
+    unsafe { pg_sys::RecoveryInProgress() }
 }
 
 /// The table of an index.

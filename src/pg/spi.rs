@@ -59,7 +59,7 @@ impl Drop for AsOwner {
 }
 
 /// Runs `work` with the rights of a role, names being looked up in `pg_catalog` alone.
-fn as_role<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
+pub fn as_role<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
     let _guard = AsOwner::new(role);
     work()
 }

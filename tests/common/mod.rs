@@ -29,7 +29,8 @@ pub fn server() -> &'static Server {
     SERVER.get_or_init(|| Server::start_with(env!("CARGO_CRATE_NAME"), &SETTINGS).unwrap())
 }
 
-/// A test's database, with the extension. Its end checks that the server is [`healthy`] and the database [`undamaged`].
+/// A test's database, with the extension. Its end checks that the server is [`healthy`], the database [`undamaged`], and
+/// every index [`verified`].
 pub struct Database {
     /// Its name.
     pub name: String,
@@ -102,10 +103,30 @@ impl Drop for Database {
             let log = server().log().unwrap();
             healthy(&log);
             if !self.damaged {
-                undamaged(&log, &self.name);
+                verified(&mut self.session());
+                undamaged(&server().log().unwrap(), &self.name);
             }
         }
     }
+}
+
+/// Fails if the extension finds a problem in any valid index of a database, or in what it has of its table's rows.
+#[track_caller]
+pub fn verified(client: &mut Client) {
+    let schemas: Vec<String> = client.column(
+        "SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = 'distillvq'",
+    );
+    client.run("SET lock_timeout = '20s'");
+    for schema in schemas {
+        let problems: Vec<String> = client.column(&format!(
+            "SELECT format('%s, block %s: %s', c.oid::regclass, found.block, found.problem)
+             FROM pg_class c JOIN pg_am a ON a.oid = c.relam JOIN pg_index i ON i.indexrelid = c.oid,
+                 LATERAL {schema}.distillvq_check(c.oid, heap => true) found
+             WHERE a.amname = 'distillvq' AND c.relkind = 'i' AND i.indisvalid AND c.relpersistence <> 't'"
+        ));
+        assert!(problems.is_empty(), "{}", problems.join("\n"));
+    }
+    client.run("RESET lock_timeout");
 }
 
 /// Fails if a server's log tells of a crash or of something that was not released.
@@ -339,14 +360,6 @@ pub fn all_found(client: &mut Client, table: &str, metric: Metric, query: &[f32]
         "SELECT id FROM {table} WHERE embedding IS NOT NULL ORDER BY id"
     ));
     assert!(found == truth, "{}", difference(&found, &truth));
-}
-
-/// Fails unless `distillvq_check` finds nothing wrong with an index, every row of its table being looked for.
-#[track_caller]
-pub fn sound_by_check(client: &mut Client, index: &str) {
-    let sql = format!("SELECT c::text FROM distillvq_check('{index}', heap => true) c");
-    let problems: Vec<String> = client.column(&sql);
-    assert!(problems.is_empty(), "{index}: {problems:?}");
 }
 
 /// Says how two ordered lists of ids differ.

@@ -19,6 +19,7 @@
 mod build;
 mod chain;
 mod check;
+mod encode;
 mod error;
 mod insert;
 mod meta;
@@ -35,8 +36,9 @@ mod tidset;
 mod vacuum;
 
 pub use build::{Builder, Create, create_empty};
-pub use check::{CheckReport, Problem, check};
+pub use check::{CheckReport, EachRow, Problem, ShowRows, check, check_against, check_within};
 pub use distillvq_quantizer::{CodeShape, Metric, Model, ModelError};
+pub use encode::RowEncoder;
 pub use error::Error;
 pub use insert::insert;
 pub use meta::{Chain, Extent, Meta, VERSION, list_rows, load_model};

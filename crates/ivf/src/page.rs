@@ -348,6 +348,13 @@ impl Layout {
         self.put_tid(page, i, row.tid);
     }
 
+    /// The codes of row `i`, one a byte, and its scale byte.
+    pub(crate) fn codes_of(&self, page: &[u8], i: usize) -> (Vec<u8>, u8) {
+        let codes = (0..self.subquantizers).map(|s| self.code(page, i, s));
+        let [scale] = get(page, self.scales + i);
+        (codes.collect(), scale)
+    }
+
     /// Copies row `from` over row `to`.
     pub(crate) fn move_row(&self, page: &mut [u8], from: usize, to: usize) {
         for s in 0..self.subquantizers {

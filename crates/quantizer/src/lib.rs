@@ -33,6 +33,7 @@ mod space;
 #[cfg(test)]
 mod testing;
 mod train;
+mod verify;
 
 pub use encode::{Encoded, EncodedRows, Placement};
 pub use error::{ModelError, TrainError};
@@ -47,3 +48,4 @@ pub use query::{QueryTables, Ranking, Searcher};
 pub use refine::{RefineQuery, refine_bytes};
 pub use retrain::{RetrainOptions, retrain};
 pub use train::{Trained, train};
+pub use verify::Stored;

@@ -10,15 +10,15 @@
 //! (0.4 ms) and with the file out of memory (3.3 and 4.0 ms): a list has three pages, read one by one anyhow.
 
 use super::run::Run;
-use super::{Counts, LOADING, Plan, WRITING, untrained};
+use super::{Counts, LOADING, Plan, WRITING};
 use crate::error::{Error, Result, of_index};
 use crate::pg::compute::{self, Crew};
 use crate::pg::datum::ReadElements;
 use crate::pg::heap::{self, IndexInfo};
 use crate::pg::relation::Heap;
 use crate::pg::store::RelationStore;
-use distillvq_ivf::{Builder, Create, Tid};
-use distillvq_quantizer::{EncodedRows, Metric, Model, Monitor, TrainError};
+use distillvq_ivf::{Builder, Create, RowEncoder, Tid};
+use distillvq_quantizer::{EncodedRows, Model, Monitor, TrainError};
 
 /// Bytes of raw vectors in a batch: small enough to keep many workers busy, large enough to be worth a worker's waking.
 const BATCH_BYTES: std::ops::RangeInclusive<usize> = 256 << 10..=1 << 20;
@@ -70,24 +70,10 @@ impl Sizes {
 /// A worker gives up in the middle of a batch when the build ends before it.
 type Encoding = std::result::Result<Done, TrainError>;
 
-/// What turns raw rows into encoded ones: plain values, fit for a worker.
-#[derive(Clone, Copy)]
-struct Recipe<'a> {
-    model: Option<&'a Model>,
-    refined: bool,
-    metric: Metric,
-    dim: usize,
-}
-
-impl Recipe<'_> {
-    fn encode(self, batch: Batch, monitor: &dyn Monitor) -> Encoding {
-        let Batch { tids, vectors } = batch;
-        let encoded = match self.model {
-            Some(model) => model.encode_watched(&vectors, self.refined, monitor)?,
-            None => untrained(self.metric, &vectors, self.dim),
-        };
-        Ok(Done { tids, encoded })
-    }
+fn encode(encoder: RowEncoder<'_>, batch: Batch, monitor: &dyn Monitor) -> Encoding {
+    let Batch { tids, vectors } = batch;
+    let encoded = encoder.encode_watched(&vectors, monitor)?;
+    Ok(Done { tids, encoded })
 }
 
 /// Builds the pages over the table's rows, of which there should be `expected`.
@@ -101,16 +87,15 @@ pub fn load(
     crate::pg::report_phase(LOADING);
     crate::pg::report_progress(0, expected);
     let store = RelationStore::for_build(plan.index);
-    let (metric, dim) = (plan.metric, plan.dim);
     let create = Create {
-        metric,
-        dim,
+        metric: plan.metric,
+        dim: plan.dim,
         model,
         refine: plan.refine,
         build_id: crate::pg::random_u64(),
     };
     let builder = Builder::create(&store, create).map_err(of_index(plan.index))?;
-    let refined = builder.meta().refine;
+    let encoder = RowEncoder::new(builder.meta(), model).map_err(of_index(plan.index))?;
     let mut loader = Loader {
         plan,
         builder,
@@ -120,13 +105,7 @@ pub fn load(
         loaded: 0,
         expected,
     };
-    let recipe = Recipe {
-        model,
-        refined,
-        metric,
-        dim,
-    };
-    let work = |batch: Batch, monitor: &dyn Monitor| recipe.encode(batch, monitor);
+    let work = |batch: Batch, monitor: &dyn Monitor| encode(encoder, batch, monitor);
     let rows = compute::beside(loader.sizes.workers, work, |mut crew| {
         loader.pass(&mut crew, heap, info)
     })?;

@@ -1,6 +1,5 @@
 //! Rows encoded and not yet written.
 
-use crate::am::insert::row;
 use crate::error::{Error, Result};
 use distillvq_ivf::{Meta, Row, Tid};
 use distillvq_quantizer::{Encoded, EncodedRows, Placement};
@@ -75,7 +74,7 @@ impl Run {
     pub fn rows<'a>(&'a self, meta: &'a Meta, order: &'a [u32]) -> impl Iterator<Item = Row<'a>> {
         order
             .iter()
-            .filter_map(|&i| row(meta, &self.encoded, i as usize, self.tids[i as usize]))
+            .filter_map(|&i| Row::of(meta, &self.encoded, i as usize, self.tids[i as usize]))
     }
 }
 

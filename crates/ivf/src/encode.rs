@@ -1,0 +1,98 @@
+//! What an index stores of a vector: the one rule for builds, inserts and the check.
+
+use crate::error::Error;
+use crate::meta::Meta;
+use crate::{Metric, Model, Row, Tid};
+use distillvq_quantizer::{Encoded, EncodedRows, Monitor, Placement, Quiet, TrainError};
+
+/// How vectors become rows of an index: plain values, fit for a worker.
+#[derive(Clone, Copy, Debug)]
+pub struct RowEncoder<'a> {
+    model: Option<&'a Model>,
+    metric: Metric,
+    dim: usize,
+    refine: bool,
+}
+
+impl<'a> RowEncoder<'a> {
+    /// For the index of this metapage, whose model is given, `None` if it is untrained.
+    pub fn new(meta: &Meta, model: Option<&'a Model>) -> Result<Self, Error> {
+        if meta.trained() != model.is_some() {
+            return Err(Error::Mismatch("the model is not that of the index"));
+        }
+        Ok(RowEncoder {
+            model,
+            metric: meta.metric,
+            dim: meta.dim,
+            refine: meta.refine,
+        })
+    }
+
+    /// The model of the index.
+    pub(crate) fn model(&self) -> Option<&'a Model> {
+        self.model
+    }
+
+    /// Encodes row-major vectors.
+    pub fn encode(&self, vectors: &[f32]) -> EncodedRows {
+        // A quiet monitor interrupts nothing.
+        self.encode_watched(vectors, &Quiet).unwrap_or_default()
+    }
+
+    /// As [`RowEncoder::encode`], `monitor` being asked every few milliseconds.
+    ///
+    /// # Errors
+    /// [`TrainError::Interrupted`] when the monitor wants it.
+    pub fn encode_watched(
+        &self,
+        vectors: &[f32],
+        monitor: &dyn Monitor,
+    ) -> Result<EncodedRows, TrainError> {
+        match self.model {
+            Some(model) => model.encode_watched(vectors, self.refine, monitor),
+            None => Ok(self.untrained(vectors)),
+        }
+    }
+
+    /// Without a model all rows are in the exact list, but for those that no search could find.
+    fn untrained(&self, vectors: &[f32]) -> EncodedRows {
+        let one = |vector: &[f32]| {
+            let zero = self.metric == Metric::Cosine && vector.iter().all(|&x| x == 0.0);
+            let placement = if zero {
+                Placement::Unindexed
+            } else {
+                Placement::Exact
+            };
+            Encoded {
+                placement,
+                scale: 0,
+                norm: 0.0,
+            }
+        };
+        EncodedRows {
+            rows: vectors.chunks_exact(self.dim.max(1)).map(one).collect(),
+            ..EncodedRows::default()
+        }
+    }
+}
+
+impl<'a> Row<'a> {
+    /// The `i`-th encoded row as the pages want it, `None` if it is not to be indexed.
+    pub fn of(meta: &Meta, encoded: &'a EncodedRows, i: usize, tid: Tid) -> Option<Row<'a>> {
+        let one = encoded.rows.get(i)?;
+        let list = match one.placement {
+            Placement::List(list) => list,
+            Placement::Exact => meta.exact_list(),
+            Placement::Unindexed => return None,
+        };
+        let part = |all: &'a [u8], width: usize| all.get(i * width..(i + 1) * width);
+        Some(Row {
+            list,
+            tid,
+            scale: one.scale,
+            norm: one.norm,
+            codes: part(&encoded.codes, meta.shape.subquantizers).unwrap_or_default(),
+            refine: part(&encoded.refine, meta.refine_bytes()).unwrap_or_default(),
+        })
+    }
+}
