@@ -41,6 +41,11 @@ test-assert:
 	@PG_CONFIG=$$($(with_env) tools/assert_server.sh) && export PG_CONFIG && $(with_env) tools/install.sh && \
 		$(with_env) cargo test --locked --no-fail-fast --package distillvq-harness -- --test-threads=4
 
+## test-valgrind a tour through everything under valgrind, on the server with assertions
+.PHONY: test-valgrind
+test-valgrind:
+	@$(with_env) tools/test-valgrind.sh
+
 ## test-upgrade pg_upgrade of a database with indexes from PostgreSQL 16; OLD_PG_CONFIG=… from a server of yours
 .PHONY: test-upgrade
 test-upgrade:

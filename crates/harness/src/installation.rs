@@ -92,6 +92,20 @@ impl Installation {
         command
     }
 
+    /// As [`Installation::server_command`], below the program that `DISTILLVQ_WATCHED_BY` names by its path, with
+    /// arguments, if it names one: `/usr/bin/valgrind --quiet`, say.
+    #[must_use]
+    pub fn watched_server_command(&self, program: &str) -> Command {
+        let watcher = env::var("DISTILLVQ_WATCHED_BY").unwrap_or_default();
+        let mut words = watcher.split_whitespace();
+        let Some(watcher) = words.next() else {
+            return self.server_command(program);
+        };
+        let mut command = self.server_command(watcher);
+        command.args(words).arg(self.bindir.join(program));
+        command
+    }
+
     /// Makes a directory that belongs to the user that owns the servers, and to nobody else.
     ///
     /// # Errors

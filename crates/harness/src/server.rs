@@ -371,7 +371,7 @@ impl Server {
             .open(&self.log)
             .map_err(Error::io(&self.log))?;
         let errors = log.try_clone().map_err(Error::io(&self.log))?;
-        let mut postgres = self.installation.server_command("postgres");
+        let mut postgres = self.installation.watched_server_command("postgres");
         postgres
             .arg("-D")
             .arg(self.data())
