@@ -98,6 +98,13 @@ fn a_training_in_place_stops_in_time_and_leaves_a_sound_index() {
     db.run("SELECT distillvq_train('one', seed => 9)");
 }
 
+#[test]
+fn a_check_stops_in_time() {
+    let mut db = documents("checked");
+    db.run("CREATE INDEX one ON items USING distillvq (embedding vector_cosine_ops)");
+    stops_in_time(&mut db, "SELECT distillvq_check('one', heap => true)");
+}
+
 /// Runs a statement to its end once, and then into time limits all over that time.
 #[track_caller]
 fn stops_in_time(client: &mut Client, sql: &str) {

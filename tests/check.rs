@@ -53,7 +53,7 @@ fn write(file: &PathBuf, bytes: &[u8]) {
 }
 
 /// What a session that has seen nothing yet says after pages of the file were changed; they are put back afterwards.
-fn damaged(db: &mut Database, heap: bool, change: impl Fn(&mut [Vec<u8>])) -> Vec<String> {
+fn damaged(db: &mut Database, heap: bool, change: Damage) -> Vec<String> {
     let path = file(db);
     let sound = fs::read(&path).unwrap();
     let mut pages: Vec<Vec<u8>> = sound.chunks(8_192).map(<[u8]>::to_vec).collect();
@@ -72,6 +72,9 @@ fn of_kind(pages: &[Vec<u8>], kind: u8) -> Vec<usize> {
     (0..pages.len()).filter(|&i| pages[i][24] == kind).collect()
 }
 
+/// Changes the pages of an index.
+type Damage = fn(&mut [Vec<u8>]);
+
 const POSTING: u8 = 4;
 const REFINE: u8 = 5;
 
@@ -89,7 +92,7 @@ fn every_kind_of_damage_is_found() {
         for (what, change) in [
             (
                 "metapage",
-                (|pages: &mut [Vec<u8>]| pages[0][80] ^= 64) as fn(&mut [Vec<u8>]),
+                (|pages: &mut [Vec<u8>]| pages[0][80] ^= 64) as Damage,
             ),
             ("the model's bytes", |pages| pages[1][100] ^= 1),
             ("unknown kind", |pages| {
@@ -119,7 +122,7 @@ fn every_kind_of_damage_is_found() {
         }
     }
     // Rows: only a look at the table tells.
-    let rows: [(&str, fn(&mut [Vec<u8>])); 3] = [
+    let rows: [(&str, Damage); 3] = [
         ("has wrong codes", |pages| {
             pages[of_kind(pages, POSTING)[0]][64..80].fill(0)
         }),

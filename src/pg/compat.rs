@@ -57,12 +57,26 @@ pub fn count_hit(relation: &pg_sys::RelationData) {
     }
 }
 
+#[cfg(feature = "pg15")]
+type File = pg_sys::RelFileNode;
+#[cfg(not(feature = "pg15"))]
+type File = pg_sys::RelFileLocator;
+
 /// Names a relation's file.
 #[derive(Clone, Copy)]
-pub struct Locator(
-    #[cfg(feature = "pg15")] pg_sys::RelFileNode,
-    #[cfg(not(feature = "pg15"))] pg_sys::RelFileLocator,
-);
+pub struct Locator(File);
+
+/// Functions of bufmgr.c without the guard that pgrx puts around each: several may go under one.
+mod bare {
+    use super::{File, pg_sys};
+    use pg_sys::{BlockNumber, Buffer, ForkNumber::Type as Fork};
+
+    unsafe extern "C-unwind" {
+        pub fn ReadRecentBuffer(file: File, fork: Fork, block: BlockNumber, recent: Buffer)
+        -> bool;
+        pub fn LockBuffer(buffer: Buffer, mode: std::ffi::c_int);
+    }
+}
 
 impl Locator {
     /// The file that the relation has now.
@@ -87,6 +101,22 @@ impl Locator {
         let fork = pg_sys::ForkNumber::MAIN_FORKNUM;
         // SAFETY: the number is that of a buffer, whatever it holds by now.
         unsafe { pg_sys::ReadRecentBuffer(self.0, fork, block, buffer) }
+    }
+
+    /// As [`Locator::pin`], and locks the buffer for reading. A search does both for each page; guarding against errors
+    /// takes about as long as either, so it is done once.
+    pub fn pin_shared(&self, block: u32, buffer: pg_sys::Buffer) -> bool {
+        let (file, fork) = (self.0, pg_sys::ForkNumber::MAIN_FORKNUM);
+        // SAFETY: as in `pin`. The closure has nothing to drop when an error leaves it; then the abort releases the pin.
+        unsafe {
+            pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| {
+                let pinned = bare::ReadRecentBuffer(file, fork, block, buffer);
+                if pinned {
+                    bare::LockBuffer(buffer, pg_sys::BUFFER_LOCK_SHARE as i32);
+                }
+                pinned
+            })
+        }
     }
 }
 

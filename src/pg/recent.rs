@@ -6,6 +6,7 @@
 //! right, and nobody has to be told of changes. Knowing where a page will be found also lets the processor fetch it in time.
 
 use crate::pg::compat::{Locator, count_hit};
+use distillvq_kernels::bring_near;
 use pgrx::pg_sys;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -55,21 +56,29 @@ impl Recent {
         self.buffer(block) != 0
     }
 
-    /// Asks the processor to bring bytes of the page into its cache, if it was found before.
-    pub fn warm(&self, block: u32, bytes: Range<usize>) {
+    /// Asks the processor to bring parts of the page into its cache, if it was found before.
+    pub fn warm(&self, block: u32, parts: &[Range<usize>]) {
         if let Some(page) = self.page(block) {
-            ask_for(page.wrapping_add(bytes.start), bytes.len());
+            self.warm_descriptor(block);
+            for part in parts {
+                bring_near(page.wrapping_add(part.start), part.len());
+            }
         }
     }
 
     /// As [`Recent::warm`], for what leads to a row: the buffer's descriptor, the page's header and the row's line pointer.
     pub fn warm_pointer(&self, block: u32, offset: u16) {
         let Some(page) = self.page(block) else { return };
+        self.warm_descriptor(block);
+        bring_near(page, 1);
+        bring_near(line_pointer(page, offset), 1);
+    }
+
+    /// As [`Recent::warm`], for the buffer's descriptor, which every pin and lock changes.
+    fn warm_descriptor(&self, block: u32) {
         // SAFETY: descriptors lie one after the other (buf_internals.h), and this only computes where.
         let descriptor = unsafe { pg_sys::BufferDescriptors }.wrapping_add(self.index(block));
-        ask_for(descriptor.cast(), 1);
-        ask_for(page, 1);
-        ask_for(line_pointer(page, offset).cast(), 1);
+        bring_near(descriptor, 1);
     }
 
     /// As [`Recent::warm`], for the row that the line pointer leads to.
@@ -81,7 +90,7 @@ impl Recent {
             // SAFETY: within a shared buffer. Whatever it holds by now, it tells but where to look early (itemid.h).
             let bits = unsafe { pointer.read_volatile() };
             let (start, length) = (bits & 0x7fff, bits >> 17);
-            ask_for(
+            bring_near(
                 page.wrapping_add(start as usize),
                 (length as usize).min(USUAL_ROWS),
             );
@@ -115,8 +124,26 @@ impl Recent {
 
     /// Pins the buffer in which the page was found before, if it is still there.
     pub fn pin(&self, relation: &pg_sys::RelationData, block: u32) -> Option<pg_sys::Buffer> {
+        self.hit(relation, block, Locator::pin)
+    }
+
+    /// As [`Recent::pin`], and locks the buffer for reading.
+    pub fn pin_shared(
+        &self,
+        relation: &pg_sys::RelationData,
+        block: u32,
+    ) -> Option<pg_sys::Buffer> {
+        self.hit(relation, block, Locator::pin_shared)
+    }
+
+    fn hit(
+        &self,
+        relation: &pg_sys::RelationData,
+        block: u32,
+        pin: impl FnOnce(&Locator, u32, pg_sys::Buffer) -> bool,
+    ) -> Option<pg_sys::Buffer> {
         let buffer = self.buffer(block);
-        if buffer == 0 || !self.file.pin(block, buffer) {
+        if buffer == 0 || !pin(&self.file, block, buffer) {
             return None;
         }
         count_hit(relation);
@@ -156,18 +183,4 @@ fn line_pointer(page: *const i8, offset: u16) -> *const u32 {
     const HEADER: usize = std::mem::offset_of!(pg_sys::PageHeaderData, pd_linp);
     let place = usize::from(offset).saturating_sub(1) * size_of::<u32>();
     page.wrapping_add(HEADER + place).cast()
-}
-
-/// Asks for all lines of some memory. Nothing is read: it may be anybody's, or change meanwhile.
-fn ask_for(start: *const i8, bytes: usize) {
-    #[cfg(target_arch = "x86_64")]
-    for line in (0..bytes).step_by(64) {
-        // SAFETY: a hint that has no effect on what the program does, wherever it points to.
-        unsafe {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(line));
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (start, bytes);
 }

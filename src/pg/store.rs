@@ -173,7 +173,11 @@ impl PageStore for RelationStore {
     }
 
     fn read<T>(&self, block: u32, look: impl FnOnce(&[u8]) -> T) -> Result<T, Error> {
-        let page = Locked::new(self.read_buffer(block), pg_sys::BUFFER_LOCK_SHARE);
+        let known = self.recent.as_ref();
+        let page = match known.and_then(|it| it.pin_shared(self.index.data(), block)) {
+            Some(buffer) => Locked(buffer),
+            None => Locked::new(self.read_buffer(block), pg_sys::BUFFER_LOCK_SHARE),
+        };
         Ok(look(page.bytes()))
     }
 
@@ -199,9 +203,9 @@ impl PageStore for RelationStore {
         unsafe { pg_sys::PrefetchBuffer(self.index.as_ptr(), self.fork(), block) };
     }
 
-    fn warm(&self, block: u32, bytes: std::ops::Range<usize>) {
+    fn warm(&self, block: u32, parts: &[std::ops::Range<usize>]) {
         if let Some(recent) = &self.recent {
-            recent.warm(block, bytes);
+            recent.warm(block, parts);
         }
     }
 

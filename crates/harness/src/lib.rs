@@ -5,11 +5,13 @@
 //! * [`load`]: vectors into tables and parameters
 //! * [`exact`]: the true nearest neighbours, and recall against them
 //! * [`measure`]: queries of one prepared-statement client, and their times
+//! * [`affinity`]: clients that do not wait for idle processors
 //! * [`compare`]: one index against another
 //!
 //! Servers need the environment of `tools/with_env.sh` (`make test` and `make demo` set it) and the extension installed
 //! by `tools/install.sh`.
 
+pub mod affinity;
 pub mod compare;
 pub mod data;
 pub mod error;

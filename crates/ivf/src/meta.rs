@@ -277,8 +277,13 @@ impl Meta {
         if list > self.lists {
             return Err(Error::Mismatch("there is no list of this number"));
         }
-        let (page, slot) = (list as usize / ENTRIES, list as usize % ENTRIES);
-        Ok((self.directory.start + page as u32, entry_offset(slot)))
+        let slot = list as usize % ENTRIES;
+        Ok((self.entry_page(list), entry_offset(slot)))
+    }
+
+    /// Block of a list's directory entry, if there is such a list.
+    pub(crate) fn entry_page(&self, list: u32) -> u32 {
+        self.directory.start.wrapping_add(list / ENTRIES as u32)
     }
 }
 

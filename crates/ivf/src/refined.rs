@@ -5,7 +5,7 @@
 //! stream, which compares them exactly. So both steps look at as many rows as the error of the step before asks for.
 
 use crate::error::Error;
-use crate::page::{Head, Kind, NO_BLOCK};
+use crate::page::{BODY, HEADER_SIZE, Head, Kind, NO_BLOCK};
 use crate::posting::check_link;
 use crate::search::{Candidate, Place, Search};
 use crate::store::PageStore;
@@ -180,7 +180,8 @@ impl<S: PageStore> Codes<S> {
 
     fn warm(&self, place: &Place) {
         let at = usize::from(place.at);
-        self.store.warm(place.block, at..at + self.bytes);
+        self.store
+            .warm(place.block, &[HEADER_SIZE..BODY, at..at + self.bytes]);
     }
 
     fn score(&self, Place { block, at }: Place) -> Result<f32, Error> {

@@ -115,6 +115,8 @@ pub struct Search<S: PageStore> {
     ranking: Ranking,
     /// The probed lists, in the order of the ranking.
     probes: Vec<Probe>,
+    /// See [`Search::bound`].
+    bound: Option<f32>,
 }
 
 impl<S: PageStore> Search<S> {
@@ -136,6 +138,7 @@ impl<S: PageStore> Search<S> {
             scorer: None,
             ranking: Ranking::default(),
             probes: Vec::new(),
+            bound: None,
         };
         if meta.trained() {
             let model = model.ok_or(Error::Mismatch("the index has a model"))?;
@@ -172,10 +175,13 @@ impl<S: PageStore> Search<S> {
             return Ok(());
         };
         let probed = self.probes.len();
-        let ranking = self.ranking.first(probed.saturating_add(more));
-        let lists: Vec<u32> = ranking[probed..].iter().map(|(_, list)| *list).collect();
+        let lists = self.ranking.lists(probed, probed.saturating_add(more));
+        let lists: Vec<u32> = lists.collect();
         let entries = entries(&self.store, &self.meta, &lists)?;
-        for (list, Entry { first, rows, .. }) in lists.into_iter().zip(entries) {
+        let affines = scorer.tables.affines(&lists);
+        for ((list, Entry { first, rows, .. }), affine) in
+            lists.into_iter().zip(entries).zip(affines)
+        {
             let cursor = if first == NO_BLOCK {
                 Cursor::End
             } else {
@@ -187,9 +193,10 @@ impl<S: PageStore> Search<S> {
                 first,
                 rows,
                 cursor,
-                affine: scorer.tables.affine(list),
+                affine,
             });
         }
+        self.find_bound();
         Ok(())
     }
 
@@ -209,8 +216,13 @@ impl<S: PageStore> Search<S> {
     /// An upper bound of the scores of all candidates of the probed lists that were not given out; infinite if a list was
     /// not scanned yet, `None` if there are no such candidates.
     pub fn bound(&self) -> Option<f32> {
+        self.bound
+    }
+
+    /// To be called after each change of the probed lists or their cursors: streams ask for the bound at every row.
+    fn find_bound(&mut self) {
         let bounds = self.probes.iter().filter_map(|probe| probe.cursor.bound());
-        bounds.max_by(f32::total_cmp)
+        self.bound = bounds.max_by(f32::total_cmp);
     }
 
     /// Appends the next `n` best candidates of the probed lists that were not given out before, ordered by (score
@@ -229,6 +241,7 @@ impl<S: PageStore> Search<S> {
                 probe.cursor = cut;
             }
         }
+        self.find_bound();
         out.extend(best);
         Ok(())
     }
@@ -253,6 +266,7 @@ impl<S: PageStore> Search<S> {
         for probe in self.probes.iter_mut().filter(|probe| is_new(probe)) {
             probe.cursor = cut;
         }
+        self.find_bound();
         out.extend(best);
         Ok(())
     }
@@ -280,9 +294,8 @@ impl<S: PageStore> Search<S> {
     /// Has what will be read of a page brought near.
     fn warm(&self, scorer: &Scorer, turn: Option<&Turn<'_>>) {
         if let Some(turn) = turn {
-            for bytes in scorer.layout.scored(turn.rows) {
-                self.store.warm(turn.block, bytes);
-            }
+            let parts = scorer.layout.scored(turn.rows);
+            self.store.warm(turn.block, &parts);
         }
     }
 
@@ -409,22 +422,22 @@ impl Scorer {
 
 /// The entries of lists, each directory page being read once.
 fn entries<S: PageStore>(store: &S, meta: &Meta, lists: &[u32]) -> Result<Vec<Entry>, Error> {
-    let mut places = Vec::with_capacity(lists.len());
-    for (i, &list) in lists.iter().enumerate() {
-        let (block, at) = meta.entry_place(list)?;
-        places.push((block, at, i));
-    }
+    // Lists in the order of the directory, each with its position here: one number, so that sorting is quick.
+    let places = lists.iter().zip(0u64..);
+    let mut places: Vec<u64> = places.map(|(list, i)| u64::from(*list) << 32 | i).collect();
     places.sort_unstable();
+    let list = |place: &u64| (*place >> 32) as u32;
     let mut entries = vec![Entry::default(); lists.len()];
-    for same_page in places.chunk_by(|a, b| a.0 == b.0) {
-        let Some(&(block, ..)) = same_page.first() else {
+    for same_page in places.chunk_by(|a, b| meta.entry_page(list(a)) == meta.entry_page(list(b))) {
+        let Some(first) = same_page.first() else {
             continue;
         };
+        let (block, _) = meta.entry_place(list(first))?;
         store.read(block, |page| {
             check_directory_page(page, block, meta)?;
-            for &(_, at, i) in same_page {
-                if let Some(entry) = entries.get_mut(i) {
-                    *entry = Entry::read(page, at);
+            for place in same_page {
+                if let Some(entry) = entries.get_mut(*place as u32 as usize) {
+                    *entry = Entry::read(page, meta.entry_place(list(place))?.1);
                 }
             }
             Ok::<(), Error>(())

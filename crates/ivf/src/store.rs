@@ -31,8 +31,8 @@ pub trait PageStore {
     /// Hints that the page will be read soon: it should come from disk.
     fn prefetch(&self, _block: u32) {}
 
-    /// Hints that these bytes of the page will be read within microseconds: they should come into the processor's cache.
-    fn warm(&self, _block: u32, _bytes: Range<usize>) {}
+    /// Hints that these parts of the page will be read within microseconds: they should come into the processor's cache.
+    fn warm(&self, _block: u32, _parts: &[Range<usize>]) {}
 
     /// Gives the host a chance to cancel, with nothing locked.
     fn interrupts(&self) -> Result<(), Error> {
@@ -80,8 +80,8 @@ impl<T: PageStore> PageStore for &T {
         T::prefetch(self, block);
     }
 
-    fn warm(&self, block: u32, bytes: Range<usize>) {
-        T::warm(self, block, bytes);
+    fn warm(&self, block: u32, parts: &[Range<usize>]) {
+        T::warm(self, block, parts);
     }
 
     fn interrupts(&self) -> Result<(), Error> {

@@ -83,6 +83,23 @@ impl MemoryStore {
         }
     }
 
+    /// Another store with the same pages, which does not record its history.
+    pub fn copy(&self) -> Self {
+        let pages = self.pages.read().unwrap_or_else(PoisonError::into_inner);
+        let copy = |slot: &Arc<Slot>| {
+            Slot::new(
+                slot.bytes
+                    .read()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .clone(),
+            )
+        };
+        MemoryStore {
+            pages: RwLock::new(pages.iter().map(copy).collect()),
+            ..MemoryStore::default()
+        }
+    }
+
     /// Plays a change of another store's history.
     pub fn apply(&self, change: &Change) {
         match change {

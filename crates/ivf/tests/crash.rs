@@ -4,12 +4,17 @@
 mod common;
 
 use common::*;
+use distillvq_ivf::refined::Refined;
+use distillvq_ivf::stream::{Stream, StreamOptions};
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
-    Error, Meta, Metric, Model, Search, Tid, check, insert, load_model, replace_student, vacuum,
+    Builder, Candidate, Create, EachRow, Error, Meta, Metric, Model, Row, RowEncoder, Search, Tid,
+    check_against, insert, load_model, replace_student, vacuum,
 };
+use distillvq_quantizer::{EncodedRows, Placement};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -36,75 +41,155 @@ struct Milestone {
     student: Vec<u8>,
 }
 
-/// Rows in few lists, so that chains grow and pages fill.
-fn crowded(model: &Model, n: usize) -> Vec<Owned> {
-    let mut rows = encode(model, &vectors(n, 11), 0);
-    for (i, row) in rows.iter_mut().enumerate() {
-        row.list = [0, 0, 0, 3, LISTS as u32][i % 5];
-    }
-    rows
+/// A table: vectors in few lists, so that chains grow and pages fill, and some that the codes cannot represent.
+struct Table {
+    vectors: Vec<f32>,
+    encoded: EncodedRows,
 }
 
-fn all_rows(store: &MemoryStore, meta: &Meta, model: &Model, query: &[f32]) -> Vec<Tid> {
+impl Table {
+    fn new(model: &Model, meta: &Meta, rows: usize) -> Table {
+        let mut all = vectors(6 * rows, 11);
+        let encoder = RowEncoder::new(meta, Some(model)).unwrap();
+        let encoded = encoder.encode(&all);
+        let list = |i: usize| encoded.rows[i].placement;
+        let (often, seldom) = (list(0), (1..).map(list).find(|it| *it != list(0)).unwrap());
+        let mut chosen = Vec::new();
+        for (i, vector) in all.chunks_exact_mut(DIM).enumerate() {
+            if list(i) == seldom && i % 7 == 0 {
+                vector[3] = f32::INFINITY;
+            }
+            if (list(i) == often || list(i) == seldom) && chosen.len() < rows * DIM {
+                chosen.extend_from_slice(vector);
+            }
+        }
+        let encoded = encoder.encode(&chosen);
+        let exact = encoded
+            .rows
+            .iter()
+            .filter(|row| row.placement == Placement::Exact);
+        assert!((5..chosen.len() / DIM / 2).contains(&exact.count()));
+        Table {
+            vectors: chosen,
+            encoded,
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.encoded.rows.len()
+    }
+
+    /// The `i`-th row as the index wants it.
+    fn row(&self, meta: &Meta, i: usize) -> Row<'_> {
+        Row::of(meta, &self.encoded, i, tid(i)).unwrap()
+    }
+
+    /// Fails unless the index has these rows as they must be, and nothing else is wrong with it.
+    fn expect_sound(&self, store: &MemoryStore, rows: &BTreeSet<Tid>) {
+        let mut table = |blocks: Range<u32>, each: &mut EachRow<'_, Error>| {
+            let vectors = self.vectors.chunks_exact(DIM).enumerate();
+            let mut shown = vectors.map(|(i, vector)| (tid(i), vector));
+            shown.try_for_each(|(tid, vector)| {
+                let is_here = blocks.contains(&tid.block) && rows.contains(&tid);
+                if is_here { each(tid, vector) } else { Ok(()) }
+            })
+        };
+        let report = check_against(store, usize::MAX, &mut table).unwrap();
+        assert_eq!(report.problems, []);
+        assert_eq!(report.compared as usize, rows.len());
+        // A page that was appended and not yet filled, and one for its refine codes.
+        assert!(report.orphan_pages <= 1 + u32::from(!self.encoded.refine.is_empty()));
+    }
+}
+
+/// All rows that a search finds: by the codes, and by refine codes if there are any.
+fn searches(store: &MemoryStore, meta: &Meta, model: &Model, query: &[f32]) -> Vec<Vec<Tid>> {
+    let begin = || Search::new(store, meta, Some(model.searcher()), query).unwrap();
     let found = pull_all(store, meta, model, query, 10_000);
-    let mut tids: Vec<Tid> = found.iter().map(|c| c.tid).collect();
-    let search = Search::new(store, meta, Some(model.searcher()), query).unwrap();
-    search.exact(&mut tids).unwrap();
-    tids
+    let mut by_codes: Vec<Tid> = found.iter().map(|c| c.tid).collect();
+    begin().exact(&mut by_codes).unwrap();
+    let mut all = vec![by_codes];
+    if meta.refine {
+        let options = StreamOptions::for_refining(meta.shape);
+        let refined = Refined::new(begin(), store, options).unwrap();
+        let mut stream = Stream::new(refined, StreamOptions::for_refined());
+        let mut fetch = |batch: &[Candidate], out: &mut Vec<Option<f64>>| {
+            out.extend(batch.iter().map(|c| Some(f64::from(c.tid.block))));
+            Ok::<(), Error>(())
+        };
+        let next = || stream.next(&mut fetch).unwrap().map(|hit| hit.tid);
+        all.push(std::iter::from_fn(next).collect());
+    }
+    all
 }
 
 /// Plays the history change by change; between two milestones a row that both have must be there, and no row that
 /// neither has.
-fn expect_valid_prefixes(store: &MemoryStore, model: &Model, milestones: &[Milestone]) {
+fn expect_valid_prefixes(store: &MemoryStore, table: &Table, milestones: &[Milestone]) {
     let query = vectors(1, 12);
     let replayed = MemoryStore::new();
     let built = milestones[0].changes;
     for (done, change) in (1..).zip(store.history()) {
         replayed.apply(&change);
-        let meta = match Meta::read(&replayed) {
+        let mut meta = match Meta::read(&replayed) {
             Ok(meta) => meta,
             Err(Error::NotAnIndex | Error::Incomplete) if done < built => continue,
             Err(error) => panic!("after {done} of {built} changes: {error}"),
         };
         assert!(done >= built, "complete only when everything is there");
-        let report = check(&replayed).unwrap();
-        assert_eq!(report.problems, [], "after {done} changes");
-        let found = all_rows(&replayed, &meta, model, &query);
-        let rows: BTreeSet<Tid> = found.iter().copied().collect();
-        assert_eq!(rows.len(), found.len(), "no row twice");
-        // A page that was appended, and not yet filled.
-        assert!(report.orphan_pages <= 1);
         let at = milestones.partition_point(|m| m.changes < done);
         let (before, after) = (&milestones[at.saturating_sub(1)], &milestones[at]);
-        let stored = load_model(&replayed, &mut meta.clone()).unwrap().unwrap();
-        let stored = stored.student_bytes().unwrap();
-        let whole = milestones[at].changes == done;
+        let model = load_model(&replayed, &mut meta).unwrap().unwrap();
+        let stored = model.student_bytes().unwrap();
+        let whole = after.changes == done;
         assert!(stored == after.student || (!whole && stored == before.student));
         let (before, after) = (&before.rows, &after.rows);
-        assert!(before.intersection(after).all(|tid| rows.contains(tid)));
-        assert!(
-            rows.iter()
-                .all(|tid| before.contains(tid) || after.contains(tid))
-        );
-        if whole {
-            assert_eq!(&rows, after);
+        let both = before.intersection(after).copied().collect();
+        table.expect_sound(&replayed, if whole { after } else { &both });
+        for found in searches(&replayed, &meta, &model, &query) {
+            let rows: BTreeSet<Tid> = found.iter().copied().collect();
+            assert_eq!(rows.len(), found.len(), "no row twice");
+            assert!(both.is_subset(&rows), "after {done} changes");
+            let known = |tid: &Tid| before.contains(tid) || after.contains(tid);
+            assert!(rows.iter().all(known), "after {done} changes");
+            assert!(!whole || rows == *after, "after {done} changes");
         }
     }
 }
 
+/// Builds an index over the first rows of its table, in two runs.
+fn build_over(store: &MemoryStore, model: &Model, refine: bool, built: usize) -> (Meta, Table) {
+    let create = Create {
+        metric: model.metric(),
+        dim: DIM,
+        model: Some(model),
+        refine,
+        build_id: 5,
+    };
+    let mut builder = Builder::create(store, create).unwrap();
+    let meta = *builder.meta();
+    let table = Table::new(model, &meta, 1600);
+    for run in [0..built / 2, built / 2..built] {
+        let mut rows: Vec<Row<'_>> = run.map(|i| table.row(&meta, i)).collect();
+        rows.sort_by_key(|row| row.list);
+        builder.append(rows).unwrap();
+    }
+    (builder.finish().unwrap(), table)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn every_prefix_of_the_history_is_a_valid_index(
         built in 0..1200usize, ops in prop::collection::vec(op(), 0..8), eight in any::<bool>(),
+        cosine in any::<bool>(), refine in any::<bool>(),
     ) {
-        let model = model(Metric::L2, if eight { 8 } else { 4 });
-        let rows = crowded(&model, 2000);
+        let metric = if cosine { Metric::Cosine } else { Metric::L2 };
+        let model = model(metric, if eight { 8 } else { 4 });
         let store = MemoryStore::recording();
-        let (first, second) = rows[..built].split_at(built / 2);
-        let meta = build(&store, &model, &[first, second]);
-        let mut present: BTreeSet<Tid> = rows[..built].iter().map(|row| row.tid).collect();
+        let (meta, table) = build_over(&store, &model, refine, built);
+        let mut present: BTreeSet<Tid> = (0..built).map(tid).collect();
         let mut student = model.student_bytes().unwrap();
         let milestone = |present: &BTreeSet<Tid>, student: &[u8]| Milestone {
             changes: store.history().len(),
@@ -112,12 +197,12 @@ proptest! {
             student: student.to_vec(),
         };
         let mut milestones = vec![milestone(&present, &student)];
-        let mut unused = rows[built..].iter();
+        let mut unused = built..table.len();
         for (op, id) in ops.into_iter().zip(6..) {
             match op {
-                Op::Insert(n) => for row in unused.by_ref().take(n) {
-                    insert(&store, &meta, row.row()).unwrap();
-                    present.insert(row.tid);
+                Op::Insert(n) => for i in unused.by_ref().take(n) {
+                    insert(&store, &meta, table.row(&meta, i)).unwrap();
+                    present.insert(tid(i));
                     milestones.push(milestone(&present, &student));
                 },
                 Op::Vacuum(rest) => {
@@ -125,12 +210,12 @@ proptest! {
                     present.retain(|tid| tid.offset % 4 != rest);
                 }
                 Op::Replace(i) => {
-                    student = students(Metric::L2, model.bits())[i].student_bytes().unwrap();
+                    student = students(metric, model.bits())[i].student_bytes().unwrap();
                     replace_student(&store, &student, id).unwrap();
                 }
             }
             milestones.push(milestone(&present, &student));
         }
-        expect_valid_prefixes(&store, &model, &milestones);
+        expect_valid_prefixes(&store, &table, &milestones);
     }
 }

@@ -330,7 +330,7 @@ impl ByteSums {
 
 /// Adds the two halves of a register (the two sub-quantizers of a pair).
 #[target_feature(enable = "avx2,fma")]
-fn fold(x: __m256i) -> __m128i {
+pub(crate) fn fold(x: __m256i) -> __m128i {
     _mm_add_epi16(_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x))
 }
 

@@ -1,13 +1,12 @@
 //! AVX-512 as Ice Lake and Zen 4 brought it: F, BW, VL and DQ with VBMI and VNNI.
 //!
 //! Older machines have AVX-512 without the last two, lower their clock for it, and keep the AVX2 table. The table takes
-//! functions of AVX2 over where wider registers gain next to nothing: the 4-bit scan already does 64 look-ups in a
-//! dozen instructions, and `finish` and `nearest` are a small part of any query.
+//! function of AVX2 over where wider registers gain next to nothing: `nearest` is a small part of any build.
 //!
 //! What is said of safety in `avx2.rs` holds here too; loads of incomplete registers leave the missing elements alone.
 
-use crate::avx2::{self, ByteSums, load_32, store_halves};
-use crate::{Kernels, LANES};
+use crate::avx2::{self, ByteSums, fold, load_32, store_halves};
+use crate::{Affine, Kernels, LANES, Norms, signed};
 use std::arch::x86_64::*;
 
 static KERNELS: Kernels = Kernels {
@@ -15,9 +14,9 @@ static KERNELS: Kernels = Kernels {
     dot,
     dots,
     dots8,
-    scan4: avx2::scan4,
+    scan4,
     scan8,
-    finish: avx2::finish,
+    finish,
     nearest: avx2::nearest,
 };
 
@@ -48,9 +47,26 @@ fn dots8(q: &[i8], rows: &[i8], out: &mut [i32]) {
     unsafe { dots8_avx512(q, rows, out) }
 }
 
+fn scan4(codes: &[u8], lut: &[u8], sums: &mut [u16; LANES]) {
+    // SAFETY: as in `dot`.
+    unsafe { scan4_avx512(codes, lut, sums) }
+}
+
 fn scan8(codes: &[u8], lut: &[u8], sums: &mut [u16; LANES]) {
     // SAFETY: as in `dot`.
     unsafe { scan8_avx512(codes, lut, sums) }
+}
+
+fn finish(
+    sums: &[u16; LANES],
+    scales: &[u8; LANES],
+    norms: Option<&Norms>,
+    affine: &Affine,
+    threshold: f32,
+    out: &mut [f32; LANES],
+) -> u32 {
+    // SAFETY: as in `dot`.
+    unsafe { finish_avx512(sums, scales, norms, affine, threshold, out) }
 }
 
 /// Floats in a register.
@@ -236,6 +252,81 @@ fn dot8x4_avx512(q: &[i8], rows: &[i8], excess: i32) -> [i32; TOGETHER] {
     out
 }
 
+/// The first bytes of a register; the others are 0.
+#[target_feature(enable = "avx512f,avx512bw")]
+fn load_some_u8(x: &[u8]) -> __m512i {
+    load_some_i8(signed(x))
+}
+
+/// As [`ByteSums`], of 64 bytes.
+#[derive(Clone, Copy)]
+struct WideSums {
+    both: __m512i,
+    odd: __m512i,
+}
+
+impl WideSums {
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn new() -> Self {
+        WideSums {
+            both: _mm512_setzero_si512(),
+            odd: _mm512_setzero_si512(),
+        }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw")]
+    fn add(&mut self, bytes: __m512i) {
+        self.both = _mm512_add_epi16(self.both, bytes);
+        self.odd = _mm512_add_epi16(self.odd, _mm512_srli_epi16::<8>(bytes));
+    }
+
+    /// The sums of 16 lanes over the four sub-quantizers in the quarters of the register.
+    #[target_feature(enable = "avx512f,avx512bw,avx2,fma")]
+    fn total(self) -> __m256i {
+        let even = _mm512_sub_epi16(self.both, _mm512_slli_epi16::<8>(self.odd));
+        let (even, odd) = (fold(halve(even)), fold(halve(self.odd)));
+        _mm256_set_m128i(_mm_unpackhi_epi16(even, odd), _mm_unpacklo_epi16(even, odd))
+    }
+}
+
+/// Adds the two halves of a register.
+#[target_feature(enable = "avx512f,avx2,fma")]
+fn halve(x: __m512i) -> __m256i {
+    _mm256_add_epi16(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64::<1>(x))
+}
+
+/// 128 look-ups in a dozen instructions: each quarter of a register has a sub-quantizer's table and codes.
+#[target_feature(enable = "avx512f,avx512bw,avx2,fma")]
+fn scan4_avx512(codes: &[u8], lut: &[u8], sums: &mut [u16; LANES]) {
+    let len = codes.len().min(lut.len()) / 16 * 16;
+    let (wide_codes, last_codes) = codes[..len].as_chunks::<BYTES>();
+    let (wide_tables, last_tables) = lut[..len].as_chunks::<BYTES>();
+    let nibble = _mm512_set1_epi8(15);
+    let (mut low, mut high) = (WideSums::new(), WideSums::new());
+    let mut add = |code: __m512i, table: __m512i| {
+        let upper = _mm512_srli_epi16::<4>(code);
+        low.add(_mm512_shuffle_epi8(table, _mm512_and_si512(code, nibble)));
+        high.add(_mm512_shuffle_epi8(table, _mm512_and_si512(upper, nibble)));
+    };
+    for (code, table) in wide_codes.iter().zip(wide_tables) {
+        add(load_u8(code), load_u8(table));
+    }
+    if !last_codes.is_empty() {
+        // Tables that are missing give 0.
+        add(load_some_u8(last_codes), load_some_u8(last_tables));
+    }
+    // Stored in one piece, as `finish` loads them: what was written in two could not be handed on before it is in the cache.
+    for (half, total) in sums
+        .as_chunks_mut::<16>()
+        .0
+        .iter_mut()
+        .zip([low.total(), high.total()])
+    {
+        // SAFETY: 16 u16 are 32 writable bytes, and the store needs no alignment.
+        unsafe { _mm256_storeu_si256(half.as_mut_ptr().cast(), total) };
+    }
+}
+
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
 fn scan8_avx512(codes: &[u8], lut: &[u8], sums: &mut [u16; LANES]) {
     let codes = codes.as_chunks::<LANES>().0;
@@ -257,4 +348,46 @@ fn look_up_256(code: __m256i, table: &[u8; 256]) -> __m256i {
     let high = _mm512_permutex2var_epi8(row(2), at, row(3));
     let (low, high) = (_mm512_castsi512_si256(low), _mm512_castsi512_si256(high));
     _mm256_mask_blend_epi8(_mm256_movepi8_mask(code), low, high)
+}
+
+#[target_feature(enable = "avx512f,avx2,fma")]
+fn finish_avx512(
+    sums: &[u16; LANES],
+    scales: &[u8; LANES],
+    norms: Option<&Norms>,
+    a: &Affine,
+    threshold: f32,
+    out: &mut [f32; LANES],
+) -> u32 {
+    let (base, delta) = (_mm512_set1_ps(a.base), _mm512_set1_ps(a.delta));
+    let (lo, step) = (_mm512_set1_ps(a.scale_lo), _mm512_set1_ps(a.scale_step));
+    let sums = sums.as_chunks::<FLOATS>().0.iter();
+    let scales = scales.as_chunks::<FLOATS>().0.iter();
+    let mut norms = norms.map(|n| n.as_chunks::<BYTES>().0.iter());
+    let mut mask = 0;
+    let halves = sums.zip(scales).zip(out.as_chunks_mut::<FLOATS>().0);
+    for (i, ((sum, scale), o)) in halves.enumerate() {
+        // SAFETY: 16 u16 are 32 readable bytes, 16 u8 are 16.
+        let (sum, scale) = unsafe {
+            (
+                _mm256_loadu_si256(sum.as_ptr().cast()),
+                _mm_loadu_si128(scale.as_ptr().cast()),
+            )
+        };
+        let sum = _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(sum));
+        let scale = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(scale));
+        let mut score = _mm512_mul_ps(
+            _mm512_fmadd_ps(step, scale, lo),
+            _mm512_fmadd_ps(delta, sum, base),
+        );
+        if let Some(norm) = norms.as_mut().and_then(Iterator::next) {
+            let norm = _mm512_castsi512_ps(load_u8(norm));
+            score = _mm512_fmsub_ps(_mm512_set1_ps(2.0), score, norm);
+        }
+        // SAFETY: 16 floats are 64 writable bytes, and the store needs no alignment.
+        unsafe { _mm512_storeu_ps(o.as_mut_ptr(), score) };
+        let not_below = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(score, _mm512_set1_ps(threshold));
+        mask |= u32::from(not_below) << (FLOATS * i);
+    }
+    mask
 }

@@ -59,6 +59,22 @@ pub fn signed(bytes: &[u8]) -> &[i8] {
     unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len()) }
 }
 
+/// Asks the processor for so many bytes of memory, which takes hardly any time by itself. The address may be any: nothing is
+/// read. Does nothing where the processor cannot be asked.
+#[inline]
+pub fn bring_near<T>(start: *const T, bytes: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for line in (0..bytes).step_by(64) {
+        // SAFETY: a hint that has no effect on what the program does, wherever it points to.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(start.cast::<i8>().wrapping_add(line));
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (start, bytes);
+}
+
 /// Squared norms of a block's rows, little-endian `f32`.
 pub type Norms = [u8; 4 * LANES];
 

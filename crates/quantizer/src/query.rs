@@ -218,10 +218,21 @@ impl QueryTables {
         for (score, bias) in scores.iter_mut().zip(&it.biases) {
             *score += bias;
         }
-        Ranking {
-            lists: scores.into_iter().zip(0..).collect(),
-            sorted: 0,
-        }
+        Ranking::new(&scores)
+    }
+
+    /// As [`QueryTables::affine`], for many lists.
+    pub fn affines(&self, lists: &[u32]) -> Vec<Affine> {
+        // Far apart in memory: the next ones are on their way while one is computed.
+        const AHEAD: usize = 8;
+        let bases = &self.searcher.inner.bases;
+        let near = |list: &u32| bases.bring_near(*list as usize);
+        lists.iter().take(AHEAD).for_each(near);
+        let each = lists.iter().enumerate().map(|(i, list)| {
+            lists.get(i + AHEAD).map(near);
+            self.affine(*list)
+        });
+        each.collect()
     }
 
     /// Parameters of the final score in `list`. A list that the model does not have has no base of its own.
@@ -240,45 +251,76 @@ impl QueryTables {
 /// Lists in the order in which a query should probe them, sorted as far as somebody asked.
 #[derive(Debug, Clone, Default)]
 pub struct Ranking {
-    /// With their scores.
-    lists: Vec<(f32, u32)>,
+    /// In each the score, such that the best comes first, above the list: one number, so that sorting is quick.
+    keys: Vec<u64>,
     /// So many are the best, best first.
     sorted: usize,
 }
 
 impl Ranking {
+    /// By scores, the list being the position.
+    fn new(scores: &[f32]) -> Ranking {
+        let keys = scores.iter().zip(0u64..);
+        Ranking {
+            keys: keys
+                .map(|(score, list)| u64::from(falling(score.to_bits())) << 32 | list)
+                .collect(),
+            sorted: 0,
+        }
+    }
+
     /// Number of lists.
     pub fn len(&self) -> usize {
-        self.lists.len()
+        self.keys.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.lists.is_empty()
+        self.keys.is_empty()
     }
 
-    /// The first `n` lists with their scores, or all if there are fewer: best first, among equals the smaller list.
-    pub fn first(&mut self, n: usize) -> &[(f32, u32)] {
-        let n = n.min(self.lists.len());
-        if n > self.sorted {
-            // Twice as many as were sorted, so that whoever asks step by step does not pay for each.
-            let to = n.max(2 * self.sorted).min(self.lists.len());
-            let order = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
-            let rest = &mut self.lists[self.sorted..];
-            let wanted = to - self.sorted;
-            if wanted < rest.len() {
-                rest.select_nth_unstable_by(wanted, order);
-            }
-            rest[..wanted].sort_unstable_by(order);
-            self.sorted = to;
+    /// The lists from the `from`-th to the `to`-th, or as many of them as there are: best first, among equals the smaller
+    /// list.
+    pub fn lists(&mut self, from: usize, to: usize) -> impl ExactSizeIterator<Item = u32> {
+        let to = to.min(self.keys.len());
+        self.sort(to);
+        self.keys[from.min(to)..to].iter().map(|key| *key as u32)
+    }
+
+    /// Sorts the first `n` at least, which must not be more than there are.
+    fn sort(&mut self, n: usize) {
+        if n <= self.sorted {
+            return;
         }
-        &self.lists[..n]
+        // Twice as many as were sorted, so that whoever asks step by step does not pay for each.
+        let end = n.max(2 * self.sorted).min(self.keys.len());
+        let rest = &mut self.keys[self.sorted..];
+        let wanted = end - self.sorted;
+        if wanted < rest.len() {
+            rest.select_nth_unstable(wanted);
+        }
+        rest[..wanted].sort_unstable();
+        self.sorted = end;
     }
 
-    /// All of them.
+    /// All of them with their scores, best first.
     pub fn all(mut self) -> Vec<(f32, u32)> {
-        self.first(self.lists.len());
-        self.lists
+        self.sort(self.keys.len());
+        let score = |key: u64| f32::from_bits(falling((key >> 32) as u32));
+        self.keys
+            .iter()
+            .map(|key| (score(*key), *key as u32))
+            .collect()
+    }
+}
+
+/// The order of `f32::total_cmp` turned round, for the bits of floats: greater numbers get lesser ones. Its own inverse.
+fn falling(bits: u32) -> u32 {
+    let negative = bits >> 31 == 1;
+    if negative {
+        bits
+    } else {
+        bits ^ (u32::MAX >> 1)
     }
 }
 
@@ -323,20 +365,30 @@ mod tests {
 
     #[test]
     fn rankings_are_sorted_piece_by_piece() {
-        let scores = (0..500u32).map(|i| ((i * 7919 % 83) as f32, i));
-        let ranking = Ranking {
-            lists: scores.collect(),
-            sorted: 0,
-        };
-        let all = ranking.clone().all();
-        let inverted = |pair: &[(f32, u32)]| match pair {
-            [a, b] => a.0 < b.0 || (a.0 == b.0 && a.1 > b.1),
-            _ => true,
-        };
-        assert!(all.len() == 500 && !all.windows(2).any(inverted));
+        let mut scores: Vec<f32> = (0..500u32).map(|i| (i * 7919 % 83) as f32 - 40.0).collect();
+        scores[17] = f32::INFINITY;
+        scores[18] = f32::NEG_INFINITY;
+        scores[19] = -0.0;
+        let mut expected: Vec<u32> = (0..500).collect();
+        expected.sort_by(|a, b| scores[*b as usize].total_cmp(&scores[*a as usize]));
+        let ranking = Ranking::new(&scores);
+        let all = ranking.clone().all().into_iter();
+        assert!(all.eq(expected.iter().map(|list| (scores[*list as usize], *list))));
         let mut by_pieces = ranking;
-        for n in [0, 1, 2, 34, 34, 20, 100, 499, 501] {
-            assert_eq!(by_pieces.first(n), &all[..n.min(500)]);
+        for (from, to) in [
+            (0, 0),
+            (0, 1),
+            (1, 2),
+            (0, 34),
+            (34, 34),
+            (30, 20),
+            (20, 100),
+            (0, 499),
+            (7, 501),
+        ] {
+            let lists: Vec<u32> = by_pieces.lists(from, to).collect();
+            let to = to.min(500);
+            assert_eq!(lists, &expected[from.min(to)..to]);
         }
     }
 }

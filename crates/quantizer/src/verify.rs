@@ -233,7 +233,7 @@ mod tests {
                     norm,
                     refine: &refine,
                 };
-                let says = |stored| model.contradiction(vector, &stored);
+                let says = |stored: Stored<'_>| model.contradiction(vector, &stored);
                 for other in (0..11).filter(|other| *other != list) {
                     let stored = Stored {
                         list: other,

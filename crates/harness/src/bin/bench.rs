@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use distillvq_harness::affinity::share_processor;
 use distillvq_harness::compare::{Built, build};
 use distillvq_harness::measure::{explain, find_by_id, time_by_id};
 use distillvq_harness::{DataSet, Error, Metric, Result, Server, Stop, Truth, Vectors, load};
@@ -29,6 +30,8 @@ const CLIENTS: [usize; 2] = [1, 2];
 const WRITERS: [usize; 2] = [1, 8];
 /// Queries after a restart.
 const COLD: usize = 100;
+/// The least that any indexed query costs: what is left of a search without its index.
+const LOOK_UP: &str = "SELECT id FROM test_queries WHERE id = $1";
 const DATABASE: &str = "bench";
 const INDEX: &str = "items_idx";
 
@@ -242,6 +245,7 @@ fn bench(arguments: &Arguments) -> Result<()> {
         "server": client.query_one("SHOW server_version", &[])?.try_get::<_, String>(0)?,
         "pgvector": client.query_one("SELECT extversion FROM pg_extension WHERE extname = 'vector'", &[])?.try_get::<_, String>(0)?,
         "processors": thread::available_parallelism().map_or(0, usize::from),
+        "look_ups": throughput(&server, "distillvq.probes = 0", LOOK_UP, data.test.rows(), 1, arguments.time)?,
     }))?;
     drop(client);
     let methods = methods(rows, dim, data.log.is_some());
@@ -395,7 +399,7 @@ fn session(server: &Server, setting: &str) -> Result<Client> {
     Ok(client)
 }
 
-/// Queries a second of so many clients together.
+/// Queries a second of so many clients together, each on one processor with its backend.
 fn throughput(
     server: &Server,
     setting: &str,
@@ -404,13 +408,14 @@ fn throughput(
     clients: usize,
     time: Duration,
 ) -> Result<f64> {
-    let run = || {
+    let run = |number| {
         let mut client = session(server, setting)?;
+        share_processor(&mut client, number)?;
         time_by_id(&mut client, sql, queries, Duration::ZERO, time / 10)?;
         Ok(time_by_id(&mut client, sql, queries, time, time)?.per_second)
     };
     thread::scope(|scope| {
-        let threads: Vec<_> = (0..clients).map(|_| scope.spawn(run)).collect();
+        let threads: Vec<_> = (0..clients).map(|i| scope.spawn(move || run(i))).collect();
         let speeds = threads.into_iter().map(|thread| {
             let failed = |_| Err(Error::Argument("a client failed".into()));
             thread.join().unwrap_or_else(failed)
@@ -444,6 +449,7 @@ fn stages(
         let setting = format!("{} = {probes}", method.setting);
         let before = server.log()?.len();
         let mut client = session(server, &setting)?;
+        share_processor(&mut client, 0)?;
         let sql = method.query();
         let queries = data.test.rows();
         time_by_id(

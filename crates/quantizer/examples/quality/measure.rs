@@ -364,9 +364,8 @@ mod tests {
             labelled += usize::from(order[..100].contains(&number));
             let lists: Vec<usize> = tables
                 .ranking()
-                .first(4)
-                .iter()
-                .map(|(_, l)| *l as usize)
+                .lists(0, 4)
+                .map(|list| list as usize)
                 .collect();
             order.retain(|row| lists.contains(&index.list_of[*row]));
             probed += hits(&order[..order.len().min(100)]);
