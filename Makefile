@@ -39,7 +39,8 @@ test:
 test-assert:
 	@$(with_env) tools/build.sh
 	@PG_CONFIG=$$($(with_env) tools/assert_server.sh) && export PG_CONFIG && $(with_env) tools/install.sh && \
-		$(with_env) cargo test --locked --no-fail-fast --package distillvq-harness -- --test-threads=4
+		$(with_env) cargo test --locked --no-fail-fast --package distillvq-harness -- --test-threads=4 && \
+		DISTILLVQ_SETTINGS=debug_discard_caches=1 $(with_env) cargo test --locked --package distillvq-harness --test tour
 
 ## test-valgrind a tour through everything under valgrind, on the server with assertions
 .PHONY: test-valgrind

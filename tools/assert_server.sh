@@ -22,8 +22,9 @@ private_apt() {
 
 # fetch WORK: the source's archive, into WORK.
 fetch() {
-    command -v apt-get >/dev/null && [ -f "$keyring" ] ||
+    if ! command -v apt-get >/dev/null || [ ! -f "$keyring" ]; then
         fail "the sources of PostgreSQL come from Debian, by apt" "Build a server with --enable-cassert, and: make test PG_CONFIG=…"
+    fi
     mkdir -p "$1/lists/partial" "$1/cache/archives/partial"
     echo "deb-src [signed-by=$keyring] http://deb.debian.org/debian $suite main" >"$1/sources.list"
     private_apt "$1" update

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # test-valgrind.sh: a tour through everything on a server that valgrind watches; run through tools/with_env.sh. Fails if that
-# reports an error which PostgreSQL's own list of suppressions does not name.
+# reports an error that neither PostgreSQL's own list of suppressions nor valgrind.supp here names.
 
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$root"
@@ -14,8 +14,9 @@ logs=$DISTILLVQ_RUN/valgrind
 rm -rf "$logs"
 as_server_user mkdir "$logs"
 supp=$(dirname "$(dirname "$PG_CONFIG")")/valgrind.supp
-export DISTILLVQ_WATCHED_BY="$(command -v valgrind) --quiet --leak-check=no --trace-children=yes --num-callers=25 \
-    --error-markers=VALGRINDERROR-BEGIN,VALGRINDERROR-END --suppressions=$supp --log-file=$logs/%p.log"
+DISTILLVQ_WATCHED_BY="$(command -v valgrind) --quiet --leak-check=no --trace-children=yes --num-callers=25 \
+    --error-markers=VALGRINDERROR-BEGIN,VALGRINDERROR-END --suppressions=$supp --suppressions=$root/tools/valgrind.supp --log-file=$logs/%p.log"
+export DISTILLVQ_WATCHED_BY
 cargo test --locked --package distillvq-harness --test tour
 if reports=$(grep -l VALGRINDERROR-BEGIN "$logs"/*.log); then
     # shellcheck disable=SC2086 # a list of files

@@ -4,6 +4,7 @@
 //! reach that. It ends with its [`Server`], or with the process: a small watcher (`tools/stop.sh -w`) holds a pipe to us
 //! and stops the server when that breaks, however we ended; so a `static` server needs no care either.
 
+use std::env;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::process::CommandExt;
@@ -362,7 +363,14 @@ impl Server {
             self.configure(&[("dynamic_shared_memory_type", "mmap")])?;
         }
         self.configure(&[("unix_socket_directories", &self.directory.to_string_lossy())])?;
-        self.configure(settings)
+        self.configure(settings)?;
+        // The caller's of the whole run: "debug_discard_caches=1", say.
+        let more = env::var("DISTILLVQ_SETTINGS").unwrap_or_default();
+        let more: Vec<(&str, &str)> = more
+            .split_whitespace()
+            .filter_map(|setting| setting.split_once('='))
+            .collect();
+        self.configure(&more)
     }
 
     fn launch(&mut self) -> Result<()> {
