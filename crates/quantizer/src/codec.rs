@@ -56,7 +56,7 @@ pub(crate) fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), ModelError> {
 
 /// What a model takes decoded, with all that is derived from it, is at most so many times its bytes: numbers of two bytes
 /// become four, tables are kept in two orders, and the buffers of decoding grow by doubling.
-const DECODED: usize = 12;
+const DECODED: usize = 8;
 
 /// The body in the bytes of both parts. Its numbers are not checked yet.
 pub(crate) fn from_parts(encoder: &[u8], student: &[u8]) -> Result<Body, ModelError> {

@@ -5,14 +5,14 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use distillvq_harness::{Error, Result, Server};
+use distillvq_harness::{DataSet, Error, Result, Server, load};
 use postgres::{CancelToken, Client, NoTls};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
 use crate::Plan;
-use crate::world::{DATABASE, SETTINGS, World, claim, healthy, one};
+use crate::world::{DATABASE, SETTINGS, World, checked, claim, healthy, one};
 
 /// A statement that can be cancelled, what is done before it, and after it if it was not.
 struct Phase {
@@ -70,6 +70,31 @@ const PHASES: [Phase; 7] = [
     },
 ];
 
+/// The same with real embeddings, where each step is longer: every second time.
+const WIDE: [Phase; 3] = [
+    Phase {
+        name: "build, 384 dimensions",
+        before: "",
+        statement: "CREATE INDEX wide_two ON documents USING distillvq (embedding vector_cosine_ops)",
+        after: "DROP INDEX wide_two",
+    },
+    Phase {
+        name: "train, 384 dimensions",
+        before: "",
+        statement: "SELECT distillvq_train('documents', 'embedding', 'd')",
+        after: "",
+    },
+    Phase {
+        name: "train again, 384 dimensions",
+        before: "",
+        statement: "SELECT distillvq_train('wide', seed => (random() * 1000000)::bigint)",
+        after: "",
+    },
+];
+
+/// Rows of the table of embeddings.
+const DOCUMENTS: usize = 4_000;
+
 /// A statement must end this soon after a cancel, but for one in a hundred on a busy machine.
 const SOON: Duration = Duration::from_millis(100);
 
@@ -79,22 +104,30 @@ pub fn run(plan: &Plan) -> Result<Value> {
     let server = Server::start_with("soak-cancel", &SETTINGS)?;
     let mut client = world.create(&server)?;
     let mut boss = server.connect_to(DATABASE)?;
+    client.batch_execute("CREATE TABLE documents (id bigint, embedding vector(384))")?;
+    let documents = DataSet::shipped()?.documents.slice(0..DOCUMENTS);
+    load::copy_vectors(&mut client, "documents", &documents)?;
+    client.batch_execute(
+        "CREATE INDEX wide ON documents USING distillvq (embedding vector_cosine_ops)",
+    )?;
     let canceller = Canceller::new(&client);
     // How long each takes undisturbed: moments are drawn from that.
     let mut lasting = Vec::new();
-    for phase in &PHASES {
+    for phase in PHASES.iter().chain(&WIDE) {
         lasting.push(undisturbed(&mut client, phase)?);
     }
     let mut latencies: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
-    let (start, mut asked) = (Instant::now(), 0u64);
+    let (start, mut asked, mut rounds) = (Instant::now(), 0u64, 0usize);
     while start.elapsed() < plan.time {
-        for (phase, lasting) in PHASES.iter().zip(&lasting) {
+        let wide = WIDE.iter().filter(|_| rounds.is_multiple_of(2));
+        for (phase, lasting) in PHASES.iter().chain(wide).zip(&lasting) {
             let moment = lasting.mul_f64(random.random_range(0.0..1.0));
             let late = cancelled(&mut client, &canceller, phase, moment)?;
             asked += 1;
             latencies.entry(phase.name).or_default().extend(late);
         }
-        if asked.is_multiple_of(70) {
+        rounds += 1;
+        if rounds.is_multiple_of(10) {
             nothing_is_left(&mut boss, &world, &mut random)?;
             healthy(&server, false)?;
             eprintln!("    {asked} cancels, {:.0?}", start.elapsed());
@@ -204,7 +237,8 @@ fn nothing_is_left(boss: &mut Client, world: &World, random: &mut ChaCha8Rng) ->
     for (what, sql) in [
         (
             "locks",
-            "SELECT count(*) FROM pg_locks WHERE relation IN ('items'::regclass, 'one'::regclass)",
+            "SELECT count(*) FROM pg_locks WHERE relation IN ('items'::regclass, 'one'::regclass,
+                 'documents'::regclass, 'wide'::regclass)",
         ),
         (
             "reports of progress",
@@ -212,7 +246,7 @@ fn nothing_is_left(boss: &mut Client, world: &World, random: &mut ChaCha8Rng) ->
         ),
         (
             "indexes",
-            "SELECT count(*) - 2 FROM pg_index WHERE indrelid = 'items'::regclass",
+            "SELECT count(*) - 3 FROM pg_index WHERE indrelid IN ('items'::regclass, 'documents'::regclass)",
         ),
         (
             "rows",
@@ -222,6 +256,7 @@ fn nothing_is_left(boss: &mut Client, world: &World, random: &mut ChaCha8Rng) ->
         let left: i64 = one(boss, sql)?;
         claim(left == 0, || format!("{left} {what} are left"))?;
     }
+    checked(boss, "wide")?;
     world.check_index(boss, random)
 }
 
