@@ -230,6 +230,27 @@ fn sound_indexes_of_all_kinds_are_sound() {
 }
 
 #[test]
+fn rows_updated_in_place_are_at_the_root_of_their_chain() {
+    let mut db = items("chains", "vector_l2_ops", "");
+    db.run(
+        "CREATE TABLE hot (id bigint, n int, embedding vector(12)) WITH (fillfactor = 40);
+         INSERT INTO hot SELECT id, 0, embedding FROM items LIMIT 1500;
+         CREATE INDEX before ON hot USING distillvq (embedding)",
+    );
+    db.run_each(&[
+        "UPDATE hot SET n = 1 WHERE id % 2 = 0",
+        "UPDATE hot SET n = 2 WHERE id % 4 = 0",
+        "SELECT pg_stat_force_next_flush()",
+        "CREATE INDEX after ON hot USING distillvq (embedding vector_cosine_ops) WITH (bits = 8)",
+    ]);
+    let updated = "SELECT n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'hot'";
+    assert!(db.one::<i64>(updated) > 1_000);
+    verified(&mut db);
+    db.run_each(&["UPDATE hot SET n = 3 WHERE id % 6 = 0", "VACUUM hot"]);
+    verified(&mut db);
+}
+
+#[test]
 fn an_older_snapshot_is_looked_at_or_refused() {
     let mut db = items("snapshots", "vector_l2_ops", "");
     let mut old = db.session();

@@ -68,16 +68,18 @@ def costs(run):
     for name in run.names:
         build = next(iter(run.of(name, "build")), None)
         cold = next(iter(run.of(name, "cold")), None)
+        sessions = next(iter(run.of(name, "sessions")), None)
         inserts = {line["clients"]: f"{line['per_second']:.0f}" for line in run.of(name, "inserts")}
         rows.append([
             name,
             f"{build['bytes'] / 1e6:.1f} MB" if build else "",
             f"{build['build_seconds'] + build['training_seconds']:.1f} s" if build else "",
             f"{build['peak_bytes'] / 1e6:.0f} MB" if build else "",
+            f"{sessions['private_bytes'] / 1e6:.1f} MB" if sessions else "",
             f"{cold['first_ms']:.0f} ms, {cold['mean_ms']:.2f} ms" if cold else "",
             *(inserts.get(clients, "") for clients in (1, 8)),
         ])
-    head = ["index", "size", "build, training included", "private memory of it", "after a restart: first query, mean of 100",
+    head = ["index", "size", "build, training included", "memory of it", "of each of 200 sessions", "after a restart: first query, mean of 100",
             "inserts/s, 1 client", "8 clients"]
     return table(head, rows)
 
@@ -165,7 +167,8 @@ def main():
 
 One server, one table, one run a data set; every statement is prepared, and finds its query by id. Each client shares a
 processor with its backend, so that no time goes on waking idle processors. Indexes are built with 2 GB of
-`maintenance_work_mem`. What hnsw's builders share is not private memory.
+`maintenance_work_mem`; memory is what processes have for themselves, and in a build what they share beyond the server's
+buffers.
 
 ![Recall and queries a second](performance.svg)
 

@@ -417,6 +417,7 @@ impl Exact<'_> {
         let distance = self.index.distance();
         with_temporary_memory(|| {
             let mut rows = Rows::new(self.index, self.heap);
+            rows.prefetch(candidates);
             for (i, candidate) in candidates.iter().enumerate() {
                 rows.warm(candidates, i);
                 let value = rows.fetch(candidate.tid, self.snapshot);
@@ -453,6 +454,20 @@ impl Rows {
             values: Values::new(index, heap),
             fetch,
             recent: plain.then(|| Recent::of(heap.data())),
+        }
+    }
+
+    /// Has pages that were not met before brought from disk, all at once instead of one by one.
+    fn prefetch(&self, rows: &[Candidate]) {
+        let Some(recent) = &self.recent else { return };
+        let (heap, fork) = (self.heap.as_ptr(), pg_sys::ForkNumber::MAIN_FORKNUM);
+        for same_page in rows.chunk_by(|a, b| a.tid.block == b.tid.block) {
+            if let Some(row) = same_page.first()
+                && !recent.knows(row.tid.block)
+            {
+                // SAFETY: the relation is open; a page that is not there any more is nothing to wait for.
+                unsafe { pg_sys::PrefetchBuffer(heap, fork, row.tid.block) };
+            }
         }
     }
 

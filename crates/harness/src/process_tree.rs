@@ -1,6 +1,7 @@
 //! Signals to processes, and who is whose child.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -42,6 +43,16 @@ pub fn private_memory(process: u32) -> u64 {
     let line = lines.find_map(|line| line.strip_prefix("RssAnon:"));
     let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
     kilobytes.unwrap_or(0u64) * 1024
+}
+
+/// The segments of dynamic shared memory that a process has mapped (PostgreSQL's, in POSIX shared memory).
+pub(crate) fn shared_segments(process: u32) -> Vec<PathBuf> {
+    let maps = fs::read_to_string(format!("/proc/{process}/maps")).unwrap_or_default();
+    let names = maps
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(5));
+    let segments = names.filter(|name| name.starts_with("/dev/shm/PostgreSQL."));
+    segments.map(PathBuf::from).collect()
 }
 
 /// Waits until processes are gone, or dead and only waiting to be buried.

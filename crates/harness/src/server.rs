@@ -4,9 +4,11 @@
 //! reach that. It ends with its [`Server`], or with the process: a small watcher (`tools/stop.sh -w`) holds a pipe to us
 //! and stops the server when that breaks, however we ended; so a `static` server needs no care either.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{self, Child, Command, Stdio};
@@ -294,6 +296,17 @@ impl Server {
         let postmaster = self.postmaster.as_ref().map(Child::id);
         let processes = postmaster.into_iter().flat_map(process_tree::children);
         processes.map(process_tree::private_memory).sum()
+    }
+
+    /// As [`Server::private_memory`], and what the processes share dynamically, as parallel builders do.
+    #[must_use]
+    pub fn working_memory(&self) -> u64 {
+        let postmaster = self.postmaster.as_ref().map(Child::id);
+        let processes = postmaster.into_iter().flat_map(process_tree::children);
+        let segments: BTreeSet<PathBuf> =
+            processes.flat_map(process_tree::shared_segments).collect();
+        let bytes = |segment: &PathBuf| fs::metadata(segment).map_or(0, |file| 512 * file.blocks());
+        self.private_memory() + segments.iter().map(bytes).sum::<u64>()
     }
 
     /// The data directory.

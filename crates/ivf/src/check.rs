@@ -17,7 +17,7 @@ use crate::encode::RowEncoder;
 use crate::error::Error;
 use crate::meta::{Entry, Meta, load_model, read_directory};
 use crate::page::{Head, Kind, Layout, NO_BLOCK};
-use crate::posting::{check_refine, open};
+use crate::posting::{check_link, check_refine, open};
 use crate::search::Place;
 use crate::store::PageStore;
 use crate::{Model, Row, Tid};
@@ -158,6 +158,7 @@ fn check_rows<S: PageStore, E: From<Error>>(
     let mut walk = Walk {
         store,
         visited: vec![false; blocks as usize],
+        blocks,
         postings: Vec::new(),
         window: Window::new(memory),
         report,
@@ -190,6 +191,8 @@ struct Walk<'a, S> {
     store: &'a S,
     /// Blocks that existed when the walk began, and whether they were met.
     visited: Vec<bool>,
+    /// Pages of the store, as last asked for.
+    blocks: u32,
     /// Posting pages and their lists.
     postings: Vec<(u32, u32)>,
     window: Window,
@@ -355,23 +358,21 @@ impl<S: PageStore> Walk<'_, S> {
     /// Fills the window with the addresses from a block of the table on.
     fn gather(&mut self, meta: &Meta, from: u32) -> Result<(), Error> {
         self.window.start(from);
-        let (store, window) = (self.store, &mut self.window);
+        let store = self.store;
         for (i, &(block, list)) in self.postings.iter().enumerate() {
             store.interrupts()?;
             if let Some(&(later, _)) = self.postings.get(i + AHEAD) {
                 store.prefetch(later);
             }
-            let layout = meta.layout(list)?;
-            store.read(block, |page| {
+            let (layout, window) = (meta.layout(list)?, &mut self.window);
+            let read = store.read(block, |page| {
                 let head = open(page, block, list, &layout)?;
-                for i in 0..usize::from(head.count) {
-                    let tid = layout.tid(page, i);
-                    if tid.offset != 0 {
-                        window.add(Located::new(tid, block, i));
-                    }
-                }
+                let rows = (0..usize::from(head.count)).map(|i| (i, layout.tid(page, i)));
+                let rows = rows.filter(|(_, tid)| tid.offset != 0);
+                rows.for_each(|(i, tid)| window.add(Located::new(tid, block, i)));
                 Ok::<(), Error>(())
-            })??;
+            })?;
+            self.report.note(read)?;
         }
         Ok(())
     }
@@ -450,7 +451,7 @@ impl<S: PageStore> Walk<'_, S> {
 
     /// How a row of the index is not as it must be.
     fn difference(
-        &self,
+        &mut self,
         meta: &Meta,
         vector: &[f32],
         (row, model): (&Row<'_>, Option<&Model>),
@@ -466,13 +467,14 @@ impl<S: PageStore> Walk<'_, S> {
         if kept.list == meta.exact_list() && row.list == kept.list {
             return Ok(None);
         }
-        if kept.refine_at.block != NO_BLOCK {
-            let Place { block, at } = kept.refine_at;
+        let Place { block: refine, at } = kept.refine_at;
+        if refine != NO_BLOCK {
+            check_link(self.store, block, refine, &mut self.blocks)?;
             let at = usize::from(at);
             let code = at..at + meta.refine_bytes();
             kept.refine = self
                 .store
-                .read(block, |page| page.get(code).unwrap_or_default().to_vec())?;
+                .read(refine, |page| page.get(code).unwrap_or_default().to_vec())?;
         }
         let stored = kept.stored();
         let wanted = Stored {
@@ -485,9 +487,11 @@ impl<S: PageStore> Walk<'_, S> {
         if stored == wanted {
             return Ok(None);
         }
-        // What is to be in the exact list does not depend on roundings.
+        // What fits a list ends where hardly any row is: no room is left for roundings there.
         Ok(match model {
-            Some(model) if row.list != meta.exact_list() => model.contradiction(vector, &stored),
+            Some(model) if ![row.list, stored.list].contains(&meta.exact_list()) => {
+                model.contradiction(vector, &stored, &wanted)
+            }
             _ => Some("is in the wrong list"),
         })
     }

@@ -180,6 +180,8 @@ pub struct Layout {
     /// Bytes of one block of codes; 0 on pages of the exact list.
     pub(crate) code_block: usize,
     blocks: usize,
+    /// Rows that fit a page.
+    capacity: usize,
     scales: usize,
     /// 0: no norms.
     norms: usize,
@@ -218,7 +220,7 @@ impl Layout {
         let block = code_block + scale_block + norm_block + 6 * LANES;
         let links = |blocks: usize| match refine {
             0 => 0,
-            _ => (blocks * LANES).div_ceil((BODY_SIZE / refine).max(1)) * size_of::<u32>(),
+            _ => (blocks * LANES).div_ceil(refine_codes(refine)) * size_of::<u32>(),
         };
         let mut blocks = BODY_SIZE / block;
         while blocks * block + links(blocks) > BODY_SIZE {
@@ -232,6 +234,7 @@ impl Layout {
             bits,
             code_block,
             blocks,
+            capacity: capacity(blocks * LANES, refine),
             scales,
             norms: if has_norm { norms } else { 0 },
             tid_blocks,
@@ -247,7 +250,7 @@ impl Layout {
 
     /// Which refine page of its posting page a row's refine code is on, and where on that page.
     pub(crate) fn refine_place(&self, i: usize) -> (usize, usize) {
-        let each = (BODY_SIZE / self.refine.max(1)).max(1);
+        let each = refine_codes(self.refine);
         (i / each, BODY + i % each * self.refine)
     }
 
@@ -285,9 +288,9 @@ impl Layout {
         self.tid_offsets + self.blocks * 2 * LANES + size_of::<u32>() * p
     }
 
-    /// Rows that fit a page: a multiple of 32.
+    /// Rows that fit a page: a multiple of 32, or with refine codes somewhat less, see [`capacity`].
     pub fn capacity(&self) -> usize {
-        self.blocks * LANES
+        self.capacity
     }
 
     /// The bytes that scoring the first rows of a page reads.
@@ -412,6 +415,27 @@ impl Layout {
     }
 }
 
+/// Refine codes of so many bytes on a page.
+fn refine_codes(refine: usize) -> usize {
+    (BODY_SIZE / refine.max(1)).max(1)
+}
+
+/// Rows of a page that has room for `room`: as many, or only those that fill all refine pages but a last, nearly empty one, if
+/// so more rows fall to a page on the whole.
+fn capacity(room: usize, refine: usize) -> usize {
+    if refine == 0 {
+        return room;
+    }
+    let each = refine_codes(refine);
+    let full = room - room % each;
+    let pages = |rows: usize| 1 + rows.div_ceil(each);
+    if full * pages(room) > room * pages(full) {
+        full
+    } else {
+        room
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -481,6 +505,25 @@ mod tests {
             }
             assert_eq!(layout.codes(&page, 1), expected);
             assert_eq!(layout.scale_bytes(&page, 1).unwrap()[20], 7);
+        }
+    }
+
+    #[test]
+    fn refine_pages_are_full() {
+        // Dimensions, sub-quantizers, rows of a page, its refine pages: one more row would begin a page that stays empty.
+        for (dim, m, rows, pages) in [
+            (384, 96, 120, 6),
+            (768, 192, 60, 6),
+            (1536, 384, 30, 6),
+            (100, 25, 375, 5),
+        ] {
+            let layout =
+                Layout::coded(shape(m, 4, false), distillvq_quantizer::refine_bytes(dim)).unwrap();
+            assert_eq!(
+                (layout.capacity(), layout.refine_pages(layout.capacity())),
+                (rows, pages),
+                "{dim}"
+            );
         }
     }
 

@@ -180,6 +180,19 @@ fn sound_indexes_are_sound() {
 }
 
 #[test]
+fn an_index_is_encoded_with_its_own_model() {
+    let trained = Case::new(Metric::L2, 4, false, 200);
+    let untrained = Case::of(Metric::L2, None, false, 10);
+    for (meta, model) in [
+        (trained.meta, None),
+        (untrained.meta, trained.model.as_ref()),
+    ] {
+        let result = RowEncoder::new(&meta, model);
+        assert!(matches!(result, Err(Error::Mismatch(_))));
+    }
+}
+
+#[test]
 fn rows_that_are_not_there_are_missed() {
     for refine in [false, true] {
         let case = Case::new(Metric::L2, 4, refine, 1500);
@@ -267,6 +280,19 @@ fn wrong_bytes_of_a_row_are_found() {
         case.store.mutate(link, |page| page[at + 7] ^= 2);
     });
     assert_eq!(refine, "has a wrong refine code");
+    // A link to nowhere is told, and the other rows are looked at nevertheless.
+    let case = Case::new(Metric::Cosine, 4, true, 1500);
+    let (block, _) = case.find(tid(700));
+    let [.., offsets] = case.parts();
+    let link = offsets + 2 * case.capacity();
+    case.store
+        .mutate(block, |page| page[link..link + 4].fill(0x77));
+    let report = case.report();
+    assert_eq!(report.compared, 1500);
+    let what = report.problems.iter().map(|it| it.what.as_str());
+    let what: std::collections::BTreeSet<&str> = what.collect();
+    assert!(what.contains("refine page beyond the end"), "{what:?}");
+    assert!(what.contains("link leads beyond the end"), "{what:?}");
 }
 
 #[test]

@@ -155,15 +155,6 @@ impl Model {
         Ok(EncodedRows::concat(par::map(n.div_ceil(many), chunk)?))
     }
 
-    /// The list of one internal vector.
-    pub(crate) fn nearest(&self, internal: &[f32]) -> u32 {
-        let mut nearest = [Nearest::default()];
-        let rows = MatRef::new(internal, self.dim());
-        let keep_on = || Ok::<_, Infallible>(());
-        let Ok(()) = self.coder().assigner.assign(rows, &mut nearest, keep_on);
-        nearest[0].list
-    }
-
     /// Encodes a few rows, `keep_on` being asked every few milliseconds.
     pub(crate) fn encode_chunk<E>(
         &self,

@@ -28,6 +28,8 @@ const K: usize = 10;
 const CLIENTS: [usize; 2] = [1, 2];
 /// Clients of the timed inserts.
 const WRITERS: [usize; 2] = [1, 8];
+/// Sessions at once whose memory is measured.
+const SESSIONS: usize = 200;
 /// Queries after a restart.
 const COLD: usize = 100;
 /// The least that any indexed query costs: what is left of a search without its index.
@@ -230,6 +232,7 @@ fn bench(arguments: &Arguments) -> Result<()> {
             ("shared_buffers", &buffers),
             ("max_wal_size", "8GB"),
             ("checkpoint_timeout", "1h"),
+            ("max_connections", "250"),
         ],
     )?;
     let mut client = server.database(DATABASE)?;
@@ -344,6 +347,7 @@ fn measure(
     {
         stages(server, method, library, arguments, data, output)?;
     }
+    sessions(server, method, output)?;
     cold(server, method, data, output)?;
     inserts(server, name, data, arguments.time, output)?;
     let mut client = server.connect_to(DATABASE)?;
@@ -367,17 +371,18 @@ fn build_index(client: &mut Client, method: &Method) -> Result<(Built, Duration)
     ))
 }
 
-/// What `work` gives, and the most private memory that the processes of the server used meanwhile, beyond what they had.
+/// What `work` gives, and the most memory that the processes of the server used meanwhile, beyond what they had and the
+/// server's own shared memory.
 fn with_peak_memory<A, B>(
     server: &Server,
     work: impl FnOnce() -> Result<(A, B)>,
 ) -> Result<(A, B, u64)> {
-    let (before, done) = (server.private_memory(), AtomicBool::new(false));
+    let (before, done) = (server.working_memory(), AtomicBool::new(false));
     thread::scope(|scope| {
         let watcher = scope.spawn(|| {
             let mut most = before;
             while !done.load(Ordering::Relaxed) {
-                most = most.max(server.private_memory());
+                most = most.max(server.working_memory());
                 thread::sleep(Duration::from_millis(20));
             }
             most
@@ -485,6 +490,22 @@ fn wait_for<T>(look: impl Fn() -> Result<Option<T>>) -> Result<T> {
         thread::sleep(Duration::from_millis(50));
     }
     Err(Error::Argument("the server's log tells no times".into()))
+}
+
+/// Memory that a session keeps for itself, of many that have searched.
+fn sessions(server: &Server, method: &Method, output: &mut Output) -> Result<()> {
+    let middle = method.values[method.values.len() / 2];
+    let before = server.private_memory();
+    let mut clients = Vec::with_capacity(SESSIONS);
+    for _ in 0..SESSIONS {
+        let mut client = session(server, &format!("{} = {middle}", method.setting))?;
+        find_by_id(&mut client, &method.query(), 3)?;
+        clients.push(client);
+    }
+    let each = server.private_memory().saturating_sub(before) / SESSIONS as u64;
+    output.line(&json!({
+        "kind": "sessions", "index": method.name, "sessions": SESSIONS, "private_bytes": each,
+    }))
 }
 
 /// The first queries after a restart of the server; the files may still be in the operating system's cache.

@@ -25,7 +25,7 @@ const WORK: [Work; 4] = [
     Work::Checkpoint,
 ];
 /// What recall is compared at.
-const PROBES: &str = "SET distillvq.probes = 1";
+const PROBES: &str = "SET distillvq.probes = 3";
 /// How much worse than a fresh index a used one may find.
 const WEAR: f64 = 0.02;
 

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::Plan;
 use crate::work::{Work, read};
 use crate::world::{
-    BY_INDEX, DATABASE, Found, Ledger, SETTINGS, World, Writer, claim, healthy, nearest, one,
+    DATABASE, Found, Ledger, SETTINGS, World, Writer, by_index, claim, healthy, nearest, one,
     settle,
 };
 
@@ -167,7 +167,8 @@ fn compare(
     for probes in [1, 3, 32_768] {
         let query = world.query(random);
         let answer = |client: &mut Client| {
-            client.batch_execute(&format!("{BY_INDEX}; SET distillvq.probes = {probes}"))?;
+            by_index(client)?;
+            client.batch_execute(&format!("SET distillvq.probes = {probes}"))?;
             let rows = nearest(client, query, 50)?;
             world.check_answer(query, &rows)?;
             Ok::<_, Error>(rows)

@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
 use crate::Plan;
-use crate::world::{BY_INDEX, NEAREST, SETTINGS, World, claim, healthy, one};
+use crate::world::{NEAREST, SETTINGS, World, by_index, claim, healthy, one};
 
 /// Queries of a full run.
 const QUERIES: f64 = 1e6;
@@ -25,7 +25,7 @@ pub fn run(plan: &Plan) -> Result<Value> {
     world.create(&server)?;
     // The session that built the index has held more than a search needs.
     let mut client = server.connect_to(crate::world::DATABASE)?;
-    client.batch_execute(BY_INDEX)?;
+    by_index(&mut client)?;
     let process = one::<i32>(&mut client, "SELECT pg_backend_pid()")? as u32;
     let statement = client.prepare(NEAREST)?;
     let count = ((QUERIES * plan.scale) as u64).max(2 * WARM);

@@ -7,7 +7,7 @@ use postgres::Client;
 use rand::seq::IndexedRandom as _;
 use rand_chacha::ChaCha8Rng;
 
-use crate::world::{BY_INDEX, Ledger, World, Writer, nearest};
+use crate::world::{Ledger, World, Writer, by_index, nearest};
 
 /// Maintenance of the index, or what makes much of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -118,7 +118,7 @@ pub fn read(
     done: &AtomicBool,
     random: &mut ChaCha8Rng,
 ) -> Result<u64> {
-    client.batch_execute(BY_INDEX)?;
+    by_index(client)?;
     let mut count = 0;
     while !done.load(Ordering::Relaxed) {
         let query = world.query(random);

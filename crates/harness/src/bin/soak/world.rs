@@ -22,10 +22,13 @@ const OWN: usize = 600;
 /// Ids of a writer.
 const IDS: i64 = 1_000_000_000;
 /// `distillvq.probes` that means all lists.
-pub const ALL: &str = "SET distillvq.probes = 32768";
+const ALL: &str = "SET distillvq.probes = 32768";
 /// What makes the planner take the index.
-pub const BY_INDEX: &str =
+const BY_INDEX: &str =
     "SET enable_seqscan = off; SET enable_sort = off; SET enable_bitmapscan = off";
+/// Leaves the choice to the planner again.
+const RESET: &str =
+    "RESET enable_seqscan; RESET enable_sort; RESET enable_bitmapscan; RESET enable_indexscan";
 /// The database.
 pub const DATABASE: &str = "soak";
 
@@ -47,7 +50,8 @@ pub struct World {
 impl World {
     /// The same for the same seed.
     pub fn new(seed: u64) -> Self {
-        let all = Vectors::clustered(POOL + 200, DIM, 40, seed);
+        // One cloud: lists that nothing separates are the hardest to choose among.
+        let all = Vectors::clustered(POOL + 200, DIM, 1, seed);
         Self {
             pool: all.slice(0..POOL),
             queries: all.slice(POOL..POOL + 200),
@@ -120,15 +124,14 @@ impl World {
         )?;
         claim(wrong == 0, || format!("{wrong} rows have a wrong vector"))?;
         let query = self.query(random).to_vec();
-        client.batch_execute(&format!("{BY_INDEX}; {ALL}"))?;
+        by_index(client)?;
+        client.batch_execute(ALL)?;
         let found = nearest(client, &query, i64::MAX);
         let near = nearest(client, &query, 10);
-        client.batch_execute(
-            "RESET distillvq.probes; RESET enable_sort; RESET enable_seqscan; RESET enable_bitmapscan;
-             SET enable_indexscan = off",
-        )?;
+        client.batch_execute("RESET distillvq.probes")?;
+        by_table(client)?;
         let truth = nearest(client, &query, i64::MAX);
-        client.batch_execute("RESET enable_indexscan")?;
+        client.batch_execute(RESET)?;
         let (found, near, truth) = (found?, near?, truth?);
         self.check_answer(&query, &near)?;
         claim(same_rows(&found, &truth), || {
@@ -179,6 +182,32 @@ pub fn nearest(client: &mut Client, query: &[f32], limit: i64) -> Result<Vec<Fou
     Ok(rows.iter().map(found).collect())
 }
 
+/// Lets searches of the session use the index, and nothing else.
+pub fn by_index(client: &mut Client) -> Result<()> {
+    client.batch_execute(BY_INDEX)?;
+    planned(client, true)
+}
+
+/// Lets searches of the session look at the whole table.
+fn by_table(client: &mut Client) -> Result<()> {
+    client.batch_execute(RESET)?;
+    client.batch_execute("SET enable_indexscan = off; SET enable_bitmapscan = off")?;
+    planned(client, false)
+}
+
+/// Fails unless a search is planned as it should be.
+fn planned(client: &mut Client, index: bool) -> Result<()> {
+    let query = vec!["1"; DIM].join(",");
+    let plan = client.query(
+        &format!("EXPLAIN SELECT id FROM items ORDER BY embedding <-> '[{query}]' LIMIT 10"),
+        &[],
+    )?;
+    let uses = |row: &postgres::Row| row.get::<_, String>(0).contains("Index Scan using one");
+    claim(plan.iter().any(uses) == index, || {
+        "the planner goes another way".into()
+    })
+}
+
 fn same_rows(a: &[Found], b: &[Found]) -> bool {
     let sorted = |rows: &[Found]| {
         let mut ids: Vec<_> = rows.iter().map(|row| (row.id, row.version)).collect();
@@ -199,11 +228,11 @@ pub fn recall(found: &[Found], truth: &[Found]) -> f64 {
 pub fn mean_recall(client: &mut Client, queries: &Vectors) -> Result<f64> {
     let mut sum = 0.0;
     for query in queries.iter() {
-        client.batch_execute(BY_INDEX)?;
+        by_index(client)?;
         let found = nearest(client, query, 10)?;
-        client.batch_execute("RESET enable_sort; SET enable_indexscan = off")?;
+        by_table(client)?;
         let truth = nearest(client, query, 10)?;
-        client.batch_execute("RESET enable_indexscan")?;
+        client.batch_execute(RESET)?;
         sum += recall(&found, &truth);
     }
     Ok(sum / queries.rows().max(1) as f64)
