@@ -288,7 +288,7 @@ impl Layout {
         self.tid_offsets + self.blocks * 2 * LANES + size_of::<u32>() * p
     }
 
-    /// Rows that fit a page: a multiple of 32, or with refine codes somewhat less, see [`capacity`].
+    /// Rows that fit a page: a multiple of 32, or with refine codes somewhat less, see `capacity` below.
     pub fn capacity(&self) -> usize {
         self.capacity
     }

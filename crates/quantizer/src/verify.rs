@@ -300,7 +300,7 @@ mod tests {
             list: 10,
             ..in_list
         };
-        let says = model.contradiction(&vec![3e38; DIM], &in_list, &computed);
+        let says = model.contradiction(&[3e38; DIM], &in_list, &computed);
         assert_eq!(says, Some("is in the wrong list"));
     }
 }

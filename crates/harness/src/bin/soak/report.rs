@@ -15,7 +15,9 @@ const END: &str = "<!-- soak: the next run goes before this line -->";
 pub fn write(figures: &Value, json: Option<&Path>, table: Option<&Path>) -> Result<()> {
     if let Some(path) = json {
         let text = format!("{figures:#}\n");
-        fs::write(path, text).map_err(|source| unwritten(path, source))?;
+        let made = path.parent().map_or(Ok(()), fs::create_dir_all);
+        made.and_then(|()| fs::write(path, text))
+            .map_err(|source| unwritten(path, source))?;
     }
     let line = line(figures)?;
     println!("{line}");
