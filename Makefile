@@ -4,7 +4,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 
-export PG_CONFIG DESTDIR SPLIT BYTES DOCS
+export PG_CONFIG OLD_PG_CONFIG DESTDIR SPLIT BYTES DOCS
 
 with_env := tools/with_env.sh
 pure := --package distillvq-kernels --package distillvq-quantizer --package distillvq-ivf
@@ -33,6 +33,31 @@ test:
 	@$(with_env) cargo test --locked --no-fail-fast $(pure)
 	@echo '==> tests in private servers' >&2
 	@$(with_env) cargo test --locked --no-fail-fast --package distillvq-harness -- --test-threads=4
+
+## test-assert  the tests in servers once more, on a PostgreSQL with assertions that is built the first time (Debian)
+.PHONY: test-assert
+test-assert:
+	@$(with_env) tools/build.sh
+	@PG_CONFIG=$$($(with_env) tools/assert_server.sh) && export PG_CONFIG && $(with_env) tools/install.sh && \
+		$(with_env) cargo test --locked --no-fail-fast --package distillvq-harness -- --test-threads=4 && \
+		DISTILLVQ_SETTINGS=debug_discard_caches=1 $(with_env) cargo test --locked --package distillvq-harness --test tour
+
+## test-valgrind a tour through everything under valgrind, on the server with assertions
+.PHONY: test-valgrind
+test-valgrind:
+	@$(with_env) tools/test-valgrind.sh
+
+## test-upgrade pg_upgrade of a database with indexes from PostgreSQL 16; OLD_PG_CONFIG=… from a server of yours
+.PHONY: test-upgrade
+test-upgrade:
+	@$(with_env) tools/test-upgrade.sh
+
+## soak         crashes, cancels, replication, mixed load, long sessions; DURATION=30 minutes, SEED=1, ONLY=crash,cancel,…
+.PHONY: soak
+soak:
+	@$(with_env) tools/install.sh
+	@$(with_env) cargo run --locked --release --package distillvq-harness --bin soak -- --minutes "$(or $(DURATION),30)" \
+		--seed "$(or $(SEED),1)" --only "$(ONLY)" --output benches/soak/last.json --table docs/reliability.md
 
 ## lint         formatting, clippy, documentation; licences too where cargo-deny is installed
 .PHONY: lint

@@ -5,7 +5,7 @@
 
 use crate::pg::relation::Index;
 use distillvq_ivf as ivf;
-use distillvq_quantizer::{Metric, ModelError, TrainError};
+use distillvq_quantizer::{Metric, ModelError, TrainError, memory_for};
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys::panic::ErrorReport};
 
 /// What somebody wants to do with an index.
@@ -184,6 +184,12 @@ pub enum Error {
     /// A failed SPI call.
     #[error("{0}")]
     Spi(#[from] pgrx::spi::SpiError),
+    /// Memory that is not to be had.
+    #[error("out of memory: {what} needs {bytes} bytes")]
+    OutOfMemory { what: &'static str, bytes: usize },
+    /// Threads that cannot be started.
+    #[error("cannot start a worker thread: {0}")]
+    Threads(String),
     /// A worker thread that ended by a panic.
     #[error("a worker thread failed: {0}")]
     Worker(String),
@@ -224,6 +230,10 @@ impl Error {
                 ..
             }
             | Self::OtherSession(_) => S::ERRCODE_FEATURE_NOT_SUPPORTED,
+            Self::Import {
+                source: ModelError::OutOfMemory { .. },
+                ..
+            } => S::ERRCODE_OUT_OF_MEMORY,
             Self::Import { .. } => S::ERRCODE_INVALID_BINARY_REPRESENTATION,
             Self::NotAnIndex { .. } | Self::PartitionedIndex { .. } => S::ERRCODE_WRONG_OBJECT_TYPE,
             Self::NullIndex => S::ERRCODE_NULL_VALUE_NOT_ALLOWED,
@@ -246,6 +256,16 @@ impl Error {
                 source: ivf::Error::UnsupportedVersion { .. },
                 ..
             } => S::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Self::OutOfMemory { .. }
+            | Self::Pages {
+                source: ivf::Error::OutOfMemory | ivf::Error::Model(ModelError::OutOfMemory { .. }),
+                ..
+            }
+            | Self::Model {
+                source: ModelError::OutOfMemory { .. },
+                ..
+            } => S::ERRCODE_OUT_OF_MEMORY,
+            Self::Threads(_) => S::ERRCODE_INSUFFICIENT_RESOURCES,
             Self::Pages { .. } => S::ERRCODE_INDEX_CORRUPTED,
             Self::Model { .. } => S::ERRCODE_DATA_CORRUPTED,
             Self::Spi(_) | Self::Worker(_) => S::ERRCODE_INTERNAL_ERROR,
@@ -288,6 +308,17 @@ impl Error {
             Self::LargeModel { .. } => "Train a model with fewer lists.".into(),
             Self::Import { source: ModelError::UnsupportedVersion { .. }, .. } => {
                 "The model is from a newer release: update the extension.".into()
+            }
+            Self::Import { source: ModelError::OutOfMemory { .. }, .. }
+            | Self::Model { source: ModelError::OutOfMemory { .. }, .. }
+            | Self::Pages {
+                source: ivf::Error::OutOfMemory | ivf::Error::Model(ModelError::OutOfMemory { .. }), ..
+            } => "Free some of the server's memory, or use a model of fewer lists.".into(),
+            Self::OutOfMemory { .. } => {
+                "Lower maintenance_work_mem, or free some of the server's memory.".into()
+            }
+            Self::Threads(_) => {
+                "Raise the system's limit of threads, or lower max_parallel_maintenance_workers.".into()
             }
             Self::Import { .. } => "Give the bytes that distillvq_export_model returned, whole and unchanged.".into(),
             Self::NotAnIndex { purpose: Purpose::Train, .. } => {
@@ -346,6 +377,26 @@ impl Error {
                 Some(format!("It is needed to rebuild: {}.", some_of(indexes)))
             }
             _ => None,
+        }
+    }
+
+    /// Makes room for more values: `Vec` by itself would end the process where there is none.
+    pub fn reserve<T>(values: &mut Vec<T>, more: usize, what: &'static str) -> Result<()> {
+        let bytes = values
+            .len()
+            .saturating_add(more)
+            .saturating_mul(size_of::<T>());
+        values
+            .try_reserve(more)
+            .map_err(|_| Self::OutOfMemory { what, bytes })
+    }
+
+    /// Refuses work that needs more memory than there is now.
+    pub fn unless_memory_for(bytes: usize, what: &'static str) -> Result<()> {
+        if memory_for(bytes) {
+            Ok(())
+        } else {
+            Err(Self::OutOfMemory { what, bytes })
         }
     }
 

@@ -1,5 +1,6 @@
 //! Uniform samples of a stream of rows whose length nobody knows beforehand.
 
+use crate::error::{Error, Result};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -25,12 +26,13 @@ impl Reservoir {
         }
     }
 
-    /// Offers a row; `fill` appends its elements to a buffer and is called only when the row is chosen. Rows of another
-    /// length than `dim` are reported as `Err` with their length.
-    pub fn offer(&mut self, fill: impl FnOnce(&mut Vec<f32>) -> usize) -> Result<(), usize> {
+    /// Offers a row; `fill` appends its elements to a buffer and is called only when the row is chosen. A row of another
+    /// length than `dim` is an error, and so is one for which there is no memory.
+    pub fn offer(&mut self, fill: impl FnOnce(&mut Vec<f32>) -> usize) -> Result<()> {
         let place = self.random.random_range(0..=self.offered);
         self.offered += 1;
         if self.len() < self.capacity {
+            Error::reserve(&mut self.rows, self.dim, "the sample of rows")?;
             let dim = fill(&mut self.rows);
             return self.check(dim);
         }
@@ -44,8 +46,15 @@ impl Reservoir {
         Ok(())
     }
 
-    fn check(&self, dim: usize) -> Result<(), usize> {
-        if dim == self.dim { Ok(()) } else { Err(dim) }
+    fn check(&self, found: usize) -> Result<()> {
+        if found == self.dim {
+            Ok(())
+        } else {
+            Err(Error::Dimensions {
+                expected: self.dim,
+                found,
+            })
+        }
     }
 
     /// Rows kept.

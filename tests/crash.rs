@@ -14,6 +14,7 @@ use common::{
     ALL, Sql, all_found, by_index, exact, healthy, mean_recall, search, table, undamaged, verified,
     wait_for,
 };
+use distillvq_harness::process_tree::signal;
 use distillvq_harness::{Embedding, Metric, Server, Stop, Vectors};
 use postgres::Client;
 
@@ -358,6 +359,69 @@ fn a_killed_session_takes_only_itself_along() {
         assert_eq!(client.one::<i64>(&count), committed.len() as i64);
         sound(&mut client, Metric::L2, &vectors);
     });
+}
+
+#[test]
+fn a_session_killed_at_its_work_loses_nothing() {
+    // Builds, inserts, vacuums and trainings end by a kill of their own process, at several moments each.
+    let (mut server, mut client) = server("work");
+    let vectors = Vectors::clustered(2_500, DIM, 20, 40);
+    table(&mut client, "items", "vector", &vectors.slice(0..2_000));
+    client.run(
+        "CREATE INDEX one ON items USING distillvq (embedding); CREATE SEQUENCE ids START 2000000",
+    );
+    let mut first = 10_000;
+    for statements in [
+        &[
+            "CREATE INDEX two ON items USING distillvq (embedding)",
+            "DROP INDEX two",
+        ][..],
+        &["REINDEX INDEX CONCURRENTLY one"],
+        &["INSERT INTO items SELECT nextval('ids'), embedding FROM items LIMIT 200"],
+        &["DELETE FROM items WHERE id > 1000000", "VACUUM items"],
+        &[
+            "SELECT distillvq_train('items', 'embedding', 'm', metric => 'l2', seed => (random() * 99)::int)",
+        ],
+        &["SELECT distillvq_train('one', seed => (random() * 99)::int)"],
+    ] {
+        for milliseconds in [40, 250] {
+            let mut victim = server.connect_to("crash").unwrap();
+            let process = victim.one::<i32>("SELECT pg_backend_pid()") as u32;
+            let writer = server.connect_to("crash").unwrap();
+            let committed = thread::scope(|scope| {
+                let vectors = &vectors;
+                let writing = scope.spawn(move || insert_until_killed(writer, first, vectors));
+                scope.spawn(|| repeat_until_killed(victim, statements));
+                thread::sleep(Duration::from_millis(milliseconds));
+                signal("KILL", &[process]).unwrap();
+                writing.join().unwrap()
+            });
+            server.await_recovery().unwrap();
+            client = server.connect_to("crash").unwrap();
+            let there = format!(
+                "SELECT count(*) FROM items WHERE id BETWEEN {first} AND {}",
+                first + 9_999
+            );
+            // The last insert may have been committed without a word of it.
+            let there: i64 = client.one(&there);
+            let known = committed.len() as i64;
+            assert!(
+                (known..=known + 1).contains(&there),
+                "{there} of {known} rows"
+            );
+            client.run("DROP INDEX IF EXISTS two; DROP INDEX IF EXISTS one_ccnew");
+            verified(&mut client);
+            first += 10_000;
+        }
+        sound(&mut client, Metric::L2, &vectors);
+    }
+    undamaged(
+        &server
+            .log()
+            .unwrap()
+            .replace("was terminated by signal 9", ""),
+        "crash",
+    );
 }
 
 /// Trains an index again and again, with another seed each time, until the connection breaks.

@@ -3,10 +3,12 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use common::{
-    ALL, Database, Sql, all_found, by_index, exact, mean_recall, search, table, wait_for_blocked,
+    ALL, Database, Sql, all_found, by_index, exact, in_order, mean_recall, search, table, verified,
+    wait_for_blocked,
 };
 use distillvq_harness::{Metric, Vectors, load};
 
@@ -78,6 +80,59 @@ fn built_beside_writers() {
     all_found(&mut db, "items", Metric::L2, queries.row(0));
     let invalid: i64 = db.one("SELECT count(*) FROM pg_index WHERE NOT indisvalid");
     assert_eq!(invalid, 0);
+}
+
+#[test]
+fn built_and_rebuilt_concurrently_under_load() {
+    let (mut db, queries) = items("load", 2_000, 8);
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let (done, query) = (&done, queries.row(0));
+        for (number, statements) in [
+            &["INSERT INTO items SELECT nextval('ids'), embedding FROM items ORDER BY random() LIMIT 5"][..],
+            &["UPDATE items SET embedding = embedding + embedding WHERE id IN (SELECT id FROM items ORDER BY random() LIMIT 3)",
+              "DELETE FROM items WHERE id >= 100000 AND random() < 0.2"],
+            &["VACUUM items"],
+        ].into_iter().enumerate() {
+            let mut session = db.session();
+            if number == 0 {
+                session.run("CREATE SEQUENCE ids START 100000");
+            }
+            scope.spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    session.run_each(statements);
+                }
+            });
+        }
+        let mut reader = db.session();
+        scope.spawn(move || {
+            while !done.load(Ordering::Relaxed) {
+                let sql = search("items", Metric::L2, query, "LIMIT 20");
+                let rows = reader.query(&sql, &[]).unwrap();
+                let found: Vec<_> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+                in_order(&found);
+                assert_eq!(found.len(), 20);
+            }
+        });
+        for round in 0..2 {
+            db.run("CREATE INDEX CONCURRENTLY one ON items USING distillvq (embedding)");
+            db.run("REINDEX INDEX CONCURRENTLY one");
+            db.run("REINDEX TABLE CONCURRENTLY items");
+            verified(&mut db);
+            if round == 0 {
+                db.run("DROP INDEX CONCURRENTLY one");
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    verified(&mut db);
+    all_found(&mut db, "items", Metric::L2, queries.row(1));
+    assert_eq!(
+        db.one::<i64>("SELECT count(*) FROM pg_index WHERE NOT indisvalid"),
+        0
+    );
+    let recall = mean_recall(&mut db, "items", Metric::L2, &queries, ALL);
+    assert!(recall >= 0.99, "{recall}");
 }
 
 #[test]

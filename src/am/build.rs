@@ -76,6 +76,8 @@ pub fn build(heap: Heap, index: Index, info: &IndexInfo) -> Result<Counts> {
         options,
     };
     let (model, rows) = match &plan.options.model {
+        // The tables are empty, that of the models too: the old index's file takes the place of what is built here.
+        Some(_) if crate::pg::in_binary_upgrade() => (None, 0),
         Some(name) => (Some(named_model(&plan, name)?), heap.estimated_rows()),
         None => train_from_table(&plan, heap)?,
     };
@@ -147,7 +149,7 @@ fn named_model(plan: &Plan, name: &str) -> Result<Model> {
 fn train_from_table(plan: &Plan, heap: Heap) -> Result<(Option<Model>, usize)> {
     crate::pg::report_phase(SAMPLING);
     let mut reservoir = Reservoir::new(sample_capacity(plan.dim), plan.dim, SEED);
-    heap::sample(heap, plan.index, plan.element, &mut reservoir, plan.dim)?;
+    heap::sample(heap, plan.index, plan.element, &mut reservoir)?;
     let rows = reservoir.offered();
     if rows < MIN_TRAIN_ROWS {
         too_few_rows(plan, rows);
@@ -156,6 +158,7 @@ fn train_from_table(plan: &Plan, heap: Heap) -> Result<(Option<Model>, usize)> {
     let options = train_options(&plan.options, plan.metric, rows, SEED);
     let sample = reservoir.into_rows();
     let dim = plan.dim;
+    memory_for_training(&sample, dim)?;
     let job = |monitor: &dyn Monitor| train(sample, dim, None, &options, monitor);
     match run_training(&plan.index.name(), job) {
         Ok(trained) => Ok((Some(trained.model), rows)),
@@ -183,17 +186,26 @@ pub fn train_options(options: &Options, metric: Metric, rows: usize, seed: u64) 
     }
 }
 
-/// Rows to sample, so that training stays within `maintenance_work_mem`: beside the sample it holds the sample's codes, buffers
-/// of a fixed number of rows, and what any training needs (measured).
+/// Rows to sample, so that training stays within `maintenance_work_mem`.
 pub fn sample_capacity(dim: usize) -> usize {
-    const BUFFERED_ROWS: usize = 8_192;
-    const BASE: usize = 24 << 20;
     let row = dim * size_of::<f32>();
     let whole = crate::pg::maintenance_bytes();
-    let left = whole
-        .saturating_sub(BASE + BUFFERED_ROWS * row)
-        .max(whole / 4);
+    let left = whole.saturating_sub(beside_sample(dim)).max(whole / 4);
     (left / (row * 3 / 2)).clamp(MIN_TRAIN_ROWS, MOST_SAMPLE_ROWS)
+}
+
+/// What training holds beside the sample and its codes: buffers of a fixed number of rows, and what any training needs
+/// (measured).
+fn beside_sample(dim: usize) -> usize {
+    const BUFFERED_ROWS: usize = 8_192;
+    const BASE: usize = 24 << 20;
+    BASE + BUFFERED_ROWS * dim * size_of::<f32>()
+}
+
+/// Refuses a training for whose sample (and half as much for its codes) there is no memory.
+pub fn memory_for_training(sample: &[f32], dim: usize) -> Result<()> {
+    let bytes = size_of_val(sample) / 2 + beside_sample(dim);
+    Error::unless_memory_for(bytes, "training")
 }
 
 /// Trains on threads, reporting progress. `relation` names the source of the rows in errors.

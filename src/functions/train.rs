@@ -3,7 +3,9 @@
 //! The second form changes decoder and routing alone, in the index's pages and not by transaction: nothing that a later
 //! rollback would have to undo, since a model changes no result but its quality.
 
-use crate::am::build::{SAMPLING, run_training, sample_capacity, train_options};
+use crate::am::build::{
+    SAMPLING, memory_for_training, run_training, sample_capacity, train_options,
+};
 use crate::am::scan::Target;
 use crate::error::{Error, Purpose, Result, of_index, or_raise};
 use crate::functions::{check_index, models};
@@ -152,6 +154,7 @@ fn train_index(
         Some(column) => Some(self::sample(column, seed, Some(meta.dim), Part::Queries)?.rows),
         None => None,
     };
+    memory_for_training(&sample, meta.dim)?;
     let trained = run_training(&index.name(), |monitor| {
         retrain(&model, sample, log.map(Cow::from), options, monitor)
     })?;
@@ -230,10 +233,7 @@ fn sample(column: &VectorColumn, seed: u64, wanted: Option<usize>, part: Part) -
         }
         let new = || Reservoir::new(part.capacity(dim), dim, seed);
         let reservoir = reservoir.get_or_insert_with(new);
-        reservoir.offer(read).map_err(|found| Error::Dimensions {
-            expected: dim,
-            found,
-        })
+        reservoir.offer(read)
     })?;
     Ok(Sample {
         dim: dim.max(1),
@@ -311,6 +311,7 @@ impl Request {
             loss: self.loss,
             ..train_options(&self.options, self.metric, offered, self.seed)
         };
+        memory_for_training(&rows, dim)?;
         let trained = run_training(&self.rows.relation, |monitor| {
             train(rows, dim, queries.map(Cow::from), &options, monitor)
         })?;

@@ -140,7 +140,7 @@ pub fn run<T: Send>(
         drop(blocked);
         let leader = match spawned {
             Ok(leader) => leader,
-            Err(error) => return Ok(Err(Error::Worker(error.to_string()))),
+            Err(error) => return Ok(Err(Error::Threads(error.to_string()))),
         };
         let stop = StopOnExit(board);
         while !leader.is_finished() {
@@ -298,7 +298,7 @@ pub fn beside<I: Send, O: Send, T>(
                 desk.serve(work);
             };
             let spawned = std::thread::Builder::new().spawn_scoped(scope, life);
-            spawned.map_err(|error| Error::Worker(error.to_string()))?;
+            spawned.map_err(|error| Error::Threads(error.to_string()))?;
         }
         drop(blocked);
         lead(crew)
@@ -322,7 +322,7 @@ fn in_pool<T: Send>(
 ) -> Result<T> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
     pool.build_scoped(|thread| thread.run(), |pool| pool.install(|| job(board)))
-        .map_err(|error| Error::Worker(error.to_string()))
+        .map_err(|error| Error::Threads(error.to_string()))
 }
 
 /// A cancel or a termination is pending.

@@ -170,13 +170,7 @@ unsafe fn per_tuple_context(estate: *mut pg_sys::EState) -> *mut pg_sys::ExprCon
 }
 
 /// Offers every row that an MVCC snapshot sees to a reservoir; the vectors of rows not chosen are not even read.
-pub fn sample(
-    heap: Heap,
-    index: Index,
-    element: Element,
-    reservoir: &mut Reservoir,
-    dim: usize,
-) -> Result<()> {
+pub fn sample(heap: Heap, index: Index, element: Element, reservoir: &mut Reservoir) -> Result<()> {
     let mut rows = Values::new(index, heap);
     let predicate = Predicate::new(index, rows.slot);
     // SAFETY: the relation is open; scan and snapshot are released below, or by the abort after an error.
@@ -199,10 +193,7 @@ pub fn sample(
         }
         pg_sys::table_endscan(scan);
         pg_sys::UnregisterSnapshot(snapshot);
-        outcome.map_err(|found| Error::Dimensions {
-            expected: dim,
-            found,
-        })
+        outcome
     }
 }
 

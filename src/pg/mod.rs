@@ -44,6 +44,12 @@ pub fn commit_durably() {
     unsafe { pg_sys::ForceSyncCommit() };
 }
 
+/// Whether `pg_upgrade` is making the new server's catalogs.
+pub fn in_binary_upgrade() -> bool {
+    // SAFETY: set at the server's start.
+    unsafe { pg_sys::IsBinaryUpgrade }
+}
+
 /// `maintenance_work_mem` in bytes.
 pub fn maintenance_bytes() -> usize {
     // SAFETY: an integer that only this thread changes.

@@ -256,10 +256,12 @@ fn may_select(table: pg_sys::Oid) -> bool {
     }
 }
 
-/// What an index takes from a row, and for which rows, as SQL.
+/// What an index takes from a row, and for which rows, as SQL. Looked up with the caller's `search_path`, which may hide
+/// operators too, so that the SQL is right under it.
 fn definition(index: pg_sys::Oid) -> Result<(String, Option<String>)> {
     let query = "SELECT pg_catalog.pg_get_indexdef(indexrelid, 1, false), \
-                 pg_catalog.pg_get_expr(indpred, indrelid) FROM pg_catalog.pg_index WHERE indexrelid = $1";
+                 pg_catalog.pg_get_expr(indpred, indrelid) FROM pg_catalog.pg_index \
+                 WHERE indexrelid OPERATOR(pg_catalog.=) $1";
     Spi::connect(|client| {
         let rows = client.select(query, Some(1), &[index.into()])?;
         let (value, predicate) = rows.first().get_two::<String, String>()?;
@@ -270,7 +272,8 @@ fn definition(index: pg_sys::Oid) -> Result<(String, Option<String>)> {
 /// Names of the indexes with rows below the index of a partitioned table.
 pub fn partitions(index: pg_sys::Oid) -> Result<Vec<String>> {
     let query = "SELECT t.relid::text FROM pg_catalog.pg_partition_tree($1) t \
-                 JOIN pg_catalog.pg_class c ON c.oid = t.relid WHERE c.relkind = 'i' ORDER BY 1";
+                 JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.relid \
+                 WHERE c.relkind OPERATOR(pg_catalog.=) 'i' ORDER BY 1";
     Spi::connect(|client| {
         let rows = client.select(query, None, &[index.into()])?;
         let names = rows.filter_map(|row| row.get::<String>(1).transpose());

@@ -49,6 +49,9 @@ pub enum Error {
         /// What is wrong with it.
         what: String,
     },
+    /// What was promised did not hold.
+    #[error("a promise was broken: {0}")]
+    Broken(String),
     /// Arguments that do not fit together.
     #[error("{0}")]
     Argument(String),

@@ -25,7 +25,15 @@ impl Installation {
     /// # Errors
     /// If a variable is missing or malformed, or `pg_config` fails.
     pub fn from_environment() -> Result<Self> {
-        let pg_config = variable("PG_CONFIG")?;
+        Self::named_by("PG_CONFIG")
+    }
+
+    /// As [`Installation::from_environment`], with the path of `pg_config` in another variable.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn named_by(name: &'static str) -> Result<Self> {
+        let pg_config = variable(name)?;
         let ask = |option| {
             let output = output(Command::new(&pg_config).arg(option))?;
             Ok::<_, Error>(output.trim().to_owned())
@@ -48,6 +56,12 @@ impl Installation {
     #[must_use]
     pub fn run(&self) -> &Path {
         &self.run
+    }
+
+    /// The directory of its programs.
+    #[must_use]
+    pub fn bindir(&self) -> &Path {
+        &self.bindir
     }
 
     /// A program of the installation (`psql`, `pgbench`, …), to be run as ourselves.
@@ -75,6 +89,20 @@ impl Installation {
         if let Some((user, group)) = self.server_user {
             command.uid(user).gid(group);
         }
+        command
+    }
+
+    /// As [`Installation::server_command`], below the program that `DISTILLVQ_WATCHED_BY` names by its path, with
+    /// arguments, if it names one: `/usr/bin/valgrind --quiet`, say.
+    #[must_use]
+    pub fn watched_server_command(&self, program: &str) -> Command {
+        let watcher = env::var("DISTILLVQ_WATCHED_BY").unwrap_or_default();
+        let mut words = watcher.split_whitespace();
+        let Some(watcher) = words.next() else {
+            return self.server_command(program);
+        };
+        let mut command = self.server_command(watcher);
+        command.args(words).arg(self.bindir.join(program));
         command
     }
 
@@ -132,9 +160,11 @@ pub fn output(command: &mut Command) -> Result<String> {
         stderr,
     } = command.output().map_err(Error::io(&program))?;
     if !status.success() {
+        // Some programs complain on their standard output.
+        let words = if stderr.is_empty() { &stdout } else { &stderr };
         return Err(Error::Program {
             program: program.to_string_lossy().into_owned(),
-            output: format!("{status}: {}", String::from_utf8_lossy(&stderr).trim_end()),
+            output: format!("{status}: {}", String::from_utf8_lossy(words).trim_end()),
         });
     }
     Ok(String::from_utf8_lossy(&stdout).into_owned())

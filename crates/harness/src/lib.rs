@@ -20,7 +20,7 @@ pub mod installation;
 pub mod load;
 pub mod measure;
 pub mod npy;
-mod process_tree;
+pub mod process_tree;
 pub mod server;
 pub mod vectors;
 

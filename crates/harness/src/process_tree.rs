@@ -10,7 +10,10 @@ use crate::error::{Error, Result};
 use crate::installation::output;
 
 /// Sends a signal to processes; those that are gone already do not matter.
-pub(crate) fn signal(name: &str, processes: &[u32]) -> Result<()> {
+///
+/// # Errors
+/// If there is no shell to do it.
+pub fn signal(name: &str, processes: &[u32]) -> Result<()> {
     let mut kill = Command::new("sh");
     kill.args([
         "-c",
@@ -32,8 +35,9 @@ pub(crate) fn children(parent: u32) -> Vec<u32> {
         .collect()
 }
 
-/// Memory of a process that it shares with no other, in bytes; 0 if it is gone.
-pub(crate) fn private_memory(process: u32) -> u64 {
+/// Memory of a process that it shares with no other, in bytes; 0 if it is gone, or where there is no `/proc`.
+#[must_use]
+pub fn private_memory(process: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let mut lines = status.lines();
     let line = lines.find_map(|line| line.strip_prefix("RssAnon:"));

@@ -5,6 +5,7 @@
 //! and stops the server when that breaks, however we ended; so a `static` server needs no care either.
 
 use std::collections::BTreeSet;
+use std::env;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -67,9 +68,48 @@ impl Server {
     /// # Errors
     /// As [`Server::start`].
     pub fn start_with(name: &str, settings: &[(&str, &str)]) -> Result<Self> {
-        let mut server = Self::prepare(name, &unique(name))?;
+        Self::start_on(Installation::from_environment()?, name, settings)
+    }
+
+    /// As [`Server::start_with`], of a certain installation.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn start_on(
+        installation: Installation,
+        name: &str,
+        settings: &[(&str, &str)],
+    ) -> Result<Self> {
+        let mut server = Self::prepare(installation, name, &unique(name))?;
         server.watch()?;
         server.init(settings)?;
+        server.launch()?;
+        Ok(server)
+    }
+
+    /// Makes and starts a server of the environment's installation from the data of another one, by `pg_upgrade`.
+    ///
+    /// # Errors
+    /// As [`Server::start`], and if `pg_upgrade` refuses.
+    pub fn upgraded(mut old: Self, name: &str, settings: &[(&str, &str)]) -> Result<Self> {
+        old.stop(Stop::Fast)?;
+        let mut server = Self::prepare(Installation::from_environment()?, name, &unique(name))?;
+        server.watch()?;
+        server.init(settings)?;
+        let mut upgrade = server.installation.server_command("pg_upgrade");
+        upgrade
+            .arg("--old-bindir")
+            .arg(old.installation.bindir())
+            .arg("--new-bindir")
+            .arg(server.installation.bindir())
+            .arg("--old-datadir")
+            .arg(old.data())
+            .arg("--new-datadir")
+            .arg(server.data())
+            .arg("--socketdir")
+            .arg(&server.directory)
+            .args(["--username=postgres", "--no-sync"]);
+        output(&mut upgrade).map_err(|error| server.why_not_upgraded(error))?;
         server.launch()?;
         Ok(server)
     }
@@ -80,7 +120,7 @@ impl Server {
     /// # Errors
     /// As [`Server::start`].
     pub fn lasting(name: &str, settings: &[(&str, &str)]) -> Result<Self> {
-        let mut server = Self::prepare(name, name)?;
+        let mut server = Self::prepare(Installation::from_environment()?, name, name)?;
         output(Command::new(stop_script()).arg(&server.directory))?;
         server.init(settings)?;
         server.launch()?;
@@ -92,7 +132,7 @@ impl Server {
     /// # Errors
     /// As [`Server::start`].
     pub fn standby(&self, name: &str) -> Result<Self> {
-        let mut server = Self::prepare(name, &unique(name))?;
+        let mut server = Self::prepare(self.installation.clone(), name, &unique(name))?;
         server.watch()?;
         server.installation.make_directory(&server.directory)?;
         let mut backup = server.installation.server_command("pg_basebackup");
@@ -190,6 +230,14 @@ impl Server {
         process_tree::wait_for_end(&children)
     }
 
+    /// Waits until the server answers again after it has restarted its own processes, because one of them was killed.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn await_recovery(&mut self) -> Result<()> {
+        self.await_ready()
+    }
+
     /// Starts the server again, after stopping it cleanly if it runs.
     ///
     /// # Errors
@@ -273,8 +321,20 @@ impl Server {
         &self.installation
     }
 
-    fn prepare(name: &str, directory: &str) -> Result<Self> {
-        let installation = Installation::from_environment()?;
+    /// What `pg_upgrade` has written to its logs, which go with the server.
+    fn why_not_upgraded(&self, error: Error) -> Error {
+        let list = Command::new("find")
+            .arg(self.data().join("pg_upgrade_output.d"))
+            .args(["-name", "*.log", "-exec", "tail", "-n", "5", "{}", "+"])
+            .output();
+        let words = list.map(|list| String::from_utf8_lossy(&list.stdout).into_owned());
+        Error::Program {
+            program: "pg_upgrade".into(),
+            output: format!("{error}\n{}", words.unwrap_or_default()),
+        }
+    }
+
+    fn prepare(installation: Installation, name: &str, directory: &str) -> Result<Self> {
         let logs = installation.run().join("log");
         fs::create_dir_all(&logs).map_err(Error::io(&logs))?;
         let log = logs.join(format!("{name}.log"));
@@ -307,14 +367,23 @@ impl Server {
         self.installation.make_directory(&self.directory)?;
         let mut initdb = self.installation.server_command("initdb");
         initdb.args(["--username=postgres", "--auth=trust", "--encoding=UTF8"]);
-        initdb.args(["--locale=C", "--no-sync", "--pgdata"]);
-        output(initdb.arg(self.data()))?;
+        // The default from 18 on; pg_upgrade wants both servers alike.
+        initdb.args(["--locale=C", "--data-checksums", "--no-sync", "--pgdata"]);
+        initdb.arg(self.data());
+        output(&mut initdb)?;
         self.configure(&SETTINGS)?;
         if !roomy_shared_memory() {
             self.configure(&[("dynamic_shared_memory_type", "mmap")])?;
         }
         self.configure(&[("unix_socket_directories", &self.directory.to_string_lossy())])?;
-        self.configure(settings)
+        self.configure(settings)?;
+        // The caller's of the whole run: "debug_discard_caches=1", say.
+        let more = env::var("DISTILLVQ_SETTINGS").unwrap_or_default();
+        let more: Vec<(&str, &str)> = more
+            .split_whitespace()
+            .filter_map(|setting| setting.split_once('='))
+            .collect();
+        self.configure(&more)
     }
 
     fn launch(&mut self) -> Result<()> {
@@ -323,7 +392,7 @@ impl Server {
             .open(&self.log)
             .map_err(Error::io(&self.log))?;
         let errors = log.try_clone().map_err(Error::io(&self.log))?;
-        let mut postgres = self.installation.server_command("postgres");
+        let mut postgres = self.installation.watched_server_command("postgres");
         postgres
             .arg("-D")
             .arg(self.data())
@@ -364,6 +433,25 @@ impl Drop for Server {
             }
         }
     }
+}
+
+/// Lines of a server's log that tell of a crash, of something that was not released, of an internal error or of damage in
+/// a database, whose name follows the SQLSTATE in a line.
+#[must_use]
+pub fn complaints(log: &str, database: &str) -> Vec<String> {
+    const BAD: [&str; 5] = [
+        "PANIC:",
+        "TRAP:",
+        "was terminated by signal",
+        " leak",
+        "was not closed",
+    ];
+    let states = ["XX000", "XX001", "XX002"].map(|state| format!(" {state} {database} "));
+    let bad = |line: &&str| {
+        let states = states.iter().any(|state| line.contains(state));
+        states || BAD.iter().any(|word| line.contains(word))
+    };
+    log.lines().filter(bad).map(str::to_owned).collect()
 }
 
 /// Whether /dev/shm has room for the memory of parallel index builds: containers often grant it 64 MB.

@@ -91,7 +91,11 @@ pub(crate) fn read<S: PageStore>(store: &S, chain: &Chain) -> Result<Vec<u8>, Er
         pages(chain.bytes) as u32,
         |block, head, page| {
             let piece = page.get(BODY..BODY + usize::from(head.count));
-            bytes.extend_from_slice(piece.ok_or(Error::damaged(block, "count too large"))?);
+            let piece = piece.ok_or(Error::damaged(block, "count too large"))?;
+            bytes
+                .try_reserve(piece.len())
+                .map_err(|_| Error::OutOfMemory)?;
+            bytes.extend_from_slice(piece);
             Ok(())
         },
     )?;

@@ -34,6 +34,9 @@ pub enum Error {
     /// The bytes of the model are refused.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// There is no memory for what the pages hold.
+    #[error("out of memory")]
+    OutOfMemory,
     /// The page store failed.
     #[error("{0}")]
     Store(String),

@@ -8,8 +8,8 @@ use distillvq_ivf::refined::Refined;
 use distillvq_ivf::stream::{Stream, StreamOptions};
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
-    Candidate, Error, HEADER_SIZE, Meta, Metric, Model, PAGE_SIZE, PageStore, Search, check,
-    create_empty, insert, load_model, replace_student, vacuum,
+    Builder, Candidate, Create, Error, HEADER_SIZE, Meta, Metric, Model, PAGE_SIZE, PageStore, Row,
+    Search, check, create_empty, insert, load_model, replace_student, vacuum,
 };
 use proptest::prelude::*;
 
@@ -93,6 +93,32 @@ proptest! {
             store.mutate(block % blocks, |page| page[offset] = value);
         }
         let _ = use_everything(&store, &model, &row);
+    }
+
+    #[test]
+    fn an_untrained_index_may_be_damaged_too(damages in prop::collection::vec(damage(), 1..12)) {
+        let store = MemoryStore::new();
+        let create = Create { metric: Metric::InnerProduct, dim: DIM, model: None, refine: false, build_id: 7 };
+        let mut builder = Builder::create(&store, create).unwrap();
+        let row = |i| Row { list: 0, tid: tid(i), scale: 0, norm: 0.0, codes: &[], refine: &[] };
+        builder.append((0..3_000).map(row)).unwrap();
+        builder.finish().unwrap();
+        let blocks = store.blocks().unwrap();
+        prop_assert!(blocks > 3);
+        for (block, offset, value) in damages {
+            store.mutate(block % blocks, |page| page[offset] = value);
+        }
+        let _ = check(&store);
+        let _ = create_empty(&store, &MemoryStore::new());
+        if let Ok(meta) = Meta::read(&store) {
+            if let Ok(search) = Search::new(&store, &meta, None, &[0.5; DIM]) {
+                let _ = search.exact(&mut Vec::new());
+            }
+            let _ = insert(&store, &meta, row(5_000));
+            let _ = vacuum(&store, &mut |tid| tid.offset.is_multiple_of(7));
+            let _ = insert(&store, &meta, row(5_001));
+            let _ = check(&store);
+        }
     }
 
     #[test]

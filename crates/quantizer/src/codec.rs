@@ -14,8 +14,8 @@
 //!
 //! Everything about the encoding is in this module, so that another one could take its place in a later version.
 
-use crate::ModelError;
 use crate::model::{Body, Encoder, Student};
+use crate::{ModelError, memory_for};
 use bincode::serde::{decode_from_slice, encode_to_vec};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -54,8 +54,16 @@ pub(crate) fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), ModelError> {
     }
 }
 
+/// What a model takes decoded, with all that is derived from it, is at most so many times its bytes: numbers of two bytes
+/// become four, tables are kept in two orders, and the buffers of decoding grow by doubling.
+const DECODED: usize = 8;
+
 /// The body in the bytes of both parts. Its numbers are not checked yet.
 pub(crate) fn from_parts(encoder: &[u8], student: &[u8]) -> Result<Body, ModelError> {
+    let bytes = encoder.len() + student.len();
+    if !memory_for(bytes.saturating_mul(DECODED)) {
+        return Err(ModelError::OutOfMemory { bytes });
+    }
     let body = decoded(unwrap(ENCODER, encoder)?)?;
     let (expected, student) = decoded(unwrap(STUDENT, student)?)?;
     let found = crc32c::crc32c(encoder);

@@ -92,6 +92,12 @@ pub enum ModelError {
     /// The body cannot be read.
     #[error("the model's body cannot be decoded: {0}")]
     Body(String),
+    /// There is no memory for the model.
+    #[error("out of memory: a model of {bytes} bytes needs several times as much to be decoded")]
+    OutOfMemory {
+        /// Bytes of the model.
+        bytes: usize,
+    },
     /// The body decodes, but is no valid model.
     #[error("the model is inconsistent: {what}")]
     Invalid {

@@ -14,6 +14,7 @@ mod kmeans;
 mod lessons;
 mod linalg;
 mod loss;
+mod memory;
 mod model;
 mod monitor;
 mod options;
@@ -36,6 +37,7 @@ mod verify;
 
 pub use encode::{Encoded, EncodedRows, Placement};
 pub use error::{ModelError, TrainError};
+pub use memory::memory_for;
 pub use model::{Model, Report};
 pub use monitor::{Monitor, Phase, Quiet};
 pub use options::{

@@ -196,7 +196,7 @@ impl Loader<'_> {
             relation: self.plan.index.name(),
             source,
         })?;
-        self.run.add(&tids, &encoded);
+        self.run.add(&tids, &encoded)?;
         self.loaded += tids.len();
         crate::pg::report_progress(self.loaded, self.expected.max(self.loaded));
         if self.run.bytes() >= self.sizes.run {
@@ -215,7 +215,7 @@ impl Loader<'_> {
     fn flush(&mut self) -> Result<()> {
         let run = std::mem::take(&mut self.run);
         let meta = *self.builder.meta();
-        let order = run.order(&meta);
+        let order = run.order(&meta)?;
         self.builder
             .append(run.rows(&meta, &order))
             .map_err(of_index(self.plan.index))

@@ -1,8 +1,11 @@
 //! Rows encoded and not yet written.
 
+use crate::error::{Error, Result};
 use distillvq_ivf::{Meta, Row, Tid};
 use distillvq_quantizer::{Encoded, EncodedRows, Placement};
 
+/// What memory is for, in errors.
+const WHAT: &str = "a run of encoded rows";
 /// Rows between two looks at interrupts.
 const ROWS_A_LOOK: usize = 1 << 16;
 
@@ -22,15 +25,25 @@ impl Run {
     }
 
     /// Adds the rows that come next in the table.
-    pub fn add(&mut self, tids: &[Tid], encoded: &EncodedRows) {
+    pub fn add(&mut self, tids: &[Tid], encoded: &EncodedRows) -> Result<()> {
+        let EncodedRows {
+            rows,
+            codes,
+            refine,
+        } = &mut self.encoded;
+        Error::reserve(&mut self.tids, tids.len(), WHAT)?;
+        Error::reserve(rows, encoded.rows.len(), WHAT)?;
+        Error::reserve(codes, encoded.codes.len(), WHAT)?;
+        Error::reserve(refine, encoded.refine.len(), WHAT)?;
         self.tids.extend_from_slice(tids);
         self.encoded.rows.extend_from_slice(&encoded.rows);
         self.encoded.codes.extend_from_slice(&encoded.codes);
         self.encoded.refine.extend_from_slice(&encoded.refine);
+        Ok(())
     }
 
     /// The numbers of the rows to be indexed, sorted by list, in the order of the table within a list.
-    pub fn order(&self, meta: &Meta) -> Vec<u32> {
+    pub fn order(&self, meta: &Meta) -> Result<Vec<u32>> {
         let list = |row: &Encoded| match row.placement {
             Placement::List(list) => Some(list as usize),
             Placement::Exact => Some(meta.exact_list() as usize),
@@ -44,14 +57,17 @@ impl Run {
         for list in 1..starts.len() {
             starts[list] += starts[list - 1];
         }
-        let mut order = vec![0u32; starts.last().map_or(0, |end| *end as usize)];
+        let rows = starts.last().map_or(0, |end| *end as usize);
+        let mut order = Vec::new();
+        Error::reserve(&mut order, rows, WHAT)?;
+        order.resize(rows, 0);
         for (i, row) in answerable(&self.encoded.rows) {
             if let Some(list) = list(row) {
                 order[starts[list] as usize] = i as u32;
                 starts[list] += 1;
             }
         }
-        order
+        Ok(order)
     }
 
     /// Its rows in this order.

@@ -1,0 +1,149 @@
+//! Crashes, cancels, replication, mixed load and long sessions, for as long as one likes: what `tests/` shows in seconds is
+//! repeated here at random moments, hundreds of times.
+//!
+//! `soak --minutes M [--seed N] [--only PART,PART…] [--output FILE] [--table FILE]`: parts are `crash`, `cancel`, `replica`,
+//! `mixed`, `session`. Any broken promise ends the run with an error. The figures are written to FILE as JSON, and as a line
+//! of the table in `docs/reliability.md`.
+
+mod cancel;
+mod crash;
+mod mixed;
+mod replica;
+mod report;
+mod session;
+mod work;
+mod world;
+
+use std::collections::BTreeMap;
+use std::env;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use distillvq_harness::{Error, Result};
+use serde_json::{Map, Value, json};
+
+/// What a full run of so many minutes does: the counts promised in `docs/reliability.md` are for this.
+const FULL_MINUTES: f64 = 30.0;
+
+/// A part of the run, and its share of the time.
+struct Part {
+    name: &'static str,
+    share: f64,
+    run: fn(&Plan) -> Result<Value>,
+}
+
+const PARTS: [Part; 5] = [
+    Part {
+        name: "crash",
+        share: 0.37,
+        run: crash::run,
+    },
+    Part {
+        name: "cancel",
+        share: 0.13,
+        run: cancel::run,
+    },
+    Part {
+        name: "replica",
+        share: 0.07,
+        run: replica::run,
+    },
+    Part {
+        name: "mixed",
+        share: 0.34,
+        run: mixed::run,
+    },
+    Part {
+        name: "session",
+        share: 0.09,
+        run: session::run,
+    },
+];
+
+/// What a part is to do.
+pub struct Plan {
+    /// How long it may take.
+    pub time: Duration,
+    /// This run's part of a full one.
+    pub scale: f64,
+    /// Seed of everything random.
+    pub seed: u64,
+}
+
+struct Arguments {
+    minutes: f64,
+    seed: u64,
+    only: String,
+    output: Option<PathBuf>,
+    table: Option<PathBuf>,
+}
+
+impl Arguments {
+    fn read() -> Result<Self> {
+        let mut given = BTreeMap::new();
+        let mut words = env::args().skip(1);
+        while let Some(name) = words.next() {
+            given.insert(name, words.next().unwrap_or_default());
+        }
+        let mut take = |name: &str| given.remove(name).filter(|value| !value.is_empty());
+        let wrong = |text: String| Error::Argument(format!("{text} is no positive number"));
+        let minutes = take("--minutes").unwrap_or_else(|| FULL_MINUTES.to_string());
+        let seed = take("--seed").unwrap_or_else(|| "1".into());
+        let arguments = Self {
+            minutes: minutes
+                .parse()
+                .ok()
+                .filter(|&m| m > 0.0)
+                .ok_or_else(|| wrong(minutes))?,
+            seed: seed.parse().map_err(|_| wrong(seed))?,
+            only: take("--only").unwrap_or_default(),
+            output: take("--output").map(PathBuf::from),
+            table: take("--table").map(PathBuf::from),
+        };
+        match given.pop_first() {
+            Some((name, _)) => Err(Error::Argument(format!("unknown argument {name}"))),
+            None => Ok(arguments),
+        }
+    }
+
+    fn wants(&self, part: &Part) -> bool {
+        self.only.is_empty() || self.only.split(',').any(|name| name == part.name)
+    }
+}
+
+fn main() -> ExitCode {
+    match Arguments::read().and_then(|arguments| soak(&arguments)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn soak(arguments: &Arguments) -> Result<()> {
+    let start = Instant::now();
+    let mut figures = Map::new();
+    for part in PARTS.iter().filter(|part| arguments.wants(part)) {
+        let plan = Plan {
+            time: Duration::from_secs_f64(arguments.minutes * 60.0 * part.share),
+            scale: arguments.minutes / FULL_MINUTES,
+            seed: arguments.seed,
+        };
+        eprintln!("==> {}: {:.0} seconds", part.name, plan.time.as_secs_f64());
+        let result = (part.run)(&plan)?;
+        eprintln!("    {result}");
+        figures.insert(part.name.into(), result);
+    }
+    let figures = json!({
+        "minutes": (start.elapsed().as_secs_f64() / 6.0).round() / 10.0,
+        "seed": arguments.seed,
+        "parts": figures,
+    });
+    report::write(
+        &figures,
+        arguments.output.as_deref(),
+        arguments.table.as_deref(),
+    )
+}
