@@ -26,7 +26,7 @@ fetch() {
         fail "the sources of PostgreSQL come from Debian, by apt" "Build a server with --enable-cassert, and: make test PG_CONFIG=…"
     fi
     mkdir -p "$1/lists/partial" "$1/cache/archives/partial"
-    echo "deb-src [signed-by=$keyring] http://deb.debian.org/debian $suite main" >"$1/sources.list"
+    echo "deb-src [signed-by=$keyring] $(debian_mirror) $suite main" >"$1/sources.list"
     private_apt "$1" update
     (cd "$1" && private_apt "$1" source --tar-only --download-only "$package")
 }

@@ -67,6 +67,13 @@ install_package() {
     fi
 }
 
+# Prints where this machine gets Debian's packages from; sources and other suites are there too.
+debian_mirror() {
+    # shellcheck disable=SC2016 # apt expands it
+    apt-get indextargets --format '$(REPO_URI)' | awk '/\/debian\/$/ && !found++; END { exit !found }' ||
+        fail "apt knows no mirror of Debian" "Run apt-get update first."
+}
+
 have_libclang() {
     [ -n "${LIBCLANG_PATH:-}" ] && return
     # bindgen needs the library and the compiler's own headers beside it.

@@ -33,7 +33,7 @@ fetch_compiler() {
     rm -rf "$neon"
     mkdir -p "$neon"/{state/lists/partial,cache/archives/partial,debs,system}
     touch "$neon/state/status"
-    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian sid main" \
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $(debian_mirror) sid main" \
         >"$neon/sources.list"
     private_apt apt-get update
     # Libraries of the compiler and theirs; the compiler itself would bring a C compiler along.
