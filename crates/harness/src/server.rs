@@ -127,7 +127,7 @@ impl Server {
         Ok(server)
     }
 
-    /// Makes and starts a streaming replica of this server.
+    /// Makes and starts a streaming replica of this server, which keeps the WAL that the replica still needs.
     ///
     /// # Errors
     /// As [`Server::start`].
@@ -138,6 +138,9 @@ impl Server {
         let mut backup = server.installation.server_command("pg_basebackup");
         backup.args(["--checkpoint=fast", "--no-sync", "--write-recovery-conf"]);
         backup.args(["--username=postgres", "--wal-method=stream"]);
+        let slot = server.directory.file_name().unwrap_or_default();
+        let slot = slot.to_string_lossy().replace('-', "_");
+        backup.args(["--create-slot", "--slot", &slot]);
         backup.arg("--host").arg(&self.directory);
         output(backup.arg("--pgdata").arg(server.data()))?;
         server.configure(&[(
