@@ -36,12 +36,12 @@ struct Part {
 const PARTS: [Part; 5] = [
     Part {
         name: "crash",
-        share: 0.37,
+        share: 0.30,
         run: crash::run,
     },
     Part {
         name: "cancel",
-        share: 0.13,
+        share: 0.20,
         run: cancel::run,
     },
     Part {

@@ -66,12 +66,11 @@ pub fn run(plan: &Plan) -> Result<Value> {
     })?;
     let rows = settle(&mut client, &mut ledgers)?;
     world.check_index(&mut client, &mut random)?;
-    let queries = world.queries(100);
     // With all lists there would be nothing to miss.
     client.batch_execute(PROBES)?;
-    let used = mean_recall(&mut client, &queries)?;
+    let used = mean_recall(&mut client, world.queries())?;
     client.batch_execute("REINDEX INDEX one")?;
-    let fresh = mean_recall(&mut client, &queries)?;
+    let fresh = mean_recall(&mut client, world.queries())?;
     claim(used >= fresh - WEAR, || {
         format!("recall wears out: {used}, and {fresh} after REINDEX")
     })?;
