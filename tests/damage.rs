@@ -7,21 +7,9 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::Path;
 
-use common::{Database, Sql, search, server, table};
-use distillvq_harness::{Metric, Vectors};
+use common::{Sql, items, search, server};
+use distillvq_harness::Metric;
 use postgres::Client;
-
-/// A database with a table `items` of 1,200 vectors of 8 dimensions.
-fn items(name: &str) -> Database {
-    let mut db = Database::new(name);
-    table(
-        &mut db,
-        "items",
-        "vector",
-        &Vectors::clustered(1_200, 8, 10, 6),
-    );
-    db
-}
 
 #[test]
 fn a_model_that_was_tampered_with() {

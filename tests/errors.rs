@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Database, Sql, table};
+use common::{Sql, items, table};
 use distillvq_harness::Vectors;
 use postgres::Client;
 
@@ -30,18 +30,6 @@ fn refused(client: &mut Client, cases: &[Case<'_>]) {
         }
         assert!(!refusal.hint.is_empty(), "{sql}: {refusal:?}");
     }
-}
-
-/// A database with a table `items` of 1,200 vectors of 8 dimensions.
-fn items(name: &str) -> Database {
-    let mut db = Database::new(name);
-    table(
-        &mut db,
-        "items",
-        "vector",
-        &Vectors::clustered(1_200, 8, 10, 6),
-    );
-    db
 }
 
 #[test]

@@ -400,6 +400,18 @@ pub fn wait_for(what: &str, mut so: impl FnMut() -> bool) {
     }
 }
 
+/// A database with a table `items` of 1,200 vectors of 8 dimensions.
+pub fn items(name: &str) -> Database {
+    let mut db = Database::new(name);
+    table(
+        &mut db,
+        "items",
+        "vector",
+        &Vectors::clustered(1_200, 8, 10, 6),
+    );
+    db
+}
+
 /// Waits until another session waits for a lock.
 #[track_caller]
 pub fn wait_for_blocked(client: &mut Client, process: i32) {
