@@ -14,6 +14,7 @@ mod kmeans;
 mod lessons;
 mod linalg;
 mod loss;
+mod measure;
 mod memory;
 mod model;
 mod monitor;
@@ -37,6 +38,7 @@ mod verify;
 
 pub use encode::{Encoded, EncodedRows, Placement};
 pub use error::{ModelError, TrainError};
+pub use measure::{ExactScores, MOST_HELD_OUT, ScoreBuffers, hold_out, pick};
 pub use memory::memory_for;
 pub use model::{Model, Report};
 pub use monitor::{Monitor, Phase, Quiet};
