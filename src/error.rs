@@ -13,6 +13,8 @@ use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys::panic::ErrorReport};
 pub enum Purpose {
     /// Train it again.
     Train,
+    /// Measure its recall.
+    Calibrate,
     /// Check it.
     Check,
 }
@@ -21,6 +23,7 @@ impl std::fmt::Display for Purpose {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Train => "Train",
+            Self::Calibrate => "Calibrate",
             Self::Check => "Check",
         })
     }
@@ -40,6 +43,11 @@ pub enum Error {
         min: i64,
         max: i64,
     },
+    /// A target recall that is none.
+    #[error(
+        "value \"{0}\" is out of range for the parameter \"target_recall\" of a distillvq index"
+    )]
+    TargetRange(String),
     /// `bits` other than 4 and 8.
     #[error("value {0} is not possible for the parameter \"bits\" of a distillvq index")]
     Bits(i64),
@@ -202,6 +210,7 @@ impl Error {
         match self {
             Self::UnknownOption(_)
             | Self::OptionRange { .. }
+            | Self::TargetRange(_)
             | Self::Bits(_)
             | Self::Refine(_)
             | Self::OptionAgainstModel { .. } => S::ERRCODE_INVALID_PARAMETER_VALUE,
@@ -279,6 +288,10 @@ impl Error {
             Self::OptionRange { name, min, max, .. } => {
                 format!("Set \"{name}\" to a value from {min} to {max}, or leave it out for an automatic choice.")
             }
+            Self::TargetRange(_) => {
+                let (least, most) = crate::pg::target::RANGE.into_inner();
+                format!("Set \"target_recall\" to a share from {least} to {most}, or leave it out for that of the setting.")
+            }
             Self::Bits(_) => "Use 4 (the default) or 8 bits a subquantizer.".into(),
             Self::Refine(_) => {
                 "Use none, sq8 (a byte a dimension), or auto: sq8 where vectors are too long for the table's own pages.".into()
@@ -324,6 +337,9 @@ impl Error {
             Self::NotAnIndex { purpose: Purpose::Train, .. } => {
                 "Name an index, as in distillvq_train('items_embedding_idx'), or a table and its column, as in \
                  distillvq_train('items', 'embedding').".into()
+            }
+            Self::NotAnIndex { purpose: Purpose::Calibrate, .. } => {
+                "Name an index, as in distillvq_calibrate('items_embedding_idx').".into()
             }
             Self::NotAnIndex { purpose: Purpose::Check, .. } | Self::NullIndex => {
                 "Name an index, as in distillvq_check('items_embedding_idx').".into()

@@ -103,6 +103,31 @@ impl OwnedVector {
         }
     }
 
+    /// The vector of these elements; as 16-bit floats they are rounded.
+    pub fn of(elements: &[f32], element: Element) -> Self {
+        let payload: Vec<u8> = match element {
+            Element::Single => elements.iter().flat_map(|x| x.to_ne_bytes()).collect(),
+            Element::Half => elements
+                .iter()
+                .flat_map(|x| f16::from_f32(*x).to_ne_bytes())
+                .collect(),
+        };
+        let len = HEADER + payload.len();
+        let mut words = vec![0u64; len.div_ceil(8)];
+        // SAFETY: the words hold at least `len` bytes, and any bytes are words; the length word is the server's to write.
+        unsafe {
+            let bytes = std::slice::from_raw_parts_mut(words.as_mut_ptr().cast::<u8>(), len);
+            bytes[4..6].copy_from_slice(&(elements.len() as u16).to_ne_bytes());
+            bytes[HEADER..].copy_from_slice(&payload);
+            pgrx::set_varsize_4b(words.as_mut_ptr().cast(), len as i32);
+        }
+        Self {
+            words,
+            len,
+            element,
+        }
+    }
+
     /// The value as a datum that stays valid as long as `self`.
     pub fn datum(&self) -> pg_sys::Datum {
         pg_sys::Datum::from(self.words.as_ptr())
