@@ -7,7 +7,7 @@ use crate::pg::relation::Index;
 use crate::pg::store::RelationStore;
 use crate::timing::{self, Stage};
 use distillvq_ivf::refined::Refined;
-use distillvq_ivf::stream::{Source, Stream, StreamOptions};
+use distillvq_ivf::stream::{Source, Stream, StreamOptions, StreamStats, Work};
 use distillvq_ivf::{self as ivf, Candidate, Meta, Model, Search, Tid};
 use distillvq_quantizer::Searcher;
 
@@ -169,5 +169,17 @@ impl Source for Timed {
 
     fn exact(&mut self, out: &mut Vec<Tid>) -> std::result::Result<(), ivf::Error> {
         timing::stage(Stage::Probe, || self.0.exact(out))
+    }
+
+    fn work(&self) -> Work {
+        self.0.work()
+    }
+
+    fn close(&mut self) {
+        self.0.close();
+    }
+
+    fn late(&mut self, out: &mut Vec<Candidate>) {
+        self.0.late(out);
     }
 }
