@@ -1,5 +1,7 @@
 //! The settings `distillvq.*`.
 
+pub mod iterative;
+
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
 /// `distillvq.probes`: how many lists a search scans first; 0 chooses automatically.
@@ -37,6 +39,7 @@ pub fn register() {
         GucContext::Userset,
         GucFlags::UNIT_KB,
     );
+    iterative::register();
     crate::pg::reserve_setting_prefix(c"distillvq");
 }
 

@@ -5,9 +5,10 @@ use crate::error::{Error, Failure, Result, of_index};
 use crate::pg::datum::OwnedVector;
 use crate::pg::relation::Index;
 use crate::pg::store::RelationStore;
+use crate::settings::iterative::{limit_probes, limit_rows};
 use crate::timing::{self, Stage};
 use distillvq_ivf::refined::Refined;
-use distillvq_ivf::stream::{Source, Stream, StreamOptions, StreamStats, Work};
+use distillvq_ivf::stream::{Source, Stream, StreamOptions, Work};
 use distillvq_ivf::{self as ivf, Candidate, Meta, Model, Search, Tid};
 use distillvq_quantizer::Searcher;
 
@@ -68,6 +69,37 @@ pub struct Scan {
     search: Searching,
 }
 
+/// What searches have done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Inverted lists of the index.
+    pub lists: u64,
+    /// Lists probed.
+    pub probed: u64,
+    /// Codes scanned.
+    pub codes: u64,
+    /// Rows ranked by refine codes.
+    pub refined: u64,
+    /// Rows compared exactly.
+    pub compared: u64,
+    /// Rows given to the executor.
+    pub returned: u64,
+}
+
+impl Counters {
+    /// The sum with those of an earlier search of the same index.
+    pub fn after(self, earlier: Self) -> Self {
+        Self {
+            lists: self.lists.max(earlier.lists),
+            probed: self.probed + earlier.probed,
+            codes: self.codes + earlier.codes,
+            refined: self.refined + earlier.refined,
+            compared: self.compared + earlier.compared,
+            returned: self.returned + earlier.returned,
+        }
+    }
+}
+
 /// The part of a search that moves.
 pub struct Searching {
     stream: Stream<Timed>,
@@ -89,24 +121,38 @@ impl Scan {
         let probes =
             crate::settings::probes(target.index.options().probes, target.meta.lists as usize);
         let stream = if target.meta.refine {
-            let options = StreamOptions {
+            let options = limit_probes(StreamOptions {
                 probes,
                 ..StreamOptions::for_refining(target.meta.shape)
-            };
+            });
             let store = RelationStore::for_search(target.index);
             let refined = Refined::new(search, store, options).map_err(of_index(target.index))?;
-            Stream::new(Timed(Box::new(refined)), StreamOptions::for_refined())
+            let options = limit_rows(StreamOptions::for_refined());
+            Stream::new(Timed(Box::new(refined)), options)
         } else {
-            let options = StreamOptions {
+            let options = limit_probes(StreamOptions {
                 probes,
                 ..StreamOptions::for_codes(target.meta.shape)
-            };
-            Stream::new(Timed(Box::new(search)), options)
+            });
+            Stream::new(Timed(Box::new(search)), limit_rows(options))
         };
         Ok(Self {
             query,
             search: Searching { stream },
         })
+    }
+
+    /// What was done so far.
+    pub fn counters(&self) -> Counters {
+        let stats = self.search.stream.stats();
+        Counters {
+            lists: self.search.stream.source().lists() as u64,
+            probed: stats.probed as u64,
+            codes: stats.work.codes,
+            refined: stats.work.refined,
+            compared: stats.compared,
+            returned: stats.given,
+        }
     }
 
     /// The query and the moving part, apart.
@@ -119,6 +165,11 @@ impl Scan {
 pub type Fetch<'a> = dyn FnMut(&[Candidate], &mut Vec<Option<f64>>) -> Result<()> + 'a;
 
 impl Searching {
+    /// Rows farther away than this are not wanted.
+    pub fn within(&mut self, farthest: f64) {
+        self.stream.within(farthest);
+    }
+
     /// The next row in exact order, or none after the last.
     pub fn next(&mut self, index: Index, fetch: &mut Fetch<'_>) -> Result<Option<Tid>> {
         let mut exact = |rows: &[Candidate], out: &mut Vec<Option<f64>>| {

@@ -1,6 +1,7 @@
 //! The SQL functions. Their declarations are in `sql/`, written by hand.
 
 mod check;
+mod last_scan;
 pub mod models;
 mod train;
 
