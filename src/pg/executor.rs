@@ -223,9 +223,7 @@ unsafe fn is_same(distance: *mut pg_sys::Node, order: *mut pg_sys::Node) -> bool
         else {
             return false;
         };
-        equal(a_left, b_right)
-            && equal(a_right, b_left)
-            && pg_sys::get_commutator(a.opno) == b.opno
+        equal(a_left, b_right) && equal(a_right, b_left) && pg_sys::get_commutator(a.opno) == b.opno
     }
 }
 
@@ -304,9 +302,7 @@ unsafe fn external_value(list: pg_sys::ParamListInfo, number: c_int) -> Value {
             None => (*list).params.as_mut_ptr().add(number as usize - 1),
         };
         match given.as_ref() {
-            Some(given) if given.ptype == pg_sys::FLOAT8OID => {
-                Value::of(given.value, given.isnull)
-            }
+            Some(given) if given.ptype == pg_sys::FLOAT8OID => Value::of(given.value, given.isnull),
             _ => Value::Unknown,
         }
     }
