@@ -25,6 +25,13 @@ bench-quality:
 bench:
 	@tools/bench-speed.sh "$(DATA)" "$(ROWS)" "$(DIM)"
 
+## bench-filters searches under filters beside pgvector's hnsw, into docs/filters.md; DATA=… as above
+.PHONY: bench-filters
+bench-filters:
+	@$(with_env) tools/install.sh
+	@$(with_env) cargo run --locked --release --package distillvq-harness --bin filters -- \
+		"$(or $(DATA),data/wordnet-20k)" "$(or $(DOCS),docs)/filters.md"
+
 ## test         all tests: the pure crates, then the extension in private servers
 .PHONY: test
 test:

@@ -169,3 +169,14 @@ CREATE FUNCTION distillvq_check("index" regclass, heap boolean DEFAULT false)
 
 COMMENT ON FUNCTION distillvq_check(regclass, boolean) IS
     'problems of a distillvq index: its structure, with heap => true also against the rows of its table';
+
+-- Counters of searches ------------------------------------------------------------
+
+-- What the session's last search has done, over all its rescans; no row before the first one.
+CREATE FUNCTION distillvq_last_scan()
+    RETURNS TABLE ("index" regclass, lists bigint, probed bigint, codes bigint, refined bigint, compared bigint,
+                   returned bigint)
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'distillvq_last_scan_wrapper';
+
+COMMENT ON FUNCTION distillvq_last_scan() IS
+    'work of the last distillvq index scan of this session: lists probed, codes scanned, rows compared and returned';

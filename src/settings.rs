@@ -1,5 +1,7 @@
 //! The settings `distillvq.*`.
 
+pub mod iterative;
+
 use crate::pg::options::Options;
 use crate::pg::target;
 use distillvq_ivf::Meta;
@@ -41,6 +43,7 @@ pub fn register() {
         GucFlags::UNIT_KB,
     );
     target::register();
+    iterative::register();
     crate::pg::reserve_setting_prefix(c"distillvq");
 }
 

@@ -10,6 +10,7 @@ use crate::pg::compute;
 use crate::pg::datum::OwnedVector;
 use crate::pg::heap::{Exact, Snapshot, VisibleRows};
 use crate::pg::relation::{Heap, Index};
+use crate::settings::iterative::Limits;
 use distillvq_ivf::{
     Calibration, Candidate, Curve, Meta, NEIGHBOURS, Neighbours, QueryKind, RowEncoder, Tid,
     Training, Truth, TruthCollector,
@@ -223,6 +224,7 @@ impl Bench<'_> {
             Some(searcher),
             &question.elements,
             probes as usize,
+            Limits::NONE,
         )?;
         let (mut seen, mut found) = (0, 0);
         while seen < question.neighbours {
@@ -234,7 +236,7 @@ impl Bench<'_> {
             }
         }
         let recall = found as f32 / question.neighbours as f32;
-        Ok((recall, search.compared()))
+        Ok((recall, search.counters().compared))
     }
 }
 

@@ -5,9 +5,10 @@ use crate::error::{Error, Failure, Result, of_index};
 use crate::pg::datum::OwnedVector;
 use crate::pg::relation::Index;
 use crate::pg::store::RelationStore;
+use crate::settings::iterative::Limits;
 use crate::timing::{self, Stage};
 use distillvq_ivf::refined::Refined;
-use distillvq_ivf::stream::{Hit, Source, Stream, StreamOptions};
+use distillvq_ivf::stream::{Hit, Source, Stream, StreamOptions, Work};
 use distillvq_ivf::{self as ivf, Candidate, Meta, Model, Search, Tid};
 use distillvq_quantizer::Searcher;
 
@@ -68,6 +69,37 @@ pub struct Scan {
     search: Searching,
 }
 
+/// What searches have done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Inverted lists of the index.
+    pub lists: u64,
+    /// Lists probed.
+    pub probed: u64,
+    /// Codes scanned.
+    pub codes: u64,
+    /// Rows ranked by refine codes.
+    pub refined: u64,
+    /// Rows compared exactly.
+    pub compared: u64,
+    /// Rows given to the executor.
+    pub returned: u64,
+}
+
+impl Counters {
+    /// The sum with those of an earlier search of the same index.
+    pub fn after(self, earlier: Self) -> Self {
+        Self {
+            lists: self.lists.max(earlier.lists),
+            probed: self.probed + earlier.probed,
+            codes: self.codes + earlier.codes,
+            refined: self.refined + earlier.refined,
+            compared: self.compared + earlier.compared,
+            returned: self.returned + earlier.returned,
+        }
+    }
+}
+
 /// The part of a search that moves.
 pub struct Searching {
     stream: Stream<Timed>,
@@ -79,10 +111,17 @@ impl Scan {
         let elements = query
             .as_ref()
             .map_or_else(|| vec![0.0; target.meta.dim], OwnedVector::elements);
+        let limits = Limits::of_session();
         target.check_dimensions(elements.len())?;
         let probes = crate::settings::probes(&target.index.options(), &target.meta);
-        let search = Searching::start(target, target.searcher()?.as_ref(), &elements, probes)?;
+        let searcher = target.searcher()?;
+        let search = Searching::start(target, searcher.as_ref(), &elements, probes, limits)?;
         Ok(Self { query, search })
+    }
+
+    /// What was done so far.
+    pub fn counters(&self) -> Counters {
+        self.search.counters()
     }
 
     /// The query and the moving part, apart.
@@ -95,12 +134,13 @@ impl Scan {
 pub type Fetch<'a> = dyn FnMut(&[Candidate], &mut Vec<Option<f64>>) -> Result<()> + 'a;
 
 impl Searching {
-    /// Begins a search that probes so many lists first.
+    /// Begins a search that probes so many lists first, and no more rows or lists than the limits allow.
     pub fn start(
         target: &Target,
         model: Option<&Searcher>,
         query: &[f32],
         probes: usize,
+        limits: Limits,
     ) -> Result<Self> {
         let store = RelationStore::for_search(target.index);
         let search = timing::stage(Stage::Route, || {
@@ -108,26 +148,40 @@ impl Searching {
         })
         .map_err(of_index(target.index))?;
         let stream = if target.meta.refine {
-            let options = StreamOptions {
+            let options = limits.on_probes(StreamOptions {
                 probes,
                 ..StreamOptions::for_refining(target.meta.shape)
-            };
+            });
             let store = RelationStore::for_search(target.index);
             let refined = Refined::new(search, store, options).map_err(of_index(target.index))?;
-            Stream::new(Timed(Box::new(refined)), StreamOptions::for_refined())
+            let options = limits.on_rows(StreamOptions::for_refined());
+            Stream::new(Timed(Box::new(refined)), options)
         } else {
-            let options = StreamOptions {
+            let options = limits.on_probes(StreamOptions {
                 probes,
                 ..StreamOptions::for_codes(target.meta.shape)
-            };
-            Stream::new(Timed(Box::new(search)), options)
+            });
+            Stream::new(Timed(Box::new(search)), limits.on_rows(options))
         };
         Ok(Self { stream })
     }
 
-    /// Rows compared exactly so far.
-    pub fn compared(&self) -> u64 {
-        self.stream.stats().compared
+    /// What was done so far.
+    pub fn counters(&self) -> Counters {
+        let stats = self.stream.stats();
+        Counters {
+            lists: self.stream.source().lists() as u64,
+            probed: stats.probed as u64,
+            codes: stats.work.codes,
+            refined: stats.work.refined,
+            compared: stats.compared,
+            returned: stats.given,
+        }
+    }
+
+    /// Rows farther away than this are not wanted.
+    pub fn within(&mut self, farthest: f64) {
+        self.stream.within(farthest);
     }
 
     /// The next row in exact order, or none after the last.
@@ -180,5 +234,17 @@ impl Source for Timed {
 
     fn exact(&mut self, out: &mut Vec<Tid>) -> std::result::Result<(), ivf::Error> {
         timing::stage(Stage::Probe, || self.0.exact(out))
+    }
+
+    fn work(&self) -> Work {
+        self.0.work()
+    }
+
+    fn close(&mut self) {
+        self.0.close();
+    }
+
+    fn late(&mut self, out: &mut Vec<Candidate>) {
+        self.0.late(out);
     }
 }

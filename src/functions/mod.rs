@@ -2,6 +2,7 @@
 
 mod calibrate;
 mod check;
+mod last_scan;
 pub mod models;
 mod train;
 

@@ -13,6 +13,7 @@ pub mod catalog;
 pub mod compat;
 pub mod compute;
 pub mod datum;
+pub mod executor;
 pub mod heap;
 pub mod options;
 pub mod planner;
@@ -174,4 +175,6 @@ pub fn with_temporary_memory<T>(work: impl FnOnce() -> T) -> T {
 extern "C-unwind" fn _PG_init() {
     options::register();
     crate::settings::register();
+    executor::install();
+    compat::install_explain_hook();
 }

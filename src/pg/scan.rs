@@ -1,16 +1,51 @@
 //! The executor's side of an index scan.
 
-use crate::am::scan::{Scan, Target};
+use crate::am::scan::{Counters, Scan, Target};
 use crate::error::{Error, Result};
 use crate::pg::datum::OwnedVector;
+use crate::pg::executor::{Farthest, farthest};
 use crate::pg::heap::{Exact, item_pointer};
 use crate::pg::relation::{Heap, Index};
 use crate::timing::{self, Stage};
 use pgrx::{PgMemoryContexts, pg_sys};
+use std::cell::Cell;
 
 /// What a scan keeps between calls: Rust memory only, so that it may be dropped at any time, also by an abort.
 #[derive(Default)]
-pub struct State(Option<Scan>);
+pub struct State {
+    /// The search that runs.
+    running: Option<Scan>,
+    /// Whether the distance that limits it is still to be found out.
+    seeks_limit: bool,
+    /// What the searches before the last rescan did.
+    before: Counters,
+}
+
+impl State {
+    fn counters(&self) -> Counters {
+        let now = self.running.as_ref().map(Scan::counters);
+        now.unwrap_or_default().after(self.before)
+    }
+}
+
+thread_local! {
+    static LAST: Cell<Option<(pg_sys::Oid, Counters)>> = const { Cell::new(None) };
+}
+
+/// The index of the session's last scan, and what that has done so far.
+pub fn last() -> Option<(pg_sys::Oid, Counters)> {
+    LAST.get()
+}
+
+/// What the searches of a scan have done; none if there was no scan.
+///
+/// # Safety
+/// `scan` must be null or come from [`begin`].
+#[cfg_attr(not(feature = "pg18"), allow(dead_code))]
+pub unsafe fn counters(scan: pg_sys::IndexScanDesc) -> Option<Counters> {
+    // SAFETY: as promised.
+    unsafe { scan.as_mut().map(|scan| state_of(scan).counters()) }
+}
 
 /// `ambeginscan`: makes the scan's descriptor. The state dies with the current memory context at the latest.
 ///
@@ -40,7 +75,9 @@ pub unsafe fn rescan(scan: pg_sys::IndexScanDesc, keys: pg_sys::ScanKey, orders:
         if !orders.is_null() && scan.numberOfOrderBys > 0 {
             std::ptr::copy(orders, scan.orderByData, scan.numberOfOrderBys as usize);
         }
-        state_of(scan).0 = None;
+        let state = state_of(scan);
+        state.before = state.counters();
+        state.running = None;
     }
 }
 
@@ -50,7 +87,7 @@ pub unsafe fn rescan(scan: pg_sys::IndexScanDesc, keys: pg_sys::ScanKey, orders:
 /// `scan` must come from [`begin`].
 pub unsafe fn end(scan: pg_sys::IndexScanDesc) {
     // SAFETY: as promised.
-    unsafe { state_of(&mut *scan).0 = None };
+    unsafe { state_of(&mut *scan).running = None };
 }
 
 /// `amgettuple`: puts the next row's TID into the descriptor, or tells that there is none.
@@ -58,19 +95,32 @@ pub unsafe fn end(scan: pg_sys::IndexScanDesc) {
 /// # Safety
 /// `scan` must come from [`begin`] and have been rescanned.
 pub unsafe fn next(scan: pg_sys::IndexScanDesc) -> Result<bool> {
+    let descriptor = scan;
     // SAFETY: as promised.
     let scan = unsafe { &mut *scan };
     // SAFETY: the relation is open during the scan.
     let index = unsafe { Index::new(scan.indexRelation) };
-    // SAFETY: a descriptor of ours, with its state. An error leaves it empty: the scan cannot be continued anyway.
-    let running = unsafe { state_of(scan) }.0.take();
-    let mut state = match running {
+    // SAFETY: a descriptor of ours, with its state, which outlives the call.
+    let state = unsafe { &mut *scan.opaque.cast::<State>() };
+    // An error leaves the state empty: the scan cannot be continued anyway.
+    let mut running = match state.running.take() {
         Some(running) => running,
-        None => start(scan, index)?,
+        None => {
+            state.seeks_limit = true;
+            start(scan, index)?
+        }
     };
     // SAFETY: an index scan that returns rows has its table open.
     let heap = unsafe { Heap::new(scan.heapRelation) };
-    let (query, search) = state.parts();
+    let (query, search) = running.parts();
+    if state.seeks_limit {
+        // SAFETY: the descriptor of the running scan.
+        let limit = unsafe { farthest(descriptor) };
+        state.seeks_limit = limit == Farthest::Later;
+        if let Farthest::At(distance) = limit {
+            search.within(distance);
+        }
+    }
     let exact = Exact {
         heap,
         index,
@@ -81,8 +131,8 @@ pub unsafe fn next(scan: pg_sys::IndexScanDesc) -> Result<bool> {
         timing::count(0, rows.len() as u64);
         timing::stage(Stage::Compare, || exact.distances(rows, out))
     })?;
-    // SAFETY: as above.
-    unsafe { state_of(scan) }.0 = Some(state);
+    state.running = Some(running);
+    LAST.set(Some((index.oid(), state.counters())));
     if let Some(hit) = found {
         scan.xs_heaptid = item_pointer(hit.tid);
         scan.xs_recheck = false;

@@ -7,6 +7,7 @@
 //! * [`measure`]: queries of one prepared-statement client, and their times
 //! * [`affinity`]: clients that do not wait for idle processors
 //! * [`compare`]: one index against another
+//! * [`filters`]: the same under filters
 //!
 //! Servers need the environment of `tools/with_env.sh` (`make test` and `make demo` set it) and the extension installed
 //! by `tools/install.sh`.
@@ -16,6 +17,7 @@ pub mod compare;
 pub mod data;
 pub mod error;
 pub mod exact;
+pub mod filters;
 pub mod installation;
 pub mod load;
 pub mod measure;

@@ -9,7 +9,7 @@ use crate::page::{BODY, HEADER_SIZE, Head, Kind, NO_BLOCK};
 use crate::posting::check_link;
 use crate::search::{Candidate, Place, Search};
 use crate::store::PageStore;
-use crate::stream::{Source, Stream, StreamOptions};
+use crate::stream::{Hit, Source, Stream, StreamOptions, Work};
 use crate::{CodeShape, Tid};
 use distillvq_quantizer::RefineQuery;
 
@@ -91,12 +91,9 @@ impl<S: PageStore> Source for Refined<S> {
                 self.ended = true;
                 break;
             };
-            self.last = -hit.distance as f32;
-            out.push(Candidate {
-                score: self.last,
-                tid: hit.tid,
-                refine: Place::default(),
-            });
+            let candidate = ranked(hit);
+            self.last = candidate.score;
+            out.push(candidate);
         }
         Ok(())
     }
@@ -111,6 +108,31 @@ impl<S: PageStore> Source for Refined<S> {
 
     fn exact(&mut self, out: &mut Vec<Tid>) -> Result<(), Error> {
         self.stream.source().0.exact(out)
+    }
+
+    fn work(&self) -> Work {
+        let stats = self.stream.stats();
+        Work {
+            refined: stats.compared,
+            ..stats.work
+        }
+    }
+
+    fn close(&mut self) {
+        self.stream.close();
+    }
+
+    fn late(&mut self, out: &mut Vec<Candidate>) {
+        out.extend(self.stream.take_aside().into_iter().map(ranked));
+    }
+}
+
+/// A candidate that was "compared" by its refine code.
+fn ranked(hit: Hit) -> Candidate {
+    Candidate {
+        score: -hit.distance as f32,
+        tid: hit.tid,
+        refine: Place::default(),
     }
 }
 
@@ -148,6 +170,10 @@ impl<S: PageStore> Source for Coarse<S> {
 
     fn exact(&mut self, _out: &mut Vec<Tid>) -> Result<(), Error> {
         Ok(())
+    }
+
+    fn work(&self) -> Work {
+        self.0.work()
     }
 }
 

@@ -14,6 +14,7 @@ use crate::store::PageStore;
 use crate::{Metric, Tid};
 use distillvq_kernels::{Affine, Kernels, LANES, kernels};
 use distillvq_quantizer::{QueryTables, Ranking, RefineQuery, Searcher};
+use std::cell::Cell;
 use std::cmp::Ordering;
 
 /// Lists scanned by turns, a page of each, so that a page that was asked for has time to arrive.
@@ -128,6 +129,8 @@ pub struct Search<S: PageStore> {
     probes: Vec<Probe>,
     /// See [`Search::bound`].
     bound: Option<f32>,
+    /// See [`Search::scanned`].
+    scanned: Cell<u64>,
 }
 
 impl<S: PageStore> Search<S> {
@@ -150,6 +153,7 @@ impl<S: PageStore> Search<S> {
             ranking: Ranking::default(),
             probes: Vec::new(),
             bound: None,
+            scanned: Cell::new(0),
         };
         if meta.trained() {
             let model = model.ok_or(Error::Mismatch("the index has a model"))?;
@@ -172,6 +176,11 @@ impl<S: PageStore> Search<S> {
     /// Number of lists probed so far.
     pub fn probed(&self) -> usize {
         self.probes.len()
+    }
+
+    /// Codes scanned so far; those that were scanned again count again.
+    pub fn scanned(&self) -> u64 {
+        self.scanned.get()
     }
 
     /// The query for refine codes and the bytes of one, if the index has any.
@@ -215,6 +224,8 @@ impl<S: PageStore> Search<S> {
     pub fn score(&self, distance: f64) -> f64 {
         let scaled = self.unit * distance;
         match self.meta.metric {
+            // Nothing is there; the score falls with the distance all the same.
+            Metric::L2 if scaled < 0.0 => f64::INFINITY,
             // D² = ‖q‖² − estimate
             Metric::L2 => -(scaled * scaled),
             // D = −estimate
@@ -341,9 +352,10 @@ impl<S: PageStore> Search<S> {
                 return Ok(best.finish());
             };
             self.store.interrupts()?;
-            let next = self.store.read(*block, |page| {
+            let (next, count) = self.store.read(*block, |page| {
                 scorer.scan_page(page, *block, probe, &mut best)
             })??;
+            self.scanned.set(self.scanned.get() + count as u64);
             if next == NO_BLOCK {
                 turns.swap_remove(turn);
             } else {
@@ -392,14 +404,14 @@ impl Scorer {
         })
     }
 
-    /// Scores the rows of a page and offers them to `best`. Returns the next page of the chain.
+    /// Scores the rows of a page and offers them to `best`. Returns the next page of the chain, and the number of rows.
     fn scan_page(
         &self,
         page: &[u8],
         block: u32,
         probe: &Probe,
         best: &mut Reservoir,
-    ) -> Result<u32, Error> {
+    ) -> Result<(u32, usize), Error> {
         let layout = &self.layout;
         let head = open(page, block, probe.list, layout)?;
         let count = usize::from(head.count);
@@ -427,7 +439,7 @@ impl Scorer {
                 }
             }
         }
-        Ok(head.next)
+        Ok((head.next, count))
     }
 }
 

@@ -12,6 +12,11 @@
 //!    order, after everything else. So a LIMIT reached before sees an exact order, and a filtered query never comes back
 //!    short.
 //! 5. No TID is given out twice.
+//! 6. Where only rows within a distance are wanted ([`Stream::within`]), the stream ends when the next row is beyond it and no
+//!    unseen candidate of the probed lists is plausibly within. Rows put aside still follow.
+//!
+//! [`StreamOptions`] may bend two of them: `max_probes` and `max_compared` end the probing of rule 3, and `strict` drops the
+//! rows of rule 4 that would follow.
 
 use crate::error::Error;
 use crate::reservoir::order;
@@ -51,6 +56,23 @@ pub trait Source {
     fn score(&self, distance: f64) -> f64;
     /// Appends the rows that are always compared exactly.
     fn exact(&mut self, out: &mut Vec<Tid>) -> Result<(), Error>;
+    /// What finding the candidates took so far.
+    fn work(&self) -> Work {
+        Work::default()
+    }
+    /// Has a source that probes lists by itself stop at those that it has.
+    fn close(&mut self) {}
+    /// Appends what the source holds back for its end.
+    fn late(&mut self, _out: &mut Vec<Candidate>) {}
+}
+
+/// What finding candidates took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Codes scanned, once for each time.
+    pub codes: u64,
+    /// Rows ranked by refine codes.
+    pub refined: u64,
 }
 
 impl<S: PageStore> Source for Search<S> {
@@ -85,6 +107,13 @@ impl<S: PageStore> Source for Search<S> {
     fn exact(&mut self, out: &mut Vec<Tid>) -> Result<(), Error> {
         Search::exact(self, out)
     }
+
+    fn work(&self) -> Work {
+        Work {
+            codes: self.scanned(),
+            refined: 0,
+        }
+    }
 }
 
 /// How much to look at.
@@ -94,6 +123,10 @@ pub struct StreamOptions {
     pub probes: usize,
     /// Most lists probed ever; `usize::MAX` is no limit.
     pub max_probes: usize,
+    /// Rows compared after which no further lists are probed; `u64::MAX` is no limit.
+    pub max_compared: u64,
+    /// Whether rows found too late to stand in order are never given out.
+    pub strict: bool,
     /// Standard deviations of the estimate's error that a row must be ahead of all unseen ones to be given out.
     pub z: f64,
     /// Visible rows to compare before the first one is given out, unless there are fewer.
@@ -113,6 +146,8 @@ impl Default for StreamOptions {
         StreamOptions {
             probes: 1,
             max_probes: usize::MAX,
+            max_compared: u64::MAX,
+            strict: false,
             z: 3.5,
             first_batch: 64,
             batch: 32,
@@ -185,6 +220,8 @@ pub struct StreamStats {
     pub pulled: u64,
     /// Lists probed.
     pub probed: usize,
+    /// What the source did.
+    pub work: Work,
 }
 
 /// Running mean and variance (Welford) of the error of the estimates.
@@ -230,6 +267,8 @@ pub struct Stream<C: Source> {
     ending: bool,
     /// Distance of the last row given out.
     last: Option<f64>,
+    /// Distance beyond which no row is wanted.
+    farthest: Option<f64>,
     seen: TidSet,
     /// Visible candidates compared so far, and their errors.
     visible: usize,
@@ -264,6 +303,7 @@ impl<C: Source> Stream<C> {
             aside: Vec::new(),
             ending: false,
             last: None,
+            farthest: None,
             seen: TidSet::default(),
             visible: 0,
             errors: Errors::default(),
@@ -285,13 +325,17 @@ impl<C: Source> Stream<C> {
             if !self.may_give(unseen) {
                 unseen = self.refill()?;
             }
+            if self.is_complete(unseen) {
+                self.end_early();
+                continue;
+            }
             if unseen.is_none() && self.probe(self.source.probed())? {
                 continue;
             }
             if let Some(hit) = self.take_ready(unseen) {
                 let is_late = |last: f64| hit.distance.total_cmp(&last).is_lt();
                 if self.last.is_some_and(is_late) {
-                    self.aside.push(hit);
+                    self.put_aside(hit);
                     continue;
                 }
                 self.last = Some(hit.distance);
@@ -301,8 +345,7 @@ impl<C: Source> Stream<C> {
             if unseen.is_some() {
                 self.compare_batch(fetch)?;
             } else {
-                self.aside.sort_unstable_by(|a, b| b.cmp(a));
-                self.ending = true;
+                self.end();
             }
         }
         let hit = self.aside.pop();
@@ -319,7 +362,49 @@ impl<C: Source> Stream<C> {
     pub fn stats(&self) -> StreamStats {
         StreamStats {
             probed: self.source.probed(),
+            work: self.source.work(),
             ..self.stats
+        }
+    }
+
+    /// Rows farther away than this are not wanted any more. NaN, which sorts last, excludes nothing.
+    pub fn within(&mut self, farthest: f64) {
+        // One zero, as of hits.
+        self.farthest = (!farthest.is_nan()).then_some(farthest + 0.0);
+    }
+
+    /// Probes no further lists but the first ones.
+    pub fn close(&mut self) {
+        let now = self.source.probed().max(self.options.probes);
+        self.options.max_probes = self.options.max_probes.min(now);
+        self.source.close();
+    }
+
+    /// The rows that were put aside so far.
+    pub(crate) fn take_aside(&mut self) -> Vec<Hit> {
+        std::mem::take(&mut self.aside)
+    }
+
+    fn put_aside(&mut self, hit: Hit) {
+        if !self.options.strict {
+            self.aside.push(hit);
+        }
+    }
+
+    /// From here on only what was put aside follows.
+    fn end(&mut self) {
+        self.aside.sort_unstable_by(|a, b| b.cmp(a));
+        self.ending = true;
+    }
+
+    /// Rule 6: ends the stream, after what the source held back has been looked at too.
+    fn end_early(&mut self) {
+        let before = self.queue.len();
+        self.source.late(&mut self.queue);
+        if self.queue.len() == before {
+            self.end();
+        } else {
+            self.queue.sort_unstable_by(|a, b| order(b, a));
         }
     }
 
@@ -358,14 +443,19 @@ impl<C: Source> Stream<C> {
     /// Probes further lists (at least one) if there are any; false if not.
     fn probe(&mut self, more: usize) -> Result<bool, Error> {
         let probed = self.source.probed();
-        let most = self.source.lists().min(self.options.max_probes);
-        let more = more.max(1).min(most.saturating_sub(probed));
+        let more = more.max(1).min(self.probes_left());
         if more == 0 {
             return Ok(false);
         }
         self.source.probe(more)?;
         self.fresh = true;
         Ok(self.source.probed() > probed)
+    }
+
+    /// Lists that may still be probed.
+    fn probes_left(&self) -> usize {
+        let most = self.source.lists().min(self.options.max_probes);
+        most.saturating_sub(self.source.probed())
     }
 
     /// An upper bound of the estimates of all candidates that were not compared, as far as is known without pulling.
@@ -415,9 +505,34 @@ impl<C: Source> Stream<C> {
             return false;
         };
         let Some(unseen) = unseen else { return true };
-        let enough = self.visible >= self.options.first_batch;
-        let rival = f64::from(unseen) + self.errors.margin(self.options.z);
-        enough && self.source.score(head.distance) >= rival && !head.distance.is_nan()
+        let rival = self.rival(unseen);
+        self.knows_errors() && self.source.score(head.distance) >= rival && !head.distance.is_nan()
+    }
+
+    /// The best score that is plausible for what is unseen.
+    fn rival(&self, unseen: f32) -> f64 {
+        f64::from(unseen) + self.errors.margin(self.options.z)
+    }
+
+    /// Whether enough rows were compared to judge the estimates.
+    fn knows_errors(&self) -> bool {
+        self.visible >= self.options.first_batch
+    }
+
+    /// Rule 6: whether all rows that are wanted, and plausibly in the probed lists, were given out.
+    fn is_complete(&self, unseen: Option<f32>) -> bool {
+        let Some(farthest) = self.farthest else {
+            return false;
+        };
+        let is_beyond = |hit: &Reverse<Hit>| hit.0.distance.total_cmp(&farthest).is_gt();
+        let next_is_beyond = self.ready.peek().map(is_beyond);
+        match (next_is_beyond, unseen) {
+            (Some(false), _) | (None, None) => false,
+            (_, Some(unseen)) => {
+                self.knows_errors() && self.source.score(farthest) > self.rival(unseen)
+            }
+            (Some(true), None) => self.knows_errors() || self.probes_left() == 0,
+        }
     }
 
     /// Takes the nearest row if it may be given.
@@ -454,6 +569,9 @@ impl<C: Source> Stream<C> {
             self.visible += 1;
             self.errors.add(score - f64::from(candidate.score));
             self.ready.push(Reverse(hit));
+        }
+        if self.stats.compared >= self.options.max_compared {
+            self.close();
         }
         Ok(())
     }

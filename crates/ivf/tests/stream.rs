@@ -269,14 +269,7 @@ fn probes_stop_at_their_limit() {
 
 #[test]
 fn a_row_found_late_comes_last_and_the_order_stays() {
-    // The second list holds the two nearest rows.
-    let mut rows: Vec<_> = (0..200)
-        .map(|i| (0, Some(1.0 + f64::from(i)), 0.0))
-        .collect();
-    rows.push((1, Some(0.5), 0.0));
-    rows.push((1, Some(0.2), 0.0));
-    let world = World::new(2, &rows);
-    let hits = world.all(StreamOptions::default());
+    let hits = with_two_found_late().all(StreamOptions::default());
     assert_eq!(descents(&hits[..200]), 0);
     assert_eq!(hits[200].distance, 0.2);
     assert_eq!(hits[201].distance, 0.5);
@@ -324,4 +317,140 @@ fn errors_of_fetching_and_wrong_answers_are_passed_on() {
 fn an_empty_source_is_at_its_end() {
     assert!(World::new(0, &[]).all(StreamOptions::default()).is_empty());
     assert!(World::new(5, &[]).all(StreamOptions::default()).is_empty());
+}
+
+/// Options with as many first probes.
+fn probing(probes: usize) -> StreamOptions {
+    StreamOptions {
+        probes,
+        ..StreamOptions::default()
+    }
+}
+
+/// The second of two lists holds the two nearest rows, which the first probe misses.
+fn with_two_found_late() -> World {
+    let mut rows: Vec<_> = (0..200)
+        .map(|i| (0, Some(1.0 + f64::from(i)), 0.0))
+        .collect();
+    rows.push((1, Some(0.5), 0.0));
+    rows.push((1, Some(0.2), 0.0));
+    World::new(2, &rows)
+}
+
+#[test]
+fn a_strict_order_drops_what_is_found_late() {
+    let strict = StreamOptions {
+        strict: true,
+        ..probing(1)
+    };
+    let hits = with_two_found_late().all(strict);
+    assert_eq!(hits.len(), 200);
+    assert_eq!(descents(&hits), 0);
+}
+
+#[test]
+fn the_first_probes_alone_give_all_their_rows() {
+    let world = graded(1000, 10, 0.01);
+    let mut stream = world.stream(StreamOptions {
+        max_probes: 2,
+        ..probing(2)
+    });
+    let hits: Vec<_> = std::iter::from_fn(|| world.next(&mut stream)).collect();
+    assert_eq!((hits.len(), stream.stats().probed), (200, 2));
+}
+
+#[test]
+fn after_enough_comparisons_no_further_lists_are_probed() {
+    let world = graded(10_000, 100, 0.001);
+    let probed = |max_compared| {
+        let mut stream = world.stream(StreamOptions {
+            max_compared,
+            ..probing(4)
+        });
+        let rows = std::iter::from_fn(|| world.next(&mut stream)).count();
+        assert_eq!(rows, stream.stats().probed * 100, "all rows of those lists");
+        stream.stats().probed
+    };
+    assert_eq!(probed(u64::MAX), 100);
+    assert_eq!(probed(0), 4, "the first ones always");
+    let some = probed(200);
+    assert!((5..60).contains(&some), "{some}");
+}
+
+/// All rows within a distance, and how many were compared for them.
+fn within(world: &World, farthest: f64, options: StreamOptions) -> (Vec<Hit>, u64) {
+    let mut stream = world.stream(options);
+    stream.within(farthest);
+    let hits = std::iter::from_fn(|| world.next(&mut stream)).collect();
+    assert_eq!(world.next(&mut stream), None, "the end stays the end");
+    (hits, stream.stats().compared)
+}
+
+#[test]
+fn a_distance_ends_the_stream() {
+    let world = graded(20_000, 20, 0.001);
+    for wanted in [0, 1, 30, 1500] {
+        let farthest = f64::from(wanted) / 20_000.0 - 1e-9;
+        let (hits, compared) = within(&world, farthest, probing(4));
+        let near = hits.iter().filter(|hit| hit.distance <= farthest).count();
+        assert_eq!(near as i32, wanted);
+        assert_eq!(descents(&hits), 0);
+        assert!(compared <= near as u64 + 300, "{wanted}: {compared}");
+    }
+}
+
+#[test]
+fn a_distance_that_excludes_nothing_or_everything() {
+    let world = graded(3_000, 10, 0.001);
+    for farthest in [f64::NAN, -f64::NAN, f64::INFINITY, 1.0] {
+        let (hits, _) = within(&world, farthest, probing(1));
+        assert_eq!(hits.len(), 3_000, "{farthest}");
+    }
+    for farthest in [-1e-300, -1.0, f64::NEG_INFINITY] {
+        let (hits, compared) = within(&world, farthest, probing(1));
+        assert!(hits.is_empty() && compared < 150, "{farthest}: {compared}");
+    }
+    // Both zeros are one.
+    let (hits, _) = within(&world, -0.0, probing(1));
+    assert_eq!(hits.len(), 1);
+}
+
+#[test]
+fn what_was_put_aside_follows_also_after_a_distance() {
+    let mut stream = with_two_found_late();
+    // Far rows in a third list, so that the distance is what ends the search.
+    stream.source.lists.push(Vec::new());
+    for i in 0..5000 {
+        let row = tid(1000 + i);
+        stream.distances.insert(row, Some(1e4 + i as f64));
+        stream.source.lists[2].push(Candidate {
+            score: -1e4 - i as f32,
+            tid: row,
+            refine: Place::default(),
+        });
+    }
+    let (hits, compared) = within(&stream, 150.0, probing(1));
+    let last: Vec<f64> = hits.iter().rev().take(2).map(|hit| hit.distance).collect();
+    assert_eq!(last, [0.5, 0.2]);
+    assert_eq!(hits.iter().filter(|hit| hit.distance <= 150.0).count(), 152);
+    assert!(compared < 1000, "{compared}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_within_a_distance_is_lost_when_estimates_are_sharp(
+        rows in prop::collection::vec((0..6usize, distance()), 0..400),
+        farthest in prop_oneof![Just(f64::NAN), Just(0.25), 0.0..1.0f64],
+        options in options(),
+    ) {
+        let rows: Vec<_> = rows.into_iter().map(|(list, distance)| (list, distance, 0.0)).collect();
+        let world = World::new(5, &rows);
+        let (hits, _) = within(&world, farthest, StreamOptions { probes: 5, z: 3.5, ..options });
+        let wanted = |d: &&Option<f64>| d.is_some_and(|d| compare(d, farthest).is_le());
+        let near = hits.iter().filter(|hit| compare(hit.distance, farthest).is_le()).count();
+        prop_assert_eq!(near, world.distances.values().filter(wanted).count());
+        prop_assert_eq!(descents(&hits), 0);
+    }
 }

@@ -1,0 +1,214 @@
+//! Filtered searches beside pgvector's hnsw: `filters DATA OUTPUT` reads a data set ([`distillvq_harness::data`]) and writes a
+//! page of tables.
+//!
+//! Half of the filters know nothing of the vectors; the others keep the rows that are nearest to the first one, so that most
+//! queries have to look far away.
+
+use std::env;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use distillvq_harness::compare::{build, seconds};
+use distillvq_harness::filters::{Filter, Outcome, THOUSANDTHS, Tables, measure};
+use distillvq_harness::{DataSet, Error, Result, Server, load};
+use postgres::Client;
+
+/// Rows asked for.
+const K: usize = 10;
+/// Queries.
+const QUERIES: usize = 200;
+const TABLES: Tables<'static> = Tables {
+    items: "items",
+    queries: "test_queries",
+    count: QUERIES,
+    k: K,
+};
+
+/// An index, how it is built, and settings to measure it with.
+const INDEXES: [(&str, &str, &[(&str, &str)]); 2] = [
+    (
+        "distillvq_idx",
+        "USING distillvq (embedding vector_cosine_ops)",
+        &[
+            ("distillvq", ""),
+            (
+                "distillvq, strict order",
+                "SET distillvq.iterative_scan = strict_order",
+            ),
+        ],
+    ),
+    (
+        "hnsw_idx",
+        "USING hnsw (embedding vector_cosine_ops)",
+        &[
+            (
+                "pgvector hnsw, relaxed order",
+                "SET hnsw.iterative_scan = relaxed_order",
+            ),
+            (
+                "the same, no limit of tuples",
+                "SET hnsw.iterative_scan = relaxed_order; SET hnsw.max_scan_tuples = 2147483647; \
+                 SET hnsw.scan_mem_multiplier = 100",
+            ),
+        ],
+    ),
+];
+
+fn main() -> ExitCode {
+    let arguments: Vec<PathBuf> = env::args_os().skip(1).map(PathBuf::from).collect();
+    let done = match arguments.as_slice() {
+        [data, output] => bench(data, output),
+        _ => Err(Error::Argument("usage: filters DATA OUTPUT".into())),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// One line of the tables.
+struct Line {
+    name: String,
+    outcomes: Vec<Outcome>,
+}
+
+fn bench(directory: &Path, output: &Path) -> Result<()> {
+    say("reading the data");
+    let set = DataSet::open(directory)?;
+    let queries = set.test.slice(0..QUERIES);
+    let buffers = format!(
+        "{}MB",
+        (set.documents.values().len() / 62_500).clamp(512, 8_000)
+    );
+    let server = Server::start_with(
+        "filters-bench",
+        &[("shared_buffers", &buffers), ("max_wal_size", "8GB")],
+    )?;
+    let mut client = server.database("filters")?;
+    load_tables(&mut client, &set)?;
+    say("exact neighbours of the test queries");
+    let mut filters = Vec::new();
+    for column in ["part", "place"] {
+        let values = column_values(&mut client, column)?;
+        for thousandths in THOUSANDTHS {
+            filters.push(Filter::below(
+                column,
+                &values,
+                thousandths,
+                &set.documents,
+                &queries,
+                K,
+            ));
+        }
+    }
+    say("no index on the vectors, one on the filter's column");
+    let mut lines = vec![Line {
+        name: "btree on the filter, or table scan".into(),
+        outcomes: measure(&mut client, &TABLES, &filters, None, "")?,
+    }];
+    let mut builds = Vec::new();
+    for (index, definition, settings) in INDEXES {
+        say(&format!("building {index}"));
+        client.batch_execute("RESET ALL; SET maintenance_work_mem = '2GB'")?;
+        let built = build(&mut client, index, &format!("items {definition}"))?;
+        builds.push(format!("{index} was built in {}", seconds(built.build)));
+        for (name, settings) in settings {
+            say(name);
+            lines.push(Line {
+                name: (*name).to_owned(),
+                outcomes: measure(&mut client, &TABLES, &filters, Some(index), settings)?,
+            });
+        }
+        client.batch_execute(&format!("DROP INDEX {index}"))?;
+    }
+    let name = directory.file_name().unwrap_or_default().to_string_lossy();
+    let about = format!(
+        "{name}: {} rows of {} dimensions, {QUERIES} test queries, cosine distance, `LIMIT {K}`, one client with one prepared \
+         statement; {}.",
+        set.documents.rows(),
+        set.documents.dim(),
+        builds.join(", ")
+    );
+    fs::write(output, page(&about, &filters, &lines)).map_err(|source| Error::Io {
+        path: output.into(),
+        source,
+    })
+}
+
+fn say(what: &str) {
+    println!("==> {what}");
+}
+
+/// `part` is independent of the vectors; `place` tells in thousandths how near a row is to the first one among all.
+fn load_tables(client: &mut Client, set: &DataSet) -> Result<()> {
+    say("loading the tables");
+    let dim = set.documents.dim();
+    for (table, vectors) in [("loaded", &set.documents), ("test_queries", &set.test)] {
+        client.batch_execute(&format!(
+            "CREATE TABLE {table} (id bigint, embedding vector({dim}) NOT NULL)"
+        ))?;
+        load::copy_vectors(client, table, vectors)?;
+    }
+    Ok(client.batch_execute(
+        "CREATE TABLE items AS SELECT id, embedding, (id * 7919 % 1000)::int AS part,
+             ntile(1000) OVER (ORDER BY embedding <=> (SELECT embedding FROM loaded WHERE id = 0)) - 1 AS place
+             FROM loaded ORDER BY id;
+         DROP TABLE loaded;
+         ALTER TABLE items ADD PRIMARY KEY (id);
+         ALTER TABLE test_queries ADD PRIMARY KEY (id);
+         CREATE INDEX ON items (part);
+         CREATE INDEX ON items (place);
+         VACUUM ANALYZE",
+    )?)
+}
+
+fn column_values(client: &mut Client, column: &str) -> Result<Vec<i32>> {
+    let rows = client.query(&format!("SELECT {column} FROM items ORDER BY id"), &[])?;
+    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+}
+
+fn page(about: &str, filters: &[Filter<'_>], lines: &[Line]) -> String {
+    let mut text = format!(
+        "<!-- Generated by `make bench-filters`; do not edit. -->\n\n# Searches under filters\n\n{about}\n\n\
+         Every cell has recall@{K} against exact search among the rows that the filter keeps, the mean time of a query, and \
+         how many of the {QUERIES} queries returned fewer than {K} rows, if any did. The first line is what PostgreSQL does \
+         without an index on the vectors.\n"
+    );
+    let halves = filters.len() / 2;
+    for (title, range) in [
+        ("Filters that know nothing of the vectors", 0..halves),
+        (
+            "Filters that keep the rows nearest to one of them",
+            halves..filters.len(),
+        ),
+    ] {
+        let _ = write!(text, "\n## {title}\n\n| |");
+        for filter in filters.get(range.clone()).unwrap_or_default() {
+            let _ = write!(text, " {} % |", f64::from(filter.thousandths) / 10.0);
+        }
+        let _ = writeln!(text, "\n|---|{}", "--:|".repeat(range.len()));
+        for line in lines {
+            let cells: Vec<String> = line.outcomes.iter().map(cell).collect();
+            let cells = cells.get(range.clone()).unwrap_or_default();
+            let _ = writeln!(text, "| {} | {} |", line.name, cells.join(" | "));
+        }
+    }
+    text
+}
+
+fn cell(outcome: &Outcome) -> String {
+    let mut text = format!(
+        "{:.3}, {:.2} ms",
+        outcome.recall,
+        outcome.mean.as_secs_f64() * 1e3
+    );
+    if outcome.short > 0 {
+        let _ = write!(text, ", {} short", outcome.short);
+    }
+    text
+}

@@ -1,0 +1,35 @@
+//! `distillvq_last_scan`: what the session's last search has done.
+
+use crate::pg::scan::last;
+use pgrx::iter::TableIterator;
+use pgrx::{name, pg_extern, pg_sys::Oid};
+
+/// The index and the counters of the last scan that returned or looked for a row, if there was any.
+#[pg_extern]
+#[allow(clippy::type_complexity)] // the columns, as pgrx wants them
+fn distillvq_last_scan() -> TableIterator<
+    'static,
+    (
+        name!(index, Oid),
+        name!(lists, i64),
+        name!(probed, i64),
+        name!(codes, i64),
+        name!(refined, i64),
+        name!(compared, i64),
+        name!(returned, i64),
+    ),
+> {
+    let row = last().map(|(index, counters)| {
+        let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        (
+            index,
+            number(counters.lists),
+            number(counters.probed),
+            number(counters.codes),
+            number(counters.refined),
+            number(counters.compared),
+            number(counters.returned),
+        )
+    });
+    TableIterator::new(row)
+}

@@ -1,0 +1,107 @@
+//! How far a search goes on when its first lists were not enough, in settings named as pgvector names its own.
+
+use distillvq_ivf::stream::StreamOptions;
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
+
+/// The values of `distillvq.iterative_scan`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
+enum Iterative {
+    /// The first lists alone are looked at.
+    #[name = c"off"]
+    Off,
+    /// What is found too late to stand in order follows at the end.
+    #[name = c"relaxed_order"]
+    Relaxed,
+    /// What is found too late is left out.
+    #[name = c"strict_order"]
+    Strict,
+}
+
+static ITERATIVE_SCAN: GucSetting<Iterative> = GucSetting::<Iterative>::new(Iterative::Relaxed);
+/// `distillvq.max_probes`: 0 is no limit.
+static MAX_PROBES: GucSetting<i32> = GucSetting::<i32>::new(0);
+/// `distillvq.max_scan_tuples`: 0 is no limit.
+static MAX_SCAN_TUPLES: GucSetting<i32> = GucSetting::<i32>::new(0);
+
+/// Registers the settings.
+pub fn register() {
+    GucRegistry::define_enum_guc(
+        c"distillvq.iterative_scan",
+        c"Whether a search looks at further lists when its first ones do not give enough rows.",
+        c"\"relaxed_order\" does, and returns rows that turn up too late to stand in order after all others; \"strict_order\" \
+          leaves those out; \"off\" stays with the first lists, so that a query may come back with fewer rows than its LIMIT.",
+        &ITERATIVE_SCAN,
+        GucContext::Userset,
+        GucFlags::EXPLAIN,
+    );
+    GucRegistry::define_int_guc(
+        c"distillvq.max_probes",
+        c"Largest number of inverted lists that a search probes.",
+        c"0 is no limit. The first lists are probed in any case.",
+        &MAX_PROBES,
+        0,
+        distillvq_quantizer::MAX_LISTS as i32,
+        GucContext::Userset,
+        GucFlags::EXPLAIN,
+    );
+    GucRegistry::define_int_guc(
+        c"distillvq.max_scan_tuples",
+        c"Number of rows that a search compares exactly before it stops probing further lists.",
+        c"0 is no limit. Rows of the lists probed until then are still returned.",
+        &MAX_SCAN_TUPLES,
+        0,
+        i32::MAX,
+        GucContext::Userset,
+        GucFlags::EXPLAIN,
+    );
+}
+
+/// How far a search may go on.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    max_probes: usize,
+    max_compared: u64,
+    strict: bool,
+}
+
+impl Limits {
+    /// None at all.
+    pub const NONE: Limits = Limits {
+        max_probes: usize::MAX,
+        max_compared: u64::MAX,
+        strict: false,
+    };
+
+    /// Those of the session's settings.
+    pub fn of_session() -> Self {
+        Limits {
+            max_probes: match (ITERATIVE_SCAN.get(), MAX_PROBES.get()) {
+                (Iterative::Off, _) => 0,
+                (_, 0) => usize::MAX,
+                (_, most) => most as usize,
+            },
+            max_compared: match MAX_SCAN_TUPLES.get() {
+                0 => u64::MAX,
+                most => most as u64,
+            },
+            strict: ITERATIVE_SCAN.get() == Iterative::Strict,
+        }
+    }
+
+    /// The options of the search that probes lists, within the limits.
+    pub fn on_probes(&self, options: StreamOptions) -> StreamOptions {
+        StreamOptions {
+            max_probes: self.max_probes.max(options.probes),
+            ..options
+        }
+    }
+
+    /// The options of the search that compares rows exactly, within the limits.
+    pub fn on_rows(&self, options: StreamOptions) -> StreamOptions {
+        StreamOptions {
+            max_compared: self.max_compared,
+            strict: self.strict,
+            ..options
+        }
+    }
+}
