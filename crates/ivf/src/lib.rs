@@ -17,11 +17,13 @@
 //! * A row moves only within its page, so a walk over all blocks (vacuum) meets every row that existed when it began.
 
 mod build;
+mod census;
 mod chain;
 mod check;
 mod encode;
 mod error;
 mod insert;
+pub mod measure;
 mod meta;
 mod page;
 mod posting;
@@ -36,6 +38,7 @@ mod tidset;
 mod vacuum;
 
 pub use build::{Builder, Create, create_empty};
+pub use census::{Balance, Census, Drawn, take_census};
 pub use check::{CheckReport, EachRow, Problem, ShowRows, check, check_against, check_within};
 pub use distillvq_quantizer::{CodeShape, Metric, Model, ModelError};
 pub use encode::RowEncoder;
