@@ -6,6 +6,7 @@
 //! A run writes each page once: the builder is the only writer, so the number of the page that will continue a chain is
 //! known in advance and its link can be written with the page before it.
 
+use crate::calibration::Training;
 use crate::chain::{pieces, write_piece};
 use crate::error::Error;
 use crate::meta::{Chain, Entry, Extent, Meta, VERSION, directory_blocks, entries_on, model_bytes};
@@ -304,6 +305,8 @@ impl Create<'_> {
             directory: Extent::default(),
             build_id: self.build_id,
             rows_at_build: 0,
+            training: Training::default(),
+            calibration: None,
         };
         if meta.trained() && meta.coded().is_none() {
             return Err(Error::Mismatch("the model's codes do not fit a page"));

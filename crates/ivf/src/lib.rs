@@ -17,6 +17,7 @@
 //! * A row moves only within its page, so a walk over all blocks (vacuum) meets every row that existed when it began.
 
 mod build;
+mod calibration;
 mod census;
 mod chain;
 mod check;
@@ -38,6 +39,7 @@ mod tidset;
 mod vacuum;
 
 pub use build::{Builder, Create, create_empty};
+pub use calibration::{Calibration, MOST_POINTS, Point, QueryKind, Training, describe};
 pub use census::{Balance, Census, Drawn, take_census};
 pub use check::{CheckReport, EachRow, Problem, ShowRows, check, check_against, check_within};
 pub use distillvq_quantizer::{CodeShape, Metric, Model, ModelError};

@@ -6,13 +6,26 @@
 //!   72  version u32              88  sub-quantizers u32           120  encoder chain
 //!   76  complete u8              92  directory start u32          144  student chain
 //!   77  metric u8                96  directory blocks u32         168  spare chain
-//!   78  bits u8                 100  has refine codes u8          192  reserved, zero
+//!   78  bits u8                 100  has refine codes u8          192  record
 //!   79  has norm u8             104  build id u64
 //!   80  dim u32
 //! chain { start u32, blocks u32, bytes u64, crc32c u32, reserved u32 }
 //! ```
+//!
+//! The record says how the index was trained and what recall it was measured to have (see `calibration`). Times are in
+//! microseconds since 1970, unknown shares NaN.
+//! ```text
+//! 192  crc32c u32 of 196..656      204  error of the codes f32      248  trained with queries u64
+//! 196  queries u8: 0 not           208  rows when measured u64      256  recall before f32
+//!      measured, 1 rows, 2 log     216  measured at i64             260  recall after f32
+//! 197  k u8                        224  built at i64                264  reserved, zero
+//! 198  points u8                   232  trained at i64              272  24 points
+//! 200  queries measured with u32   240  trained on rows u64
+//! point { probes u32, recall f32, standard error f32, rows compared f32 }
+//! ```
+//!
 //! The metapage is written incomplete when a build begins, and complete when it ends. After that only a replacement of
-//! the student changes it (see `student`); every other change is in the directory and the posting pages.
+//! the student (see `student`) and a new record change it; every other change is in the directory and the posting pages.
 //!
 //! # Model pages
 //! The bytes of the model's two parts, each over a chain of pages of its own (see `chain`). The spare chain is where the
@@ -23,10 +36,11 @@
 //! blocks. `first` never changes once set. `hint` says where an insert starts to look for room and is never needed for
 //! correctness; `rows` counts at build or the last vacuum.
 
+use crate::calibration::{Calibration, Record, Training};
 use crate::chain::{self, pages};
 use crate::error::Error;
 use crate::page::{BODY, BODY_SIZE, Head, Kind, Layout, get, get_u32, get_u64, put};
-use crate::store::PageStore;
+use crate::store::{PageStore, PageWrite};
 use crate::{CodeShape, Metric, Model};
 use distillvq_quantizer::{MAX_DIM, MAX_LISTS, refine_bytes};
 
@@ -86,7 +100,7 @@ impl Chain {
 }
 
 /// What the metapage says. Read it once for a scan and keep the copy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Meta {
     /// Format version.
     pub version: u32,
@@ -114,6 +128,10 @@ pub struct Meta {
     pub build_id: u64,
     /// Rows indexed by the build.
     pub rows_at_build: u64,
+    /// How the model came to be.
+    pub training: Training,
+    /// The measured recall, none if it was not measured.
+    pub calibration: Option<Calibration>,
 }
 
 impl Meta {
@@ -188,6 +206,10 @@ impl Meta {
             });
         }
         let [complete, metric, bits, has_norm] = get(page, 76);
+        let Record {
+            training,
+            calibration,
+        } = Record::read(page)?;
         Ok(Meta {
             version,
             complete: complete == 1,
@@ -209,6 +231,8 @@ impl Meta {
             encoder: Chain::read(page, 120),
             student: Chain::read(page, 144),
             spare: Chain::read(page, 168),
+            training,
+            calibration,
         })
     }
 
@@ -242,6 +266,11 @@ impl Meta {
         self.encoder.write(page, 120);
         self.student.write(page, 144);
         self.spare.write(page, 168);
+        let record = Record {
+            training: self.training,
+            calibration: self.calibration,
+        };
+        record.write(page);
     }
 
     fn validate(&self, blocks: u32) -> Result<(), Error> {
@@ -303,6 +332,19 @@ pub(crate) fn entries_on(lists: u32, ordinal: u32) -> usize {
     (lists as usize + 1)
         .saturating_sub(ordinal as usize * ENTRIES)
         .min(ENTRIES)
+}
+
+/// Changes the metapage alone. Returns what it says now.
+pub(crate) fn change_meta<W: PageWrite>(
+    mut write: W,
+    change: impl FnOnce(&mut Meta) -> Result<(), Error>,
+) -> Result<Meta, Error> {
+    let slot = write.lock(0)?;
+    let mut meta = Meta::parse(write.page(slot))?;
+    change(&mut meta)?;
+    meta.store(write.page(slot));
+    write.commit()?;
+    Ok(meta)
 }
 
 fn inside(extent: Extent, blocks: u32) -> bool {

@@ -173,6 +173,11 @@ pub(crate) fn get_u64(page: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(get(page, at))
 }
 
+/// A little-endian f32 at an offset.
+pub(crate) fn get_f32(page: &[u8], at: usize) -> f32 {
+    f32::from_le_bytes(get(page, at))
+}
+
 /// Stores bytes at an offset; nothing is stored if they do not fit.
 pub(crate) fn put(page: &mut [u8], at: usize, bytes: &[u8]) {
     if let Some(place) = page.get_mut(at..at.saturating_add(bytes.len())) {

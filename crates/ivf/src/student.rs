@@ -10,7 +10,7 @@
 
 use crate::chain::{check_next, open, pieces, write_piece};
 use crate::error::Error;
-use crate::meta::{Chain, Meta};
+use crate::meta::{Chain, Meta, change_meta};
 use crate::page::NO_BLOCK;
 use crate::posting::extend_after;
 use crate::store::{PageStore, PageWrite};
@@ -53,6 +53,7 @@ pub fn replace_student<S: PageStore>(
         };
         meta.student = new;
         meta.build_id = build_id;
+        Ok(())
     })
 }
 
@@ -96,14 +97,4 @@ fn grow<S: PageStore>(store: &S, last: u32, ordinal: u32, piece: &[u8]) -> Resul
     meta.store(write.page(meta_slot));
     write.commit()?;
     Ok(new)
-}
-
-/// Changes the metapage alone.
-fn change_meta<W: PageWrite>(mut write: W, change: impl FnOnce(&mut Meta)) -> Result<Meta, Error> {
-    let slot = write.lock(0)?;
-    let mut meta = Meta::parse(write.page(slot))?;
-    change(&mut meta);
-    meta.store(write.page(slot));
-    write.commit()?;
-    Ok(meta)
 }

@@ -1,0 +1,354 @@
+//! What an index knows of itself: how its model was trained ([`Training`]), and what recall its searches reach at which
+//! number of probed lists ([`Calibration`]). Both are kept in the metapage.
+//!
+//! The curve is by the number of lists. Rows that come later make lists longer, not other: a query's neighbours lie in as
+//! many lists as before as long as the rows are of the same kind, so the curve holds while an index grows, and searches
+//! cost more. When the kind of rows or queries changes, it has to be measured again.
+
+use crate::error::Error;
+use crate::meta::{Meta, change_meta};
+use crate::page::{get, get_f32, get_u32, get_u64, put};
+use crate::store::PageStore;
+use std::ops::Range;
+
+/// Most points of a curve.
+pub const MOST_POINTS: usize = 24;
+
+/// Bytes of the metapage that the record takes, its checksum first.
+pub(crate) const RECORD: Range<usize> = 192..656;
+const CRC: usize = RECORD.start;
+const CHECKED: Range<usize> = CRC + 4..RECORD.end;
+const POINTS: usize = 272;
+const POINT_SIZE: usize = 16;
+
+const _: () = assert!(POINTS + MOST_POINTS * POINT_SIZE == RECORD.end);
+
+/// Queries that a curve was measured with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueryKind {
+    /// Rows of the table, each without itself among its neighbours.
+    Rows,
+    /// Logged queries.
+    Log,
+}
+
+impl QueryKind {
+    /// The name for users.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            QueryKind::Rows => "rows",
+            QueryKind::Log => "log",
+        }
+    }
+}
+
+/// A point of the curve.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Point {
+    /// Lists probed.
+    pub probes: u32,
+    /// Mean recall of the queries.
+    pub recall: f32,
+    /// Standard error of that mean.
+    pub error: f32,
+    /// Rows compared exactly, in the mean.
+    pub compared: f32,
+}
+
+/// The recall of an index, as measured on its finished pages.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Calibration {
+    /// What the queries were.
+    pub kind: QueryKind,
+    /// How many there were.
+    pub queries: u32,
+    /// Neighbours asked for: the `k` of recall@k.
+    pub k: u8,
+    /// Rows of the index then.
+    pub rows: u64,
+    /// When it was measured, in microseconds since 1970.
+    pub measured_at: i64,
+    points: [Point; MOST_POINTS],
+    len: u8,
+}
+
+impl Calibration {
+    /// A measurement without points.
+    pub fn new(kind: QueryKind, queries: u32, k: u8, rows: u64, measured_at: i64) -> Self {
+        Calibration {
+            kind,
+            queries,
+            k,
+            rows,
+            measured_at,
+            points: [Point::default(); MOST_POINTS],
+            len: 0,
+        }
+    }
+
+    /// The same with these points, in the order of their probes; those beyond [`MOST_POINTS`] are left out.
+    #[must_use]
+    pub fn with_points(mut self, points: &[Point]) -> Self {
+        self.len = points.len().min(MOST_POINTS) as u8;
+        self.points = [Point::default(); MOST_POINTS];
+        for (place, point) in self.points.iter_mut().zip(points) {
+            *place = *point;
+        }
+        self
+    }
+
+    /// The curve, by rising probes; recall never falls.
+    pub fn points(&self) -> &[Point] {
+        self.points.get(..usize::from(self.len)).unwrap_or_default()
+    }
+
+    /// The fewest lists that a search must probe to reach the target on average; none if all lists are not enough.
+    ///
+    /// It aims one standard error of the measurement above the target: five times in six the recall of other queries of
+    /// the same kind is then really above it, and with some hundreds of queries the surplus is below 0.01. Where the
+    /// measured curve ends within that margin of the target, the target itself is aimed at.
+    pub fn probes_for(&self, target: f64) -> Option<u32> {
+        let sure = self.crossing(|point| f64::from(point.recall - point.error), target);
+        sure.or_else(|| self.crossing(|point| f64::from(point.recall), target))
+    }
+
+    /// The lists at which a rising value of the points reaches the target: between two points, the value rises with the
+    /// logarithm of the lists.
+    fn crossing(&self, value: impl Fn(&Point) -> f64, target: f64) -> Option<u32> {
+        let points = self.points();
+        let above = points.iter().position(|point| value(point) >= target)?;
+        let point = points.get(above)?;
+        let Some(before) = above.checked_sub(1).and_then(|i| points.get(i)) else {
+            return Some(point.probes);
+        };
+        let share = (target - value(before)) / (value(point) - value(before));
+        let [from, to] = [before, point].map(|point| f64::from(point.probes.max(1)).ln());
+        let probes = (from + share.clamp(0.0, 1.0) * (to - from)).exp();
+        // What rounding adds to a whole number is no list.
+        Some((probes - 1e-6).ceil().max(1.0) as u32)
+    }
+
+    /// The best recall that was measured.
+    pub fn best(&self) -> Option<f32> {
+        self.points().last().map(|point| point.recall)
+    }
+}
+
+/// How the model of an index came to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Training {
+    /// When the index was built, in microseconds since 1970; 0 if nobody said.
+    pub built_at: i64,
+    /// When its current student was put there: by the build, or by a later training.
+    pub trained_at: i64,
+    /// Rows that the current student was trained on; 0 for an untrained index.
+    pub rows: u64,
+    /// Logged queries that it was trained with.
+    pub queries: u64,
+    /// Recall 10@10 of the codes on held-out queries before distillation, none if unknown.
+    pub recall_before: Option<f32>,
+    /// The same afterwards.
+    pub recall_after: Option<f32>,
+    /// Mean squared error of the codes over the squared length of the vector, over a sample of the rows of the build
+    /// ([`distillvq_quantizer::Model::code_error`]); none if it was not measured.
+    pub code_error: Option<f32>,
+}
+
+/// Replaces what the metapage says of training and recall, in one change. `build_id` is that of the model which was
+/// measured: if it is another one's by now, nothing is changed, and that is an error. Returns the new metapage.
+pub fn describe<S: PageStore>(
+    store: &S,
+    build_id: u64,
+    training: Training,
+    calibration: Option<Calibration>,
+) -> Result<Meta, Error> {
+    change_meta(store.write()?, |meta| {
+        if meta.build_id != build_id {
+            return Err(Error::Mismatch("the model was replaced meanwhile"));
+        }
+        meta.training = training;
+        meta.calibration = calibration;
+        Ok(())
+    })
+}
+
+/// Both, as the metapage keeps them.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Record {
+    pub training: Training,
+    pub calibration: Option<Calibration>,
+}
+
+impl Record {
+    /// Reads it from a metapage.
+    pub fn read(page: &[u8]) -> Result<Record, Error> {
+        if get_u32(page, CRC) != checksum(page) {
+            return Err(Error::damaged(0, "wrong checksum of the calibration"));
+        }
+        let time = |at| get_u64(page, at).cast_signed();
+        let share = |at| Some(get_f32(page, at)).filter(|value| value.is_finite());
+        let [kind, k, len, _] = get(page, 196);
+        let kind = match kind {
+            0 => None,
+            1 => Some(QueryKind::Rows),
+            2 => Some(QueryKind::Log),
+            _ => return Err(Error::damaged(0, "unknown kind of calibration")),
+        };
+        let calibration = kind.map(|kind| {
+            let (queries, rows) = (get_u32(page, 200), get_u64(page, 208));
+            let points: [Point; MOST_POINTS] =
+                std::array::from_fn(|i| point(page, POINTS + i * POINT_SIZE));
+            let points = points.get(..usize::from(len)).unwrap_or(&points);
+            Calibration::new(kind, queries, k, rows, time(216)).with_points(points)
+        });
+        Ok(Record {
+            calibration,
+            training: Training {
+                built_at: time(224),
+                trained_at: time(232),
+                rows: get_u64(page, 240),
+                queries: get_u64(page, 248),
+                recall_before: share(256),
+                recall_after: share(260),
+                code_error: share(204),
+            },
+        })
+    }
+
+    /// Writes it into a metapage.
+    pub fn write(&self, page: &mut [u8]) {
+        let share = |value: Option<f32>| value.unwrap_or(f32::NAN).to_le_bytes();
+        let it = &self.training;
+        put(page, RECORD.start, &[0; RECORD.end - RECORD.start]);
+        put(page, 204, &share(it.code_error));
+        put(page, 224, &it.built_at.to_le_bytes());
+        put(page, 232, &it.trained_at.to_le_bytes());
+        put(page, 240, &it.rows.to_le_bytes());
+        put(page, 248, &it.queries.to_le_bytes());
+        put(page, 256, &share(it.recall_before));
+        put(page, 260, &share(it.recall_after));
+        if let Some(it) = &self.calibration {
+            let kind = match it.kind {
+                QueryKind::Rows => 1,
+                QueryKind::Log => 2,
+            };
+            put(page, 196, &[kind, it.k, it.len, 0]);
+            put(page, 200, &it.queries.to_le_bytes());
+            put(page, 208, &it.rows.to_le_bytes());
+            put(page, 216, &it.measured_at.to_le_bytes());
+            for (i, point) in it.points().iter().enumerate() {
+                put_point(page, POINTS + i * POINT_SIZE, point);
+            }
+        }
+        let crc = checksum(page);
+        put(page, CRC, &crc.to_le_bytes());
+    }
+}
+
+fn checksum(page: &[u8]) -> u32 {
+    crc32c::crc32c(page.get(CHECKED).unwrap_or_default())
+}
+
+fn point(page: &[u8], at: usize) -> Point {
+    Point {
+        probes: get_u32(page, at),
+        recall: get_f32(page, at + 4),
+        error: get_f32(page, at + 8),
+        compared: get_f32(page, at + 12),
+    }
+}
+
+fn put_point(page: &mut [u8], at: usize, point: &Point) {
+    put(page, at, &point.probes.to_le_bytes());
+    put(page, at + 4, &point.recall.to_le_bytes());
+    put(page, at + 8, &point.error.to_le_bytes());
+    put(page, at + 12, &point.compared.to_le_bytes());
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::PAGE_SIZE;
+
+    fn curve(points: &[(u32, f32, f32)]) -> Calibration {
+        let points: Vec<Point> = points
+            .iter()
+            .map(|&(probes, recall, error)| Point {
+                probes,
+                recall,
+                error,
+                compared: 30.0,
+            })
+            .collect();
+        Calibration::new(QueryKind::Log, 400, 10, 1000, 5).with_points(&points)
+    }
+
+    #[test]
+    fn lists_between_two_points_by_their_logarithm() {
+        let it = curve(&[(1, 0.5, 0.0), (4, 0.75, 0.0), (64, 1.0, 0.0)]);
+        assert_eq!(it.probes_for(0.4), Some(1));
+        assert_eq!(it.probes_for(0.5), Some(1));
+        assert_eq!(it.probes_for(0.625), Some(2));
+        assert_eq!(it.probes_for(0.75), Some(4));
+        assert_eq!(it.probes_for(0.875), Some(16));
+        assert_eq!(it.probes_for(1.0), Some(64));
+    }
+
+    #[test]
+    fn the_aim_is_above_the_target_as_far_as_the_measurement_is_unsure() {
+        let it = curve(&[(1, 0.5, 0.25), (4, 1.0, 0.0)]);
+        // From 0.25 up to 1: the target lies two thirds of the way.
+        assert_eq!(it.probes_for(0.75), Some(3));
+        let end = curve(&[(1, 0.5, 0.01), (100, 0.955, 0.01)]);
+        assert_eq!(end.probes_for(0.95), Some(96));
+        assert_eq!(end.probes_for(0.96), None);
+        assert_eq!(
+            (curve(&[]).probes_for(0.5), curve(&[]).best()),
+            (None, None)
+        );
+    }
+
+    #[test]
+    fn points_without_a_rise_are_no_trouble() {
+        let it = curve(&[(1, 0.9, 0.0), (2, 0.9, 0.0), (7, 0.9, 0.0), (9, 0.95, 0.0)]);
+        assert_eq!(it.probes_for(0.89), Some(1));
+        assert!((7..=9).contains(&it.probes_for(0.91).unwrap()));
+        let strange = curve(&[
+            (0, f32::NAN, 0.0),
+            (0, f32::INFINITY, f32::NAN),
+            (3, 2.0, 0.0),
+        ]);
+        assert!(strange.probes_for(0.9).unwrap() >= 1);
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let many: Vec<_> = (0..30).map(|i| (1 + i, i as f32 / 30.0, 0.01)).collect();
+        let full = Record {
+            training: Training {
+                built_at: -7,
+                trained_at: 1 << 50,
+                rows: 1 << 40,
+                queries: 3,
+                recall_before: Some(0.5),
+                recall_after: None,
+                code_error: Some(0.25),
+            },
+            calibration: Some(curve(&many)),
+        };
+        assert_eq!(full.calibration.unwrap().points().len(), MOST_POINTS);
+        for record in [full, Record::default()] {
+            let mut page = vec![9; PAGE_SIZE];
+            record.write(&mut page);
+            assert_eq!(Record::read(&page).unwrap(), record);
+            let outside = page[..RECORD.start].iter().chain(&page[RECORD.end..]);
+            assert!(outside.copied().all(|byte| byte == 9));
+            for at in RECORD {
+                page[at] ^= 1 << (at % 8);
+                assert!(Record::read(&page).is_err(), "{at}");
+                page[at] ^= 1 << (at % 8);
+            }
+        }
+    }
+}
