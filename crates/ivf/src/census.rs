@@ -25,21 +25,22 @@ pub struct Census {
     /// Rows inserted since the build, those included that were removed later.
     pub inserted: u64,
     /// A uniform sample of all rows.
-    pub drawn: Vec<Drawn>,
-    /// A uniform sample of the rows in lists that were most likely inserted since the build, see [`Drawn::recent`].
-    pub recent: Vec<Tid>,
+    pub drawn: Vec<Tid>,
+    /// A uniform sample of the rows in lists that were most likely inserted since the build: the last ones of their pages, as
+    /// many as were inserted there. Vacuum moves rows into the places of others, so now and then an older row is taken for a
+    /// newer one.
+    pub recent: Vec<Recent>,
 }
 
-/// A row of a sample.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Drawn {
+/// A row that was inserted since the build, and what the index has of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recent {
     /// Its address.
     pub tid: Tid,
-    /// Whether it is in a list, with codes.
-    pub coded: bool,
-    /// Whether it was most likely inserted since the build: it is one of the last rows of its page, of which as many were
-    /// inserted. Vacuum moves rows into the places of others, so now and then an older row is taken for a newer one.
-    pub recent: bool,
+    /// Its list.
+    pub list: u32,
+    /// Its codes, one a byte.
+    pub codes: Vec<u8>,
 }
 
 /// How the rows are spread over the lists, the exact list left out.
@@ -73,6 +74,20 @@ impl Census {
             mean: sorted.iter().sum::<u64>() as f64 / sorted.len() as f64,
         })
     }
+}
+
+/// Reads all pages of an index, in their order, and returns how many there are.
+pub fn read_all<S: PageStore>(store: &S) -> Result<u32, Error> {
+    let blocks = store.blocks()?;
+    (0..blocks.min(AHEAD)).for_each(|block| store.prefetch(block));
+    for block in 0..blocks {
+        store.interrupts()?;
+        if block + AHEAD < blocks {
+            store.prefetch(block + AHEAD);
+        }
+        store.read(block, |_| ())?;
+    }
+    Ok(blocks)
 }
 
 /// Walks over all pages of an index. `drawn` and `recent` are the most rows of the two samples.
@@ -137,35 +152,31 @@ fn count(
     head: &Head,
     layout: &Layout,
     meta: &Meta,
-    all: &mut Draws<Drawn>,
-    new: &mut Draws<Tid>,
+    all: &mut Draws<Tid>,
+    new: &mut Draws<Recent>,
 ) -> u64 {
-    let coded = head.list < meta.lists;
     let places = usize::from(head.count);
-    // The last places, of which as many rows were inserted.
-    let old = places.saturating_sub(head.inserted as usize);
-    let row = |i: usize| Drawn {
-        tid: layout.tid(page, i),
-        coded,
-        recent: i >= old,
+    let used: Vec<usize> = match layout.has_refine() {
+        // There may be holes.
+        true => (0..places)
+            .filter(|&i| layout.tid(page, i).offset != 0)
+            .collect(),
+        false => (0..places).collect(),
     };
-    if !layout.has_refine() {
-        all.offer(places, row);
-        if coded {
-            new.offer(places - old, |i| row(old + i).tid);
-        }
-        return places as u64;
+    let tid = |i: Option<&usize>| i.map_or_else(Tid::default, |&i| layout.tid(page, i));
+    all.offer(used.len(), |i| tid(used.get(i)));
+    if head.list < meta.lists {
+        let old = used.len().saturating_sub(head.inserted as usize);
+        new.offer(used.len() - old, |i| {
+            let place = used.get(old + i);
+            Recent {
+                tid: tid(place),
+                list: head.list,
+                codes: place.map_or_else(Vec::new, |&i| layout.codes_of(page, i).0),
+            }
+        });
     }
-    // There may be holes.
-    let rows: Vec<Drawn> = (0..places).map(row).filter(|r| r.tid.offset != 0).collect();
-    all.offer(rows.len(), |i| {
-        rows.get(i).copied().unwrap_or_else(|| row(i))
-    });
-    let later: Vec<Tid> = rows.iter().filter(|r| r.recent).map(|r| r.tid).collect();
-    if coded {
-        new.offer(later.len(), |i| later.get(i).copied().unwrap_or_default());
-    }
-    rows.len() as u64
+    used.len() as u64
 }
 
 /// A uniform sample of a stream whose length nobody knows beforehand, which looks only at the items that it takes (Li 1994,

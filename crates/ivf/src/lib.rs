@@ -18,6 +18,7 @@
 
 mod build;
 mod calibration;
+pub mod care;
 mod census;
 mod chain;
 mod check;
@@ -40,7 +41,7 @@ mod vacuum;
 
 pub use build::{Builder, Create, create_empty};
 pub use calibration::{Calibration, MOST_POINTS, Point, QueryKind, Training, describe};
-pub use census::{Balance, Census, Drawn, take_census};
+pub use census::{Balance, Census, Recent, read_all, take_census};
 pub use check::{CheckReport, EachRow, Problem, ShowRows, check, check_against, check_within};
 pub use distillvq_quantizer::{CodeShape, Metric, Model, ModelError};
 pub use encode::RowEncoder;

@@ -14,6 +14,7 @@ mod kmeans;
 mod lessons;
 mod linalg;
 mod loss;
+mod measure;
 mod memory;
 mod model;
 mod monitor;

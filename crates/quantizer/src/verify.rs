@@ -96,7 +96,7 @@ impl Model {
         Ok((length, decoded))
     }
 
-    fn centroid(&self, list: u32) -> Option<&[f32]> {
+    pub(crate) fn centroid(&self, list: u32) -> Option<&[f32]> {
         let at = list as usize * self.dim();
         let centroids = &self.body().encoder.tables.centroids;
         centroids.get(at..at + self.dim())
