@@ -22,6 +22,7 @@ pub mod care;
 mod census;
 mod chain;
 mod check;
+mod curve;
 mod encode;
 mod error;
 mod insert;
@@ -37,12 +38,14 @@ pub mod stream;
 mod student;
 pub mod testing;
 mod tidset;
+mod truth;
 mod vacuum;
 
 pub use build::{Builder, Create, create_empty};
 pub use calibration::{Calibration, MOST_POINTS, Point, QueryKind, Training, describe};
 pub use census::{Balance, Census, Recent, read_all, take_census};
 pub use check::{CheckReport, EachRow, Problem, ShowRows, check, check_against, check_within};
+pub use curve::Curve;
 pub use distillvq_quantizer::{CodeShape, Metric, Model, ModelError};
 pub use encode::RowEncoder;
 pub use error::Error;
@@ -52,6 +55,7 @@ pub use page::{HEADER_SIZE, Layout, MOST_REFINE_BYTES, PAGE_SIZE};
 pub use search::{Candidate, Search};
 pub use store::{MAX_PAGES_IN_WRITE, PageStore, PageWrite};
 pub use student::replace_student;
+pub use truth::{NEIGHBOURS, Neighbours, Truth, TruthCollector};
 pub use vacuum::{VacuumStats, vacuum};
 
 /// Address of a row in the table: page and line number. Offset 0 is no row.

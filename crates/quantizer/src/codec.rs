@@ -1,30 +1,31 @@
-//! A model as bytes: two envelopes of ours, the encoder's and the student's, around bodies written by bincode (standard
+//! A model as bytes: envelopes of ours, the encoder's, the student's and perhaps the held-out queries', around bodies written by bincode (standard
 //! configuration).
 //!
 //! | offset | bytes | content |
 //! |---|---|---|
-//! | 0 | 8 | magic `DVQENCOD` or `DVQSTUDT` |
+//! | 0 | 8 | magic `DVQENCOD`, `DVQSTUDT` or `DVQQUERY` |
 //! | 8 | 4 | format version, little-endian |
 //! | 12 | 8 | length of the body |
 //! | 20 | 4 | CRC-32C of version, length and body |
 //! | 24 | … | body |
 //!
 //! A student's body begins with the CRC-32C of all bytes of its encoder: it is refused with another one. A whole model
-//! is the encoder's bytes with the student's behind them.
+//! is the encoder's bytes with the student's behind them, and behind these those of the held-out queries if there are any.
 //!
 //! Everything about the encoding is in this module, so that another one could take its place in a later version.
 
 use crate::model::{Body, Encoder, Student};
 use crate::{ModelError, memory_for};
 use bincode::serde::{decode_from_slice, encode_to_vec};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 /// What an envelope holds.
 type Magic = [u8; 8];
 
 const ENCODER: Magic = *b"DVQENCOD";
 const STUDENT: Magic = *b"DVQSTUDT";
+const QUERIES: Magic = *b"DVQQUERY";
 const VERSION: u32 = 1;
 const HEADER: usize = 24;
 
@@ -39,14 +40,41 @@ pub(crate) fn student_bytes(student: &Student, encoder: &[u8]) -> Result<Vec<u8>
     Ok(wrap(STUDENT, VERSION, &body))
 }
 
-/// The encoder's and the student's part of the bytes of a model.
-pub(crate) fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), ModelError> {
+/// Held-out queries in their envelope.
+#[derive(Serialize, Deserialize)]
+struct HeldOut(#[serde(with = "crate::halves")] Vec<f32>);
+
+/// The bytes of held-out queries.
+pub(crate) fn queries_bytes(queries: &[f32]) -> Result<Vec<u8>, ModelError> {
+    Ok(wrap(
+        QUERIES,
+        VERSION,
+        &encoded(&HeldOut(queries.to_vec()))?,
+    ))
+}
+
+/// The body in the bytes of a whole model. Its numbers are not checked yet.
+pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Body, ModelError> {
+    let (encoder, rest) = split(ENCODER, bytes)?;
+    // What is wrong first is what is told, a version to come above all.
+    unwrap(ENCODER, encoder)?;
+    let (student, queries) = split(STUDENT, rest)?;
+    let mut body = from_parts(encoder, student)?;
+    if !queries.is_empty() {
+        let HeldOut(held_out) = decoded(unwrap(QUERIES, queries)?)?;
+        body.held_out = held_out;
+    }
+    Ok(body)
+}
+
+/// The envelope at the start, and what is behind it.
+fn split(wanted: Magic, bytes: &[u8]) -> Result<(&[u8], &[u8]), ModelError> {
     let Header { magic, length, .. } = Header::read(bytes)?;
     let end = usize::try_from(length).ok();
     let end = end.and_then(|length| length.checked_add(HEADER));
     match end.and_then(|end| bytes.split_at_checked(end)) {
-        Some(parts) if magic == ENCODER => Ok(parts),
-        None if magic == ENCODER => Err(ModelError::Length {
+        Some(parts) if magic == wanted => Ok(parts),
+        None if magic == wanted => Err(ModelError::Length {
             expected: length,
             found: (bytes.len() - HEADER) as u64,
         }),
@@ -73,6 +101,7 @@ pub(crate) fn from_parts(encoder: &[u8], student: &[u8]) -> Result<Body, ModelEr
     Ok(Body {
         encoder: body,
         student,
+        held_out: Vec::new(),
     })
 }
 
@@ -222,6 +251,7 @@ mod tests {
                     ..Report::default()
                 },
             },
+            held_out: vec![0.1; 10],
         }
     }
 
@@ -229,7 +259,17 @@ mod tests {
         let mut bytes = encoder_bytes(&body.encoder).unwrap();
         let student = student_bytes(&body.student, &bytes).unwrap();
         bytes.extend_from_slice(&student);
+        if !body.held_out.is_empty() {
+            bytes.extend(queries_bytes(&body.held_out).unwrap());
+        }
         bytes
+    }
+
+    /// Encoder and student of a model.
+    fn parts(bytes: &[u8]) -> [&[u8]; 2] {
+        let (encoder, rest) = split(ENCODER, bytes).unwrap();
+        let (student, _) = split(STUDENT, rest).unwrap();
+        [encoder, student]
     }
 
     #[test]
@@ -238,10 +278,14 @@ mod tests {
         let model = Model::from_bytes(&bytes).unwrap();
         assert_eq!(*model.body(), body());
         assert_eq!(model.to_bytes().unwrap(), bytes);
-        let (encoder, student) = split(&bytes).unwrap();
+        let [encoder, student] = parts(&bytes);
         assert_eq!(model.encoder_bytes().unwrap(), encoder);
         assert_eq!(model.student_bytes().unwrap(), student);
-        assert_eq!(*Model::from_parts(encoder, student).unwrap().body(), body());
+        let alone = Model::from_parts(encoder, student).unwrap();
+        assert_eq!(alone.held_out(), []);
+        let again = alone.with_held_out(model.held_out().to_vec()).unwrap();
+        assert_eq!(*again.body(), body());
+        assert!(again.with_held_out(vec![0.5; 7]).is_err());
     }
 
     #[test]
@@ -249,7 +293,7 @@ mod tests {
         let (one, mut two) = (body(), body());
         two.encoder.scale.lo = 0.8;
         let [one, two] = [one, two].map(|body| to_bytes(&body));
-        let ((encoder, other), (_, student)) = (split(&one).unwrap(), split(&two).unwrap());
+        let ([encoder, other], [_, student]) = (parts(&one), parts(&two));
         assert!(Model::from_parts(encoder, other).is_ok());
         assert!(matches!(
             Model::from_parts(encoder, student),
@@ -263,7 +307,9 @@ mod tests {
 
     #[test]
     fn wrong_shapes_and_numbers_are_refused() {
-        let spoil: [fn(&mut Body); 24] = [
+        let spoil: [fn(&mut Body); 26] = [
+            |b| b.held_out.truncate(9),
+            |b| b.held_out[3] = f32::NAN,
             |b| b.encoder.space.dim = 0,
             |b| b.encoder.space.dim = usize::MAX,
             |b| b.encoder.lists = 0,
@@ -357,7 +403,7 @@ mod tests {
             newest: 1,
         };
         let bytes = to_bytes(&body());
-        let (encoder, student) = split(&bytes).unwrap();
+        let [encoder, student] = parts(&bytes);
         let of = |magic| wrap(magic, 7, b"whatever");
         assert_eq!(Model::from_bytes(&of(ENCODER)).unwrap_err(), newer);
         assert_eq!(Model::from_parts(&of(ENCODER), student).unwrap_err(), newer);

@@ -38,6 +38,7 @@ mod verify;
 
 pub use encode::{Encoded, EncodedRows, Placement};
 pub use error::{ModelError, TrainError};
+pub use measure::{ExactScores, MOST_HELD_OUT, ScoreBuffers, hold_out, pick};
 pub use memory::memory_for;
 pub use model::{Model, Report};
 pub use monitor::{Monitor, Phase, Quiet};

@@ -1,10 +1,142 @@
-//! The error of codes.
+//! What measuring an index needs: queries held out from training, exact scores of rows, and the error of codes.
 
-use crate::Model;
-use crate::linalg::{MatRef, norm2};
-use crate::space::Kind;
+use crate::linalg::{MatRef, ROWS, norm2, products};
+use crate::space::{Kind, Space};
+use crate::{Metric, Model};
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+/// Most vectors that are held out to measure with: half a percent of recall is then two standard errors or more.
+pub const MOST_HELD_OUT: usize = 512;
+/// At most this share of what there is.
+const SHARE: usize = 5;
+/// Fewer tell nothing that rows would not tell better.
+const FEWEST: usize = 50;
+
+/// Takes some of row-major vectors out, to measure with what training will not see: at most a fifth of them and at most
+/// `most`, none if that would be too few. The rest stays in order.
+pub fn hold_out(vectors: &mut Vec<f32>, dim: usize, most: usize, seed: u64) -> Vec<f32> {
+    let dim = dim.max(1);
+    let rows = vectors.len() / dim;
+    let wanted = (rows / SHARE).min(most).min(MOST_HELD_OUT);
+    if wanted < FEWEST {
+        return Vec::new();
+    }
+    let chosen = choose(rows, wanted, seed);
+    let held_out = gather(vectors, dim, &chosen);
+    let mut held = chosen.into_iter().peekable();
+    let mut kept = 0;
+    for row in 0..rows {
+        if held.next_if_eq(&row).is_none() {
+            vectors.copy_within(row * dim..(row + 1) * dim, kept);
+            kept += dim;
+        }
+    }
+    vectors.truncate(kept);
+    held_out
+}
+
+/// At most `wanted` of row-major vectors, to measure with, though training may see them.
+pub fn pick(vectors: &[f32], dim: usize, wanted: usize, seed: u64) -> Vec<f32> {
+    let dim = dim.max(1);
+    let rows = vectors.len() / dim;
+    gather(vectors, dim, &choose(rows, wanted.min(rows), seed))
+}
+
+/// Some of so many rows, in ascending order.
+fn choose(rows: usize, wanted: usize, seed: u64) -> Vec<usize> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 8);
+    let mut chosen: Vec<usize> = (0..rows).collect();
+    let (some, _) = chosen.partial_shuffle(&mut rng, wanted);
+    let mut chosen = some.to_vec();
+    chosen.sort_unstable();
+    chosen
+}
+
+fn gather(vectors: &[f32], dim: usize, rows: &[usize]) -> Vec<f32> {
+    let each = rows
+        .iter()
+        .filter_map(|row| vectors.get(row * dim..(row + 1) * dim));
+    each.flatten().copied().collect()
+}
+
+/// Exact scores of rows for some queries, as the model's metric ranks them.
+#[derive(Debug)]
+pub struct ExactScores {
+    /// Without the rotation, which changes no score.
+    space: Space,
+    /// Internal vectors, row-major.
+    queries: Vec<f32>,
+}
+
+/// Buffers of [`ExactScores::of`].
+#[derive(Debug, Default)]
+pub struct ScoreBuffers {
+    internal: Vec<f32>,
+    scores: Vec<f32>,
+}
+
+impl ExactScores {
+    /// Most rows at a time.
+    pub const ROWS: usize = ROWS;
+
+    /// Of how many queries.
+    pub fn queries(&self) -> usize {
+        self.queries.len() / self.space.dim
+    }
+
+    /// The scores (bigger is nearer) of at most [`ExactScores::ROWS`] raw rows: those of all rows for the first query, then
+    /// for the second, and so on. A row that the codes cannot represent scores minus infinity.
+    pub fn of<'a>(&self, rows: &[f32], buffers: &'a mut ScoreBuffers) -> &'a [f32] {
+        let dim = self.space.dim;
+        let n = (rows.len() / dim).min(ROWS);
+        let ScoreBuffers { internal, scores } = buffers;
+        internal.resize(n * dim, 0.0);
+        let kinds = self
+            .space
+            .rows(MatRef::new(&rows[..n * dim], dim), internal);
+        let (queries, internal) = (MatRef::new(&self.queries, dim), MatRef::new(internal, dim));
+        scores.resize(self.queries() * n, 0.0);
+        products(queries, internal, scores);
+        let norms: Vec<f32> = match self.space.metric {
+            Metric::L2 => (0..n).map(|i| norm2(internal.row(i))).collect(),
+            Metric::InnerProduct | Metric::Cosine => Vec::new(),
+        };
+        for of_query in scores.chunks_exact_mut(n.max(1)) {
+            for (score, norm) in of_query.iter_mut().zip(&norms) {
+                *score = 2.0 * *score - norm;
+            }
+            for (score, kind) in of_query.iter_mut().zip(&kinds) {
+                if *kind != Kind::Usable {
+                    *score = f32::NEG_INFINITY;
+                }
+            }
+        }
+        scores
+    }
+}
 
 impl Model {
+    /// What scores rows exactly for raw queries.
+    pub fn exact_scores(&self, queries: &[f32]) -> ExactScores {
+        let space = Space {
+            rotation: Vec::new(),
+            ..self.body().encoder.space.clone()
+        };
+        let dim = space.dim;
+        let n = queries.len() / dim;
+        let mut internal = vec![0f32; n * dim];
+        let raw = queries.chunks_exact(dim);
+        for (raw, out) in raw.zip(internal.chunks_exact_mut(dim)) {
+            space.query(raw, out);
+        }
+        ExactScores {
+            space,
+            queries: internal,
+        }
+    }
+
     /// The squared error of a raw row's codes over the squared length of its internal vector, as the encoder decodes
     /// them; none for a row without length, or that is not in a list.
     pub fn code_error(&self, vector: &[f32], list: u32, codes: &[u8]) -> Option<f64> {
@@ -25,5 +157,110 @@ impl Model {
             *x -= d;
         }
         (length > 0.0).then(|| f64::from(norm2(&internal)) / length)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::testing::noise;
+    use crate::{Placement, Quiet, TrainOptions, train};
+
+    #[test]
+    fn what_is_held_out_is_gone_from_the_rest() {
+        let all: Vec<f32> = (0..2000u16).map(f32::from).collect();
+        let mut rest = all.clone();
+        let held = hold_out(&mut rest, 2, 100, 7);
+        assert_eq!((held.len(), rest.len()), (200, 1800));
+        let mut both: Vec<f32> = held.iter().chain(&rest).copied().collect();
+        assert!(rest.is_sorted());
+        both.sort_by(f32::total_cmp);
+        assert_eq!(both, all);
+        assert!(held.chunks(2).all(|pair| pair[1] == pair[0] + 1.0));
+        let mut few = noise(2 * 5 * FEWEST - 2, 1);
+        assert!(hold_out(&mut few, 2, 100, 7).is_empty());
+        assert_eq!(few.len(), 2 * 5 * FEWEST - 2);
+        assert_eq!(pick(&all, 2, 30, 1).len(), 60);
+        assert_eq!(pick(&all, 2, 3000, 1), all);
+    }
+
+    #[test]
+    fn scores_rank_as_the_metric_does() {
+        let dim = 6;
+        let sample = noise(1200 * dim, 5);
+        let mut rows = noise(40 * dim, 6);
+        rows[..dim].fill(0.0);
+        rows[dim..2 * dim].fill(f32::MAX);
+        let queries = noise(3 * dim, 7);
+        for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine] {
+            let options = TrainOptions {
+                metric,
+                distill: false,
+                ..TrainOptions::default()
+            };
+            let model = train(&sample, dim, None, &options, &Quiet).unwrap().model;
+            let exact = model.exact_scores(&queries);
+            assert_eq!(exact.queries(), 3);
+            let mut buffers = ScoreBuffers::default();
+            let scores = exact.of(&rows, &mut buffers);
+            for (query, scores) in queries.chunks(dim).zip(scores.chunks(40)) {
+                let dot = |a: &[f32], b: &[f32]| -> f64 {
+                    a.iter()
+                        .zip(b)
+                        .map(|(x, y)| f64::from(*x) * f64::from(*y))
+                        .sum()
+                };
+                let nearness = |row: &[f32]| match metric {
+                    Metric::L2 => 2.0 * dot(query, row) - dot(row, row),
+                    Metric::InnerProduct => dot(query, row),
+                    Metric::Cosine => dot(query, row) / dot(row, row).sqrt(),
+                };
+                let mut order: Vec<usize> = (2..40).collect();
+                order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
+                let near: Vec<f64> = order
+                    .iter()
+                    .map(|row| nearness(&rows[row * dim..(row + 1) * dim]))
+                    .collect();
+                assert!(
+                    near.windows(2).all(|pair| pair[0] >= pair[1] - 1e-5),
+                    "{metric}"
+                );
+                if metric != Metric::Cosine {
+                    assert_eq!(scores[1], f32::NEG_INFINITY);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn finer_codes_have_smaller_errors() {
+        let dim = 8;
+        let sample = noise(1500 * dim, 5);
+        let error = |subquantizers: usize, bits: u8| -> f64 {
+            let options = TrainOptions {
+                subquantizers,
+                bits,
+                lists: 4,
+                distill: false,
+                ..TrainOptions::default()
+            };
+            let model = train(&sample, dim, None, &options, &Quiet).unwrap().model;
+            let encoded = model.encode(&sample);
+            let rows = sample.chunks(dim).zip(encoded.codes.chunks(subquantizers));
+            let errors = rows.zip(&encoded.rows).filter_map(|((row, codes), one)| {
+                let Placement::List(list) = one.placement else {
+                    return None;
+                };
+                model.code_error(row, list, codes)
+            });
+            errors.sum::<f64>() / 1500.0
+        };
+        let errors = [error(2, 4), error(4, 4), error(8, 8)];
+        assert!(
+            errors[0] < 1.0 && errors.is_sorted_by(|a, b| a > b),
+            "{errors:?}"
+        );
+        assert!(errors[2] < 0.01, "{errors:?}");
     }
 }

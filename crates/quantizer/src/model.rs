@@ -13,7 +13,7 @@ use crate::options::{MAX_DIM, MAX_LISTS, max_subquantizers};
 use crate::product::{ByDimension, Codebooks};
 use crate::scale::Scale;
 use crate::space::{LONGEST_QUERY, Space};
-use crate::{CodeShape, Metric, ModelError, QueryTables, Searcher, codec};
+use crate::{CodeShape, Metric, ModelError, QueryTables, Searcher, codec, halves};
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
@@ -107,6 +107,8 @@ pub(crate) struct Student {
 pub(crate) struct Body {
     pub encoder: Encoder,
     pub student: Student,
+    /// Raw logged queries that training did not see, row-major.
+    pub held_out: Vec<f32>,
 }
 
 /// Largest score that a model may give; what rounding adds still fits an `f32`.
@@ -134,7 +136,10 @@ impl Body {
     /// Whether all invariants hold.
     pub fn check(&self) -> Result<(), ModelError> {
         self.encoder.check()?;
-        self.student.check(&self.encoder)
+        self.student.check(&self.encoder)?;
+        let whole = self.held_out.len().is_multiple_of(self.encoder.space.dim);
+        let fits = whole && all_finite(&self.held_out);
+        claim(fits, "held-out queries of the wrong shape, or not finite")
     }
 }
 
@@ -370,11 +375,35 @@ impl Model {
         &self.body().student.report
     }
 
+    /// Raw logged queries, row-major, that training was not shown: to measure an index with. Perhaps none.
+    pub fn held_out(&self) -> &[f32] {
+        &self.body().held_out
+    }
+
+    /// The same model with other queries to measure with. Under cosine they are rounded to two bytes a number.
+    ///
+    /// # Errors
+    /// If they are not whole vectors of finite numbers.
+    pub fn with_held_out(&self, mut queries: Vec<f32>) -> Result<Model, ModelError> {
+        if self.metric() == Metric::Cosine {
+            halves::round(&mut queries, self.dim());
+        }
+        Model::new(Body {
+            held_out: queries,
+            ..self.body().clone()
+        })
+    }
+
     /// Bytes of memory held.
     pub fn memory_bytes(&self) -> usize {
         let tables = |t: &Tables| t.centroids.len() + t.books.values.len();
-        let Body { encoder, student } = self.body();
+        let Body {
+            encoder,
+            student,
+            held_out,
+        } = self.body();
         let floats = tables(&encoder.tables)
+            + held_out.len()
             + (student.decoder.as_ref()).map_or(0, |d| tables(&d.tables) + d.turn.len())
             + encoder.space.rotation.len()
             + student
@@ -407,7 +436,7 @@ impl Model {
         codec::student_bytes(&self.body().student, &self.encoder_bytes()?)
     }
 
-    /// Encoder and student as bytes, to be read by [`Model::from_bytes`].
+    /// Encoder, student and held-out queries as bytes, to be read by [`Model::from_bytes`].
     ///
     /// # Errors
     /// Only if the encoding itself fails.
@@ -415,6 +444,9 @@ impl Model {
         let mut bytes = self.encoder_bytes()?;
         let student = codec::student_bytes(&self.body().student, &bytes)?;
         bytes.extend_from_slice(&student);
+        if !self.held_out().is_empty() {
+            bytes.extend(codec::queries_bytes(self.held_out())?);
+        }
         Ok(bytes)
     }
 
@@ -424,11 +456,10 @@ impl Model {
     /// # Errors
     /// Every way in which the bytes can fail to be a model of a known version.
     pub fn from_bytes(bytes: &[u8]) -> Result<Model, ModelError> {
-        let (encoder, student) = codec::split(bytes)?;
-        Model::from_parts(encoder, student)
+        Model::new(codec::from_bytes(bytes)?)
     }
 
-    /// Reads the bytes of an encoder and of a student that belongs to it.
+    /// Reads the bytes of an encoder and of a student that belongs to it. There are no held-out queries then.
     ///
     /// # Errors
     /// As [`Model::from_bytes`], and if the student is another encoder's.

@@ -42,7 +42,9 @@ struct Inner {
 
 impl Searcher {
     pub(crate) fn new(body: &Body, shape: CodeShape) -> Searcher {
-        let Body { encoder, student } = body;
+        let Body {
+            encoder, student, ..
+        } = body;
         let dim = encoder.space.dim;
         let square = |matrix: &[f32]| {
             let matrix = MatRef::new(matrix, dim);

@@ -40,7 +40,11 @@ pub fn retrain<'a>(
     let sample = sample.into();
     check_shapes(&sample, dim, queries.as_deref())?;
     let given = sample.len() / dim;
-    let Body { encoder, student } = model.body();
+    let Body {
+        encoder,
+        student,
+        held_out,
+    } = model.body();
     let encoded = model.encode_watched(&sample, false, monitor)?;
     let placed = |i: usize| {
         let row = encoded.rows.get(i);
@@ -90,6 +94,7 @@ pub fn retrain<'a>(
             routing: graduates.routing.or_else(|| student.routing.clone()),
             report: report.clone(),
         },
+        held_out: held_out.clone(),
     };
     let model = Model::new(body).map_err(TrainError::Model)?;
     Ok(Trained { model, report })

@@ -102,6 +102,7 @@ pub fn train<'a>(
             routing: graduates.routing,
             report: report.clone(),
         },
+        held_out: Vec::new(),
     };
     let model = Model::new(body).map_err(TrainError::Model)?;
     Ok(Trained { model, report })

@@ -1,0 +1,214 @@
+//! The recall curve: from where the true neighbours lie, and what searches find of them.
+//!
+//! A search that probes `p` lists can find a neighbour whose list is among the best `p` of its query. That part of the
+//! recall is known exactly for all `p` from the ranking of the lists alone. What searches lose of it, since codes
+//! mislead the choice of the rows that are compared, changes slowly with `p` and is measured by real searches at a few
+//! numbers of lists, in between which it is interpolated.
+
+use crate::calibration::{MOST_POINTS, Point};
+
+/// Shares of neighbours within reach at which searches are worth a measurement: about the recalls that users ask for.
+const WORTH: [f64; 8] = [0.0, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999];
+
+/// A curve being measured.
+#[derive(Clone, Debug)]
+pub struct Curve {
+    lists: u32,
+    /// For each query the numbers of lists at which its neighbours come within reach, ascending, at least one.
+    reached: Vec<Vec<u32>>,
+    measured: Vec<Measured>,
+}
+
+/// What searches with some number of lists found.
+#[derive(Clone, Copy, Debug)]
+struct Measured {
+    probes: u32,
+    /// Mean and variance of what a query loses of the neighbours within reach.
+    loss: f64,
+    variance: f64,
+    compared: f64,
+}
+
+impl Curve {
+    /// Of an index with so many lists. `reached` has for each query, and each of its neighbours, how many lists must be
+    /// probed to reach it. Queries without neighbours must be left out.
+    pub fn new(lists: u32, mut reached: Vec<Vec<u32>>) -> Self {
+        reached
+            .iter_mut()
+            .for_each(|of_query| of_query.sort_unstable());
+        Curve {
+            lists: lists.max(1),
+            reached,
+            measured: Vec::new(),
+        }
+    }
+
+    /// Number of queries.
+    pub fn queries(&self) -> usize {
+        self.reached.len()
+    }
+
+    /// The numbers of lists with which searches should be measured, ascending.
+    pub fn worth_measuring(&self) -> Vec<u32> {
+        let n = self.queries().max(1) as f64;
+        let weighted = self.reached.iter().flat_map(|of_query| {
+            let weight = 1.0 / of_query.len() as f64;
+            of_query.iter().map(move |probes| (*probes, weight))
+        });
+        let mut weighted: Vec<(u32, f64)> = weighted.collect();
+        weighted.sort_unstable_by_key(|(probes, _)| *probes);
+        let (mut sum, mut wanted, mut found) = (0.0, WORTH.iter().peekable(), Vec::new());
+        for (probes, weight) in weighted {
+            sum += weight;
+            while wanted.next_if(|share| sum / n >= **share - 1e-9).is_some() {
+                found.push(probes.clamp(1, self.lists));
+            }
+        }
+        found.dedup();
+        found
+    }
+
+    /// Takes in what searches with so many lists found: the recall of each of the first queries, and how many rows they
+    /// compared in the mean. To be called with rising `probes`.
+    pub fn measured(&mut self, probes: u32, recalls: &[f32], compared: f64) {
+        let pairs = self.reached.iter().zip(recalls);
+        let losses: Vec<f64> = pairs
+            .map(|(of_query, recall)| share(of_query, probes) - f64::from(*recall))
+            .collect();
+        let (loss, variance) = moments(&losses);
+        self.measured.push(Measured {
+            probes,
+            loss,
+            variance,
+            compared,
+        });
+    }
+
+    /// The curve, from one list to all.
+    pub fn points(&self) -> Vec<Point> {
+        let mut best = 0f32;
+        let point = |probes: u32| {
+            let shares: Vec<f64> = self.reached.iter().map(|of| share(of, probes)).collect();
+            let (reach, spread) = moments(&shares);
+            let of = self.interpolated(probes);
+            let error = ((spread + of.variance) / shares.len().max(1) as f64).sqrt();
+            best = best.max((reach - of.loss).clamp(0.0, 1.0) as f32);
+            Point {
+                probes,
+                recall: best,
+                error: error as f32,
+                compared: of.compared as f32,
+            }
+        };
+        self.grid().into_iter().map(point).collect()
+    }
+
+    /// The numbers of lists that were measured, and others from one to all such that each is about the same multiple of
+    /// the one before.
+    fn grid(&self) -> Vec<u32> {
+        let mut grid: Vec<u32> = self.measured.iter().map(|it| it.probes).collect();
+        let steps = MOST_POINTS.saturating_sub(grid.len() + 1).max(1);
+        let largest = f64::from(self.lists);
+        let step = |i: usize| largest.powf(i as f64 / steps as f64).round() as u32;
+        grid.extend((0..=steps).map(step));
+        grid.sort_unstable();
+        grid.dedup();
+        grid
+    }
+
+    /// What searches with so many lists lose and compare, by those that were measured: linear in the logarithm of the lists.
+    fn interpolated(&self, probes: u32) -> Measured {
+        let after = self.measured.iter().position(|it| it.probes >= probes);
+        let after = after.unwrap_or(self.measured.len());
+        let before = after.checked_sub(1).and_then(|i| self.measured.get(i));
+        match (before, self.measured.get(after)) {
+            (Some(a), Some(b)) => {
+                let [from, at, to] = [a.probes, probes, b.probes].map(|x| f64::from(x.max(1)).ln());
+                let between = (at - from) / (to - from);
+                let mix = |a: f64, b: f64| a + between * (b - a);
+                Measured {
+                    probes,
+                    loss: mix(a.loss, b.loss),
+                    variance: mix(a.variance, b.variance),
+                    compared: mix(a.compared, b.compared),
+                }
+            }
+            (one, other) => one.or(other).copied().unwrap_or(Measured {
+                probes,
+                loss: 0.0,
+                variance: 0.0,
+                compared: 0.0,
+            }),
+        }
+    }
+}
+
+/// The share of a query's neighbours that so many lists reach.
+fn share(reached: &[u32], probes: u32) -> f64 {
+    let within = reached.partition_point(|needed| *needed <= probes);
+    within as f64 / reached.len().max(1) as f64
+}
+
+/// Mean and variance.
+fn moments(values: &[f64]) -> (f64, f64) {
+    let n = values.len().max(1) as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let squares: f64 = values.iter().map(|x| (x - mean) * (x - mean)).sum();
+    (mean, squares / (n - 1.0).max(1.0))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Ten neighbours, the `i`-th of which is reached by `2^i` lists.
+    fn doubling() -> Vec<u32> {
+        (0..10).map(|i| 1 << i).collect()
+    }
+
+    #[test]
+    fn reach_alone_is_exact() {
+        let curve = Curve::new(1000, vec![doubling(); 50]);
+        assert_eq!(curve.worth_measuring(), [1, 128, 256, 512]);
+        let points = curve.points();
+        assert_eq!((points[0].probes, points.last().unwrap().probes), (1, 1000));
+        assert!(points.len() <= MOST_POINTS && points.len() > 15);
+        for point in points {
+            let reached = f64::from(point.probes).log2().floor() + 1.0;
+            let recall = (reached / 10.0).min(1.0) as f32;
+            assert!((point.recall - recall).abs() < 1e-6 && point.error < 1e-6);
+        }
+    }
+
+    #[test]
+    fn what_searches_lose_is_taken_off() {
+        let mut curve = Curve::new(1024, vec![doubling(); 4]);
+        curve.measured(4, &[0.3, 0.1], 40.0);
+        curve.measured(64, &[0.7, 0.7], 80.0);
+        let points = curve.points();
+        let at = |probes| points.iter().find(|it| it.probes == probes).unwrap();
+        let near = |point: &Point, recall: f32, compared: f32| {
+            (point.recall - recall).abs() < 1e-6 && (point.compared - compared).abs() < 1e-4
+        };
+        assert!(near(at(1), 0.0, 40.0) && near(at(4), 0.2, 40.0));
+        assert!(near(at(64), 0.7, 80.0) && near(at(1024), 1.0, 80.0));
+        // The loss of the one query is twice that of the mean: it adds to the uncertainty.
+        assert!(at(4).error > 0.05 && at(64).error == 0.0);
+        assert!(points.is_sorted_by(|a, b| a.probes < b.probes && a.recall <= b.recall));
+    }
+
+    #[test]
+    fn small_and_empty_indexes_have_curves() {
+        for lists in [0, 1, 2, 5, 23, 24, 25] {
+            let mut curve = Curve::new(lists, vec![vec![1, lists.max(1)], vec![1]]);
+            for probes in curve.worth_measuring() {
+                curve.measured(probes, &[1.0], 10.0);
+            }
+            let points = curve.points();
+            assert_eq!(points.last().unwrap().probes, lists.max(1), "{lists}");
+            assert!(points.len() <= lists.max(1) as usize);
+        }
+        assert_eq!(Curve::new(3, Vec::new()).worth_measuring(), []);
+    }
+}

@@ -1,0 +1,208 @@
+//! The exact neighbours of some queries, found in passing while rows are encoded anyway.
+
+use crate::Tid;
+use crate::calibration::QueryKind;
+use distillvq_quantizer::{
+    EncodedRows, ExactScores, Model, Monitor, Placement, ScoreBuffers, TrainError,
+};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Neighbours of each query: the `k` of recall@k.
+pub const NEIGHBOURS: usize = 10;
+/// Rows between two for which the error of the codes is measured.
+const ERROR_STEP: usize = 128;
+
+/// A row near a query.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Near {
+    score: f32,
+    tid: Tid,
+    /// Its list; the number of lists stands for the exact list.
+    list: u32,
+    /// Whether its elements are those of the query.
+    same: bool,
+}
+
+/// Best first.
+fn order(a: &Near, b: &Near) -> std::cmp::Ordering {
+    b.score.total_cmp(&a.score).then(a.tid.cmp(&b.tid))
+}
+
+/// The true neighbours of a query.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Neighbours {
+    /// The row that poses as the query, if it is one: it is none of the neighbours, nor is it to be counted when found.
+    pub own: Option<Tid>,
+    /// The nearest rows and their lists, best first, [`NEIGHBOURS`] if there are so many.
+    pub rows: Vec<(Tid, u32)>,
+}
+
+/// Finds the neighbours of queries among rows that are offered in any order, from any number of threads: what is found
+/// does not depend on either.
+#[derive(Debug)]
+pub struct TruthCollector<'a> {
+    model: &'a Model,
+    kind: QueryKind,
+    /// Raw, row-major.
+    queries: Vec<f32>,
+    scores: ExactScores,
+    /// The best so far of each query, in order.
+    best: Vec<Mutex<Vec<Near>>>,
+    /// The bits of the score below which nothing is wanted, of each query: may lag behind.
+    least: Vec<AtomicU32>,
+    /// Sum and number of the errors of the codes.
+    errors: Mutex<(f64, usize)>,
+}
+
+/// What was found.
+#[derive(Clone, Debug)]
+pub struct Truth {
+    /// What the queries are.
+    pub kind: QueryKind,
+    /// The raw queries, row-major.
+    pub queries: Vec<f32>,
+    /// The neighbours of each.
+    pub neighbours: Vec<Neighbours>,
+    /// Mean error of the codes of the rows ([`Model::code_error`]), none without rows.
+    pub code_error: Option<f32>,
+}
+
+impl<'a> TruthCollector<'a> {
+    /// For raw queries, row-major.
+    pub fn new(model: &'a Model, kind: QueryKind, queries: Vec<f32>) -> Self {
+        let scores = model.exact_scores(&queries);
+        let n = scores.queries();
+        let nothing = f32::NEG_INFINITY.to_bits();
+        TruthCollector {
+            model,
+            kind,
+            queries,
+            scores,
+            best: (0..n).map(|_| Mutex::default()).collect(),
+            least: (0..n).map(|_| AtomicU32::new(nothing)).collect(),
+            errors: Mutex::default(),
+        }
+    }
+
+    /// Bytes that it takes, with the buffers of so many threads.
+    pub fn bytes(&self, threads: usize) -> usize {
+        let n = self.best.len();
+        let buffers = ExactScores::ROWS * (n + self.model.dim()) * size_of::<f32>();
+        let best = n * (NEIGHBOURS + 1) * size_of::<Near>();
+        2 * size_of_val(&self.queries[..]) + best + threads * buffers
+    }
+
+    /// Offers rows: their addresses, raw vectors, and what they were encoded to. `monitor` is asked every few milliseconds.
+    ///
+    /// # Errors
+    /// [`TrainError::Interrupted`] when the monitor wants it.
+    pub fn offer(
+        &self,
+        tids: &[Tid],
+        vectors: &[f32],
+        encoded: &EncodedRows,
+        monitor: &dyn Monitor,
+    ) -> Result<(), TrainError> {
+        let dim = self.model.dim();
+        self.measure_errors(vectors, encoded);
+        let mut buffers = ScoreBuffers::default();
+        let pieces = vectors.chunks(ExactScores::ROWS * dim);
+        let rows = tids.chunks(ExactScores::ROWS);
+        for ((tids, vectors), placed) in
+            rows.zip(pieces).zip(encoded.rows.chunks(ExactScores::ROWS))
+        {
+            if monitor.interrupted() {
+                return Err(TrainError::Interrupted);
+            }
+            let scores = self.scores.of(vectors, &mut buffers);
+            for (query, scores) in scores.chunks_exact(tids.len().max(1)).enumerate() {
+                let near = |i: usize, score: f32| {
+                    let tid = *tids.get(i)?;
+                    let list = match placed.get(i)?.placement {
+                        Placement::List(list) => list,
+                        Placement::Exact => self.model.lists() as u32,
+                        Placement::Unindexed => return None,
+                    };
+                    let row = vectors.get(i * dim..(i + 1) * dim)?;
+                    let own = self.queries.get(query * dim..(query + 1) * dim)?;
+                    Some(Near {
+                        score,
+                        tid,
+                        list,
+                        same: row == own,
+                    })
+                };
+                self.take(query, scores, near);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the rows of these scores that are among the best of a query.
+    fn take(&self, query: usize, scores: &[f32], near: impl Fn(usize, f32) -> Option<Near>) {
+        let (Some(best), Some(least)) = (self.best.get(query), self.least.get(query)) else {
+            return;
+        };
+        let floor = f32::from_bits(least.load(Ordering::Relaxed));
+        // Nearly always there is nothing better: one comparison of the maximum tells.
+        if scores.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b)) < floor {
+            return;
+        }
+        let wanted = scores.iter().enumerate();
+        let wanted = wanted.filter(|(_, score)| **score >= floor && score.is_finite());
+        let found: Vec<Near> = wanted.filter_map(|(i, score)| near(i, *score)).collect();
+        if found.is_empty() {
+            return;
+        }
+        let mut best = lock(best);
+        best.extend(found);
+        best.sort_unstable_by(order);
+        best.truncate(NEIGHBOURS + 1);
+        if let Some(last) = best.get(NEIGHBOURS) {
+            least.store(last.score.to_bits(), Ordering::Relaxed);
+        }
+    }
+
+    /// Measures the codes of some of the rows.
+    fn measure_errors(&self, vectors: &[f32], encoded: &EncodedRows) {
+        let (dim, m) = (self.model.dim(), self.model.subquantizers());
+        let rows = vectors.chunks_exact(dim).zip(encoded.codes.chunks_exact(m));
+        let some = rows.zip(&encoded.rows).step_by(ERROR_STEP);
+        let errors = some.filter_map(|((row, codes), one)| match one.placement {
+            Placement::List(list) => self.model.code_error(row, list, codes),
+            Placement::Exact | Placement::Unindexed => None,
+        });
+        let (sum, count) = errors.fold((0.0, 0), |(sum, count), error| (sum + error, count + 1));
+        let mut all = lock(&self.errors);
+        *all = (all.0 + sum, all.1 + count);
+    }
+
+    /// What was found among all rows offered.
+    pub fn finish(self) -> Truth {
+        let (sum, count) = *lock(&self.errors);
+        let neighbours = self.best.iter().map(|best| {
+            let mut best = lock(best);
+            let own = match self.kind {
+                QueryKind::Rows => best.iter().position(|near| near.same),
+                QueryKind::Log => None,
+            };
+            let own = own.map(|i| best.remove(i).tid);
+            let rows = best.iter().take(NEIGHBOURS);
+            Neighbours {
+                own,
+                rows: rows.map(|near| (near.tid, near.list)).collect(),
+            }
+        });
+        Truth {
+            neighbours: neighbours.collect(),
+            kind: self.kind,
+            code_error: (count > 0).then(|| (sum / count as f64) as f32),
+            queries: self.queries,
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
