@@ -6,7 +6,7 @@
 use crate::am::scan::Target;
 use crate::error::{Error, Purpose, Result, of_index, or_raise};
 use crate::functions::{check_readable, open_to_look_at};
-use crate::pg::attempt::attempt;
+use crate::pg::attempt::{Failed, attempt};
 use crate::pg::datum::time_of;
 use crate::pg::heap::look_up;
 use crate::pg::relation::{Index, Maintained, RelationKind, relation_kind};
@@ -67,7 +67,12 @@ fn distillvq_index_info(index: Option<Oid>) -> Rows {
 /// none now, with the reason in place of the advice.
 #[pg_extern]
 fn distillvq_index_info_if_any(index: Oid) -> Rows {
-    let row = attempt(|| info_if_any(index)).unwrap_or_else(|error| Some(nothing(&error)));
+    let row = attempt(|| info_if_any(index)).unwrap_or_else(|Failed { message, damage }| {
+        Some(match quoted_relation(index) {
+            Ok(name) if damage => damaged(&message, &name),
+            _ => nothing(&message),
+        })
+    });
     TableIterator::new(row.into_iter().collect::<Vec<_>>())
 }
 
@@ -86,10 +91,7 @@ fn info_if_any(oid: Oid) -> Option<Row> {
     let figures = check_readable(&locked, Purpose::Inspect).and_then(|()| Figures::find(&locked));
     Some(match figures {
         Ok(figures) => figures.row(),
-        Err(error @ Error::Pages { .. }) => nothing_but(format!(
-            "reindex: {error}; REINDEX INDEX CONCURRENTLY {}",
-            locked.index().quoted_name()
-        )),
+        Err(error @ Error::Pages { .. }) => damaged(&error, &locked.index().quoted_name()),
         Err(error @ Error::InvalidIndex { .. }) => nothing_but(format!(
             "reindex: its build is under way or has failed ({error}); if it failed, REINDEX INDEX {}",
             locked.index().quoted_name()
@@ -101,6 +103,13 @@ fn info_if_any(oid: Oid) -> Option<Row> {
 /// A row without figures, because of this.
 fn nothing(why: &str) -> Row {
     nothing_but(format!("unknown: {why}"))
+}
+
+/// The same for an index that cannot be read.
+fn damaged(why: &dyn std::fmt::Display, index: &str) -> Row {
+    nothing_but(format!(
+        "reindex: {why}; REINDEX INDEX CONCURRENTLY {index}"
+    ))
 }
 
 fn nothing_but(advice: String) -> Row {

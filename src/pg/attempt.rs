@@ -4,9 +4,17 @@ use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 use std::panic::AssertUnwindSafe;
 
-/// Runs `work` in a subtransaction; an error that it raises undoes that, and is returned as its message. Only what is asked to
-/// stop does not go on.
-pub fn attempt<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+/// An error that ended some work.
+pub struct Failed {
+    /// Its message.
+    pub message: String,
+    /// Whether it tells of damaged data.
+    pub damage: bool,
+}
+
+/// Runs `work` in a subtransaction; an error that it raises undoes that, and is returned. Only what is asked to stop does not
+/// go on.
+pub fn attempt<T>(work: impl FnOnce() -> T) -> Result<T, Failed> {
     // SAFETY: as PL/pgSQL does it: the caller's memory context and resource owner are put back afterwards.
     let (context, owner) = unsafe {
         let before = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
@@ -38,9 +46,17 @@ pub fn attempt<T>(work: impl FnOnce() -> T) -> Result<T, String> {
             PgSqlErrorCode::ERRCODE_QUERY_CANCELED,
             PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN,
         ];
-        if stop.contains(&report.sql_error_code()) {
+        let state = report.sql_error_code();
+        if stop.contains(&state) {
             error.rethrow();
         }
-        report.message().to_owned()
+        let damage = [
+            PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
+            PgSqlErrorCode::ERRCODE_INDEX_CORRUPTED,
+        ];
+        Failed {
+            message: report.message().to_owned(),
+            damage: damage.contains(&state),
+        }
     })
 }
