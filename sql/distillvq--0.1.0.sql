@@ -252,7 +252,7 @@ CREATE FUNCTION distillvq_prewarm("index" regclass) RETURNS bigint
 COMMENT ON FUNCTION distillvq_prewarm(regclass) IS
     'reads a distillvq index into shared buffers and its model into the session; returns its blocks';
 
--- Builds and trainings under way. An index that is not committed yet has a number only. Parameter 9 of the server's progress
+-- Builds and trainings under way. The server names no index while a plain CREATE INDEX makes it. Parameter 9 of the server's progress
 -- report is the access method, 10 the phase of the command, 11 that of the access method, 12 and 13 total and done rows.
 CREATE VIEW distillvq_progress AS
     SELECT s.pid,

@@ -111,7 +111,7 @@ fn elements(text: &str) -> Vec<f32> {
 fn a_row_is_no_neighbour_of_itself() {
     let mut db = items("rows");
     db.run("DELETE FROM items WHERE id >= 80");
-    db.run("SET distillvq.probes = 2");
+    db.run("SET distillvq.probes = 1");
     let said = measured(&mut db, "'one', 5, 1000");
     assert_eq!((said.queries, said.source.as_str()), (80, "rows"));
     let mut sum = 0.0;
@@ -130,8 +130,7 @@ fn a_row_is_no_neighbour_of_itself() {
     }
     let found = f64::from(said.recall.unwrap());
     assert!((found - sum / 80.0).abs() < 1e-6, "{found} {}", sum / 80.0);
-    // With itself it would be found nearly always.
-    assert!(recall_of(&mut db, "'one', 1, 1000") < 0.999);
+    assert!(found < 0.99, "too easy: {found}");
 }
 
 #[test]
@@ -175,8 +174,8 @@ fn what_is_no_vector_index_is_refused() {
          CREATE TABLE points (p point); CREATE INDEX gist ON points USING gist (p)",
     );
     for (arguments, state, hint) in [
-        ("'tree'", "42804", "vector or halfvec"),
-        ("'gist'", "42804", "vector or halfvec"),
+        ("'tree'", "42809", "hnsw"),
+        ("'gist'", "42809", "hnsw"),
         ("'items'", "42809", "Name an index"),
         ("'above'", "42809", "part_embedding_idx"),
         ("NULL", "22004", "Name an index"),
@@ -203,7 +202,7 @@ fn what_is_no_vector_index_is_refused() {
         db.refusal("SELECT distillvq_recall('one', queries => 'short', query_column => 'q')");
     assert_eq!(refusal.state, "22000", "{refusal:?}");
     db.run("SET maintenance_work_mem = '1MB'");
-    let refusal = db.refusal("SELECT distillvq_recall('one', sample => 100000)");
+    let refusal = db.refusal("SELECT distillvq_recall('one', 10000, 100000)");
     assert_eq!(refusal.state, "53400", "{refusal:?}");
     assert!(refusal.hint.contains("maintenance_work_mem"), "{refusal:?}");
 }

@@ -252,15 +252,17 @@ impl Figures {
         let (index, table) = (self.index.quoted_name(), &self.table);
         let reindex = format!("REINDEX INDEX CONCURRENTLY {index}");
         let percent = |share: f64| (100.0 * share).round();
-        let train = || {
-            let name = pgrx::spi::quote_literal(&index);
-            match self.meta.training.queries {
-                0 => format!("SELECT * FROM distillvq_train({name})"),
-                _ => format!(
-                    "SELECT * FROM distillvq_train({name}, queries => ..., query_column => ...)"
-                ),
-            }
+        let by_log = self
+            .meta
+            .calibration
+            .is_some_and(|it| it.kind == QueryKind::Log);
+        let queries = if by_log || self.meta.training.queries > 0 {
+            ", queries => ..., query_column => ..."
+        } else {
+            ""
         };
+        let name = pgrx::spi::quote_literal(&index);
+        let again = |function: &str| format!("SELECT * FROM {function}({name}{queries})");
         match self.condition().care() {
             Care::Fine => "fine".to_owned(),
             Care::Untrained => format!(
@@ -281,9 +283,12 @@ impl Figures {
             Care::Grown(share) => format!(
                 "train again (re-distil): since its recall was measured, {} % as many rows as there were have come; {}",
                 percent(share),
-                train()
+                again("distillvq_train")
             ),
-            Care::Unmeasured => format!("calibrate: its recall was not measured; {}", train()),
+            Care::Unmeasured => format!(
+                "calibrate: its recall was not measured; {}",
+                again("distillvq_calibrate")
+            ),
         }
     }
 

@@ -162,16 +162,11 @@ fn draw(
     log: Option<&VectorColumn>,
 ) -> Result<Vec<Query>> {
     let (element, dim) = (index.element()?, index.dimensions()?);
-    let bytes = sample * (2 * dim * size_of::<f32>() + k * size_of::<f64>());
+    // Elements, drawn and as a value, and distances, those of the truth and those found.
+    let each = 2 * (dim * size_of::<f32>() + k * size_of::<f64>()) + size_of::<Query>();
     let most = crate::pg::maintenance_bytes();
-    if bytes > most {
-        return Err(Error::ManyQueries {
-            queries: sample,
-            bytes,
-            most,
-        });
-    }
-    let mut reservoir = Reservoir::new(sample, dim, SEED);
+    let capacity = sample.min(most / each);
+    let mut reservoir = Reservoir::new(capacity, dim, SEED);
     let mut rows: Vec<Tid> = Vec::new();
     match log {
         Some(column) => column.scan(&mut |read| reservoir.offer(read))?,
@@ -182,6 +177,15 @@ fn draw(
             }
             Ok(())
         }),
+    }
+    let queries = sample.min(reservoir.offered());
+    if queries > capacity {
+        let bytes = queries * each;
+        return Err(Error::ManyQueries {
+            queries,
+            bytes,
+            most,
+        });
     }
     let vectors = reservoir.into_rows();
     let queries = vectors.chunks_exact(dim).enumerate();

@@ -153,8 +153,11 @@ impl Measured {
             let took = start.elapsed();
             let distance = |tid: &Tid| {
                 let value = rows.fetch(*tid, self.rows.snapshot())?;
-                // SAFETY: a value of the index's type, valid until the next row.
-                Some(unsafe { self.operator.distance(value, query) })
+                // SAFETY: a value of the index's type, which is a varlena, valid until the next row.
+                Some(unsafe {
+                    let value = Detoasted::new(value);
+                    self.operator.distance(value.datum(), query)
+                })
             };
             found.push((tids.iter().filter_map(distance).collect(), took));
         }
