@@ -180,3 +180,125 @@ CREATE FUNCTION distillvq_last_scan()
 
 COMMENT ON FUNCTION distillvq_last_scan() IS
     'work of the last distillvq index scan of this session: lists probed, codes scanned, rows compared and returned';
+
+-- Knowing an index --------------------------------------------------------------
+
+-- Recall of an index against exact search over the rows that the caller's statement sees, with the settings of the session.
+-- The index may be one of any access method that orders vectors by distance. Needs the right to read the indexed column.
+CREATE FUNCTION distillvq_recall(
+    "index"          regclass,
+    k                integer DEFAULT 10,
+    sample           integer DEFAULT 100,
+    queries          regclass DEFAULT NULL,
+    query_column     name DEFAULT NULL,
+    OUT k            integer,
+    OUT queries      integer,
+    OUT recall       real,
+    OUT recall_low   real,
+    OUT recall_high  real,
+    OUT index_ms     real,
+    OUT exact_ms     real,
+    OUT setting      text,
+    OUT source       text)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1 AS 'MODULE_PATHNAME', 'distillvq_recall_wrapper';
+
+COMMENT ON FUNCTION distillvq_recall(regclass, integer, integer, regclass, name) IS
+    'recall of an index (also of hnsw and ivfflat) against exact search, with its 95 % interval, and the time of both';
+
+-- What an index is made of, and what it needs. Reads the whole index and up to 1,500 rows of its table.
+CREATE FUNCTION distillvq_index_info(
+    "index"              regclass,
+    OUT rows             bigint,
+    OUT lists            integer,
+    OUT list_min         bigint,
+    OUT list_median      bigint,
+    OUT list_max         bigint,
+    OUT largest_share    real,
+    OUT exact_rows       bigint,
+    OUT bytes            bigint,
+    OUT bytes_per_row    real,
+    OUT dead             bigint,
+    OUT inserts          bigint,
+    OUT model            text,
+    OUT trained_at       timestamptz,
+    OUT trained_rows     bigint,
+    OUT logged_queries   bigint,
+    OUT recall_before    real,
+    OUT recall_after     real,
+    OUT calibration      json,
+    OUT calibrated_with  text,
+    OUT drift            real,
+    OUT advice           text)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1 AS 'MODULE_PATHNAME', 'distillvq_index_info_wrapper';
+
+COMMENT ON FUNCTION distillvq_index_info(regclass) IS
+    'figures of a distillvq index: rows, lists, size, dead entries, training, measured recall, drift, and what it needs';
+
+-- For the view alone: no row for an index that the caller may not see, and no error for one without figures.
+CREATE FUNCTION distillvq.index_info_if_any(
+    "index"              oid,
+    OUT rows             bigint,
+    OUT lists            integer,
+    OUT list_min         bigint,
+    OUT list_median      bigint,
+    OUT list_max         bigint,
+    OUT largest_share    real,
+    OUT exact_rows       bigint,
+    OUT bytes            bigint,
+    OUT bytes_per_row    real,
+    OUT dead             bigint,
+    OUT inserts          bigint,
+    OUT model            text,
+    OUT trained_at       timestamptz,
+    OUT trained_rows     bigint,
+    OUT logged_queries   bigint,
+    OUT recall_before    real,
+    OUT recall_after     real,
+    OUT calibration      json,
+    OUT calibrated_with  text,
+    OUT drift            real,
+    OUT advice           text)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE ROWS 1 AS 'MODULE_PATHNAME', 'distillvq_index_info_if_any_wrapper';
+
+CREATE VIEW distillvq_indexes AS
+    SELECT c.oid::regclass AS "index", i.indrelid::regclass AS "table", info.*
+    FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid
+    JOIN pg_catalog.pg_am a ON a.oid = c.relam
+    CROSS JOIN LATERAL distillvq.index_info_if_any(c.oid) info
+    WHERE a.amname = 'distillvq' AND c.relkind = 'i';
+
+COMMENT ON VIEW distillvq_indexes IS
+    'distillvq_index_info of all indexes of this database that you may see; reads each of them';
+
+GRANT SELECT ON distillvq_indexes TO PUBLIC;
+
+CREATE FUNCTION distillvq_prewarm("index" regclass) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'distillvq_prewarm_wrapper';
+
+COMMENT ON FUNCTION distillvq_prewarm(regclass) IS
+    'reads a distillvq index into shared buffers and its model into the session; returns its blocks';
+
+-- Builds and trainings under way. The server names no index while a plain CREATE INDEX makes it. Parameter 9 of the server's progress
+-- report is the access method, 10 the phase of the command, 11 that of the access method, 12 and 13 total and done rows.
+CREATE VIEW distillvq_progress AS
+    SELECT s.pid,
+           s.relid::regclass AS "table",
+           NULLIF(s.param7, 0)::oid::regclass AS "index",
+           pg_catalog.regexp_replace(p.phase, '^building index: ', '') AS phase,
+           n.done,
+           n.total,
+           pg_catalog.round(100.0 * n.done / NULLIF(n.total, 0), 1) AS percent
+    FROM pg_catalog.pg_stat_get_progress_info('CREATE INDEX') s
+    JOIN pg_catalog.pg_stat_progress_create_index p ON p.pid = s.pid
+    JOIN pg_catalog.pg_am a ON a.oid = s.param9::oid AND a.amname = 'distillvq'
+    JOIN pg_catalog.pg_database d ON d.oid = s.datid AND d.datname = pg_catalog.current_database()
+    CROSS JOIN LATERAL (SELECT CASE WHEN s.param12 > 0 THEN s.param13 ELSE p.blocks_done END AS done,
+                               CASE WHEN s.param12 > 0 THEN s.param12 ELSE p.blocks_total END AS total) n;
+
+COMMENT ON VIEW distillvq_progress IS 'builds and trainings of distillvq indexes under way in this database';
+
+GRANT SELECT ON distillvq_progress TO PUBLIC;

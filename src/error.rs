@@ -17,6 +17,31 @@ pub enum Purpose {
     Calibrate,
     /// Check it.
     Check,
+    /// Measure its recall.
+    Measure,
+    /// Look at what it is made of.
+    Inspect,
+    /// Bring it into memory.
+    Prewarm,
+}
+
+impl Purpose {
+    /// The function that does it.
+    fn function(self) -> &'static str {
+        match self {
+            Self::Train => "distillvq_train",
+            Self::Calibrate => "distillvq_calibrate",
+            Self::Check => "distillvq_check",
+            Self::Measure => "distillvq_recall",
+            Self::Inspect => "distillvq_index_info",
+            Self::Prewarm => "distillvq_prewarm",
+        }
+    }
+
+    /// What it is called in the middle of a sentence.
+    fn verb(self) -> String {
+        self.to_string().to_lowercase()
+    }
 }
 
 impl std::fmt::Display for Purpose {
@@ -25,6 +50,9 @@ impl std::fmt::Display for Purpose {
             Self::Train => "Train",
             Self::Calibrate => "Calibrate",
             Self::Check => "Check",
+            Self::Measure => "Measure",
+            Self::Inspect => "Inspect",
+            Self::Prewarm => "Prewarm",
         })
     }
 }
@@ -115,8 +143,8 @@ pub enum Error {
         purpose: Purpose,
     },
     /// No index at all.
-    #[error("the index to check must not be null")]
-    NullIndex,
+    #[error("the index to {} must not be null", .0.verb())]
+    NullIndex(Purpose),
     /// An index without rows of its own.
     #[error("\"{index}\" is the index of a partitioned table")]
     PartitionedIndex {
@@ -125,20 +153,39 @@ pub enum Error {
         purpose: Purpose,
     },
     /// An index that its build has not made valid.
-    #[error("cannot check index \"{0}\": it is not valid")]
-    InvalidIndex(String),
+    #[error("cannot {} index \"{index}\": it is not valid", .purpose.verb())]
+    InvalidIndex { purpose: Purpose, index: String },
     /// An unlogged index on a standby.
-    #[error("cannot check unlogged index \"{0}\" during recovery")]
-    UnloggedInRecovery(String),
+    #[error("cannot {} unlogged index \"{index}\" during recovery", .purpose.verb())]
+    UnloggedInRecovery { purpose: Purpose, index: String },
     /// A snapshot older than the index.
-    #[error("cannot check index \"{0}\" with the snapshot of this transaction")]
-    OldSnapshot(String),
+    #[error("cannot {} index \"{index}\" with the snapshot of this transaction", .purpose.verb())]
+    OldSnapshot { purpose: Purpose, index: String },
     /// An index of somebody else's.
     #[error("must be owner of index \"{0}\"")]
     NotOwner(String),
     /// A table whose rows the caller may not read.
     #[error("permission denied for table {0}")]
     NoSelect(String),
+    /// An index that the caller may not look at.
+    #[error("permission denied for index \"{0}\"")]
+    NotShown(String),
+    /// A table of which the caller sees a part.
+    #[error("recall cannot be measured: row-level security of table {0} applies to you")]
+    RowSecurity(String),
+    /// An index that does not order rows by a distance.
+    #[error("index \"{0}\" does not order rows by a distance")]
+    NoDistance(String),
+    /// Queries whose values are too large for the index's type.
+    #[error("a query has values out of range for halfvec")]
+    QueryRange,
+    /// Queries that take too much memory.
+    #[error("{queries} queries need {bytes} bytes, {most} are allowed")]
+    ManyQueries {
+        queries: usize,
+        bytes: usize,
+        most: usize,
+    },
     /// A temporary index of another session.
     #[error("\"{0}\" is a temporary index of another session")]
     OtherSession(String),
@@ -225,9 +272,11 @@ impl Error {
             Self::NoColumn { .. } => S::ERRCODE_UNDEFINED_COLUMN,
             Self::NoModel(_) => S::ERRCODE_UNDEFINED_OBJECT,
             Self::NoModelTable => S::ERRCODE_UNDEFINED_TABLE,
-            Self::ModelOwner { .. } | Self::NotOwner(_) | Self::NoSelect(_) => {
-                S::ERRCODE_INSUFFICIENT_PRIVILEGE
-            }
+            Self::ModelOwner { .. }
+            | Self::NotOwner(_)
+            | Self::NoSelect(_)
+            | Self::NotShown(_)
+            | Self::RowSecurity(_) => S::ERRCODE_INSUFFICIENT_PRIVILEGE,
             Self::ModelExists(_) => S::ERRCODE_DUPLICATE_OBJECT,
             Self::ModelInUse { .. } => S::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
             Self::NoName => S::ERRCODE_INVALID_PARAMETER_VALUE,
@@ -245,11 +294,11 @@ impl Error {
             } => S::ERRCODE_OUT_OF_MEMORY,
             Self::Import { .. } => S::ERRCODE_INVALID_BINARY_REPRESENTATION,
             Self::NotAnIndex { .. } | Self::PartitionedIndex { .. } => S::ERRCODE_WRONG_OBJECT_TYPE,
-            Self::NullIndex => S::ERRCODE_NULL_VALUE_NOT_ALLOWED,
-            Self::Untrained(_) | Self::InvalidIndex(_) | Self::UnloggedInRecovery(_) => {
+            Self::NullIndex(_) => S::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+            Self::Untrained(_) | Self::InvalidIndex { .. } | Self::UnloggedInRecovery { .. } => {
                 S::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
             }
-            Self::OldSnapshot(_) => S::ERRCODE_T_R_SERIALIZATION_FAILURE,
+            Self::OldSnapshot { .. } => S::ERRCODE_T_R_SERIALIZATION_FAILURE,
             Self::Train {
                 source: TrainError::Interrupted,
                 ..
@@ -261,6 +310,9 @@ impl Error {
             Self::Train { .. } => S::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::Snapshot | Self::NoOrder => S::ERRCODE_FEATURE_NOT_SUPPORTED,
             Self::NoMetric(_) => S::ERRCODE_INVALID_OBJECT_DEFINITION,
+            Self::NoDistance(_) => S::ERRCODE_WRONG_OBJECT_TYPE,
+            Self::QueryRange => S::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
+            Self::ManyQueries { .. } => S::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
             Self::Pages {
                 source: ivf::Error::UnsupportedVersion { .. },
                 ..
@@ -338,11 +390,8 @@ impl Error {
                 "Name an index, as in distillvq_train('items_embedding_idx'), or a table and its column, as in \
                  distillvq_train('items', 'embedding').".into()
             }
-            Self::NotAnIndex { purpose: Purpose::Calibrate, .. } => {
-                "Name an index, as in distillvq_calibrate('items_embedding_idx').".into()
-            }
-            Self::NotAnIndex { purpose: Purpose::Check, .. } | Self::NullIndex => {
-                "Name an index, as in distillvq_check('items_embedding_idx').".into()
+            Self::NotAnIndex { purpose, .. } | Self::NullIndex(purpose) => {
+                format!("Name an index, as in {}('items_embedding_idx').", purpose.function())
             }
             Self::PartitionedIndex { partitions, .. } if partitions.is_empty() => {
                 "It has no partitions yet, and no rows.".into()
@@ -350,13 +399,32 @@ impl Error {
             Self::PartitionedIndex { partitions, purpose, .. } => {
                 format!("{purpose} the indexes of its partitions one by one: {}.", some_of(partitions))
             }
-            Self::InvalidIndex(index) => {
+            Self::InvalidIndex { index, .. } => {
                 format!("Its build is under way or has failed: wait, or build it with REINDEX INDEX {index}.")
             }
-            Self::UnloggedInRecovery(_) => "It has no contents here: check it on the primary.".into(),
-            Self::OldSnapshot(_) => "Check it in a new transaction, best with the isolation level READ COMMITTED.".into(),
+            Self::UnloggedInRecovery { purpose, .. } => {
+                format!("It has no contents here: {} it on the primary.", purpose.verb())
+            }
+            Self::OldSnapshot { purpose, .. } => {
+                format!("{purpose} it in a new transaction, best with the isolation level READ COMMITTED.")
+            }
             Self::NotOwner(_) => "The owner of the table may maintain its indexes.".into(),
-            Self::NoSelect(_) => "Training reads the table's rows: the right to SELECT is needed.".into(),
+            Self::NoSelect(_) => "The table's rows are read: the right to SELECT is needed.".into(),
+            Self::NotShown(_) => {
+                "It is shown to who may read the indexed column or maintain the table, and to members of pg_monitor, \
+                 pg_read_all_stats, or pg_stat_scan_tables.".into()
+            }
+            Self::RowSecurity(_) => {
+                "Recall is measured over all rows, also those hidden from you: let somebody measure whom no policy restricts, \
+                 such as the table's owner.".into()
+            }
+            Self::NoDistance(_) => {
+                "Name an index of distillvq, hnsw, or ivfflat, as in distillvq_recall('items_embedding_idx').".into()
+            }
+            Self::QueryRange => "Use queries whose values a halfvec can hold.".into(),
+            Self::ManyQueries { .. } => {
+                "Take fewer queries with the parameter \"sample\", or raise maintenance_work_mem.".into()
+            }
             Self::OtherSession(_) => "Only the session that made it can read it.".into(),
             Self::Untrained(index) => {
                 format!("Its table was too small when it was built. REINDEX INDEX {index} trains it.")

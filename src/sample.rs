@@ -29,21 +29,31 @@ impl Reservoir {
     /// Offers a row; `fill` appends its elements to a buffer and is called only when the row is chosen. A row of another
     /// length than `dim` is an error, and so is one for which there is no memory.
     pub fn offer(&mut self, fill: impl FnOnce(&mut Vec<f32>) -> usize) -> Result<()> {
+        self.offer_placed(fill).map(|_| ())
+    }
+
+    /// As [`Reservoir::offer`]. Returns the place that the row has got among those kept, if it was chosen.
+    pub fn offer_placed(
+        &mut self,
+        fill: impl FnOnce(&mut Vec<f32>) -> usize,
+    ) -> Result<Option<usize>> {
         let place = self.random.random_range(0..=self.offered);
         self.offered += 1;
         if self.len() < self.capacity {
             Error::reserve(&mut self.rows, self.dim, "the sample of rows")?;
+            let place = self.len();
             let dim = fill(&mut self.rows);
-            return self.check(dim);
+            self.check(dim)?;
+            return Ok(Some(place));
         }
         if place >= self.capacity {
-            return Ok(());
+            return Ok(None);
         }
         let mut row = Vec::with_capacity(self.dim);
         let dim = fill(&mut row);
         self.check(dim)?;
         self.rows[place * self.dim..][..self.dim].copy_from_slice(&row);
-        Ok(())
+        Ok(Some(place))
     }
 
     fn check(&self, found: usize) -> Result<()> {

@@ -39,7 +39,7 @@ fn items(name: &str) -> Database {
 }
 
 /// Text arguments of all functions, each as a parameter of the statement.
-const ARGUMENTS: [&str; 10] = [
+const ARGUMENTS: [&str; 11] = [
     "SELECT distillvq_train('items', $1::text::name)",
     "SELECT distillvq_train('items', 'embedding', model => $1, lists => 8)",
     "SELECT distillvq_train('items', 'embedding', metric => $1)",
@@ -50,6 +50,7 @@ const ARGUMENTS: [&str; 10] = [
     "SELECT distillvq_import_model($1, distillvq_export_model('m'), replace => true)",
     "SELECT distillvq_export_model($1)",
     "SELECT distillvq_drop_model($1)",
+    "SELECT distillvq_recall('one', queries => 'items', query_column => $1::text::name)",
 ];
 
 #[test]
@@ -109,6 +110,9 @@ fn names_are_names_and_never_statements() {
             "SELECT distillvq_train($1::text::regclass)",
             "SELECT distillvq_train($1::text::regclass, queries => 'items', query_column => 'embedding')",
             "SELECT distillvq_check($1::text::regclass, true)",
+            "SELECT distillvq_recall($1::text::regclass)",
+            "SELECT distillvq_index_info($1::text::regclass)",
+            "SELECT distillvq_prewarm($1::text::regclass)",
         ] {
             match session.execute(statement, &[&qualified]) {
                 Ok(_) => {}
@@ -182,6 +186,12 @@ fn nothing_in_the_search_path_takes_the_place_of_the_systems_own() {
         "SELECT distillvq_import_model('o', distillvq_export_model('n'), replace => true)",
         "CREATE INDEX two ON items USING distillvq (embedding) WITH (model = n)",
         "SELECT distillvq_check('two', heap => true)",
+        "SELECT distillvq_recall('two', queries => 'items', query_column => 'embedding')",
+        "SELECT distillvq_recall('two')",
+        "SELECT distillvq_index_info('two')",
+        "SELECT * FROM distillvq_indexes",
+        "SELECT distillvq_prewarm('two')",
+        "SELECT * FROM distillvq_progress",
         "INSERT INTO items SELECT -id, embedding FROM items LIMIT 5",
         "REINDEX INDEX two",
         "VACUUM items",
@@ -230,6 +240,9 @@ fn no_function_runs_with_other_rights_than_its_callers() {
         ("SELECT distillvq_import_model('m', '', true)", "42501"),
         ("SELECT distillvq_drop_model('m')", "42501"),
         ("SELECT distillvq_check('one')", "42501"),
+        ("SELECT distillvq_recall('one')", "42501"),
+        ("SELECT distillvq_index_info('one')", "42501"),
+        ("SELECT distillvq_prewarm('one')", "42501"),
     ] {
         let refusal = nobody.refusal(statement);
         assert_eq!(refusal.state, state, "{statement}: {refusal:?}");

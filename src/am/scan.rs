@@ -34,7 +34,7 @@ impl Target {
     }
 
     /// What a search needs of it.
-    fn searcher(&self) -> Result<Option<Searcher>> {
+    pub fn searcher(&self) -> Result<Option<Searcher>> {
         self.trained(cache::searcher)
     }
 

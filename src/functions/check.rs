@@ -1,7 +1,7 @@
 //! `distillvq_check`: the problems of an index, none if it is sound.
 
 use crate::error::{Error, Failure, Purpose, Result, or_raise};
-use crate::functions::check_index;
+use crate::functions::{check_index, check_readable};
 use crate::pg::heap::VisibleRows;
 use crate::pg::relation::Maintained;
 use crate::pg::store::RelationStore;
@@ -16,7 +16,7 @@ type Rows = TableIterator<'static, (name!(block, Option<i64>), name!(problem, St
 /// Verifies the structure of an index and, if wanted, that it has every row of its table as it must be.
 #[pg_extern]
 fn distillvq_check(index: Option<Oid>, heap: Option<bool>) -> Rows {
-    let index = or_raise(index.ok_or(Error::NullIndex));
+    let index = or_raise(index.ok_or(Error::NullIndex(Purpose::Check)));
     let problems = or_raise(check(index, heap.unwrap_or(false)));
     let row = |Problem { block, what }| (block.map(i64::from), what);
     TableIterator::new(problems.into_iter().map(row))
@@ -25,16 +25,7 @@ fn distillvq_check(index: Option<Oid>, heap: Option<bool>) -> Rows {
 fn check(oid: Oid, heap: bool) -> Result<Vec<Problem>> {
     check_index(oid, Purpose::Check)?;
     let locked = Maintained::for_check(oid);
-    let index = locked.index();
-    if locked.of_another_session() {
-        return Err(Error::OtherSession(index.name()));
-    }
-    if locked.is_empty_in_recovery() {
-        return Err(Error::UnloggedInRecovery(index.name()));
-    }
-    if !locked.is_valid() {
-        return Err(Error::InvalidIndex(index.name()));
-    }
+    check_readable(&locked, Purpose::Check)?;
     let first = look(&locked, heap)?.problems;
     if first.is_empty() || !crate::pg::relation::in_recovery() {
         return Ok(first);

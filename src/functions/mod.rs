@@ -2,18 +2,89 @@
 
 mod calibrate;
 mod check;
+mod info;
 mod last_scan;
 pub mod models;
+mod prewarm;
+mod recall;
 mod train;
 
 use crate::error::{Error, Purpose, Result};
-use crate::pg::relation::{RelationKind, code_of_metric, may_maintain, relation_kind, table_of};
-use crate::pg::spi::{partitions, relation_name};
+use crate::pg::relation::{
+    Maintained, RelationKind, code_of_metric, may_maintain, relation_kind, table_of,
+};
+use crate::pg::spi::{VectorColumn, partitions, relation_name};
 use distillvq_quantizer::Metric;
 use pgrx::{pg_extern, pg_sys::Oid};
+use std::ffi::CStr;
+use std::ops::RangeInclusive;
 
 /// Refuses a relation that is no index of this access method, or not the caller's to maintain.
 fn check_index(index: Oid, purpose: Purpose) -> Result<()> {
+    let allowed = |index| may_maintain(table_of(index));
+    check_allowed(index, purpose, allowed, Error::NotOwner)
+}
+
+/// Opens an index of this access method for reading, if the caller is allowed to.
+fn open_to_look_at(
+    index: Oid,
+    purpose: Purpose,
+    allowed: impl Fn(Oid) -> bool,
+) -> Result<Maintained> {
+    check_allowed(index, purpose, allowed, Error::NotShown)?;
+    let locked = Maintained::for_reading(index);
+    check_readable(&locked, purpose)?;
+    Ok(locked)
+}
+
+/// Refuses an index that has no contents to look at.
+fn check_readable(locked: &Maintained, purpose: Purpose) -> Result<()> {
+    let index = locked.index().name();
+    if locked.of_another_session() {
+        return Err(Error::OtherSession(index));
+    }
+    if locked.is_empty_in_recovery() {
+        return Err(Error::UnloggedInRecovery { purpose, index });
+    }
+    if !locked.is_valid() {
+        return Err(Error::InvalidIndex { purpose, index });
+    }
+    Ok(())
+}
+
+/// A parameter in its range.
+fn in_range_of(name: &'static str, value: i64, range: RangeInclusive<i64>) -> Result<usize> {
+    if range.contains(&value) {
+        return Ok(value as usize);
+    }
+    let (min, max) = range.into_inner();
+    Err(Error::OptionRange {
+        name,
+        value: value.to_string(),
+        min,
+        max,
+    })
+}
+
+/// The column of logged queries, if the caller named one.
+fn query_log(queries: Option<Oid>, column: Option<&CStr>) -> Result<Option<VectorColumn>> {
+    match (queries, column) {
+        (Some(relation), Some(column)) => {
+            VectorColumn::find(relation, &column.to_string_lossy()).map(Some)
+        }
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(Error::HalfQueries("queries", "query_column")),
+        (None, Some(_)) => Err(Error::HalfQueries("query_column", "queries")),
+    }
+}
+
+/// Refuses a relation that is no index of this access method, or with which the caller may not do this.
+fn check_allowed(
+    index: Oid,
+    purpose: Purpose,
+    allowed: impl Fn(Oid) -> bool,
+    refused: fn(String) -> Error,
+) -> Result<()> {
     let name = || relation_name(index).unwrap_or_else(|| index.to_u32().to_string());
     let not_an_index = |kind| {
         Err(Error::NotAnIndex {
@@ -23,13 +94,14 @@ fn check_index(index: Oid, purpose: Purpose) -> Result<()> {
         })
     };
     match relation_kind(index) {
-        Some(RelationKind::Index) if may_maintain(table_of(index)) => Ok(()),
-        Some(RelationKind::Index) => Err(Error::NotOwner(name())),
+        Some(RelationKind::Index) if allowed(index) => Ok(()),
+        Some(RelationKind::Index) => Err(refused(name())),
         Some(RelationKind::Partitioned) => Err(Error::PartitionedIndex {
             index: name(),
             partitions: partitions(index)?,
             purpose,
         }),
+        Some(RelationKind::OtherIndex) => not_an_index("an index of another access method"),
         Some(RelationKind::Other(kind)) => not_an_index(kind),
         None => not_an_index("no relation"),
     }

@@ -10,7 +10,7 @@ use crate::am::calibrate::{now, training};
 use crate::am::scan::Target;
 use crate::error::{Error, Purpose, Result, of_index, or_raise};
 use crate::functions::calibrate::{calibrate, logged};
-use crate::functions::{check_index, models};
+use crate::functions::{check_index, in_range_of, models, query_log};
 use crate::pg::Progress;
 use crate::pg::options::Options;
 use crate::pg::relation::Maintained;
@@ -112,21 +112,6 @@ fn loss_named(name: Option<&str>) -> Result<Loss> {
     name.map_or(Ok(Loss::default()), |name| {
         name.parse().map_err(|_| unknown(name))
     })
-}
-
-/// The column of logged queries, if the caller named one.
-pub(super) fn query_log(
-    queries: Option<Oid>,
-    column: Option<&std::ffi::CStr>,
-) -> Result<Option<VectorColumn>> {
-    match (queries, column) {
-        (Some(relation), Some(column)) => {
-            VectorColumn::find(relation, &column.to_string_lossy()).map(Some)
-        }
-        (None, None) => Ok(None),
-        (Some(_), None) => Err(Error::HalfQueries("queries", "query_column")),
-        (None, Some(_)) => Err(Error::HalfQueries("query_column", "queries")),
-    }
 }
 
 /// Samples the rows of an index, trains its model again, and puts the new student into its pages if it won.
@@ -374,14 +359,5 @@ impl Request {
 
 /// A parameter that is 0 (automatic) or positive, up to `most`.
 fn in_range(name: &'static str, value: Option<i32>, most: usize) -> Result<usize> {
-    let value = value.unwrap_or(0);
-    match usize::try_from(value) {
-        Ok(count) if count <= most => Ok(count),
-        _ => Err(Error::OptionRange {
-            name,
-            value: value.to_string(),
-            min: 0,
-            max: most as i64,
-        }),
-    }
+    in_range_of(name, value.unwrap_or(0).into(), 0..=most as i64)
 }

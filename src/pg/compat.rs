@@ -142,6 +142,30 @@ pub fn vacuum_delay() {
     }
 }
 
+/// Begins a scan of an index with one ORDER BY operator.
+///
+/// # Safety
+/// The relations must be open and the snapshot registered for as long as the scan lasts.
+pub unsafe fn begin_ordered_scan(
+    heap: pg_sys::Relation,
+    index: pg_sys::Relation,
+    snapshot: pg_sys::Snapshot,
+) -> pg_sys::IndexScanDesc {
+    let (keys, orders) = (0, 1);
+    // SAFETY: as promised by the caller.
+    unsafe {
+        #[cfg(feature = "pg18")]
+        {
+            let nobody_counts = std::ptr::null_mut();
+            pg_sys::index_beginscan(heap, index, snapshot, nobody_counts, keys, orders)
+        }
+        #[cfg(not(feature = "pg18"))]
+        {
+            pg_sys::index_beginscan(heap, index, snapshot, keys, orders)
+        }
+    }
+}
+
 /// Counts an index search for `EXPLAIN (ANALYZE)`.
 #[cfg(feature = "pg18")]
 pub fn count_search(scan: &pg_sys::IndexScanDescData) {

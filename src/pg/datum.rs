@@ -3,13 +3,22 @@
 
 use crate::pg::relation::Element;
 use half::f16;
+use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys;
 
 /// Bytes before the elements, the length word included.
 const HEADER: usize = 8;
 
+/// A point in time given in microseconds since 1970, as far as PostgreSQL has it.
+pub fn time_of(microseconds: i64) -> Option<TimestampWithTimeZone> {
+    /// 2000-01-01, where PostgreSQL's own count begins.
+    const EPOCH: i64 = 946_684_800_000_000;
+    let since = microseconds.checked_sub(EPOCH)?;
+    TimestampWithTimeZone::try_from(since).ok()
+}
+
 /// A detoasted value, freed on drop if it is a copy.
-struct Detoasted {
+pub(super) struct Detoasted {
     value: *mut pg_sys::varlena,
     copied: bool,
 }
@@ -17,7 +26,7 @@ struct Detoasted {
 impl Detoasted {
     /// # Safety
     /// `datum` must be a non-null varlena.
-    unsafe fn new(datum: pg_sys::Datum) -> Self {
+    pub(super) unsafe fn new(datum: pg_sys::Datum) -> Self {
         let original = datum.cast_mut_ptr::<pg_sys::varlena>();
         // SAFETY: as promised by the caller.
         let value = unsafe { pg_sys::pg_detoast_datum(original) };
@@ -25,6 +34,11 @@ impl Detoasted {
             value,
             copied: value != original,
         }
+    }
+
+    /// The value as a datum, valid as long as `self`.
+    pub(super) fn datum(&self) -> pg_sys::Datum {
+        pg_sys::Datum::from(self.value)
     }
 
     /// The whole value, length word included.
@@ -90,7 +104,28 @@ impl OwnedVector {
     pub unsafe fn copy(datum: pg_sys::Datum, element: Element) -> Self {
         // SAFETY: as promised by the caller.
         let value = unsafe { Detoasted::new(datum) };
-        let bytes = value.bytes();
+        Self::of_bytes(value.bytes(), element)
+    }
+
+    /// The vector of these elements, which are rounded for a `halfvec`.
+    pub fn of_elements(elements: &[f32], element: Element) -> Self {
+        let mut bytes = vec![0; 4];
+        bytes.extend((elements.len() as u16).to_ne_bytes());
+        bytes.extend([0; 2]);
+        for &value in elements {
+            match element {
+                Element::Single => bytes.extend(value.to_ne_bytes()),
+                Element::Half => bytes.extend(f16::from_f32(value).to_ne_bytes()),
+            }
+        }
+        let mut vector = Self::of_bytes(&bytes, element);
+        let start = vector.words.as_mut_ptr().cast::<pg_sys::varlena>();
+        // SAFETY: at least the four bytes of the length word are there, aligned.
+        unsafe { pgrx::set_varsize_4b(start, bytes.len() as i32) };
+        vector
+    }
+
+    fn of_bytes(bytes: &[u8], element: Element) -> Self {
         let word = |chunk: &[u8]| {
             let mut whole = [0; 8];
             whole[..chunk.len()].copy_from_slice(chunk);

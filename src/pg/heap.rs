@@ -1,6 +1,6 @@
 //! Rows of the table: the sample for training, the pass of a build, and the exact distances of a search.
 
-use crate::error::{Error, Result, or_raise};
+use crate::error::{Error, Purpose, Result, or_raise};
 use crate::pg::datum::{OwnedVector, ReadElements, append_elements};
 use crate::pg::recent::Recent;
 use crate::pg::relation::{Element, Heap, Index};
@@ -200,10 +200,12 @@ pub fn sample(heap: Heap, index: Index, element: Element, reservoir: &mut Reserv
 /// What a build does with each row: its TID, and a way to read its vector.
 pub type EachRow<'a> = dyn FnMut(Tid, &ReadElements<'_>) -> Result<()> + 'a;
 
+/// The same with the value, which is alive during the call.
+pub(super) type EachValue<'a> = dyn FnMut(Tid, pg_sys::Datum) -> Result<()> + 'a;
+
 /// What the build's callback gets back from the server.
 struct BuildState<'a, 'b> {
-    element: Element,
-    each: &'a mut EachRow<'b>,
+    each: &'a mut EachValue<'b>,
 }
 
 /// Passes every row that a build must index to `each` (NULLs left out), in the order of the table; returns the number of
@@ -215,7 +217,11 @@ pub fn build_scan(
     element: Element,
     each: &mut EachRow<'_>,
 ) -> f64 {
-    let mut state = BuildState { element, each };
+    let mut read = |tid, value| {
+        // SAFETY: a value of the index's type, alive during the call.
+        each(tid, &|out| unsafe { append_elements(value, element, out) })
+    };
+    let mut state = BuildState { each: &mut read };
     let state = (&raw mut state).cast::<std::ffi::c_void>();
     let (synchronized, progress, no_scan) = (false, true, std::ptr::null_mut());
     // SAFETY: the relations are open; the callback gets back the pointer to the state, which outlives the scan.
@@ -247,15 +253,12 @@ unsafe extern "C-unwind" fn build_row(
     unsafe {
         if !*nulls {
             let state = &mut *state.cast::<BuildState<'_, '_>>();
-            let (value, element) = (*values, state.element);
-            or_raise((state.each)(tid_of(&*tid), &|out| {
-                append_elements(value, element, out)
-            }));
+            or_raise((state.each)(tid_of(&*tid), *values));
         }
     }
 }
 
-/// The rows that are visible now, of a table whose index is checked: the snapshot stays the same until it is dropped.
+/// The rows that are visible, of a table whose index is checked or measured: the snapshot stays the same until it is dropped.
 pub struct VisibleRows {
     heap: Heap,
     index: Index,
@@ -264,11 +267,29 @@ pub struct VisibleRows {
 }
 
 impl VisibleRows {
-    /// Takes the snapshot. Whoever looks at the index afterwards finds all of these rows there.
+    /// Those visible now. Whoever looks at the index afterwards finds all of these rows there.
     pub fn new(heap: Heap, index: Index) -> Result<Self> {
+        // SAFETY: the transaction's snapshot, which is registered at once.
+        let snapshot = unsafe { pg_sys::GetTransactionSnapshot() };
+        Self::with(heap, index, snapshot, Purpose::Check)
+    }
+
+    /// Those that the running statement sees.
+    pub fn of_statement(heap: Heap, index: Index) -> Result<Self> {
+        // SAFETY: functions are called under an active snapshot.
+        let snapshot = unsafe { pg_sys::GetActiveSnapshot() };
+        Self::with(heap, index, snapshot, Purpose::Measure)
+    }
+
+    fn with(
+        heap: Heap,
+        index: Index,
+        snapshot: pg_sys::Snapshot,
+        purpose: Purpose,
+    ) -> Result<Self> {
         let element = index.element()?;
-        // SAFETY: the snapshot is released in Drop, or by the abort after an error.
-        let snapshot = unsafe { pg_sys::RegisterSnapshot(pg_sys::GetTransactionSnapshot()) };
+        // SAFETY: released in Drop, or by the abort after an error.
+        let snapshot = unsafe { pg_sys::RegisterSnapshot(snapshot) };
         let rows = Self {
             heap,
             index,
@@ -276,7 +297,8 @@ impl VisibleRows {
             snapshot,
         };
         if rows.may_be_older_than_the_index() {
-            return Err(Error::OldSnapshot(index.name()));
+            let index = index.name();
+            return Err(Error::OldSnapshot { purpose, index });
         }
         Ok(rows)
     }
@@ -298,17 +320,23 @@ impl VisibleRows {
     /// Passes all rows that must be in the index (NULLs left out) and lie in these blocks of the table to `each`, with the
     /// addresses that the index has of them. Functions in the index's definition run as the owner of the table.
     pub fn show(&self, blocks: Range<u32>, each: &mut EachRow<'_>) {
-        let mut inside = |tid: Tid, read: &ReadElements<'_>| {
+        let element = self.element;
+        self.show_values(blocks, &mut |tid, value| {
+            // SAFETY: a value of the index's type, alive during the call.
+            each(tid, &|out| unsafe { append_elements(value, element, out) })
+        });
+    }
+
+    /// As [`VisibleRows::show`], with the values themselves.
+    pub(super) fn show_values(&self, blocks: Range<u32>, each: &mut EachValue<'_>) {
+        let mut inside = |tid: Tid, value| {
             if blocks.contains(&tid.block) {
-                each(tid, read)
+                each(tid, value)
             } else {
                 Ok(())
             }
         };
-        let mut state = BuildState {
-            element: self.element,
-            each: &mut inside,
-        };
+        let mut state = BuildState { each: &mut inside };
         let state = (&raw mut state).cast::<std::ffi::c_void>();
         let scan = || {
             // SAFETY: the relations are open; the callback gets back the pointer to the state, which outlives the scan,
@@ -333,6 +361,11 @@ impl VisibleRows {
         };
         let owner = self.index.owner();
         with_temporary_memory(|| as_role(owner, scan));
+    }
+
+    /// The snapshot, registered.
+    pub(super) fn snapshot(&self) -> pg_sys::Snapshot {
+        self.snapshot
     }
 
     /// Begins a scan of the blocks, as far as they exist; of the whole table, if that is not kept as PostgreSQL keeps
@@ -462,8 +495,46 @@ impl Exact<'_> {
     }
 }
 
+/// What is done with each of the rows that are looked up: its place among them, and a way to read its vector, if the row is
+/// alive and has one.
+pub type EachFound<'a> = dyn FnMut(usize, Option<&ReadElements<'_>>) -> Result<()> + 'a;
+
+/// Looks rows up by the addresses that an index has of them, best in the order of their blocks. A row is alive unless it was
+/// deleted for good, or its insertion failed. Functions in the index's definition run as the owner of the table.
+pub fn look_up(heap: Heap, index: Index, tids: &[Tid], each: &mut EachFound<'_>) -> Result<()> {
+    let element = index.element()?;
+    let mut snapshot = pg_sys::SnapshotData {
+        snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY,
+        ..Default::default()
+    };
+    // SAFETY: the relation is open.
+    let end = unsafe {
+        pg_sys::RelationGetNumberOfBlocksInFork(heap.as_ptr(), pg_sys::ForkNumber::MAIN_FORKNUM)
+    };
+    let look = || {
+        let mut rows = Rows::new(index, heap);
+        for (i, tid) in tids.iter().enumerate() {
+            pgrx::check_for_interrupts!();
+            let inside = tid.block < end;
+            let value = inside
+                .then(|| rows.fetch(*tid, &raw mut snapshot))
+                .flatten();
+            match value {
+                // SAFETY: a value of the index's type, valid until the next row.
+                Some(value) => each(
+                    i,
+                    Some(&|out| unsafe { append_elements(value, element, out) }),
+                )?,
+                None => each(i, None)?,
+            }
+        }
+        Ok(())
+    };
+    with_temporary_memory(|| as_role(index.owner(), look))
+}
+
 /// Fetches rows by their TIDs. Lives in the memory context where it was made.
-struct Rows {
+pub(super) struct Rows {
     heap: Heap,
     values: Values,
     fetch: *mut pg_sys::IndexFetchTableData,
@@ -472,7 +543,7 @@ struct Rows {
 }
 
 impl Rows {
-    fn new(index: Index, heap: Heap) -> Self {
+    pub(super) fn new(index: Index, heap: Heap) -> Self {
         // SAFETY: the relation is open; the fetch is ended in Drop, or released by the abort after an error.
         let (fetch, plain) = unsafe {
             let plain = pg_sys::GetHeapamTableAmRoutine();
@@ -516,7 +587,7 @@ impl Rows {
     }
 
     /// The indexed value of a row, valid until the next one; none if the snapshot does not see it.
-    fn fetch(&mut self, tid: Tid, snapshot: pg_sys::Snapshot) -> Option<pg_sys::Datum> {
+    pub(super) fn fetch(&mut self, tid: Tid, snapshot: pg_sys::Snapshot) -> Option<pg_sys::Datum> {
         self.pin(tid.block);
         let (mut again, mut dead) = (false, false);
         let mut pointer = item_pointer(tid);

@@ -8,6 +8,7 @@
 //! `#[pg_guard]`; destructors here therefore touch nothing of PostgreSQL's while a panic is under way.
 #![allow(unsafe_code)]
 
+pub mod attempt;
 pub mod callbacks;
 pub mod catalog;
 pub mod compat;
@@ -15,10 +16,12 @@ pub mod compute;
 pub mod datum;
 pub mod executor;
 pub mod heap;
+pub mod nearest;
 pub mod options;
 pub mod planner;
 pub mod recent;
 pub mod relation;
+pub mod rights;
 pub mod scan;
 pub mod spi;
 pub mod store;

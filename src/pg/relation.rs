@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::pg::options::Options;
+use crate::pg::spi::quoted_relation;
 use distillvq_quantizer::{MAX_DIM, Metric};
 use pgrx::pg_sys;
 use std::ffi::CStr;
@@ -57,7 +58,7 @@ pub fn type_name(oid: pg_sys::Oid) -> String {
 #[derive(Clone, Copy)]
 pub struct Heap(pg_sys::Relation);
 
-/// An open distillvq index.
+/// An open distillvq index; one of another access method where its recall is measured, which asks for no options.
 #[derive(Clone, Copy)]
 pub struct Index(pg_sys::Relation);
 
@@ -120,6 +121,11 @@ impl Index {
         relation_name(self.0)
     }
 
+    /// The index's name with its schema, quoted as need be.
+    pub fn quoted_name(self) -> String {
+        quoted_relation(self.oid()).unwrap_or_else(|_| self.name())
+    }
+
     /// The index's object identifier.
     pub fn oid(self) -> pg_sys::Oid {
         // SAFETY: an open relation.
@@ -142,6 +148,14 @@ impl Index {
     pub fn table(self) -> pg_sys::Oid {
         // SAFETY: an open index has its catalog row.
         unsafe { (*(*self.0).rd_index).indrelid }
+    }
+
+    /// Bytes of its main fork.
+    pub fn bytes(self) -> u64 {
+        let main = pg_sys::ForkNumber::MAIN_FORKNUM;
+        // SAFETY: an open relation.
+        let blocks = unsafe { pg_sys::RelationGetNumberOfBlocksInFork(self.0, main) };
+        u64::from(blocks) * u64::from(pg_sys::BLCKSZ)
     }
 
     /// Whether its definition has an expression or a predicate, which runs functions.
@@ -225,6 +239,8 @@ pub enum RelationKind {
     Index,
     /// The index of a partitioned table.
     Partitioned,
+    /// An index of another access method.
+    OtherIndex,
     /// Anything else.
     Other(&'static str),
 }
@@ -246,8 +262,9 @@ pub fn relation_kind(oid: pg_sys::Oid) -> Option<RelationKind> {
     Some(match kind {
         pg_sys::RELKIND_INDEX if method == access_method() => RelationKind::Index,
         pg_sys::RELKIND_PARTITIONED_INDEX if method == access_method() => RelationKind::Partitioned,
-        pg_sys::RELKIND_INDEX | pg_sys::RELKIND_PARTITIONED_INDEX => {
-            RelationKind::Other("an index of another access method")
+        pg_sys::RELKIND_INDEX => RelationKind::OtherIndex,
+        pg_sys::RELKIND_PARTITIONED_INDEX => {
+            RelationKind::Other("a partitioned index of another access method")
         }
         pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE | pg_sys::RELKIND_MATVIEW => {
             RelationKind::Other("a table")
@@ -262,8 +279,8 @@ pub fn may_maintain(table: pg_sys::Oid) -> bool {
     unsafe { crate::pg::compat::may_maintain(table, pg_sys::GetUserId()) }
 }
 
-/// An index and its table, open and locked for maintenance: reads and writes go on, while other maintenance of the table
-/// waits. Closed when dropped; after an error the abort does that.
+/// An index and its table, open and locked for maintenance, so that reads and writes go on, while other maintenance of the
+/// table waits; or just for reading. Closed when dropped; after an error the abort does that.
 pub struct Maintained {
     heap: pg_sys::Relation,
     index: pg_sys::Relation,
@@ -283,6 +300,10 @@ const MAINTENANCE: pg_sys::LOCKMODE = pg_sys::ShareUpdateExclusiveLock as pg_sys
 const WRITER: pg_sys::LOCKMODE = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
 /// What a reader takes; a standby allows hardly more.
 const READER: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+const READERS: Locks = Locks {
+    heap: READER,
+    index: READER,
+};
 
 impl Maintained {
     /// Opens an index of this access method to change its model or metapage, by the command of this name. A relation that is gone is PostgreSQL's own error.
@@ -308,6 +329,29 @@ impl Maintained {
                 index: READER,
             },
         )
+    }
+
+    /// Opens an index, of whatever access method, as a reader.
+    pub fn for_reading(index: pg_sys::Oid) -> Self {
+        Self::open(index, READERS)
+    }
+
+    /// As [`Maintained::for_reading`]; nothing if somebody has it locked, so that this would have to wait, or it is gone.
+    pub fn for_reading_at_once(index: pg_sys::Oid) -> Option<Self> {
+        // SAFETY: catalog look-ups and locks, which `open` takes once more in the same order.
+        unsafe {
+            let table = pg_sys::IndexGetRelation(index, true);
+            if table == pg_sys::InvalidOid || !pg_sys::ConditionalLockRelationOid(table, READER) {
+                return None;
+            }
+            let free = pg_sys::ConditionalLockRelationOid(index, READER);
+            let opened = free.then(|| Self::open(index, READERS));
+            if free {
+                pg_sys::UnlockRelationOid(index, READER);
+            }
+            pg_sys::UnlockRelationOid(table, READER);
+            opened
+        }
     }
 
     fn open(index: pg_sys::Oid, locks: Locks) -> Self {

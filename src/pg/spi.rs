@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::pg::datum::{ReadElements, append_elements};
 use crate::pg::relation::{Element, Index, type_name};
+use crate::pg::rights::may_select;
 use pgrx::{Spi, pg_sys};
 use std::ffi::CStr;
 
@@ -244,15 +245,6 @@ impl VectorColumn {
                 unsafe { pg_sys::SPI_freetuptable(pg_sys::SPI_tuptable) };
             }
         })
-    }
-}
-
-/// Whether the current user may read all columns of a table.
-fn may_select(table: pg_sys::Oid) -> bool {
-    // SAFETY: a catalog look-up.
-    unsafe {
-        pg_sys::pg_class_aclcheck(table, pg_sys::GetUserId(), pg_sys::ACL_SELECT.into())
-            == pg_sys::AclResult::ACLCHECK_OK
     }
 }
 

@@ -334,6 +334,7 @@ fn directory_page(meta: &Meta, ordinal: u32, entries: &[Entry], page: &mut [u8])
         count: count as u16,
         list: ordinal,
         next: NO_BLOCK,
+        inserted: 0,
     }
     .write(page);
     for i in 0..count {

@@ -18,12 +18,15 @@
 
 mod build;
 mod calibration;
+pub mod care;
+mod census;
 mod chain;
 mod check;
 mod curve;
 mod encode;
 mod error;
 mod insert;
+pub mod measure;
 mod meta;
 mod page;
 mod posting;
@@ -40,6 +43,7 @@ mod vacuum;
 
 pub use build::{Builder, Create, create_empty};
 pub use calibration::{Calibration, MOST_POINTS, Point, QueryKind, Training, describe};
+pub use census::{Balance, Census, Recent, read_all, take_census};
 pub use check::{CheckReport, EachRow, Problem, ShowRows, check, check_against, check_within};
 pub use curve::Curve;
 pub use distillvq_quantizer::{CodeShape, Metric, Model, ModelError};

@@ -243,6 +243,7 @@ impl Meta {
             count: 0,
             list: 0,
             next: 0,
+            inserted: 0,
         }
         .write(page);
         put(page, BODY, &MAGIC);

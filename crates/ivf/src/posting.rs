@@ -72,8 +72,8 @@ pub(crate) fn free_row(page: &[u8], head: &Head, layout: &Layout) -> Option<usiz
     hole.or((count < layout.capacity()).then_some(count))
 }
 
-/// Puts one row into a page that is open for change and has room, and its refine code onto the refine page, which is
-/// appended if it is not there yet. `block` is the page's number. Touches at most one page beside this one.
+/// Puts one row into a page that is open for change and has room, counts it as inserted, and puts its refine code onto the
+/// refine page, which is appended if it is not there yet. `block` is the page's number. Touches at most one page beside this one.
 pub(crate) fn put<W: PageWrite>(
     write: &mut W,
     (block, slot): (u32, usize),
@@ -101,6 +101,7 @@ pub(crate) fn put<W: PageWrite>(
     }
     head.kind = Kind::Posting;
     head.count = head.count.max(i as u16 + 1);
+    head.inserted = head.inserted.saturating_add(1);
     layout.put_row(write.page(slot), i, row);
     head.write(write.page(slot));
     Ok(())

@@ -9,7 +9,7 @@ use distillvq_ivf::stream::{Stream, StreamOptions};
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
     Builder, Candidate, Create, EachRow, Error, Meta, Metric, Model, Row, RowEncoder, Search, Tid,
-    check_against, insert, load_model, replace_student, vacuum,
+    check_against, insert, load_model, replace_student, take_census, vacuum,
 };
 use distillvq_quantizer::{EncodedRows, Placement};
 use proptest::prelude::*;
@@ -39,6 +39,8 @@ struct Milestone {
     changes: usize,
     rows: BTreeSet<Tid>,
     student: Vec<u8>,
+    /// Rows inserted since the build, those removed since included.
+    inserted: u64,
 }
 
 /// A table: vectors in few lists, so that chains grow and pages fill, and some that the codes cannot represent.
@@ -143,6 +145,9 @@ fn expect_valid_prefixes(store: &MemoryStore, table: &Table, milestones: &[Miles
         let stored = model.student_bytes().unwrap();
         let whole = after.changes == done;
         assert!(stored == after.student || (!whole && stored == before.student));
+        let census = take_census(&replayed, &meta, (0, 0), 1).unwrap();
+        let possible = [if whole { after } else { before }.inserted, after.inserted];
+        assert!(possible.contains(&census.inserted), "after {done} changes");
         let (before, after) = (&before.rows, &after.rows);
         let both = before.intersection(after).copied().collect();
         table.expect_sound(&replayed, if whole { after } else { &both });
@@ -191,19 +196,22 @@ proptest! {
         let (meta, table) = build_over(&store, &model, refine, built);
         let mut present: BTreeSet<Tid> = (0..built).map(tid).collect();
         let mut student = model.student_bytes().unwrap();
-        let milestone = |present: &BTreeSet<Tid>, student: &[u8]| Milestone {
+        let mut inserted = 0;
+        let milestone = |present: &BTreeSet<Tid>, student: &[u8], inserted| Milestone {
             changes: store.history().len(),
             rows: present.clone(),
             student: student.to_vec(),
+            inserted,
         };
-        let mut milestones = vec![milestone(&present, &student)];
+        let mut milestones = vec![milestone(&present, &student, inserted)];
         let mut unused = built..table.len();
         for (op, id) in ops.into_iter().zip(6..) {
             match op {
                 Op::Insert(n) => for i in unused.by_ref().take(n) {
                     insert(&store, &meta, table.row(&meta, i)).unwrap();
                     present.insert(tid(i));
-                    milestones.push(milestone(&present, &student));
+                    inserted += 1;
+                    milestones.push(milestone(&present, &student, inserted));
                 },
                 Op::Vacuum(rest) => {
                     vacuum(&store, &mut |tid| tid.offset % 4 == rest).unwrap();
@@ -214,7 +222,7 @@ proptest! {
                     replace_student(&store, &student, id).unwrap();
                 }
             }
-            milestones.push(milestone(&present, &student));
+            milestones.push(milestone(&present, &student, inserted));
         }
         expect_valid_prefixes(&store, &table, &milestones);
     }

@@ -9,7 +9,7 @@ use distillvq_ivf::stream::{Stream, StreamOptions};
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
     Builder, Candidate, Create, Error, HEADER_SIZE, Meta, Metric, Model, PAGE_SIZE, PageStore, Row,
-    Search, check, create_empty, insert, load_model, replace_student, vacuum,
+    Search, check, create_empty, insert, load_model, replace_student, take_census, vacuum,
 };
 use proptest::prelude::*;
 
@@ -53,6 +53,7 @@ fn use_everything(store: &MemoryStore, model: &Model, row: &Owned) -> Result<(),
         let _ = replace_student(store, &student, 7);
         let _ = replace_student(store, &student, 8);
     }
+    let _ = take_census(store, &meta, (100, 50), 1);
     let _ = vacuum(store, &mut |tid| tid.offset.is_multiple_of(7));
     let _ = check(store);
     Ok(())
@@ -115,6 +116,7 @@ proptest! {
                 let _ = search.exact(&mut Vec::new());
             }
             let _ = insert(&store, &meta, row(5_000));
+            let _ = take_census(&store, &meta, (100, 50), 1);
             let _ = vacuum(&store, &mut |tid| tid.offset.is_multiple_of(7));
             let _ = insert(&store, &meta, row(5_001));
             let _ = check(&store);

@@ -1,0 +1,209 @@
+//! What an index needs: the rules behind the advice that users are given.
+//!
+//! | rule | the index needs |
+//! |---|---|
+//! | no model, though there are rows enough to train on | to be built anew |
+//! | the codes of new rows err more than [`MOST_DRIFT`] times as much as those of the build did | to be built anew |
+//! | rows came in numbers, and one list is more than [`MOST_IMBALANCE`] times as long as the average | to be built anew |
+//! | more than [`MOST_DEAD`] of its entries are of dead rows | a vacuum |
+//! | all lists together do not reach the target recall | finer codes |
+//! | more than [`MOST_GROWTH`] as many rows as there were came since its recall was measured | to be trained again |
+//! | its recall was never measured, though there is a model | to be trained again |
+//!
+//! The first rule that applies is the advice: building anew mends what is below it.
+
+use crate::census::Balance;
+use distillvq_quantizer::MIN_TRAIN_ROWS;
+
+/// Share of dead entries above which a vacuum is worth while: searches compare them in vain.
+pub const MOST_DEAD: f64 = 0.2;
+/// The error of the codes of new rows, over that of the rows of the build, above which lists and codes do not fit the rows any
+/// more.
+pub const MOST_DRIFT: f64 = 1.15;
+/// Rows that came since the recall was measured, over those that there were, above which it is to be measured again.
+pub const MOST_GROWTH: f64 = 0.5;
+/// Rows of the longest list over those of an average one, above which lists are uneven.
+pub const MOST_IMBALANCE: f64 = 10.0;
+/// Rows that the longest list has at least, if that matters.
+pub const LEAST_UNEVEN_ROWS: u64 = 1_000;
+/// Rows that came since the build, as a share of all, without which building anew would give the same lists.
+pub const LEAST_NEW_ROWS: f64 = 0.1;
+
+/// What is known of an index.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Condition {
+    /// Whether there is a model.
+    pub trained: bool,
+    /// Rows.
+    pub rows: u64,
+    /// Share of the rows that are dead, if that is known.
+    pub dead: Option<f64>,
+    /// Rows inserted since the build.
+    pub inserted: u64,
+    /// Rows when the recall was measured, and those that came since; none if it was not measured.
+    pub measured: Option<Measured>,
+    /// How rows are spread over lists.
+    pub balance: Option<Balance>,
+    /// The error of the codes of new rows over that of the rows of the build, if that is known.
+    pub drift: Option<f64>,
+}
+
+/// What the measurement of the recall says.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Measured {
+    /// Rows then.
+    pub rows: u64,
+    /// Rows that came since.
+    pub inserted: u64,
+    /// Whether all lists together reach the target.
+    pub reaches_target: bool,
+}
+
+/// What an index needs most.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Care {
+    /// Nothing.
+    Fine,
+    /// To be built anew, for it has no model.
+    Untrained,
+    /// To be built anew, for new rows are of another kind: their error over that of old ones.
+    Drift(f64),
+    /// To be built anew, for new rows crowd in some lists: rows of the longest over those of an average one.
+    Uneven(f64),
+    /// To be vacuumed: the share of dead entries.
+    Dead(f64),
+    /// To be built anew with finer codes.
+    Coarse,
+    /// To be trained again, for it has grown: rows that came, over those that there were.
+    Grown(f64),
+    /// To be trained again, for nobody has measured its recall.
+    Unmeasured,
+}
+
+impl Condition {
+    /// What is most needed.
+    pub fn care(&self) -> Care {
+        let enough = self.rows >= MIN_TRAIN_ROWS as u64;
+        if !self.trained {
+            return if enough { Care::Untrained } else { Care::Fine };
+        }
+        if let Some(drift) = self.drift.filter(|&drift| drift > MOST_DRIFT) {
+            return Care::Drift(drift);
+        }
+        if let Some(times) = self.uneven() {
+            return Care::Uneven(times);
+        }
+        if let Some(dead) = self.dead.filter(|&dead| dead > MOST_DEAD) {
+            return Care::Dead(dead);
+        }
+        match self.measured {
+            None if enough => Care::Unmeasured,
+            None => Care::Fine,
+            Some(it) if !it.reaches_target => Care::Coarse,
+            Some(it) => {
+                let growth = it.inserted as f64 / it.rows.max(1) as f64;
+                if growth > MOST_GROWTH && enough {
+                    Care::Grown(growth)
+                } else {
+                    Care::Fine
+                }
+            }
+        }
+    }
+
+    /// How much longer than the average the longest list is, if it is too long and rows that came later may be why.
+    fn uneven(&self) -> Option<f64> {
+        let Balance { max, mean, .. } = self.balance?;
+        let grown = self.inserted as f64 >= LEAST_NEW_ROWS * self.rows as f64;
+        let times = max as f64 / mean.max(f64::MIN_POSITIVE);
+        (grown && max >= LEAST_UNEVEN_ROWS && times > MOST_IMBALANCE).then_some(times)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FINE: Condition = Condition {
+        trained: true,
+        rows: 10_000,
+        dead: Some(0.1),
+        inserted: 4_000,
+        measured: Some(Measured {
+            rows: 8_000,
+            inserted: 4_000,
+            reaches_target: true,
+        }),
+        balance: Some(Balance {
+            min: 0,
+            median: 90,
+            max: 1_000,
+            mean: 100.0,
+        }),
+        drift: Some(1.1),
+    };
+
+    #[test]
+    fn each_rule_applies_above_its_bound() {
+        assert_eq!(FINE.care(), Care::Fine);
+        let change = |change: fn(&mut Condition)| {
+            let mut condition = FINE;
+            change(&mut condition);
+            condition.care()
+        };
+        assert_eq!(change(|it| it.dead = Some(0.21)), Care::Dead(0.21));
+        assert_eq!(change(|it| it.dead = None), Care::Fine);
+        assert_eq!(change(|it| it.drift = Some(1.2)), Care::Drift(1.2));
+        assert_eq!(change(|it| it.drift = None), Care::Fine);
+        assert_eq!(change(|it| it.measured = None), Care::Unmeasured);
+        assert_eq!(change(|it| it.trained = false), Care::Untrained);
+        let measured = |it: &mut Condition, inserted, reaches_target| {
+            it.measured = Some(Measured {
+                rows: 8_000,
+                inserted,
+                reaches_target,
+            });
+            it.care()
+        };
+        assert_eq!(measured(&mut FINE.clone(), 4_800, true), Care::Grown(0.6));
+        assert_eq!(measured(&mut FINE.clone(), 0, false), Care::Coarse);
+        let uneven = |max, inserted| {
+            let balance = FINE.balance.map(|it| Balance { max, ..it });
+            Condition {
+                balance,
+                inserted,
+                ..FINE
+            }
+            .care()
+        };
+        assert_eq!(uneven(1_100, 4_000), Care::Uneven(11.0));
+        // Nobody came since: the same lists would come out.
+        assert_eq!(uneven(1_100, 900), Care::Fine);
+    }
+
+    #[test]
+    fn small_tables_need_nothing() {
+        let small = Condition {
+            rows: 500,
+            ..Condition::default()
+        };
+        assert_eq!(small.care(), Care::Fine);
+        let trained = Condition {
+            trained: true,
+            ..small
+        };
+        assert_eq!(trained.care(), Care::Fine);
+    }
+
+    #[test]
+    fn building_anew_comes_before_what_it_mends() {
+        let all = Condition {
+            dead: Some(0.5),
+            drift: Some(2.0),
+            measured: None,
+            ..FINE
+        };
+        assert_eq!(all.care(), Care::Drift(2.0));
+        assert_eq!(Condition { drift: None, ..all }.care(), Care::Dead(0.5));
+    }
+}

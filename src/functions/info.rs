@@ -1,0 +1,331 @@
+//! `distillvq_index_info` and the view `distillvq_indexes`: what an index is made of, and what it needs.
+//!
+//! A call reads all pages of the index, and looks up to 1,500 rows of the table up. The rules behind the advice are in
+//! `distillvq_ivf::care`.
+
+use crate::am::scan::Target;
+use crate::error::{Error, Purpose, Result, of_index, or_raise};
+use crate::functions::{check_readable, open_to_look_at};
+use crate::pg::attempt::{Failed, attempt};
+use crate::pg::datum::time_of;
+use crate::pg::heap::look_up;
+use crate::pg::relation::{Index, Maintained, RelationKind, relation_kind};
+use crate::pg::rights::may_inspect;
+use crate::pg::spi::quoted_relation;
+use crate::pg::store::RelationStore;
+use distillvq_ivf::care::{Care, Condition, Measured};
+use distillvq_ivf::{Calibration, Census, Meta, Model, QueryKind, Recent, Tid, take_census};
+use pgrx::datum::TimestampWithTimeZone;
+use pgrx::iter::TableIterator;
+use pgrx::{name, pg_extern, pg_sys::Oid};
+
+/// Entries that are looked up in the table, to estimate how many are of dead rows.
+const ENTRIES: usize = 1_000;
+/// Rows inserted since the build whose codes are compared with their vectors.
+const NEW_ROWS: usize = 500;
+/// New rows that it takes to tell a drift: the mean error of fewer varies.
+const LEAST_NEW_ROWS: usize = 50;
+/// Seed of both samples.
+const SEED: u64 = 1;
+
+/// Figures of an index.
+type Row = (
+    name!(rows, Option<i64>),
+    name!(lists, Option<i32>),
+    name!(list_min, Option<i64>),
+    name!(list_median, Option<i64>),
+    name!(list_max, Option<i64>),
+    name!(largest_share, Option<f32>),
+    name!(exact_rows, Option<i64>),
+    name!(bytes, Option<i64>),
+    name!(bytes_per_row, Option<f32>),
+    name!(dead, Option<i64>),
+    name!(inserts, Option<i64>),
+    name!(model, Option<String>),
+    name!(trained_at, Option<TimestampWithTimeZone>),
+    name!(trained_rows, Option<i64>),
+    name!(logged_queries, Option<i64>),
+    name!(recall_before, Option<f32>),
+    name!(recall_after, Option<f32>),
+    name!(calibration, Option<String>),
+    name!(calibrated_with, Option<&'static str>),
+    name!(drift, Option<f32>),
+    name!(advice, String),
+);
+
+type Rows = TableIterator<'static, Row>;
+
+/// What an index is made of, and what it needs.
+#[pg_extern]
+fn distillvq_index_info(index: Option<Oid>) -> Rows {
+    let index = or_raise(index.ok_or(Error::NullIndex(Purpose::Inspect)));
+    let locked = or_raise(open_to_look_at(index, Purpose::Inspect, may_inspect));
+    TableIterator::once(or_raise(Figures::find(&locked)).row())
+}
+
+/// The same for a view of all indexes: no row for one that the caller may not see, and one without figures for one that has
+/// none now, with the reason in place of the advice.
+#[pg_extern]
+fn distillvq_index_info_if_any(index: Oid) -> Rows {
+    let row = attempt(|| info_if_any(index)).unwrap_or_else(|Failed { message, damage }| {
+        Some(match quoted_relation(index) {
+            Ok(name) if damage => damaged(&message, &name),
+            _ => nothing(&message),
+        })
+    });
+    TableIterator::new(row.into_iter().collect::<Vec<_>>())
+}
+
+fn info_if_any(oid: Oid) -> Option<Row> {
+    if relation_kind(oid) != Some(RelationKind::Index) || !may_inspect(oid) {
+        return None;
+    }
+    let Some(locked) = Maintained::for_reading_at_once(oid) else {
+        return Some(nothing(
+            "it is locked: somebody builds, changes, or drops it",
+        ));
+    };
+    if locked.of_another_session() {
+        return None;
+    }
+    let figures = check_readable(&locked, Purpose::Inspect).and_then(|()| Figures::find(&locked));
+    Some(match figures {
+        Ok(figures) => figures.row(),
+        Err(error @ Error::Pages { .. }) => damaged(&error, &locked.index().quoted_name()),
+        Err(error @ Error::InvalidIndex { .. }) => nothing_but(format!(
+            "reindex: its build is under way or has failed ({error}); if it failed, REINDEX INDEX {}",
+            locked.index().quoted_name()
+        )),
+        Err(error) => nothing(&error.to_string()),
+    })
+}
+
+/// A row without figures, because of this.
+fn nothing(why: &str) -> Row {
+    nothing_but(format!("unknown: {why}"))
+}
+
+/// The same for an index that cannot be read.
+fn damaged(why: &dyn std::fmt::Display, index: &str) -> Row {
+    nothing_but(format!(
+        "reindex: {why}; REINDEX INDEX CONCURRENTLY {index}"
+    ))
+}
+
+fn nothing_but(advice: String) -> Row {
+    (
+        None, None, None, None, None, None, None, None, None, None, None, None, None, None, None,
+        None, None, None, None, None, advice,
+    )
+}
+
+/// What was found out about an index.
+struct Figures {
+    index: Index,
+    table: String,
+    meta: Meta,
+    census: Census,
+    /// Share of the entries whose rows are dead.
+    dead: Option<f64>,
+    drift: Option<f64>,
+}
+
+impl Figures {
+    fn find(locked: &Maintained) -> Result<Self> {
+        let (index, heap) = (locked.index(), locked.heap());
+        let target = Target::open(index)?;
+        let store = RelationStore::new(index);
+        let mut census = take_census(&store, &target.meta, (ENTRIES, NEW_ROWS), SEED)
+            .map_err(of_index(index))?;
+        census.drawn.sort_unstable();
+        census.recent.sort_unstable_by_key(|row| row.tid);
+        let mut dead = 0;
+        look_up(heap, index, &census.drawn, &mut |_, row| {
+            dead += usize::from(row.is_none());
+            Ok(())
+        })?;
+        let looked_at = census.drawn.len();
+        let mut figures = Self {
+            index,
+            table: quoted_relation(index.table())?,
+            meta: target.meta,
+            census,
+            dead: (looked_at > 0).then(|| dead as f64 / looked_at as f64),
+            drift: None,
+        };
+        if figures.census.recent.len() >= LEAST_NEW_ROWS
+            && let Some(before) = figures.meta.training.code_error
+            && let Some(model) = target.model()?
+        {
+            let now = figures.error_of_new_rows(locked, &model)?;
+            figures.drift = now.map(|now| now / f64::from(before));
+        }
+        Ok(figures)
+    }
+
+    /// The mean error of the codes of rows that were inserted since the build; none if too few are alive.
+    fn error_of_new_rows(&self, locked: &Maintained, model: &Model) -> Result<Option<f64>> {
+        let recent = &self.census.recent;
+        let tids: Vec<Tid> = recent.iter().map(|row| row.tid).collect();
+        let (mut errors, mut vector) = (Vec::new(), Vec::new());
+        look_up(locked.heap(), self.index, &tids, &mut |i, row| {
+            if let (Some(read), Some(Recent { list, codes, .. })) = (row, recent.get(i)) {
+                vector.clear();
+                if read(&mut vector) == self.meta.dim {
+                    errors.extend(model.code_error(&vector, *list, codes));
+                }
+            }
+            Ok(())
+        })?;
+        let enough = errors.len() >= LEAST_NEW_ROWS;
+        Ok(enough.then(|| errors.iter().sum::<f64>() / errors.len() as f64))
+    }
+
+    fn condition(&self) -> Condition {
+        let target: Option<f64> = None;
+        let rows = self.census.rows();
+        let measured = |it: &Calibration| Measured {
+            rows: it.rows,
+            // What came since a later measurement is not counted apart: then what the index has grown by.
+            inserted: if it.rows == self.meta.rows_at_build {
+                self.census.inserted
+            } else {
+                rows.saturating_sub(it.rows)
+            },
+            reaches_target: target.is_none_or(|target| it.probes_for(target).is_some()),
+        };
+        Condition {
+            trained: self.meta.trained(),
+            rows,
+            dead: self.dead,
+            inserted: self.census.inserted,
+            measured: self.meta.calibration.as_ref().map(measured),
+            balance: self.census.balance(),
+            drift: self.drift,
+        }
+    }
+
+    fn row(self) -> Row {
+        let (rows, balance) = (self.census.rows(), self.census.balance());
+        let (meta, training) = (&self.meta, &self.meta.training);
+        let trained = meta.trained();
+        let listed: u64 = rows - self.census.lists.last().copied().unwrap_or(0);
+        let bytes = self.index.bytes();
+        let calibration = meta.calibration.as_ref();
+        let of_training = |value: u64| trained.then_some(value as i64);
+        let own = || "own".to_owned();
+        (
+            Some(rows as i64),
+            Some(meta.lists as i32),
+            balance.map(|it| it.min as i64),
+            balance.map(|it| it.median as i64),
+            balance.map(|it| it.max as i64),
+            balance
+                .filter(|_| listed > 0)
+                .map(|it| it.max as f32 / listed as f32),
+            Some((rows - listed) as i64),
+            Some(bytes as i64),
+            (rows > 0).then(|| bytes as f32 / rows as f32),
+            self.dead.map(|share| (share * rows as f64).round() as i64),
+            Some(self.census.inserted as i64),
+            trained.then(|| self.index.options().model.unwrap_or_else(own)),
+            (trained && training.trained_at != 0)
+                .then(|| time_of(training.trained_at))
+                .flatten(),
+            of_training(training.rows),
+            of_training(training.queries),
+            training.recall_before,
+            training.recall_after,
+            calibration.map(curve),
+            Some(match calibration.map(|it| it.kind) {
+                Some(QueryKind::Log) => "queries",
+                Some(QueryKind::Rows) => "rows",
+                None => "none",
+            }),
+            self.drift.map(|drift| drift as f32),
+            self.advice(),
+        )
+    }
+
+    /// What to do, in words.
+    fn advice(&self) -> String {
+        let (index, table) = (self.index.quoted_name(), &self.table);
+        let reindex = format!("REINDEX INDEX CONCURRENTLY {index}");
+        let percent = |share: f64| (100.0 * share).round();
+        let by_log = self
+            .meta
+            .calibration
+            .is_some_and(|it| it.kind == QueryKind::Log);
+        let queries = if by_log || self.meta.training.queries > 0 {
+            ", queries => ..., query_column => ..."
+        } else {
+            ""
+        };
+        let name = pgrx::spi::quote_literal(&index);
+        let again = |function: &str| format!("SELECT * FROM {function}({name}{queries})");
+        match self.condition().care() {
+            Care::Fine => "fine".to_owned(),
+            Care::Untrained => format!(
+                "reindex: it was built over too few rows to learn from, and searches compare every row; {reindex}"
+            ),
+            Care::Drift(times) => format!(
+                "reindex: new rows are of another kind, their codes err {times:.2} times as much; {reindex}"
+            ),
+            Care::Uneven(times) => format!(
+                "reindex: new rows crowd in some lists, the longest has {times:.0} times the rows of an average one; \
+                 {reindex}"
+            ),
+            Care::Dead(share) => format!(
+                "vacuum: {} % of its entries are of dead rows; VACUUM {table}",
+                percent(share)
+            ),
+            Care::Coarse => self.finer(&index, &reindex),
+            Care::Grown(share) => format!(
+                "train again (re-distil): since its recall was measured, {} % as many rows as there were have come; {}",
+                percent(share),
+                again("distillvq_train")
+            ),
+            Care::Unmeasured => format!(
+                "calibrate: its recall was not measured; {}",
+                again("distillvq_calibrate")
+            ),
+        }
+    }
+
+    /// How to get codes that reach the target.
+    fn finer(&self, index: &str, reindex: &str) -> String {
+        let best = self
+            .meta
+            .calibration
+            .and_then(|it| it.best())
+            .unwrap_or(0.0);
+        let why = format!(
+            "reindex: all lists together reach a recall of {best:.3}, which is below the target"
+        );
+        let most = distillvq_quantizer::max_subquantizers(self.meta.shape.bits).min(self.meta.dim);
+        let codes = (2 * self.meta.shape.subquantizers).min(most);
+        match self.index.options().model {
+            Some(model) => format!(
+                "{why}; train {} with more subquantizers than {}, then {reindex}",
+                pgrx::spi::quote_literal(model),
+                self.meta.shape.subquantizers
+            ),
+            None if codes > self.meta.shape.subquantizers => {
+                format!("{why}; ALTER INDEX {index} SET (subquantizers = {codes}); {reindex}")
+            }
+            None => format!("{why}; ALTER INDEX {index} SET (refine = sq8); {reindex}"),
+        }
+    }
+}
+
+/// The points of a curve as JSON, of which PostgreSQL keeps the text: `[{"probes": 8, "recall": 0.953}, …]`.
+fn curve(calibration: &Calibration) -> String {
+    let point =
+        |probes: u32, recall: f32| format!("{{\"probes\": {probes}, \"recall\": {recall:.4}}}");
+    let points: Vec<String> = calibration
+        .points()
+        .iter()
+        .map(|it| point(it.probes, it.recall))
+        .collect();
+    format!("[{}]", points.join(", "))
+}

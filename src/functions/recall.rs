@@ -1,0 +1,228 @@
+//! `distillvq_recall`: the recall of an index, measured against exact search, and the time that both take.
+//!
+//! Nothing is estimated from the index: the named index is searched through the server's own interface of access methods,
+//! with the settings of the session, whatever its method is, so that it can be compared with pgvector's. The truth comes from
+//! one pass over the table for all queries, with the operator's own function and the same snapshot.
+
+use crate::error::{Error, Purpose, Result, or_raise};
+use crate::functions::{in_range_of, query_log};
+use crate::pg::nearest::{Measured, Query, access_method_of, setting};
+use crate::pg::relation::{Index, Maintained, RelationKind, relation_kind};
+use crate::pg::rights::{has_hidden_rows, may_read};
+use crate::pg::spi::{VectorColumn, partitions, quoted_relation, relation_name};
+use crate::pg::store::RelationStore;
+use crate::sample::Reservoir;
+use distillvq_ivf::measure::{Mean, mean_of_shares};
+use distillvq_ivf::{Meta, Tid};
+use pgrx::iter::TableIterator;
+use pgrx::{name, pg_extern, pg_sys::Oid};
+use std::time::{Duration, Instant};
+
+/// Most neighbours to ask for.
+const MOST_NEIGHBOURS: i64 = 10_000;
+/// Most queries.
+const MOST_QUERIES: i64 = 100_000;
+/// Single exact searches that are timed, as long as they take no longer than [`EXACT_TIME`] together.
+const EXACT_PASSES: usize = 3;
+/// See [`EXACT_PASSES`].
+const EXACT_TIME: Duration = Duration::from_secs(5);
+/// Seed of the sample: of the same rows, the same are queries for every index.
+const SEED: u64 = 1;
+
+/// The row that the function returns.
+type Row = TableIterator<
+    'static,
+    (
+        name!(k, i32),
+        name!(queries, i32),
+        name!(recall, Option<f32>),
+        name!(recall_low, Option<f32>),
+        name!(recall_high, Option<f32>),
+        name!(index_ms, Option<f32>),
+        name!(exact_ms, Option<f32>),
+        name!(setting, Option<String>),
+        name!(source, &'static str),
+    ),
+>;
+
+/// Measures the recall of an index.
+#[pg_extern]
+fn distillvq_recall(
+    index: Option<Oid>,
+    k: Option<i32>,
+    sample: Option<i32>,
+    queries: Option<Oid>,
+    query_column: Option<&std::ffi::CStr>,
+) -> Row {
+    let index = or_raise(index.ok_or(Error::NullIndex(Purpose::Measure)));
+    let k = or_raise(in_range_of(
+        "k",
+        k.unwrap_or(10).into(),
+        1..=MOST_NEIGHBOURS,
+    ));
+    let sample = sample.unwrap_or(100).into();
+    let sample = or_raise(in_range_of("sample", sample, 1..=MOST_QUERIES));
+    let queries = or_raise(query_log(queries, query_column));
+    let outcome = or_raise(measure(index, k, sample, queries.as_ref()));
+    let share = |of: fn(&Mean) -> f64| outcome.recall.map(|mean| of(&mean) as f32);
+    TableIterator::once((
+        k as i32,
+        outcome.queries as i32,
+        share(|it| it.mean),
+        share(|it| it.low),
+        share(|it| it.high),
+        outcome.by_index.map(milliseconds),
+        outcome.exact.map(milliseconds),
+        outcome.setting,
+        if queries.is_some() { "queries" } else { "rows" },
+    ))
+}
+
+fn milliseconds(time: Duration) -> f32 {
+    time.as_secs_f32() * 1e3
+}
+
+/// What was measured.
+struct Outcome {
+    /// Queries that have neighbours.
+    queries: usize,
+    recall: Option<Mean>,
+    /// Mean time of a search by the index, and of one without.
+    by_index: Option<Duration>,
+    exact: Option<Duration>,
+    setting: Option<String>,
+}
+
+fn measure(oid: Oid, k: usize, sample: usize, log: Option<&VectorColumn>) -> Result<Outcome> {
+    let locked = open(oid)?;
+    let index = locked.index();
+    let mut measured = Measured::new(&locked)?;
+    let queries = draw(&measured, index, (k, sample), log)?;
+    let nearest = measured.exact(&queries, k);
+    let exact = time_exact(&mut measured, &queries, k);
+    // The first search of a session reads the model, or what else the access method keeps.
+    measured.by_index(queries.get(..1).unwrap_or_default(), k);
+    let found = measured.by_index(&queries, k);
+    let (mut shares, mut time) = (Vec::new(), Duration::ZERO);
+    for (nearest, (found, took)) in nearest.iter().zip(&found) {
+        if let Some(share) = nearest.recall(found) {
+            shares.push(share);
+            time += *took;
+        }
+    }
+    Ok(Outcome {
+        queries: shares.len(),
+        recall: mean_of_shares(&shares, k),
+        by_index: mean_time(time, shares.len()),
+        exact,
+        setting: settings_in_force(index),
+    })
+}
+
+/// Opens an index of any access method, if the caller may read all that is behind it.
+fn open(oid: Oid) -> Result<Maintained> {
+    let purpose = Purpose::Measure;
+    let relation = || relation_name(oid).unwrap_or_else(|| oid.to_u32().to_string());
+    let not_an_index = |kind| {
+        Err(Error::NotAnIndex {
+            relation: relation(),
+            kind,
+            purpose,
+        })
+    };
+    match relation_kind(oid) {
+        Some(RelationKind::Index | RelationKind::OtherIndex) => {}
+        Some(RelationKind::Partitioned) => {
+            return Err(Error::PartitionedIndex {
+                index: relation(),
+                partitions: partitions(oid)?,
+                purpose,
+            });
+        }
+        Some(RelationKind::Other(kind)) => return not_an_index(kind),
+        None => return not_an_index("no relation"),
+    }
+    let table = crate::pg::relation::table_of(oid);
+    if !may_read(oid) {
+        return Err(Error::NoSelect(quoted_relation(table)?));
+    }
+    if has_hidden_rows(table) {
+        return Err(Error::RowSecurity(quoted_relation(table)?));
+    }
+    let locked = Maintained::for_reading(oid);
+    crate::functions::check_readable(&locked, purpose)?;
+    Ok(locked)
+}
+
+/// Draws queries: of those logged, or rows of the table.
+fn draw(
+    measured: &Measured,
+    index: Index,
+    (k, sample): (usize, usize),
+    log: Option<&VectorColumn>,
+) -> Result<Vec<Query>> {
+    let (element, dim) = (index.element()?, index.dimensions()?);
+    // Elements, drawn and as a value, and distances, those of the truth and those found.
+    let each = 2 * (dim * size_of::<f32>() + k * size_of::<f64>()) + size_of::<Query>();
+    let most = crate::pg::maintenance_bytes();
+    let capacity = sample.min(most / each);
+    let mut reservoir = Reservoir::new(capacity, dim, SEED);
+    let mut rows: Vec<Tid> = Vec::new();
+    match log {
+        Some(column) => column.scan(&mut |read| reservoir.offer(read))?,
+        None => measured.rows().show(0..u32::MAX, &mut |tid, read| {
+            if let Some(place) = reservoir.offer_placed(read)? {
+                rows.resize(rows.len().max(place + 1), tid);
+                rows[place] = tid;
+            }
+            Ok(())
+        }),
+    }
+    let queries = sample.min(reservoir.offered());
+    if queries > capacity {
+        let bytes = queries * each;
+        return Err(Error::ManyQueries {
+            queries,
+            bytes,
+            most,
+        });
+    }
+    let vectors = reservoir.into_rows();
+    let queries = vectors.chunks_exact(dim).enumerate();
+    let queries = queries.map(|(i, vector)| Query::new(vector, element, rows.get(i).copied()));
+    queries.collect()
+}
+
+/// The mean time of an exact search for one query.
+fn time_exact(measured: &mut Measured, queries: &[Query], k: usize) -> Option<Duration> {
+    let (start, mut passes) = (Instant::now(), 0);
+    for query in queries.iter().take(EXACT_PASSES) {
+        measured.exact(std::slice::from_ref(query), k);
+        passes += 1;
+        if start.elapsed() > EXACT_TIME {
+            break;
+        }
+    }
+    mean_time(start.elapsed(), passes)
+}
+
+fn mean_time(all: Duration, count: usize) -> Option<Duration> {
+    let count = u32::try_from(count).ok().filter(|&count| count > 0)?;
+    Some(all / count)
+}
+
+/// What decides how thoroughly the index is searched.
+fn settings_in_force(index: Index) -> Option<String> {
+    let known = match access_method_of(index).as_str() {
+        "distillvq" => {
+            let lists = Meta::read(&RelationStore::new(index)).ok()?.lists as usize;
+            let probes = crate::settings::probes(index.options().probes, lists);
+            return Some(format!("distillvq.probes = {probes}"));
+        }
+        "hnsw" => c"hnsw.ef_search",
+        "ivfflat" => c"ivfflat.probes",
+        _ => return None,
+    };
+    let name = known.to_string_lossy();
+    setting(known).map(|value| format!("{name} = {value}"))
+}

@@ -1,0 +1,62 @@
+//! Work whose errors end nothing but itself.
+
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
+use std::panic::AssertUnwindSafe;
+
+/// An error that ended some work.
+pub struct Failed {
+    /// Its message.
+    pub message: String,
+    /// Whether it tells of damaged data.
+    pub damage: bool,
+}
+
+/// Runs `work` in a subtransaction; an error that it raises undoes that, and is returned. Only what is asked to stop does not
+/// go on.
+pub fn attempt<T>(work: impl FnOnce() -> T) -> Result<T, Failed> {
+    // SAFETY: as PL/pgSQL does it: the caller's memory context and resource owner are put back afterwards.
+    let (context, owner) = unsafe {
+        let before = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
+        pg_sys::BeginInternalSubTransaction(std::ptr::null());
+        pg_sys::MemoryContextSwitchTo(before.0);
+        before
+    };
+    let outcome = PgTryBuilder::new(AssertUnwindSafe(|| Ok(work())))
+        .catch_others(Err)
+        .catch_rust_panic(Err)
+        .execute();
+    // SAFETY: ends the subtransaction that was begun above.
+    unsafe {
+        pg_sys::MemoryContextSwitchTo(context);
+        match &outcome {
+            Ok(_) => pg_sys::ReleaseCurrentSubTransaction(),
+            Err(_) => pg_sys::RollbackAndReleaseCurrentSubTransaction(),
+        }
+        pg_sys::MemoryContextSwitchTo(context);
+        pg_sys::CurrentResourceOwner = owner;
+    }
+    outcome.map_err(|error| {
+        let (CaughtError::PostgresError(report)
+        | CaughtError::ErrorReport(report)
+        | CaughtError::RustPanic {
+            ereport: report, ..
+        }) = &error;
+        let stop = [
+            PgSqlErrorCode::ERRCODE_QUERY_CANCELED,
+            PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN,
+        ];
+        let state = report.sql_error_code();
+        if stop.contains(&state) {
+            error.rethrow();
+        }
+        let damage = [
+            PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
+            PgSqlErrorCode::ERRCODE_INDEX_CORRUPTED,
+        ];
+        Failed {
+            message: report.message().to_owned(),
+            damage: damage.contains(&state),
+        }
+    })
+}
