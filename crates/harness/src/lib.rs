@@ -7,6 +7,7 @@
 //! * [`measure`]: queries of one prepared-statement client, and their times
 //! * [`affinity`]: clients that do not wait for idle processors
 //! * [`compare`]: one index against another
+//! * [`plans`]: the planner's choices against measured times
 //!
 //! Servers need the environment of `tools/with_env.sh` (`make test` and `make demo` set it) and the extension installed
 //! by `tools/install.sh`.
@@ -20,6 +21,7 @@ pub mod installation;
 pub mod load;
 pub mod measure;
 pub mod npy;
+pub mod plans;
 pub mod process_tree;
 pub mod server;
 pub mod vectors;
