@@ -132,7 +132,10 @@ impl Outcome {
     #[must_use]
     pub fn loss(&self) -> f64 {
         let times = self.plans.iter().map(|plan| plan.time);
-        self.chosen.time / times.fold(self.chosen.time, f64::min).max(f64::MIN_POSITIVE)
+        self.chosen.time
+            / times
+                .fold(self.chosen.time, f64::min)
+                .max(f64::MIN_POSITIVE)
     }
 
     /// Whether the chosen plan is good enough.
@@ -425,7 +428,10 @@ fn situations_of(table: &Table) -> Vec<Situation> {
             filtered(10, "loose", 10_000),
             all(plain(10)),
         ],
-        "partial" => vec![filtered(10, "bucket", 10_000), filtered(100, "bucket", 5_000)],
+        "partial" => vec![
+            filtered(10, "bucket", 10_000),
+            filtered(100, "bucket", 5_000),
+        ],
         "narrow" => vec![
             plain(10),
             plain(100),
