@@ -25,6 +25,12 @@ bench-quality:
 bench:
 	@tools/bench-speed.sh "$(DATA)" "$(ROWS)" "$(DIM)"
 
+## bench-plans  the planner's choices against measured times, into docs/plans.md
+.PHONY: bench-plans
+bench-plans:
+	@$(with_env) tools/install.sh
+	@$(with_env) cargo run --locked --release --package distillvq-harness --bin plans -- docs/plans.md
+
 ## test         all tests: the pure crates, then the extension in private servers
 .PHONY: test
 test:

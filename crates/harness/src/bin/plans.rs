@@ -6,7 +6,7 @@ use std::env;
 use std::fs;
 use std::process::ExitCode;
 
-use distillvq_harness::plans::{self, Outcome};
+use distillvq_harness::plans::{self, Care, Outcome};
 use distillvq_harness::{Error, Result, Server};
 
 fn main() -> ExitCode {
@@ -26,7 +26,7 @@ fn run() -> Result<()> {
     let server = Server::start_with("plans", &plans::SETTINGS)?;
     let mut client = server.database("plans")?;
     let tables = plans::tables(full);
-    let outcomes = plans::measure(&mut client, &tables, &plans::situations(&tables))?;
+    let outcomes = plans::measure(&mut client, &tables, Care::FULL)?;
     let table = plans::report(&tables, &outcomes);
     println!("{table}\n{}", summary(&outcomes));
     if let Some(path) = file {
