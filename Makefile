@@ -32,6 +32,12 @@ bench-filters:
 	@$(with_env) cargo run --locked --release --package distillvq-harness --bin filters -- \
 		"$(or $(DATA),data/wordnet-20k)" "$(or $(DOCS),docs)/filters.md"
 
+## bench-plans  the planner's choices against measured times, into docs/plans.md
+.PHONY: bench-plans
+bench-plans:
+	@$(with_env) tools/install.sh
+	@$(with_env) cargo run --locked --release --package distillvq-harness --bin plans -- docs/plans.md
+
 ## test         all tests: the pure crates, then the extension in private servers
 .PHONY: test
 test:

@@ -1,16 +1,41 @@
 //! What a search costs, in the planner's units.
+//!
+//! The planner compares plans, and what it charges for the others is given, also where it is far from the truth: a distance
+//! costs the same in three dimensions as in a thousand, a vector out of line costs nothing to fetch, and a row that an index
+//! finds is charged as if it came from a disk. Adding up such prices for a search compares badly with both. Therefore:
+//!
+//! 1. *Times.* How long the search takes, and how long its rivals do: the table read through and sorted, and the rows that a
+//!    btree on the query's conditions finds, sorted. Only the ratios matter; the figures are microseconds of one machine, with
+//!    everything in memory, fitted to the situations of `make bench-plans`.
+//! 2. *Prices.* What the planner charges for the rivals, by its own formulas and settings.
+//! 3. The search is charged what the planner charges for so much time: a line from nothing to the time and price of the
+//!    rivals, from the cheaper to the dearer. So it costs less than a rival when it is faster. The line is the same whether
+//!    there is such a btree or not.
+//!
+//! A search is not linear in its rows (see `distillvq_ivf::stream`): the farther it goes, the more lists it looks at, and
+//! the smaller the share of rows that it compares in vain. The planner, which knows a first and a last row's cost, is told a
+//! line through the cost of the first row and that of the last row wanted, if the LIMIT is known, or else of the last row.
 
-/// What the planner and the metapage say.
+/// The table, and the vectors in it.
 #[derive(Clone, Copy, Debug)]
-pub struct Inputs {
-    /// Pages and rows of the index.
-    pub index_pages: f64,
-    /// Rows of the index.
-    pub index_rows: f64,
-    /// Pages of the table, TOAST not counted.
-    pub heap_pages: f64,
-    /// Rows of the table.
-    pub heap_rows: f64,
+pub struct Table {
+    /// Pages, TOAST not counted.
+    pub pages: f64,
+    /// Rows.
+    pub rows: f64,
+    /// Bytes of a vector.
+    pub vector: f64,
+    /// Bytes of what the query takes from a row.
+    pub width: f64,
+}
+
+/// The index.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Pages of codes.
+    pub pages: f64,
+    /// Rows.
+    pub rows: f64,
     /// Lists; 0 for an untrained index.
     pub lists: f64,
     /// Lists probed first.
@@ -19,16 +44,51 @@ pub struct Inputs {
     pub dimensions: f64,
     /// Subquantizers of a code.
     pub subquantizers: f64,
-    /// Cost of a page read at random.
-    pub random_page: f64,
-    /// Cost of a page read in sequence.
+    /// Bits of each of them.
+    pub bits: u8,
+    /// Whether rows are ranked by refine codes before they are compared.
+    pub refine: bool,
+}
+
+/// The query.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish {
+    /// Rows of the table that fulfil the conditions.
+    pub rows: f64,
+    /// Rows wanted of those, if that is known.
+    pub limit: Option<f64>,
+    /// The planner's cost of checking the conditions of a row; 0 without conditions.
+    pub conditions: f64,
+}
+
+/// The planner's settings.
+#[derive(Clone, Copy, Debug)]
+pub struct Prices {
+    /// A page read in sequence.
     pub sequential_page: f64,
-    /// Cost of an index row.
-    pub row_cost: f64,
-    /// Cost of an operator call.
-    pub operator_cost: f64,
-    /// Share of the table's rows that the query's conditions keep.
-    pub selectivity: f64,
+    /// A page read at random.
+    pub random_page: f64,
+    /// A row.
+    pub row: f64,
+    /// A row of an index.
+    pub index_row: f64,
+    /// A call of an operator.
+    pub operator: f64,
+    /// Bytes that a sort may keep in memory.
+    pub sort_memory: f64,
+}
+
+/// What the planner and the metapage say.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs {
+    /// The table.
+    pub table: Table,
+    /// The index.
+    pub index: Shape,
+    /// The query.
+    pub query: Wish,
+    /// The planner's settings.
+    pub prices: Prices,
 }
 
 /// The answer for the planner.
@@ -36,58 +96,331 @@ pub struct Inputs {
 pub struct Estimate {
     /// Cost up to the first row.
     pub startup: f64,
-    /// Cost of all rows.
+    /// Cost of all rows, without what the planner adds for rows of the table.
     pub total: f64,
-    /// Share of the table's rows that the scan returns.
+    /// Share of the table's rows that the scan returns: the conditions are checked later.
     pub selectivity: f64,
+    /// How far the rows come in the order of the table. They do not, but their pages were just read by the search: the planner
+    /// is not to charge for reading them at random.
+    pub correlation: f64,
     /// Pages of the index that a search reads.
     pub pages: f64,
 }
 
-/// Codes scored for the price of one operator call: a block of 32 at a time, a code of 48 bytes in two nanoseconds.
-const CODES_PER_OPERATOR: f64 = 8.0;
-/// Dimensions of exact arithmetic for the price of one operator call.
-const DIMENSIONS_PER_OPERATOR: f64 = 64.0;
-/// Rows re-ranked before the first one is returned.
-const FIRST_EXACT_ROWS: f64 = 100.0;
+/// Most that is ever answered, so that sums of costs stay finite.
+const MOST: f64 = 1e100;
 
-/// Estimates a search: routing, the probed lists, and exact distances of the best rows before the first row comes out;
-/// every further row is an exact distance and a table page. Up to the last row the scan reads all lists.
+/// Time and price of a way to answer the query.
+#[derive(Clone, Copy, Debug, Default)]
+struct Way {
+    time: f64,
+    price: f64,
+}
+
+/// Estimates a search.
 pub fn estimate(inputs: &Inputs) -> Estimate {
-    let share = if inputs.lists > 0.0 {
-        (inputs.probes / inputs.lists).clamp(0.0, 1.0)
-    } else {
-        1.0
-    };
-    let vector_cost = inputs.operator_cost * (1.0 + inputs.dimensions / DIMENSIONS_PER_OPERATOR);
-    let routing = inputs.lists * vector_cost / 4.0;
-    // A part of a list's pages follow each other on disk.
-    let page = (inputs.random_page + inputs.sequential_page) / 2.0;
-    let code_cost = inputs.operator_cost / CODES_PER_OPERATOR * (1.0 + inputs.subquantizers / 96.0);
-    let scan = |share: f64| share * (inputs.index_pages * page + inputs.index_rows * code_cost);
-    let exact_row = vector_cost + inputs.row_cost + inputs.random_page * heap_page_share(inputs);
-    let first = if inputs.lists > 0.0 {
-        FIRST_EXACT_ROWS.min(inputs.index_rows)
-    } else {
-        inputs.index_rows
-    };
-    let startup = routing + scan(share) + first * exact_row;
-    let total = routing + scan(1.0) + inputs.index_rows * exact_row;
-    let pages = (share * inputs.index_pages).max(1.0);
+    let inputs = inputs.clamped();
+    let Inputs {
+        table,
+        index,
+        query,
+        prices,
+    } = inputs;
+    let wanted = query
+        .limit
+        .map_or(query.rows, |limit| limit.min(query.rows));
+    let (scan, btree) = (inputs.scan(wanted), inputs.btree(wanted));
+    let charge = |rows: f64| charge(inputs.search_time(rows), scan, btree).clamp(0.0, MOST);
+
+    let startup = charge(1.0);
+    let selectivity = (index.rows / table.rows).min(1.0);
+    // The planner goes from the first row to the last in proportion, and adds this up to the last.
+    let all = startup + (charge(wanted) - startup).max(0.0) * query.rows / wanted;
+    let pages = (selectivity * table.pages).ceil();
+    let added = prices.random_page
+        + (pages - 1.0).max(0.0) * prices.sequential_page
+        + selectivity * table.rows * (prices.row + query.conditions);
     Estimate {
         startup,
-        total: total.max(startup),
-        selectivity: inputs.selectivity.clamp(0.0, 1.0),
-        pages,
+        total: (all - added).clamp(startup, MOST),
+        selectivity,
+        correlation: 1.0,
+        pages: (index.pages * inputs.probed(1.0)).max(1.0),
     }
 }
 
-/// The share of exact rows that cost a table page of their own: the neighbours of a query lie scattered, but a small
-/// table's pages are soon all in memory.
-fn heap_page_share(inputs: &Inputs) -> f64 {
-    if inputs.heap_rows > 0.0 {
-        (inputs.heap_pages / inputs.heap_rows).clamp(0.05, 1.0)
+/// What the planner charges for so much time.
+fn charge(time: f64, scan: Way, btree: Way) -> f64 {
+    // A btree that is dearer than the scan is not chosen; one that is cheaper but slower bends the line back: then the
+    // scan, which is always possible, counts.
+    let bend = if btree.time < scan.time && btree.price < scan.price {
+        btree
     } else {
-        1.0
+        Way::default()
+    };
+    if time < bend.time {
+        bend.price * time / bend.time
+    } else {
+        bend.price + (scan.price - bend.price) * (time - bend.time) / (scan.time - bend.time)
     }
+}
+
+// Microseconds. Of any plan with a table:
+/// Starting and ending a plan that sorts.
+const PLAN: f64 = 2.0;
+/// A row read in sequence.
+const ROW: f64 = 0.015;
+/// A page of the table read in sequence.
+const PAGE: f64 = 0.1;
+/// A page of the table read through an index, and a row on it.
+const INDEX_PAGE: f64 = 0.2;
+const INDEX_ROW: f64 = 0.1;
+/// Descending a btree.
+const BTREE: f64 = 4.0;
+/// A condition as cheap as an operator call.
+const CONDITION: f64 = 0.008;
+/// A distance, and its part for a dimension.
+const DISTANCE: f64 = 0.05;
+const DISTANCE_DIMENSION: f64 = 2.5e-4;
+/// Fetching a vector that is out of line, and its part for each piece.
+const OUT_OF_LINE: f64 = 0.9;
+const PIECE: f64 = 0.3;
+/// Bytes of such a piece.
+const PIECE_BYTES: f64 = 1996.0;
+/// A step of a full sort (a row has log2(rows) of them), and of one that keeps a few rows.
+const SORT_STEP: f64 = 0.011;
+const BOUNDED_STEP: f64 = 0.02;
+/// A kilobyte of a sort that goes through files.
+const SORT_KILOBYTE: f64 = 1.0;
+
+// Of a search:
+/// Starting it, and the part for a dimension (look-up tables, rotation).
+const SEARCH: f64 = 15.0;
+const SEARCH_DIMENSION: f64 = 0.03;
+/// Ranking a list, and the part for a dimension.
+const LIST: f64 = 0.005;
+const LIST_DIMENSION: f64 = 2e-5;
+/// A page of codes.
+const CODE_PAGE: f64 = 0.22;
+/// A subquantizer of a code, of 4 bits or of 8.
+const CODE: f64 = 2e-5;
+const WIDE_CODE: f64 = 1.5e-4;
+/// Comparing a row of the table, and the part for a dimension.
+const COMPARE: f64 = 0.35;
+const COMPARE_DIMENSION: f64 = 5e-4;
+/// Fetching an out-of-line vector in no order, more than in the table's order.
+const SCATTERED: f64 = 0.5;
+/// Ranking a row by its refine code, and the part for a dimension.
+const REFINE: f64 = 0.3;
+const REFINE_DIMENSION: f64 = 3e-4;
+/// Rows compared beyond those given out, with refine codes.
+const REFINED_SPARE: f64 = 4.0;
+/// A row of an untrained index, besides its distance.
+const UNTRAINED_ROW: f64 = 0.15;
+/// Rows given out for which the first probes are meant: `distillvq_ivf::stream` widens beyond.
+const ROWS_PER_PROBES: f64 = 25.0;
+/// Candidates of the first pull and of the largest one: each further pull scans the probed lists again.
+const FIRST_PULL: f64 = 64.0;
+const LARGEST_PULL: f64 = 4096.0;
+
+impl Inputs {
+    /// Without anything that is negative, unknown, or in contradiction.
+    fn clamped(&self) -> Self {
+        let known = |x: f64| if x.is_nan() { 0.0 } else { x.clamp(0.0, MOST) };
+        let Inputs {
+            table,
+            index,
+            query,
+            prices,
+        } = *self;
+        let rows = known(table.rows).max(1.0);
+        let matching = known(query.rows).clamp(1.0, rows);
+        Inputs {
+            table: Table {
+                pages: known(table.pages).max(1.0),
+                rows,
+                ..table
+            },
+            index: Shape {
+                pages: known(index.pages),
+                rows: known(index.rows).clamp(matching, rows),
+                ..index
+            },
+            query: Wish {
+                rows: matching,
+                limit: query.limit.map(|limit| known(limit).max(1.0)),
+                conditions: known(query.conditions),
+            },
+            prices: Prices {
+                sequential_page: known(prices.sequential_page),
+                random_page: known(prices.random_page),
+                row: known(prices.row),
+                index_row: known(prices.index_row),
+                operator: known(prices.operator),
+                ..prices
+            },
+        }
+    }
+
+    /// The table read through, the rows that fulfil the conditions sorted.
+    fn scan(&self, wanted: f64) -> Way {
+        let Inputs {
+            table,
+            query,
+            prices,
+            ..
+        } = self;
+        let sort = self.sort(wanted);
+        Way {
+            time: PLAN
+                + table.rows * (ROW + self.conditions_time())
+                + table.pages * PAGE
+                + query.rows * self.distance()
+                + sort.time,
+            price: table.pages * prices.sequential_page
+                + table.rows * (prices.row + query.conditions)
+                + query.rows * prices.operator
+                + sort.price,
+        }
+    }
+
+    /// The rows that fulfil the conditions, found through a btree on those, sorted.
+    fn btree(&self, wanted: f64) -> Way {
+        let Inputs {
+            table,
+            query,
+            prices,
+            ..
+        } = self;
+        let sort = self.sort(wanted);
+        // Mackert and Lohman's formula, as the planner has it.
+        let pages = 2.0 * table.pages * query.rows / (2.0 * table.pages + query.rows);
+        let pages = pages.min(table.pages).ceil();
+        // The denser they lie, the less it is reading at random.
+        let dense = (pages / table.pages).sqrt();
+        let page = prices.random_page - (prices.random_page - prices.sequential_page) * dense;
+        Way {
+            time: PLAN
+                + BTREE
+                + query.rows * (INDEX_ROW + self.distance())
+                + pages * INDEX_PAGE
+                + sort.time,
+            price: prices.random_page
+                + query.rows * (prices.index_row + prices.row + query.conditions + prices.operator)
+                + pages * page
+                + sort.price,
+        }
+    }
+
+    /// Sorting the rows that fulfil the conditions.
+    fn sort(&self, wanted: f64) -> Way {
+        let Inputs {
+            table,
+            query,
+            prices,
+            ..
+        } = self;
+        let rows = query.rows.max(2.0);
+        // As the planner counts: the row, rounded up, and its header.
+        let row_bytes = table.width + 32.0;
+        let comparison = 2.0 * prices.operator;
+        if wanted * row_bytes > prices.sort_memory {
+            let kilobytes = rows * row_bytes / 1024.0;
+            let transfers = 2.0 * kilobytes / 8.0;
+            return Way {
+                time: rows * rows.log2() * SORT_STEP + kilobytes * SORT_KILOBYTE,
+                price: comparison * rows * rows.log2()
+                    + transfers * (0.75 * prices.sequential_page + 0.25 * prices.random_page),
+            };
+        }
+        let heap = (2.0 * wanted).log2();
+        if rows > 2.0 * wanted {
+            Way {
+                time: wanted * (rows / wanted).ln() * (heap + 1.0) * BOUNDED_STEP,
+                price: comparison * rows * heap,
+            }
+        } else {
+            Way {
+                time: rows * rows.log2() * SORT_STEP,
+                price: comparison * rows * rows.log2(),
+            }
+        }
+    }
+
+    /// The time of a search until so many rows that fulfil the conditions were returned.
+    fn search_time(&self, wanted: f64) -> f64 {
+        let Inputs { index, query, .. } = self;
+        let given = wanted * index.rows / query.rows;
+        // The executor computes the distances of the rows that it returns once more.
+        let returned = given * self.conditions_time() + wanted * self.distance();
+        if index.lists < 1.0 {
+            return SEARCH + index.rows * (UNTRAINED_ROW + self.distance()) + returned;
+        }
+        let route = SEARCH
+            + index.dimensions * SEARCH_DIMENSION
+            + index.lists * (LIST + index.dimensions * LIST_DIMENSION);
+        let compared = self.compared(given);
+        let code = if index.bits > 4 { WIDE_CODE } else { CODE };
+        let scan = index.pages * CODE_PAGE + index.rows * index.subquantizers * code;
+        let scans = self.probed(given) * scans(compared);
+        route + scans * scan + self.compare_time(given, compared) + returned
+    }
+
+    /// The share of the lists that is probed until so many rows were given out.
+    fn probed(&self, given: f64) -> f64 {
+        let share = self.index.probes / self.index.lists.max(1.0);
+        (share * (given / ROWS_PER_PROBES).max(1.0)).clamp(0.0, 1.0)
+    }
+
+    /// Candidates compared until so many rows were given out.
+    fn compared(&self, given: f64) -> f64 {
+        (given + 25.0 * given.sqrt()).min(self.index.rows)
+    }
+
+    fn compare_time(&self, given: f64, compared: f64) -> f64 {
+        let dimensions = self.index.dimensions;
+        let fetch = match self.fetch() {
+            0.0 => 0.0,
+            fetch => fetch + SCATTERED,
+        };
+        if self.index.refine {
+            let exact = (given + REFINED_SPARE).min(compared);
+            compared * (REFINE + dimensions * REFINE_DIMENSION) + exact * (COMPARE + fetch)
+        } else {
+            compared * (COMPARE + dimensions * COMPARE_DIMENSION + fetch)
+        }
+    }
+
+    /// The time of a distance in the executor.
+    fn distance(&self) -> f64 {
+        DISTANCE + self.index.dimensions * DISTANCE_DIMENSION + self.fetch()
+    }
+
+    /// The time to fetch a vector that is out of line: where the table has no room for it.
+    fn fetch(&self) -> f64 {
+        let Table {
+            pages,
+            rows,
+            vector,
+            ..
+        } = self.table;
+        if pages * 8192.0 < rows * vector {
+            OUT_OF_LINE + PIECE * (vector / PIECE_BYTES).ceil()
+        } else {
+            0.0
+        }
+    }
+
+    /// The time to check the conditions of a row.
+    fn conditions_time(&self) -> f64 {
+        let operators = self.query.conditions / self.prices.operator.max(1e-6);
+        operators * CONDITION
+    }
+}
+
+/// How often the probed lists are scanned to pull so many candidates, in all: the first pulls double, and happen while few
+/// lists are probed.
+fn scans(candidates: f64) -> f64 {
+    let doubled = (candidates.min(LARGEST_PULL) / FIRST_PULL).log2().max(0.0);
+    1.0 + doubled / 2.0 + (candidates - LARGEST_PULL).max(0.0) / LARGEST_PULL
 }

@@ -203,18 +203,19 @@ unsafe extern "C-unwind" fn amcostestimate(
 ) {
     // SAFETY: the planner's own structures and places for the answer.
     unsafe {
-        *correlation = 0.0;
         match planner::estimate_path(root, path) {
             Some(estimate) => {
                 *startup = estimate.startup;
                 *total = estimate.total;
                 *selectivity = estimate.selectivity;
+                *correlation = estimate.correlation;
                 *pages = estimate.pages;
             }
             None => {
                 *startup = f64::INFINITY;
                 *total = f64::INFINITY;
                 *selectivity = 0.0;
+                *correlation = 0.0;
                 *pages = 0.0;
             }
         }

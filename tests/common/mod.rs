@@ -283,7 +283,7 @@ pub fn by_index(client: &mut Client, sql: &str) -> Found {
 /// Runs a search without any index: the truth.
 #[track_caller]
 pub fn by_table(client: &mut Client, sql: &str) -> Found {
-    client.run("SET enable_indexscan = off; SET enable_bitmapscan = off");
+    client.run("RESET enable_seqscan; SET enable_indexscan = off; SET enable_bitmapscan = off");
     let plan = client.plan(sql);
     assert!(!plan.contains("Index Scan"), "{plan}");
     let found = found(client, sql);

@@ -8,6 +8,7 @@
 //! * [`affinity`]: clients that do not wait for idle processors
 //! * [`compare`]: one index against another
 //! * [`filters`]: the same under filters
+//! * [`plans`]: the planner's choices against measured times
 //!
 //! Servers need the environment of `tools/with_env.sh` (`make test` and `make demo` set it) and the extension installed
 //! by `tools/install.sh`.
@@ -22,6 +23,7 @@ pub mod installation;
 pub mod load;
 pub mod measure;
 pub mod npy;
+pub mod plans;
 pub mod process_tree;
 pub mod server;
 pub mod vectors;

@@ -1,0 +1,159 @@
+//! The planner takes the fastest plan, and asking it what a search costs never fails.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod common;
+
+use common::{Database, Sql, items, table};
+use distillvq_harness::Vectors;
+use distillvq_harness::plans::{self, Care, Kind, Outcome};
+
+#[test]
+fn the_fastest_plan_is_chosen() {
+    let mut db = Database::new("plans");
+    let tables = plans::tables(false);
+    let outcomes = plans::measure(&mut db, &tables, Care::QUICK).unwrap();
+    let report = plans::report(&tables, &outcomes);
+    obvious(&outcomes, &report);
+    // In peace it is all of them. Others may use this machine too.
+    assert!(plans::share_of_good(&outcomes) >= 0.8, "{report}");
+}
+
+/// What must be chosen, whatever the times are.
+fn obvious(outcomes: &[Outcome], report: &str) {
+    let mut count = 0;
+    for outcome in outcomes {
+        let situation = outcome.situation;
+        let least = situation.filters.iter().map(|&(_, share)| share).min();
+        let btree = situation
+            .filters
+            .iter()
+            .any(|&(column, _)| column != "loose");
+        let expected: &[Kind] = match (situation.table, situation.limit, least) {
+            ("tiny", _, _) | (_, None, _) => &[Kind::Sequential, Kind::Parallel],
+            ("narrow" | "texts" | "toasted", Some(1..=100), None) => &[Kind::Search],
+            ("narrow" | "texts" | "toasted", Some(10), Some(50_000)) => &[Kind::Search],
+            (_, _, Some(..=100)) if btree => &[Kind::Btree],
+            _ => continue,
+        };
+        count += 1;
+        assert!(
+            expected.contains(&outcome.chosen.kind),
+            "{situation:?} by {}, not {expected:?}\n{report}",
+            outcome.chosen.nodes
+        );
+    }
+    assert!(count >= 30, "{count}");
+}
+
+/// First and total cost of a query's plan.
+#[track_caller]
+fn cost(client: &mut postgres::Client, sql: &str) -> (f64, f64) {
+    let first: String = client.column(&format!("EXPLAIN {sql}")).remove(0);
+    let costs = first.split_once("(cost=").unwrap().1;
+    let (startup, rest) = costs.split_once("..").unwrap();
+    let total = rest.split(' ').next().unwrap();
+    (startup.parse().unwrap(), total.parse().unwrap())
+}
+
+const BY_INDEX: &str =
+    "SET enable_seqscan = off; SET enable_sort = off; SET enable_bitmapscan = off";
+
+#[test]
+fn more_work_costs_more() {
+    let mut db = Database::new("costs");
+    table(
+        &mut db,
+        "items",
+        "vector",
+        &Vectors::clustered(20_000, 8, 50, 3),
+    );
+    db.run("CREATE INDEX ON items USING distillvq (embedding)");
+    db.run("ANALYZE items");
+    db.run(BY_INDEX);
+    let mut last = 0.0;
+    for probes in [1, 10, 30, 100, common::ALL] {
+        db.run(&format!("SET distillvq.probes = {probes}"));
+        let (_, total) = cost(&mut db, &nearest("LIMIT 10"));
+        assert!(total > last, "{probes} lists cost {total}, fewer {last}");
+        last = total;
+    }
+    db.run("RESET distillvq.probes");
+    let mut last = 0.0;
+    for limit in [1, 10, 100, 1_000, 10_000, 20_000] {
+        let (_, total) = cost(&mut db, &nearest(&format!("LIMIT {limit}")));
+        assert!(total > last, "{limit} rows cost {total}, fewer {last}");
+        last = total;
+    }
+    // Rows that a filter drops have to be found too.
+    let all = cost(&mut db, &nearest("LIMIT 10")).1;
+    let some = cost(
+        &mut db,
+        &nearest("LIMIT 10").replace("ORDER", "WHERE id < 200 ORDER"),
+    );
+    assert!(some.1 > 5.0 * all, "{} and {all}", some.1);
+}
+
+fn nearest(rest: &str) -> String {
+    format!("SELECT id FROM items ORDER BY embedding <-> '[1,2,3,4,5,6,7,8]' {rest}")
+}
+
+#[test]
+fn strange_settings_and_queries_have_a_cost() {
+    let mut db = items("strange");
+    db.run("CREATE INDEX ON items USING distillvq (embedding)");
+    let rests = [
+        "",
+        "LIMIT 0",
+        "LIMIT NULL",
+        "LIMIT 10 OFFSET 100000",
+        "LIMIT 9223372036854775807",
+        "LIMIT (SELECT 5)",
+    ];
+    for settings in [
+        "SET seq_page_cost = 0; SET random_page_cost = 0",
+        "SET cpu_tuple_cost = 0; SET cpu_operator_cost = 0; SET cpu_index_tuple_cost = 0",
+        "SET seq_page_cost = 0; SET random_page_cost = 0; SET cpu_tuple_cost = 0; SET cpu_operator_cost = 0",
+        "SET random_page_cost = 1e300",
+        "SET cpu_operator_cost = 1e300; SET seq_page_cost = 1e-300",
+        "SET work_mem = '64kB'",
+        "SET distillvq.probes = 32768",
+    ] {
+        db.run(&format!("RESET ALL; {BY_INDEX}; {settings}"));
+        for rest in rests {
+            let sql = nearest(rest);
+            let (startup, total) = cost(&mut db, &sql);
+            assert!(startup <= total && startup >= 0.0, "{settings}: {sql}");
+            db.run(&sql);
+        }
+    }
+    db.run("RESET ALL; PREPARE few (bigint) AS SELECT id FROM items ORDER BY embedding <-> '[1,2,3,4,5,6,7,8]' LIMIT $1");
+    db.run("SET plan_cache_mode = force_generic_plan; EXECUTE few (3); EXPLAIN EXECUTE few (3)");
+    db.run(&format!(
+        "BEGIN; DECLARE c CURSOR FOR {}; FETCH 3 FROM c; COMMIT",
+        nearest("")
+    ));
+}
+
+#[test]
+fn tables_without_statistics_have_a_cost() {
+    let mut db = Database::new("unknown");
+    db.run("CREATE TABLE items (id bigint, embedding vector(8)); CREATE INDEX ON items USING distillvq (embedding)");
+    let sql = nearest("LIMIT 3");
+    db.run(BY_INDEX);
+    assert!(db.plan(&sql).contains("Index Scan"));
+    db.run("INSERT INTO items SELECT n, array_fill(random(), '{8}')::vector FROM generate_series(1, 5000) n");
+    assert!(cost(&mut db, &sql).1 > 0.0);
+    db.run("ANALYZE items; TRUNCATE items");
+    assert!(cost(&mut db, &sql).1 > 0.0);
+    // A partition is a table whose rows are a part of those wanted.
+    db.run(
+        "CREATE TABLE parts (id bigint, embedding vector(8)) PARTITION BY HASH (id);
+         CREATE TABLE part0 PARTITION OF parts FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+         CREATE TABLE part1 PARTITION OF parts FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+         INSERT INTO parts SELECT n, array_fill(random(), '{8}')::vector FROM generate_series(1, 20000) n;
+         CREATE INDEX ON parts USING distillvq (embedding);
+         ANALYZE parts; RESET ALL",
+    );
+    let plan = db.plan(&sql.replace("items", "parts"));
+    assert_eq!(plan.matches("Index Scan").count(), 2, "{plan}");
+}
