@@ -17,13 +17,17 @@ use crate::sample::Reservoir;
 use distillvq_ivf::{MOST_REFINE_BYTES, QueryKind, create_empty};
 use distillvq_quantizer::{
     MIN_TRAIN_ROWS, MOST_HELD_OUT, Metric, Model, Monitor, TrainError, TrainOptions, Trained,
-    hold_out, pick, refine_bytes, train,
+    auto_lists, hold_out, pick, refine_bytes, refine_dimensions, train,
 };
 
 /// Seed of the sample and of the training in a build: the same table gives the same index.
 const SEED: u64 = 1;
 /// Rows that training looks at, at the most: more would cost time and teach nothing new.
 const MOST_SAMPLE_ROWS: usize = 131_072;
+/// With fewer sampled rows a list, lists and codes come out noticeably worse.
+const FEW_ROWS_PER_LIST: usize = 30;
+/// Bytes that training needs for each value of the sample: its own, and half as much for codes.
+const BYTES_PER_VALUE: usize = size_of::<f32>() * 3 / 2;
 
 /// A sample of so many rows can spare those that the index is measured with.
 const ENOUGH_ROWS: usize = 8_000;
@@ -112,7 +116,7 @@ fn refine(element: Element, dim: usize, options: &Options) -> Result<bool> {
     match options.refine {
         Some(true) if !fits => Err(Error::RefineDimensions {
             dim,
-            most: MOST_REFINE_BYTES - refine_bytes(0),
+            most: refine_dimensions(MOST_REFINE_BYTES),
         }),
         Some(wanted) => Ok(wanted),
         None => Ok(fits && element.bytes() * dim > INLINE),
@@ -221,6 +225,7 @@ fn train_from_table(plan: &Plan, heap: Heap) -> Result<(Option<Lesson>, usize)> 
     let options = train_options(&plan.options, plan.metric, rows, SEED);
     let mut sample = reservoir.into_rows();
     let dim = plan.dim;
+    tell_of_small_sample(&plan.index.name(), &sample, dim, &options, (1, 1));
     let queries = queries_of_sample(&mut sample, dim, rows);
     memory_for_training(&sample, dim)?;
     let job = |monitor: &dyn Monitor| train(sample, dim, None, &options, monitor);
@@ -252,10 +257,44 @@ pub fn train_options(options: &Options, metric: Metric, rows: usize, seed: u64) 
 
 /// Rows to sample, so that training stays within `maintenance_work_mem`.
 pub fn sample_capacity(dim: usize) -> usize {
-    let row = dim * size_of::<f32>();
     let whole = crate::pg::maintenance_bytes();
     let left = whole.saturating_sub(beside_sample(dim)).max(whole / 4);
-    (left / (row * 3 / 2)).clamp(MIN_TRAIN_ROWS, MOST_SAMPLE_ROWS)
+    (left / (dim * BYTES_PER_VALUE)).clamp(MIN_TRAIN_ROWS, MOST_SAMPLE_ROWS)
+}
+
+/// Says so when `maintenance_work_mem` leaves the training fewer rows than are good for its lists, and what would be enough.
+/// Of the sample's memory, rows have so many parts of so many.
+pub fn tell_of_small_sample(
+    relation: &str,
+    sample: &[f32],
+    dim: usize,
+    options: &TrainOptions,
+    (parts, of): (usize, usize),
+) {
+    const MB: usize = 1 << 20;
+    let (rows, sampled) = (options.rows_in_table, sample.len() / dim.max(1));
+    let lists = match options.lists {
+        0 => auto_lists(rows),
+        lists => lists,
+    };
+    let most = rows.min(MOST_SAMPLE_ROWS * parts / of);
+    let wanted = (FEW_ROWS_PER_LIST * lists).min(most);
+    if sampled >= wanted {
+        return;
+    }
+    let enough = beside_sample(dim) + wanted * dim * BYTES_PER_VALUE * of / parts;
+    crate::pg::notice(
+        &format!(
+            "training on \"{relation}\" looks at {sampled} of {rows} rows, as many as maintenance_work_mem allows"
+        ),
+        &format!(
+            "With {lists} lists at least {wanted} rows are good: fewer make searches less accurate."
+        ),
+        &format!(
+            "Before, SET maintenance_work_mem = '{}MB' or more.",
+            enough.div_ceil(MB) + 1
+        ),
+    );
 }
 
 /// What training holds beside the sample and its codes: buffers of a fixed number of rows, and what any training needs
