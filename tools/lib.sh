@@ -147,17 +147,18 @@ fetch_wheel() {
     compgen -G "$2/*.whl" | head -n 1
 }
 
-# --- Python for benches ----------------------------------------------------------
+# --- Python for benches and clients ------------------------------------------------
 
-# Creates .venv-bench, anew whenever the requirements have changed.
-need_bench_python() {
-    local wanted=$root/benches/quality/requirements.txt stamp=$root/.venv-bench/requirements.txt
-    cmp --silent "$wanted" "$stamp" && return
-    command -v python3 >/dev/null || install_package python3 python3
-    python3 -c 'import ensurepip' 2>/dev/null || install_package "Python's venv" python3-venv
-    say "installing FAISS and matplotlib into .venv-bench"
-    rm -rf "$root/.venv-bench"
-    python3 -m venv "$root/.venv-bench"
-    "$root/.venv-bench/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary :all: --requirement "$wanted"
-    cp "$wanted" "$stamp"
+# need_venv DIRECTORY REQUIREMENTS WHAT: makes a virtual environment, anew whenever the requirements have changed.
+need_venv() {
+    cmp --silent "$2" "$1/requirements.txt" && return
+    command -v python3 >/dev/null || install_package python3 python3 >&2
+    python3 -c 'import ensurepip' 2>/dev/null || install_package "Python's venv" python3-venv >&2
+    say "installing $3 into $1"
+    rm -rf "$1"
+    python3 -m venv "$1"
+    "$1/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary :all: --requirement "$2" >&2
+    cp "$2" "$1/requirements.txt"
 }
+
+need_bench_python() { need_venv "$root/.venv-bench" "$root/benches/quality/requirements.txt" "FAISS and matplotlib"; }
