@@ -31,7 +31,7 @@ fetch() {
     (cd "$1" && private_apt "$1" source --tar-only --download-only "$package")
 }
 
-# build WORK PREFIX: what servers of tests need, without documentation and with the one contrib module that they use. The
+# build WORK PREFIX: what servers of tests need, without documentation and with the contrib modules that they use. The
 # prefix appears complete or not at all.
 build() {
     local log=$2.log
@@ -42,9 +42,16 @@ build() {
             make -j2 &&
             make install DESTDIR="$1/installed" &&
             make -C contrib/pg_buffercache install DESTDIR="$1/installed" &&
+            make -C contrib/postgres_fdw install DESTDIR="$1/installed" &&
             cp src/tools/valgrind.supp "$1/installed$2/" &&
+            rm -rf "$2" &&
             mv "$1/installed$2" "$2"
     ) >"$log" 2>&1 || fail "PostgreSQL could not be built" "See $log"
+}
+
+# is_complete PREFIX: whether it is there, with the module that came last to those that are built.
+is_complete() {
+    [ -x "$1/bin/pg_config" ] && [ -f "$("$1/bin/pg_config" --sharedir)/extension/postgres_fdw.control" ]
 }
 
 # take_over_pgvector PREFIX: the private server's.
@@ -56,7 +63,7 @@ take_over_pgvector() {
 home=$root/.server
 as_server_user test -x "$root" || home=$DISTILLVQ_RUN
 prefix=$home/assert-$PG_MAJOR
-if [ ! -x "$prefix/bin/pg_config" ]; then
+if ! is_complete "$prefix"; then
     # The header is needed to compile with -DUSE_VALGRIND.
     [ -f /usr/include/valgrind/valgrind.h ] || install_package valgrind valgrind
     command -v bison >/dev/null || install_package bison bison

