@@ -7,11 +7,13 @@
 //! * [`measure`]: queries of one prepared-statement client, and their times
 //! * [`affinity`]: clients that do not wait for idle processors
 //! * [`compare`]: one index against another
+//! * [`arguments`]: those of the programs
 //!
 //! Servers need the environment of `tools/with_env.sh` (`make test` and `make demo` set it) and the extension installed
 //! by `tools/install.sh`.
 
 pub mod affinity;
+pub mod arguments;
 pub mod compare;
 pub mod data;
 pub mod error;
@@ -26,6 +28,7 @@ pub mod vectors;
 
 use std::path::Path;
 
+pub use arguments::Arguments;
 pub use data::DataSet;
 pub use error::{Error, Result};
 pub use exact::{Metric, Truth};
