@@ -400,6 +400,20 @@ pub fn wait_for(what: &str, mut so: impl FnMut() -> bool) {
     }
 }
 
+/// Clustered vectors, and twenty queries of the same kind.
+pub fn vectors_and_queries(rows: usize, dim: usize) -> (Vectors, Vectors) {
+    let all = Vectors::clustered(rows + 20, dim, 30, 1);
+    (all.slice(0..rows), all.slice(rows..rows + 20))
+}
+
+/// A database with a table `items` of that many vectors, and queries.
+pub fn items_and_queries(name: &str, rows: usize, dim: usize) -> (Database, Vectors) {
+    let mut db = Database::new(name);
+    let (vectors, queries) = vectors_and_queries(rows, dim);
+    table(&mut db, "items", "vector", &vectors);
+    (db, queries)
+}
+
 /// A database with a table `items` of 1,200 vectors of 8 dimensions.
 pub fn items(name: &str) -> Database {
     let mut db = Database::new(name);

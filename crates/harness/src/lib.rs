@@ -9,11 +9,13 @@
 //! * [`compare`]: one index against another
 //! * [`filters`]: the same under filters
 //! * [`plans`]: the planner's choices against measured times
+//! * [`arguments`]: those of the programs
 //!
 //! Servers need the environment of `tools/with_env.sh` (`make test` and `make demo` set it) and the extension installed
 //! by `tools/install.sh`.
 
 pub mod affinity;
+pub mod arguments;
 pub mod compare;
 pub mod data;
 pub mod error;
@@ -30,6 +32,7 @@ pub mod vectors;
 
 use std::path::Path;
 
+pub use arguments::Arguments;
 pub use data::DataSet;
 pub use error::{Error, Result};
 pub use exact::{Metric, Truth};

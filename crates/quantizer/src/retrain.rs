@@ -23,8 +23,8 @@ pub struct RetrainOptions {
 /// encoder.
 ///
 /// `sample` and `queries` are as in [`crate::train()`]; rows that the encoder cannot place in a list are left out.
-/// What does not beat the current decoder or routing on held-out queries is dropped, so the model never gets worse; if
-/// both are dropped, the model comes back unchanged. The report counts what this training saw, its recall before is the
+/// What does not beat the current decoder or routing on held-out queries is dropped, so the model never gets worse for the
+/// sample; if both are dropped, the model comes back unchanged. The report counts what this training saw, its recall before is the
 /// current student's. Without queries, rows pose as queries and the routing stays.
 ///
 /// # Errors

@@ -8,7 +8,10 @@ use distillvq_quantizer::{
     MAX_DIM, MIN_TRAIN_ROWS, Metric, Model, Monitor, Phase, Placement, Quiet, TrainError,
     TrainOptions, train,
 };
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use std::borrow::Cow;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
@@ -373,5 +376,47 @@ fn interrupts_are_heeded_everywhere() {
             "question {at} of {asked}"
         );
         assert_eq!(stop.asked.load(Ordering::Relaxed), at + 1);
+    }
+}
+
+/// A model of each metric, trained once.
+fn ordinary() -> &'static [Model] {
+    static MODELS: OnceLock<Vec<Model>> = OnceLock::new();
+    let train = |metric| {
+        let options = TrainOptions {
+            metric,
+            ..TrainOptions::default()
+        };
+        train(groups(1200, 8, 0.3, 1), 8, None, &options, &Quiet)
+            .unwrap()
+            .model
+    };
+    MODELS.get_or_init(|| METRICS.map(train).to_vec())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { rng_seed: RngSeed::Fixed(1), failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever bits a row and a query have.
+    #[test]
+    fn any_bits_have_a_place_and_a_score(bits in prop::collection::vec(any::<u32>(), 24), part in 1usize..8) {
+        let values: Vec<f32> = bits.into_iter().map(f32::from_bits).collect();
+        let (rows, query) = values.split_at(16);
+        for model in ordinary() {
+            let encoded = model.encode_refined(rows);
+            for row in &encoded.rows {
+                prop_assert!(row.norm.is_finite());
+                if let Placement::List(list) = row.placement {
+                    prop_assert!((list as usize) < model.lists());
+                }
+            }
+            for query in [query, &query[..part]] {
+                let scores = by_codes(model, query, rows);
+                prop_assert!(scores.iter().all(|score| !score.is_nan()), "{:?}", scores);
+                let lists = model.query(query).ranking().all();
+                prop_assert!(lists.iter().all(|(score, _)| score.is_finite()));
+                prop_assert_eq!(lists.len(), model.lists());
+            }
+        }
     }
 }

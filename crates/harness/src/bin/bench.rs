@@ -5,8 +5,6 @@
 //! `benches/speed/report.py` makes tables and a plot of. Another access method is one more entry of [`methods`]. With a
 //! library that was built with the feature `timing`, the time of distillvq's searches is told by stage too.
 
-use std::collections::BTreeMap;
-use std::env;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -18,7 +16,9 @@ use std::time::{Duration, Instant};
 use distillvq_harness::affinity::Together;
 use distillvq_harness::compare::{Built, build};
 use distillvq_harness::measure::{explain, find_by_id, time_by_id};
-use distillvq_harness::{DataSet, Error, Metric, Result, Server, Stop, Truth, Vectors, load};
+use distillvq_harness::{
+    Arguments, DataSet, Error, Metric, Result, Server, Stop, Truth, Vectors, load,
+};
 use postgres::Client;
 use serde_json::{Value, json};
 
@@ -38,7 +38,7 @@ const DATABASE: &str = "bench";
 const INDEX: &str = "items_idx";
 
 fn main() -> ExitCode {
-    match Arguments::read().and_then(|arguments| bench(&arguments)) {
+    match Task::read().and_then(|task| bench(&task)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
@@ -47,7 +47,8 @@ fn main() -> ExitCode {
     }
 }
 
-struct Arguments {
+/// What is to be measured.
+struct Task {
     data: Option<PathBuf>,
     rows: usize,
     dim: usize,
@@ -58,36 +59,22 @@ struct Arguments {
     timing: Option<PathBuf>,
 }
 
-impl Arguments {
+impl Task {
     fn read() -> Result<Self> {
-        let mut given = BTreeMap::new();
-        let mut words = env::args().skip(1);
-        while let Some(name) = words.next() {
-            let value = words.next();
-            given.insert(name, value.unwrap_or_default());
-        }
-        let mut take = |name: &str| given.remove(name).filter(|value| !value.is_empty());
-        let number = |value: Option<String>, default: usize| match value {
-            Some(value) => value
-                .parse()
-                .map_err(|_| Error::Argument(format!("{value} is no number"))),
-            None => Ok(default),
-        };
-        let arguments = Self {
-            data: take("--data").map(PathBuf::from),
-            rows: number(take("--rows"), 100_000)?,
-            dim: number(take("--dim"), 768)?,
-            only: take("--only").unwrap_or_default(),
-            output: take("--output")
-                .map(PathBuf::from)
+        let mut given = Arguments::of_this_program();
+        let task = Self {
+            data: given.path("--data"),
+            rows: given.number("--rows", 100_000)?,
+            dim: given.number("--dim", 768)?,
+            only: given.text("--only").unwrap_or_default(),
+            output: given
+                .path("--output")
                 .ok_or_else(|| Error::Argument("--output is missing".into()))?,
-            time: Duration::from_secs(number(take("--seconds"), 3)? as u64),
-            timing: take("--timing").map(PathBuf::from),
+            time: Duration::from_secs(given.number("--seconds", 3)?),
+            timing: given.path("--timing"),
         };
-        match given.pop_first() {
-            Some((name, _)) => Err(Error::Argument(format!("unknown argument {name}"))),
-            None => Ok(arguments),
-        }
+        given.end()?;
+        Ok(task)
     }
 }
 
@@ -199,9 +186,9 @@ struct Data {
 }
 
 impl Data {
-    fn new(arguments: &Arguments) -> Result<Self> {
-        let Some(directory) = &arguments.data else {
-            let (rows, dim) = (arguments.rows, arguments.dim);
+    fn new(task: &Task) -> Result<Self> {
+        let Some(directory) = &task.data else {
+            let (rows, dim) = (task.rows, task.dim);
             return Ok(Self {
                 name: format!("generated-{rows}x{dim}"),
                 documents: Vectors::like_texts(rows, dim, 1, 0),
@@ -220,9 +207,9 @@ impl Data {
     }
 }
 
-fn bench(arguments: &Arguments) -> Result<()> {
+fn bench(task: &Task) -> Result<()> {
     say("making or reading the vectors");
-    let data = Data::new(arguments)?;
+    let data = Data::new(task)?;
     let (rows, dim) = (data.documents.rows(), data.documents.dim());
     let bytes = rows * dim * size_of::<f32>();
     let buffers = format!("{}MB", (4 * bytes / 1_000_000).clamp(512, 8_000));
@@ -239,7 +226,7 @@ fn bench(arguments: &Arguments) -> Result<()> {
     load_tables(&mut client, &data)?;
     say("exact neighbours of the test queries");
     let truth = Truth::new(Metric::Cosine, &data.documents, &data.test, K);
-    let path = &arguments.output;
+    let path = &task.output;
     let unwritable = |error| Error::Argument(format!("{}: {error}", path.display()));
     let mut output = Output(File::create(path).map_err(unwritable)?);
     output.line(&json!({
@@ -248,16 +235,16 @@ fn bench(arguments: &Arguments) -> Result<()> {
         "server": client.query_one("SHOW server_version", &[])?.try_get::<_, String>(0)?,
         "pgvector": client.query_one("SELECT extversion FROM pg_extension WHERE extname = 'vector'", &[])?.try_get::<_, String>(0)?,
         "processors": thread::available_parallelism().map_or(0, usize::from),
-        "look_ups": throughput(&server, "distillvq.probes = 0", LOOK_UP, data.test.rows(), 1, arguments.time)?,
+        "look_ups": throughput(&server, "distillvq.probes = 0", LOOK_UP, data.test.rows(), 1, task.time)?,
     }))?;
     drop(client);
     let methods = methods(rows, dim, data.log.is_some());
     let wanted = |method: &&Method| {
-        let mut names = arguments.only.split(';');
-        arguments.only.is_empty() || names.any(|name| name == method.name)
+        let mut names = task.only.split(';');
+        task.only.is_empty() || names.any(|name| name == method.name)
     };
     for method in methods.iter().filter(wanted) {
-        measure(&mut server, method, arguments, &data, &truth, &mut output)?;
+        measure(&mut server, method, task, &data, &truth, &mut output)?;
     }
     Ok(())
 }
@@ -299,7 +286,7 @@ fn load_tables(client: &mut Client, data: &Data) -> Result<()> {
 fn measure(
     server: &mut Server,
     method: &Method,
-    arguments: &Arguments,
+    task: &Task,
     data: &Data,
     truth: &Truth<'_>,
     output: &mut Output,
@@ -333,14 +320,7 @@ fn measure(
         let mut line =
             json!({ "kind": "point", "index": name, "setting": setting, "recall": recall });
         for clients in CLIENTS {
-            let speed = throughput(
-                server,
-                &setting,
-                &sql,
-                data.test.rows(),
-                clients,
-                arguments.time,
-            )?;
+            let speed = throughput(server, &setting, &sql, data.test.rows(), clients, task.time)?;
             line[format!("per_second_{clients}")] = json!(speed);
         }
         output.line(&line)?;
@@ -348,14 +328,14 @@ fn measure(
             break;
         }
     }
-    if let Some(library) = &arguments.timing
+    if let Some(library) = &task.timing
         && method.setting == "distillvq.probes"
     {
-        stages(server, method, library, arguments, data, output)?;
+        stages(server, method, library, task, data, output)?;
     }
     sessions(server, method, output)?;
     cold(server, method, data, output)?;
-    inserts(server, name, data, arguments.time, output)?;
+    inserts(server, name, data, task.time, output)?;
     let mut client = server.connect_to(DATABASE)?;
     client.batch_execute(&format!(
         "DROP INDEX {INDEX}; DELETE FROM items WHERE id < 0"
@@ -444,7 +424,7 @@ fn stages(
     server: &Server,
     method: &Method,
     library: &Path,
-    arguments: &Arguments,
+    task: &Task,
     data: &Data,
     output: &mut Output,
 ) -> Result<()> {
@@ -469,7 +449,7 @@ fn stages(
             &method.query(),
             data.test.rows(),
             1,
-            arguments.time,
+            task.time,
         )?;
         let log = || Ok::<_, Error>(server.log()?.split_off(before));
         let found = wait_for(|| Ok(timing_line(&log()?)))?;

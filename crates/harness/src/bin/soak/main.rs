@@ -14,13 +14,11 @@ mod session;
 mod work;
 mod world;
 
-use std::collections::BTreeMap;
-use std::env;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use distillvq_harness::{Error, Result};
+use distillvq_harness::{Arguments, Error, Result};
 use serde_json::{Map, Value, json};
 
 /// What a full run of so many minutes does: the counts promised in `docs/reliability.md` are for this.
@@ -71,7 +69,8 @@ pub struct Plan {
     pub seed: u64,
 }
 
-struct Arguments {
+/// What the whole run is to do.
+struct Run {
     minutes: f64,
     seed: u64,
     only: String,
@@ -79,31 +78,21 @@ struct Arguments {
     table: Option<PathBuf>,
 }
 
-impl Arguments {
+impl Run {
     fn read() -> Result<Self> {
-        let mut given = BTreeMap::new();
-        let mut words = env::args().skip(1);
-        while let Some(name) = words.next() {
-            given.insert(name, words.next().unwrap_or_default());
-        }
-        let mut take = |name: &str| given.remove(name).filter(|value| !value.is_empty());
-        let wrong = |text: String| Error::Argument(format!("{text} is no positive number"));
-        let minutes = take("--minutes").unwrap_or_else(|| FULL_MINUTES.to_string());
-        let seed = take("--seed").unwrap_or_else(|| "1".into());
-        let arguments = Self {
-            minutes: minutes
-                .parse()
-                .ok()
-                .filter(|&m| m > 0.0)
-                .ok_or_else(|| wrong(minutes))?,
-            seed: seed.parse().map_err(|_| wrong(seed))?,
-            only: take("--only").unwrap_or_default(),
-            output: take("--output").map(PathBuf::from),
-            table: take("--table").map(PathBuf::from),
+        let mut given = Arguments::of_this_program();
+        let run = Self {
+            minutes: given.number("--minutes", FULL_MINUTES)?,
+            seed: given.number("--seed", 1)?,
+            only: given.text("--only").unwrap_or_default(),
+            output: given.path("--output"),
+            table: given.path("--table"),
         };
-        match given.pop_first() {
-            Some((name, _)) => Err(Error::Argument(format!("unknown argument {name}"))),
-            None => Ok(arguments),
+        given.end()?;
+        if run.minutes > 0.0 && run.minutes.is_finite() {
+            Ok(run)
+        } else {
+            Err(Error::Argument("--minutes is not positive".into()))
         }
     }
 
@@ -113,7 +102,7 @@ impl Arguments {
 }
 
 fn main() -> ExitCode {
-    match Arguments::read().and_then(|arguments| soak(&arguments)) {
+    match Run::read().and_then(|run| soak(&run)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
@@ -122,14 +111,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn soak(arguments: &Arguments) -> Result<()> {
+fn soak(run: &Run) -> Result<()> {
     let start = Instant::now();
     let mut figures = Map::new();
-    for part in PARTS.iter().filter(|part| arguments.wants(part)) {
+    for part in PARTS.iter().filter(|part| run.wants(part)) {
         let plan = Plan {
-            time: Duration::from_secs_f64(arguments.minutes * 60.0 * part.share),
-            scale: arguments.minutes / FULL_MINUTES,
-            seed: arguments.seed,
+            time: Duration::from_secs_f64(run.minutes * 60.0 * part.share),
+            scale: run.minutes / FULL_MINUTES,
+            seed: run.seed,
         };
         eprintln!("==> {}: {:.0} seconds", part.name, plan.time.as_secs_f64());
         let result = (part.run)(&plan)?;
@@ -138,12 +127,8 @@ fn soak(arguments: &Arguments) -> Result<()> {
     }
     let figures = json!({
         "minutes": (start.elapsed().as_secs_f64() / 6.0).round() / 10.0,
-        "seed": arguments.seed,
+        "seed": run.seed,
         "parts": figures,
     });
-    report::write(
-        &figures,
-        arguments.output.as_deref(),
-        arguments.table.as_deref(),
-    )
+    report::write(&figures, run.output.as_deref(), run.table.as_deref())
 }
