@@ -281,7 +281,7 @@ impl Error {
             }
             Self::Bits(_) => "Use 4 (the default) or 8 bits a subquantizer.".into(),
             Self::Refine(_) => {
-                "Use none, sq8 (a byte a dimension), or auto: sq8 where vectors are too long for the table's own pages.".into()
+                "Use none, sq7 (seven bits a dimension), or auto: sq7 where vectors are too long for the table's own pages.".into()
             }
             Self::RefineDimensions { most, .. } => {
                 format!("Use refine = none: refine codes are for up to {most} dimensions.")

@@ -177,7 +177,7 @@ fn the_planner_is_told_what_is_there() {
     db.run(
         "CREATE INDEX one ON items USING distillvq (embedding);
          CREATE INDEX part ON items USING distillvq (embedding) WHERE id % 4 = 0;
-         CREATE INDEX fine ON items USING distillvq (embedding) WITH (refine = sq8)",
+         CREATE INDEX fine ON items USING distillvq (embedding) WITH (refine = sq7)",
     );
     let told = |db: &mut Database, rows: [f32; 3]| {
         for (index, rows) in ["one", "part", "fine"].into_iter().zip(rows) {

@@ -83,7 +83,7 @@ fn every_kind_of_damage_is_found() {
     let mut db = items(
         "damages",
         "vector_l2_ops",
-        "WITH (refine = sq8, lists = 12)",
+        "WITH (refine = sq7, lists = 12)",
     );
     db.damaged = true;
     for heap in [false, true] {
@@ -187,7 +187,7 @@ fn sound_indexes_of_all_kinds_are_sound() {
         "CREATE INDEX part ON items USING distillvq (embedding vector_ip_ops) WHERE id % 3 = 0;
          CREATE FUNCTION twice(vector) RETURNS vector(12) LANGUAGE sql IMMUTABLE RETURN $1 + $1;
          CREATE INDEX expr ON items USING distillvq ((twice(embedding)::vector(12)) vector_cosine_ops) WHERE id > 5;
-         CREATE INDEX fine ON items USING distillvq (embedding) WITH (refine = sq8);
+         CREATE INDEX fine ON items USING distillvq (embedding) WITH (refine = sq7);
          CREATE TABLE few AS TABLE items; DELETE FROM few WHERE id > 500;
          CREATE INDEX untrained ON few USING distillvq ((embedding::vector(12)) vector_cosine_ops);
          CREATE UNLOGGED TABLE quick AS TABLE items; ALTER TABLE quick ALTER COLUMN embedding TYPE vector(12);
@@ -335,7 +335,7 @@ fn functions_of_the_index_run_as_the_owner() {
 
 #[test]
 fn it_goes_on_beside_writers_and_holds_off_vacuum() {
-    let mut db = items("beside", "vector_l2_ops", "WITH (refine = sq8)");
+    let mut db = items("beside", "vector_l2_ops", "WITH (refine = sq7)");
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         for writer in 0..2i64 {
@@ -396,7 +396,7 @@ fn a_standby_is_checked_too() {
         &Vectors::clustered(2_000, 12, 10, 6),
     );
     db.run(
-        "CREATE INDEX one ON items USING distillvq (embedding) WITH (refine = sq8);
+        "CREATE INDEX one ON items USING distillvq (embedding) WITH (refine = sq7);
          CREATE UNLOGGED TABLE quick (embedding vector(3)); CREATE INDEX quick_idx ON quick USING distillvq (embedding)",
     );
     let standby = primary.standby("check-standby").unwrap();

@@ -44,7 +44,7 @@ fn options_of_an_index() {
             &["lists", "subquantizers", "bits", "probes", "model"][..],
         ),
         ("fillfactor = 50", &["\"fillfactor\""], &["lists"]),
-        ("refine = pq", &["\"pq\"", "\"refine\""], &["sq8", "none"]),
+        ("refine = pq", &["\"pq\"", "\"refine\""], &["sq7", "none"]),
         ("lists = -1", &["\"-1\"", "\"lists\""], &["0", "32768"]),
         ("lists = 32769", &["\"32769\"", "\"lists\""], &["32768"]),
         ("lists = 99999999999", &["99999999999"], &["32768"]),

@@ -18,7 +18,7 @@ fn everything_once() {
         (
             "halfvec",
             Metric::Cosine,
-            "lists = 6, bits = 8, refine = sq8",
+            "lists = 6, bits = 8, refine = sq7",
         ),
     ] {
         db.run("DROP TABLE IF EXISTS items");

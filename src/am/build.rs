@@ -13,7 +13,8 @@ use crate::pg::store::RelationStore;
 use crate::sample::Reservoir;
 use distillvq_ivf::{MOST_REFINE_BYTES, create_empty};
 use distillvq_quantizer::{
-    MIN_TRAIN_ROWS, Metric, Model, Monitor, TrainError, TrainOptions, Trained, refine_bytes, train,
+    MIN_TRAIN_ROWS, Metric, Model, Monitor, TrainError, TrainOptions, Trained, refine_bytes,
+    refine_dimensions, train,
 };
 
 /// Seed of the sample and of the training in a build: the same table gives the same index.
@@ -93,7 +94,7 @@ fn refine(element: Element, dim: usize, options: &Options) -> Result<bool> {
     match options.refine {
         Some(true) if !fits => Err(Error::RefineDimensions {
             dim,
-            most: MOST_REFINE_BYTES - refine_bytes(0),
+            most: refine_dimensions(MOST_REFINE_BYTES),
         }),
         Some(wanted) => Ok(wanted),
         None => Ok(fits && element.bytes() * dim > INLINE),

@@ -39,7 +39,7 @@ pub const NAMES: [&str; 6] = [
 
 /// The values of `refine`, and what they mean.
 const REFINE: [(&str, Option<bool>); 3] =
-    [("auto", None), ("none", Some(false)), ("sq8", Some(true))];
+    [("auto", None), ("none", Some(false)), ("sq7", Some(true))];
 
 /// An integer option: its name, what it is for, its largest value, and whether changing it needs no rebuild.
 struct Integer {
@@ -128,7 +128,7 @@ pub fn register() {
         let lock = pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE;
         let about = c"Name of the trained model to build with (none = train at build)".as_ptr();
         pg_sys::add_string_reloption(kind, c"model".as_ptr(), about, std::ptr::null(), None, lock);
-        let about = c"Codes to rank rows by before they are compared: none, sq8 (auto = sq8 where vectors are long)".as_ptr();
+        let about = c"Codes to rank rows by before they are compared: none, sq7 (auto = sq7 where vectors are long)".as_ptr();
         pg_sys::add_string_reloption(
             kind,
             c"refine".as_ptr(),

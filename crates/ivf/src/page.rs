@@ -512,10 +512,10 @@ mod tests {
     fn refine_pages_are_full() {
         // Dimensions, sub-quantizers, rows of a page, its refine pages: one more row would begin a page that stays empty.
         for (dim, m, rows, pages) in [
-            (384, 96, 120, 6),
-            (768, 192, 60, 6),
-            (1536, 384, 30, 6),
-            (100, 25, 375, 5),
+            (384, 96, 120, 5),
+            (768, 192, 60, 5),
+            (1536, 384, 30, 5),
+            (100, 25, 355, 5),
         ] {
             let layout =
                 Layout::coded(shape(m, 4, false), distillvq_quantizer::refine_bytes(dim)).unwrap();
@@ -529,7 +529,7 @@ mod tests {
 
     #[test]
     fn refine_codes_have_places_of_their_own() {
-        for refine in [1, 9, 100, 392, 776, 1544, 4000, 8128] {
+        for refine in [1, 9, 100, 338, 674, 1346, 4000, 8128] {
             let layout = Layout::coded(shape(16, 4, true), refine).unwrap();
             let pages = layout.refine_pages(layout.capacity());
             assert!(layout.refine_link(pages) <= PAGE_SIZE);

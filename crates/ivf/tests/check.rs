@@ -9,6 +9,7 @@ use distillvq_ivf::{
     Builder, CheckReport, Create, EachRow, Error, Meta, Metric, Model, PageStore, Row, RowEncoder,
     Tid, check, check_against, check_within, insert, vacuum,
 };
+use distillvq_quantizer::refine_bytes;
 use std::ops::Range;
 
 /// A table and an index over it.
@@ -272,12 +273,13 @@ fn wrong_bytes_of_a_row_are_found() {
     let refine = damaged(Metric::Cosine, true, |case, block, i| {
         let [.., offsets] = case.parts();
         let links = offsets + 2 * case.places_of_a_page();
-        let each = (8192 - 64) / (DIM + 8);
+        let bytes = refine_bytes(DIM);
+        let each = (8192 - 64) / bytes;
         let link = case
             .store
             .read(block, |page| page[links + i / each * 4..][..4].to_vec());
         let link = u32::from_le_bytes(link.unwrap().try_into().unwrap());
-        let at = 64 + i % each * (DIM + 8);
+        let at = 64 + i % each * bytes;
         case.store.mutate(link, |page| page[at + 7] ^= 2);
     });
     assert_eq!(refine, "has a wrong refine code");

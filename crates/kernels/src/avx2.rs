@@ -3,6 +3,7 @@
 //! The functions of the table are safe wrappers: [`kernels`] hands the table out only on a machine that has both
 //! instruction sets, and every load and store below stays inside a fixed-size array or a checked slice.
 
+use crate::packed::{BYTES as PACKED_BYTES, SHIFT, VALUES as PACKED_VALUES, spread};
 use crate::{Affine, Kernels, LANES, Nearest, Norms, scalar};
 use std::arch::x86_64::*;
 
@@ -11,6 +12,8 @@ static KERNELS: Kernels = Kernels {
     dot,
     dots,
     dots8,
+    products8,
+    dot7,
     scan4,
     scan8,
     finish,
@@ -32,9 +35,18 @@ fn dots(q: &[f32], rows: &[f32], out: &mut [f32]) {
     unsafe { dots_avx2(q, rows, out) }
 }
 
+fn products8(a: &[i8], b: &[i8], columns: usize, out: &mut [i32]) {
+    scalar::products_by_rows(dots8, a, b, columns, out);
+}
+
 fn dots8(q: &[i8], rows: &[i8], out: &mut [i32]) {
     // SAFETY: as in `dot`.
     unsafe { dots8_avx2(q, rows, out) }
+}
+
+fn dot7(q: &[i8], packed: &[u8]) -> [i32; 2] {
+    // SAFETY: as in `dot`.
+    unsafe { dot7_avx2(q, packed) }
 }
 
 pub(crate) fn scan4(codes: &[u8], lut: &[u8], sums: &mut [u16; LANES]) {
@@ -232,6 +244,58 @@ fn dot8x4_avx2(q: &[i8], rows: &[i8], lack: i32) -> [i32; TOGETHER] {
         sums[2] = _mm256_add_epi32(sums[2], x.times(c));
         sums[3] = _mm256_add_epi32(sums[3], x.times(e));
     }
+    let mut out = four_sums(sums, lack);
+    if !tail.is_empty() {
+        for (o, rest) in out.iter_mut().zip([a_tail, b_tail, c_tail, e_tail]) {
+            *o = o.wrapping_add(scalar::dot8(tail, rest));
+        }
+    }
+    out
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn dot7_avx2(q: &[i8], packed: &[u8]) -> [i32; 2] {
+    let mut sums = [_mm256_setzero_si256(); 2];
+    let low = _mm256_set1_epi8(0x7f);
+    let shift = _mm256_set1_epi8(SHIFT as i8);
+    let blocks = packed.as_chunks::<PACKED_BYTES>().0;
+    for (q, block) in q.as_chunks::<PACKED_VALUES>().0.iter().zip(blocks) {
+        let [first, last] = halves(block);
+        // The last 24 bytes lie behind eight that the first half has too.
+        let last = _mm256_permute4x64_epi64::<0b11_11_10_01>(load_32(last));
+        let first = load_32(first);
+        let high = |half| u64::from(_mm256_movemask_epi8(half).cast_unsigned());
+        let high = spread(high(first) | (high(last) & 0xff_ffff) << 32);
+        let last = _mm256_insert_epi64::<3>(last, high.cast_signed());
+        for (x, half) in q.as_chunks::<32>().0.iter().zip([first, last]) {
+            let (x, stored) = (load_i8(x), _mm256_and_si256(half, low));
+            let values = _mm256_sub_epi8(stored, shift);
+            let size = _mm256_abs_epi8(values);
+            let square = fours(size, size);
+            // Too much by 64 times `x`.
+            let product = _mm256_sub_epi32(fours(stored, x), fours(shift, x));
+            sums[0] = _mm256_add_epi32(sums[0], product);
+            sums[1] = _mm256_add_epi32(sums[1], square);
+        }
+    }
+    sums.map(|sum| sum_i32(sum))
+}
+
+/// The first and the last 32 bytes of a packed block.
+fn halves(block: &[u8; PACKED_BYTES]) -> [&[u8; 32]; 2] {
+    const NONE: &[u8; 32] = &[0; 32];
+    [block.first_chunk(), block.last_chunk()].map(|half| half.unwrap_or(NONE))
+}
+
+/// Sums of four products each, of bytes from 0 to 127 and signed ones.
+#[target_feature(enable = "avx2,fma")]
+fn fours(x: __m256i, y: __m256i) -> __m256i {
+    _mm256_madd_epi16(_mm256_maddubs_epi16(x, y), _mm256_set1_epi16(1))
+}
+
+/// The sum of each register, and something more.
+#[target_feature(enable = "avx2")]
+pub(crate) fn four_sums(sums: [__m256i; 4], more: i32) -> [i32; 4] {
     let pairs = (
         _mm256_hadd_epi32(sums[0], sums[1]),
         _mm256_hadd_epi32(sums[2], sums[3]),
@@ -241,15 +305,10 @@ fn dot8x4_avx2(q: &[i8], rows: &[i8], lack: i32) -> [i32; TOGETHER] {
         _mm256_castsi256_si128(all),
         _mm256_extracti128_si256::<1>(all),
     );
-    let all = _mm_add_epi32(all, _mm_set1_epi32(lack));
-    let mut out = [0i32; TOGETHER];
+    let all = _mm_add_epi32(all, _mm_set1_epi32(more));
+    let mut out = [0i32; 4];
     // SAFETY: four i32 are 16 writable bytes, and the store needs no alignment.
     unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), all) };
-    if !tail.is_empty() {
-        for (o, rest) in out.iter_mut().zip([a_tail, b_tail, c_tail, e_tail]) {
-            *o = o.wrapping_add(scalar::dot8(tail, rest));
-        }
-    }
     out
 }
 

@@ -6,7 +6,8 @@
 //! What is said of safety in `avx2.rs` holds here too; loads of incomplete registers leave the missing elements alone.
 
 use crate::avx2::{self, ByteSums, fold, load_32, store_halves};
-use crate::{Affine, Kernels, LANES, Norms, signed};
+use crate::packed::{BYTES as PACKED_BYTES, SHIFT, VALUES as PACKED_VALUES, spread};
+use crate::{Affine, Kernels, LANES, Norms, scalar, signed};
 use std::arch::x86_64::*;
 
 static KERNELS: Kernels = Kernels {
@@ -14,6 +15,8 @@ static KERNELS: Kernels = Kernels {
     dot,
     dots,
     dots8,
+    products8,
+    dot7,
     scan4,
     scan8,
     finish,
@@ -45,6 +48,16 @@ fn dots(q: &[f32], rows: &[f32], out: &mut [f32]) {
 fn dots8(q: &[i8], rows: &[i8], out: &mut [i32]) {
     // SAFETY: as in `dot`.
     unsafe { dots8_avx512(q, rows, out) }
+}
+
+fn products8(a: &[i8], b: &[i8], columns: usize, out: &mut [i32]) {
+    // SAFETY: as in `dot`.
+    unsafe { products8_avx512(a, b, columns, out) }
+}
+
+fn dot7(q: &[i8], packed: &[u8]) -> [i32; 2] {
+    // SAFETY: as in `dot`.
+    unsafe { dot7_avx512(q, packed) }
 }
 
 fn scan4(codes: &[u8], lut: &[u8], sums: &mut [u16; LANES]) {
@@ -245,11 +258,123 @@ fn dot8x4_avx512(q: &[i8], rows: &[i8], excess: i32) -> [i32; TOGETHER] {
             *sum = add_raised(*sum, x, load_some_i8(rest));
         }
     }
-    let mut out = [0i32; TOGETHER];
-    for (o, sum) in out.iter_mut().zip(sums) {
-        *o = _mm512_reduce_add_epi32(sum).wrapping_sub(excess);
+    four_sums(sums, excess)
+}
+
+/// The sum of each register, less something.
+#[target_feature(enable = "avx512f")]
+fn four_sums(sums: [__m512i; TOGETHER], less: i32) -> [i32; TOGETHER] {
+    let halved = sums.map(|sum| {
+        let high = _mm512_extracti64x4_epi64::<1>(sum);
+        _mm256_add_epi32(_mm512_castsi512_si256(sum), high)
+    });
+    avx2::four_sums(halved, less.wrapping_neg())
+}
+
+/// Four rows by four, which share all loads; what is left over, row by row.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn products8_avx512(a: &[i8], b: &[i8], columns: usize, out: &mut [i32]) {
+    let width = b.len() / columns.max(1);
+    if columns == 0 || width == 0 {
+        return out.fill(0);
     }
-    out
+    let whole = width / TOGETHER * TOGETHER;
+    let (fours, rest) = b.split_at(whole * columns);
+    let blocks = out.len() / (TOGETHER * width);
+    let blocks = blocks.min(a.len() / (TOGETHER * columns));
+    let (out, last) = out.split_at_mut(blocks * TOGETHER * width);
+    let (a, last_a) = a.split_at(blocks * TOGETHER * columns);
+    let rows = a.chunks_exact(TOGETHER * columns);
+    for (a, out) in rows.zip(out.chunks_exact_mut(TOGETHER * width)) {
+        let (first, second) = out.split_at_mut(2 * width);
+        let ((o0, o1), (o2, o3)) = (first.split_at_mut(width), second.split_at_mut(width));
+        let outs = o0.as_chunks_mut().0.iter_mut().zip(o1.as_chunks_mut().0);
+        let outs = outs.zip(o2.as_chunks_mut().0.iter_mut().zip(o3.as_chunks_mut().0));
+        let [e0, e1, e2, e3] = four_rows(a, columns).map(excess8);
+        for (b, ((o0, o1), (o2, o3))) in fours.chunks_exact(TOGETHER * columns).zip(outs) {
+            let [s0, s1, s2, s3] = tile8_avx512(four_rows(a, columns), four_rows(b, columns));
+            *o0 = four_sums(s0, e0);
+            *o1 = four_sums(s1, e1);
+            *o2 = four_sums(s2, e2);
+            *o3 = four_sums(s3, e3);
+        }
+        for (a, out) in a.chunks_exact(columns).zip(out.chunks_exact_mut(width)) {
+            dots8_avx512(a, rest, &mut out[whole..]);
+        }
+    }
+    scalar::products_by_rows(dots8, last_a, b, columns, last);
+}
+
+/// Four rows that lie one behind the other.
+fn four_rows(rows: &[i8], columns: usize) -> [&[i8]; TOGETHER] {
+    std::array::from_fn(|i| rows.get(i * columns..(i + 1) * columns).unwrap_or_default())
+}
+
+/// Adds the products of each register of `a` with each of `b` that is raised by 128.
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn add_products(
+    sums: &mut [[__m512i; TOGETHER]; TOGETHER],
+    a: [__m512i; TOGETHER],
+    b: [__m512i; TOGETHER],
+) {
+    for (j, b) in b.into_iter().enumerate() {
+        let raised = _mm512_xor_si512(b, _mm512_set1_epi8(i8::MIN));
+        for (sums, a) in sums.iter_mut().zip(a) {
+            sums[j] = _mm512_dpbusd_epi32(sums[j], raised, a);
+        }
+    }
+}
+
+/// Sums for the products of each of four rows with each of four that are raised by 128; all of the same length.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn tile8_avx512(a: [&[i8]; TOGETHER], b: [&[i8]; TOGETHER]) -> [[__m512i; TOGETHER]; TOGETHER] {
+    let mut sums = [[_mm512_setzero_si512(); TOGETHER]; TOGETHER];
+    let whole = a[0].len() / BYTES;
+    let [a0, a1, a2, a3] = a.map(|row| &row.as_chunks().0[..whole]);
+    let [b0, b1, b2, b3] = b.map(|row| &row.as_chunks().0[..whole]);
+    for k in 0..whole {
+        let b = [
+            load_i8(&b0[k]),
+            load_i8(&b1[k]),
+            load_i8(&b2[k]),
+            load_i8(&b3[k]),
+        ];
+        let a = [
+            load_i8(&a0[k]),
+            load_i8(&a1[k]),
+            load_i8(&a2[k]),
+            load_i8(&a3[k]),
+        ];
+        add_products(&mut sums, a, b);
+    }
+    if !a[0].len().is_multiple_of(BYTES) {
+        let rest = |row: &[i8]| load_some_i8(&row[whole * BYTES..]);
+        let (a, b) = (a.map(rest), b.map(rest));
+        add_products(&mut sums, a, b);
+    }
+    sums
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn dot7_avx512(q: &[i8], packed: &[u8]) -> [i32; 2] {
+    let mut sums = [_mm512_setzero_si512(); 2];
+    // What comes of the stored values being 64 larger.
+    let mut excess = sums;
+    let (low, shift) = (_mm512_set1_epi8(0x7f), _mm512_set1_epi8(SHIFT as i8));
+    let blocks = packed.as_chunks::<PACKED_BYTES>().0;
+    for (x, block) in q.as_chunks::<PACKED_VALUES>().0.iter().zip(blocks) {
+        let (x, block) = (load_i8(x), load_some_u8(block));
+        let high = spread(_mm512_movepi8_mask(block));
+        let stored = _mm512_and_si512(block, low);
+        let stored = _mm512_mask_set1_epi64(stored, 0x80, high.cast_signed());
+        let values = _mm512_sub_epi8(stored, shift);
+        sums[0] = _mm512_dpbusd_epi32(sums[0], stored, x);
+        sums[1] = _mm512_dpbusd_epi32(sums[1], stored, values);
+        excess[0] = _mm512_dpbusd_epi32(excess[0], shift, x);
+        excess[1] = _mm512_dpbusd_epi32(excess[1], shift, values);
+    }
+    let both = [0, 1].map(|i| _mm512_sub_epi32(sums[i], excess[i]));
+    both.map(|sum| _mm512_reduce_add_epi32(sum))
 }
 
 /// The first bytes of a register; the others are 0.

@@ -17,8 +17,11 @@ mod avx2;
 mod avx512;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod neon;
+mod packed;
 mod proof;
 mod scalar;
+
+pub use packed::{BYTES as PACKED_BYTES, VALUES as PACKED_VALUES, pack7, unpack7};
 
 use std::sync::OnceLock;
 
@@ -95,6 +98,12 @@ pub struct Kernels {
     /// `dots8(q, rows, out)`: as `dots`, of integers. Exact for values of -127 to 127 and up to 2^17 columns; other input
     /// gives a wrong number.
     pub dots8: fn(&[i8], &[i8], &mut [i32]),
+    /// `products8(a, b, columns, out)`: the products of each row of `a` with each row of `b`, row-major, of as many rows of `a`
+    /// as `out` has room for. Exact as `dots8` is.
+    pub products8: fn(&[i8], &[i8], usize, &mut [i32]),
+    /// `dot7(q, packed)`: products of a packed vector ([`pack7`]) with `q` and with itself, of as many whole blocks as both
+    /// have. Exact as `dots8` is.
+    pub dot7: fn(&[i8], &[u8]) -> [i32; 2],
     /// `scan4(codes, lut, sums)`: sums of one block of 4-bit codes. Both slices hold 16 bytes a sub-quantizer.
     /// Sums wrap at 65536.
     pub scan4: fn(&[u8], &[u8], &mut [u16; LANES]),

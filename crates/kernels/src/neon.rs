@@ -10,6 +10,8 @@ pub(crate) static KERNELS: Kernels = Kernels {
     dot,
     dots,
     dots8,
+    products8,
+    dot7: scalar::dot7,
     scan4,
     scan8,
     finish,
@@ -70,6 +72,10 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 fn dots(q: &[f32], rows: &[f32], out: &mut [f32]) {
     // SAFETY: as in `dot`.
     unsafe { dots_neon(q, rows, out) }
+}
+
+fn products8(a: &[i8], b: &[i8], columns: usize, out: &mut [i32]) {
+    scalar::products_by_rows(dots8, a, b, columns, out);
 }
 
 fn dots8(q: &[i8], rows: &[i8], out: &mut [i32]) {

@@ -12,6 +12,8 @@ pub(crate) fn holds(table: &Kernels, reference: &Kernels) -> bool {
     dot(table, reference)
         && dots(table, reference)
         && dots8(table, reference)
+        && products8(table, reference)
+        && dot7(table, reference)
         && scan4(table, reference)
         && scan8(table, reference)
         && finish(table, reference)
@@ -90,6 +92,39 @@ fn dots8(table: &Kernels, reference: &Kernels) -> bool {
         (table.dots8)(&q, &rows, &mut got);
         got == want
     })
+}
+
+fn products8(table: &Kernels, reference: &Kernels) -> bool {
+    // Rows of one side and of the other, rows that are asked for, columns: whole and incomplete groups of each.
+    let shapes = [
+        (9, 11, 9, 67),
+        (4, 4, 4, 64),
+        (8, 7, 6, 128),
+        (3, 2, 5, 13),
+        (2, 0, 1, 9),
+    ];
+    shapes.iter().all(|&(rows, others, asked, columns)| {
+        let (a, b) = (signed(15, rows * columns), signed(16, others * columns));
+        let (mut want, mut got) = (vec![1; asked * others + 1], vec![2; asked * others + 1]);
+        (reference.products8)(&a, &b, columns, &mut want);
+        (table.products8)(&a, &b, columns, &mut got);
+        got == want
+    })
+}
+
+fn dot7(table: &Kernels, reference: &Kernels) -> bool {
+    let (ends, mixed) = ([127, -127].map(|x| vec![x; 128]), signed(13, 200));
+    let packed = [vec![0; 112], vec![255; 112], bytes(14, 56 * 3 + 5)];
+    let queries = ends.iter().chain([&mixed]);
+    queries
+        .flat_map(|q| packed.iter().map(move |packed| (q, packed)))
+        .all(|(q, packed)| {
+            // Whole blocks count, and those that both have.
+            [0, 63, 64, 128, q.len()].iter().all(|&n| {
+                let q = &q[..n];
+                (table.dot7)(q, packed) == (reference.dot7)(q, packed)
+            })
+        })
 }
 
 fn scan4(table: &Kernels, reference: &Kernels) -> bool {
@@ -228,6 +263,42 @@ mod tests {
         assert_eq!(choose(&[&SCALAR, &RIGHT]).name, "right");
         assert_eq!(choose(&[&SCALAR, &RIGHT, &WRONG, &WRONG]).name, "right");
         assert_eq!(choose(&[&SCALAR, &WRONG]).name, "scalar");
+    }
+
+    #[test]
+    fn wrong_products_of_many_rows_are_found() {
+        let transposed = |a: &[i8], b: &[i8], columns: usize, out: &mut [i32]| {
+            (SCALAR.products8)(b, a, columns, out);
+        };
+        let missing_left_alone = |a: &[i8], b: &[i8], columns: usize, out: &mut [i32]| {
+            let all = (a.len() / columns) * (b.len() / columns);
+            let all = all.min(out.len());
+            (SCALAR.products8)(a, b, columns, &mut out[..all]);
+        };
+        let wrong: [fn(&[i8], &[i8], usize, &mut [i32]); 2] = [transposed, missing_left_alone];
+        for products8 in wrong {
+            assert!(!holds(
+                &Kernels {
+                    products8,
+                    ..copy()
+                },
+                &SCALAR
+            ));
+        }
+    }
+
+    #[test]
+    fn wrong_products_of_packed_vectors_are_found() {
+        let low_bits = |q: &[i8], packed: &[u8]| {
+            let low: Vec<u8> = packed.iter().map(|byte| byte & 0x7f).collect();
+            (SCALAR.dot7)(q, &low)
+        };
+        let first_block = |q: &[i8], packed: &[u8]| (SCALAR.dot7)(q, &packed[..56]);
+        let no_square = |q: &[i8], packed: &[u8]| [(SCALAR.dot7)(q, packed)[0], 0];
+        let wrong: [fn(&[i8], &[u8]) -> [i32; 2]; 3] = [low_bits, first_block, no_square];
+        for dot7 in wrong {
+            assert!(!holds(&Kernels { dot7, ..copy() }, &SCALAR));
+        }
     }
 
     #[test]

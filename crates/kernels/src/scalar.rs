@@ -1,5 +1,6 @@
 //! The portable table; what the others must agree with.
 
+use crate::packed::{self, BYTES, VALUES};
 use crate::{Affine, Kernels, LANES, Nearest, Norms};
 
 pub(crate) static KERNELS: Kernels = Kernels {
@@ -7,6 +8,8 @@ pub(crate) static KERNELS: Kernels = Kernels {
     dot,
     dots,
     dots8,
+    products8,
+    dot7,
     scan4,
     scan8,
     finish,
@@ -55,6 +58,37 @@ pub(crate) fn dots8(q: &[i8], rows: &[i8], out: &mut [i32]) {
 pub(crate) fn dot8(a: &[i8], b: &[i8]) -> i32 {
     let products = a.iter().zip(b).map(|(x, y)| i32::from(*x) * i32::from(*y));
     products.fold(0, i32::wrapping_add)
+}
+
+fn products8(a: &[i8], b: &[i8], columns: usize, out: &mut [i32]) {
+    products_by_rows(dots8, a, b, columns, out);
+}
+
+/// [`Kernels::products8`] by the products of one row after the other.
+pub(crate) fn products_by_rows(
+    dots8: impl Fn(&[i8], &[i8], &mut [i32]),
+    a: &[i8],
+    b: &[i8],
+    columns: usize,
+    out: &mut [i32],
+) {
+    out.fill(0);
+    let columns = columns.max(1);
+    let rows = out.chunks_exact_mut((b.len() / columns).max(1));
+    for (row, out) in a.chunks_exact(columns).zip(rows) {
+        dots8(row, b, out);
+    }
+}
+
+pub(crate) fn dot7(q: &[i8], packed: &[u8]) -> [i32; 2] {
+    let mut sums = [0i32; 2];
+    let blocks = packed.as_chunks::<BYTES>().0;
+    for (q, block) in q.as_chunks::<VALUES>().0.iter().zip(blocks) {
+        let values = packed::values(block);
+        sums[0] = sums[0].wrapping_add(dot8(q, &values));
+        sums[1] = sums[1].wrapping_add(dot8(&values, &values));
+    }
+    sums
 }
 
 pub(crate) fn scan4(codes: &[u8], lut: &[u8], sums: &mut [u16; LANES]) {

@@ -1,7 +1,7 @@
 //! Every table does what the scalar one does, whatever the lengths.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use distillvq_kernels::{Affine, Kernels, LANES, Nearest, all};
+use distillvq_kernels::{Affine, Kernels, LANES, Nearest, PACKED_BYTES, PACKED_VALUES, all, pack7};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
@@ -59,6 +59,49 @@ proptest! {
             let mut got = vec![9; n];
             (k.dots8)(&q, &rows, &mut got);
             prop_assert_eq!(&want, &got, "{}", k.name);
+        }
+    }
+
+    #[test]
+    fn products_of_many_rows_are_equal(
+        a in prop::collection::vec(-127i8..=127, 0..2000),
+        b in prop::collection::vec(-127i8..=127, 0..2000),
+        columns in 1usize..150,
+        asked in 0usize..30,
+    ) {
+        let width = b.len() / columns;
+        let mut want = vec![7; asked * width];
+        for (i, want) in want.chunks_exact_mut(width.max(1)).enumerate() {
+            let row = a.get(i * columns..(i + 1) * columns).unwrap_or(&[]);
+            (scalar().dots8)(row, &b, want);
+            if row.is_empty() {
+                want.fill(0);
+            }
+        }
+        for k in all() {
+            let mut got = vec![9; asked * width];
+            (k.products8)(&a, &b, columns, &mut got);
+            prop_assert_eq!(&want, &got, "{}", k.name);
+        }
+    }
+
+    #[test]
+    fn products_of_packed_vectors_are_equal(
+        q in prop::collection::vec(-127i8..=127, 0..400),
+        values in prop::collection::vec(-64i8..=63, 0..400),
+        rest in prop::collection::vec(any::<u8>(), 0..10),
+    ) {
+        let mut packed = Vec::new();
+        pack7(&values, &mut packed);
+        let blocks = (packed.len() / PACKED_BYTES).min(q.len() / PACKED_VALUES);
+        let pairs = q.iter().zip(&values).take(blocks * PACKED_VALUES);
+        let product: i32 = pairs.map(|(x, y)| i32::from(*x) * i32::from(*y)).sum();
+        let own = values.iter().take(blocks * PACKED_VALUES);
+        let square: i32 = own.map(|x| i32::from(*x).pow(2)).sum();
+        packed.extend(&rest);
+        for k in all() {
+            let got = (k.dot7)(&q[..(blocks * PACKED_VALUES + q.len() % PACKED_VALUES).min(q.len())], &packed);
+            prop_assert_eq!(got, [product, square], "{}", k.name);
         }
     }
 

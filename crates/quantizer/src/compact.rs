@@ -10,7 +10,7 @@ use distillvq_kernels::{bring_near, kernels};
 /// Fewest dimensions that are kept in bytes.
 pub const FEWEST: usize = 128;
 /// Values that the kernels take in one go; rows are padded with zeros to whole ones.
-const TOGETHER: usize = 32;
+pub const TOGETHER: usize = 32;
 /// The largest value.
 const MOST: f32 = 127.0;
 
@@ -149,11 +149,17 @@ pub fn quantize(x: &[f32], out: &mut [i8]) -> f32 {
     if !per_step.is_finite() {
         return 0.0;
     }
+    to_steps(x, per_step, out);
+    largest / MOST
+}
+
+/// Writes values in steps of which so many are 1: zeros if that is not finite.
+pub fn to_steps(x: &[f32], per_step: f32, out: &mut [i8]) {
+    let per_step = if per_step.is_finite() { per_step } else { 0.0 };
     for (out, x) in out.iter_mut().zip(x) {
         // Rounded away from zero by hand, which needs no call; nothing reaches −128.
         *out = (x * per_step + 0.5f32.copysign(*x)) as i8;
     }
-    largest / MOST
 }
 
 #[cfg(test)]

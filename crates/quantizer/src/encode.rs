@@ -107,7 +107,7 @@ impl Model {
         let inner = self.inner();
         let centroids = MatRef::new(&inner.body.encoder.tables.centroids, self.dim());
         Coder {
-            assigner: Assigner::new(centroids, &inner.half_norms).by_groups(self.groups()),
+            assigner: Assigner::new(centroids, &inner.half_norms).by(self.shortcut()),
             tables: &inner.body.encoder.tables,
             books: &inner.encoder_books,
         }
@@ -222,7 +222,7 @@ fn refine_codes(rows: MatRef<'_>, encoded: &[Encoded]) -> Vec<u8> {
     let (mut values, mut out) = (Vec::new(), Vec::with_capacity(bytes * encoded.len()));
     for (i, one) in encoded.iter().enumerate() {
         if matches!(one.placement, Placement::List(_)) {
-            refine::encode(rows.row(i), one.norm, &mut values, &mut out);
+            refine::encode(rows.row(i), &mut values, &mut out);
         } else {
             out.resize(out.len() + bytes, 0);
         }

@@ -1,5 +1,5 @@
 //! The nearest of many centroids without a look at all of them: centroids in groups of near ones, and only the groups
-//! near to a row are searched.
+//! near to a row are searched. For short centroids; long ones have an [`crate::outline`].
 //!
 //! With g groups of n centroids a row is compared with g heads and with the members of g/[`SHARE`] groups. The centroid
 //! found is not always the nearest one, but it is the same wherever it is looked for: groups follow from the centroids
@@ -179,6 +179,7 @@ fn mean(x: MatRef<'_>, rows: &[u32], out: &mut [f32]) {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::kmeans::Shortcut;
     use crate::linalg::norm2;
     use crate::testing::noise;
     use crate::{Model, Quiet, TrainOptions, train};
@@ -218,13 +219,16 @@ mod tests {
         let (centroids, x) = (rows(1_000, 1), rows(3_000, 2));
         let (centroids, x) = (MatRef::new(&centroids, DIM), MatRef::new(&x, DIM));
         let halves = half_norms(centroids);
-        let Ok(groups) = Groups::new(centroids, forever);
-        let members = groups.as_ref().unwrap().members.iter().flatten();
+        let Ok(shortcut) = Shortcut::new(centroids, forever);
+        let Some(Shortcut::Groups(groups)) = &shortcut else {
+            unreachable!("many short centroids");
+        };
+        let members = groups.members.iter().flatten();
         let mut members: Vec<u32> = members.copied().collect();
         members.sort_unstable();
         assert!(members.into_iter().eq(0..1_000), "each is in one group");
         let flat = assign(&Assigner::new(centroids, &halves), x, 500);
-        let grouped = Assigner::new(centroids, &halves).by_groups(groups.as_ref());
+        let grouped = Assigner::new(centroids, &halves).by(shortcut.as_ref());
         let found = assign(&grouped, x, 500);
         let same = found.iter().zip(&flat).filter(|(a, b)| a == b).count();
         assert!(same >= 2_850, "{same} of 3000");
@@ -238,8 +242,8 @@ mod tests {
         let (centroids, x) = (rows(700, 3), rows(800, 4));
         let (centroids, x) = (MatRef::new(&centroids, DIM), MatRef::new(&x, DIM));
         let halves = half_norms(centroids);
-        let Ok(groups) = Groups::new(centroids, forever);
-        let grouped = Assigner::new(centroids, &halves).by_groups(groups.as_ref());
+        let Ok(shortcut) = Shortcut::new(centroids, forever);
+        let grouped = Assigner::new(centroids, &halves).by(shortcut.as_ref());
         assert_eq!(assign(&grouped, x, 1), assign(&grouped, x, 800));
     }
 
@@ -251,8 +255,8 @@ mod tests {
         let equal = vec![1.0; 600 * DIM];
         let equal = MatRef::new(&equal, DIM);
         let halves = half_norms(equal);
-        let Ok(groups) = Groups::new(equal, forever);
-        let grouped = Assigner::new(equal, &halves).by_groups(groups.as_ref());
+        let Ok(shortcut) = Shortcut::new(equal, forever);
+        let grouped = Assigner::new(equal, &halves).by(shortcut.as_ref());
         let mut x = rows(3, 5);
         x[DIM] = f32::NAN;
         x[2 * DIM] = f32::INFINITY;
@@ -269,7 +273,7 @@ mod tests {
             ..TrainOptions::default()
         };
         let model = train(&x, DIM, None, &options, &Quiet).unwrap().model;
-        assert!(model.groups().is_some());
+        assert!(model.shortcut().is_some());
         let all = model.encode(&x);
         // As another session does that has the model from its bytes.
         let parts = (

@@ -1,7 +1,9 @@
-//! k-means in L2 over long rows (the inverted lists); products by GEMM, of many centroids only those near to a row.
+//! k-means in L2 over long rows (the inverted lists); products by GEMM where no [`Shortcut`] spares them.
 
-use crate::groups::{FEWEST, Groups};
+use crate::compact;
+use crate::groups::{self, Groups};
 use crate::linalg::{MatRef, arg_min, half_norms, norm2, products};
+use crate::outline::Outline;
 use crate::{Monitor, Phase, TrainError, par};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -35,11 +37,47 @@ pub fn rows_at_once(cols: usize) -> usize {
     ((1 << 18) / cols.max(1)).clamp(64, 1024)
 }
 
+/// What spares a row the full product with every centroid.
+#[derive(Debug)]
+pub enum Shortcut {
+    /// Bytes of long centroids.
+    Outline(Outline),
+    /// Groups of short ones, of which there are many.
+    Groups(Groups),
+}
+
+impl Shortcut {
+    /// The shortcut to centroids, if one is worth it. Works on this thread alone, `keep_on` being asked every few milliseconds.
+    pub fn new<E>(
+        centroids: MatRef<'_>,
+        keep_on: impl Fn() -> Result<(), E>,
+    ) -> Result<Option<Shortcut>, E> {
+        if by_bytes(centroids.cols) {
+            Ok(Outline::new(centroids, keep_on)?.map(Shortcut::Outline))
+        } else {
+            Ok(Groups::new(centroids, keep_on)?.map(Shortcut::Groups))
+        }
+    }
+
+    /// Bytes held.
+    pub fn memory_bytes(&self) -> usize {
+        match self {
+            Shortcut::Outline(outline) => outline.memory_bytes(),
+            Shortcut::Groups(groups) => groups.memory_bytes(),
+        }
+    }
+}
+
+/// Whether centroids of so many dimensions are found by their bytes.
+fn by_bytes(cols: usize) -> bool {
+    cols >= compact::FEWEST
+}
+
 /// Nearest centroids of all rows of one chunk.
 pub struct Assigner<'a> {
     centroids: MatRef<'a>,
     half_norms: &'a [f32],
-    groups: Option<&'a Groups>,
+    shortcut: Option<&'a Shortcut>,
 }
 
 impl<'a> Assigner<'a> {
@@ -48,13 +86,13 @@ impl<'a> Assigner<'a> {
         Assigner {
             centroids,
             half_norms,
-            groups: None,
+            shortcut: None,
         }
     }
 
-    /// Looks only at the groups near to a row, if there are groups of the centroids.
-    pub fn by_groups(self, groups: Option<&'a Groups>) -> Self {
-        Assigner { groups, ..self }
+    /// Takes a shortcut to the centroids, if there is one.
+    pub fn by(self, shortcut: Option<&'a Shortcut>) -> Self {
+        Assigner { shortcut, ..self }
     }
 
     /// Finds the nearest centroid of each row, `keep_on` being asked every few milliseconds.
@@ -68,9 +106,20 @@ impl<'a> Assigner<'a> {
             list: 0,
             cost: f32::INFINITY,
         });
-        if let Some(groups) = self.groups {
-            return groups.assign(self.centroids, self.half_norms, rows, out, keep_on);
+        let (centroids, half_norms) = (self.centroids, self.half_norms);
+        match self.shortcut {
+            Some(Shortcut::Outline(it)) => it.assign(centroids, half_norms, rows, out, keep_on),
+            Some(Shortcut::Groups(it)) => it.assign(centroids, half_norms, rows, out, keep_on),
+            None => self.assign_by_all(rows, out, keep_on),
         }
+    }
+
+    fn assign_by_all<E>(
+        &self,
+        rows: MatRef<'_>,
+        out: &mut [Nearest],
+        keep_on: impl Fn() -> Result<(), E>,
+    ) -> Result<(), E> {
         let tile = (TILE / (rows.rows().max(1) * rows.cols)).clamp(16, 512);
         let mut scores = vec![0f32; rows.rows() * tile.min(self.centroids.rows())];
         for start in (0..self.centroids.rows()).step_by(tile) {
@@ -119,7 +168,8 @@ pub fn kmeans(
             .map(|i| chosen[i])
             .collect();
     some.sort_unstable();
-    let grouped = if lists < FEWEST { 0 } else { GROUPED_ROUNDS };
+    let by_groups = lists >= groups::FEWEST && !by_bytes(x.cols);
+    let grouped = if by_groups { GROUPED_ROUNDS } else { 0 };
     let rounds = ROUNDS + grouped;
     refine(x, &some, &mut centroids, 0..early, rounds, monitor)?;
     refine(x, chosen, &mut centroids, early..rounds, rounds, monitor)?;
@@ -174,8 +224,8 @@ pub fn assign_chosen(
 ) -> Result<(), TrainError> {
     let centroids = MatRef::new(centroids, x.cols);
     let halves = half_norms(centroids);
-    let groups = Groups::new(centroids, || check(monitor))?;
-    let assigner = Assigner::new(centroids, &halves).by_groups(groups.as_ref());
+    let shortcut = Shortcut::new(centroids, || check(monitor))?;
+    let assigner = Assigner::new(centroids, &halves).by(shortcut.as_ref());
     let many = rows_at_once(x.cols);
     par::chunks_mut(nearest, many, |i, out| {
         let mut rows = Vec::new();

@@ -18,6 +18,7 @@ mod memory;
 mod model;
 mod monitor;
 mod options;
+mod outline;
 mod par;
 mod product;
 mod query;
@@ -45,7 +46,7 @@ pub use options::{
     TrainOptions, UnknownLoss, UnknownMetric, auto_lists, auto_subquantizers, max_subquantizers,
 };
 pub use query::{QueryTables, Ranking, Searcher};
-pub use refine::{RefineQuery, refine_bytes};
+pub use refine::{RefineQuery, refine_bytes, refine_dimensions};
 pub use retrain::{RetrainOptions, retrain};
 pub use train::{Trained, train};
 pub use verify::Stored;

@@ -7,7 +7,7 @@
 //! finite, `1 ≤ lists ≤ MAX_LISTS`, `1 ≤ dim ≤ MAX_DIM`, `1 ≤ subquantizers ≤ max_subquantizers(bits)`, and tables are
 //! so small that no query's score overflows.
 
-use crate::groups::Groups;
+use crate::kmeans::Shortcut;
 use crate::linalg::{MatRef, half_norms};
 use crate::options::{MAX_DIM, MAX_LISTS, max_subquantizers};
 use crate::product::{ByDimension, Codebooks};
@@ -276,8 +276,8 @@ pub(crate) struct Inner {
     pub half_norms: Vec<f32>,
     /// The encoder's codebooks, to search.
     pub encoder_books: ByDimension,
-    /// Groups of the encoder's centroids if they are many, once a row has come.
-    groups: OnceLock<Option<Groups>>,
+    /// The shortcut to the encoder's centroids if one is worth it, once a row has come.
+    shortcut: OnceLock<Option<Shortcut>>,
     /// What queries need, once one has come.
     searcher: OnceLock<Searcher>,
 }
@@ -294,7 +294,7 @@ impl Model {
                 body,
                 half_norms,
                 encoder_books,
-                groups: OnceLock::new(),
+                shortcut: OnceLock::new(),
                 searcher: OnceLock::new(),
             }),
         })
@@ -309,13 +309,13 @@ impl Model {
     }
 
     /// What finds a row's list among many. Made by the first call.
-    pub(crate) fn groups(&self) -> Option<&Groups> {
+    pub(crate) fn shortcut(&self) -> Option<&Shortcut> {
         let centroids = MatRef::new(&self.body().encoder.tables.centroids, self.dim());
         let new = || {
-            let Ok(groups) = Groups::new(centroids, || Ok::<_, Infallible>(()));
-            groups
+            let Ok(shortcut) = Shortcut::new(centroids, || Ok::<_, Infallible>(()));
+            shortcut
         };
-        self.inner.groups.get_or_init(new).as_ref()
+        self.inner.shortcut.get_or_init(new).as_ref()
     }
 
     /// What searches need of it. Made by the first call.
@@ -386,9 +386,9 @@ impl Model {
         let books = self.inner.encoder_books.memory_bytes();
         let searcher = self.inner.searcher.get();
         let searcher = searcher.map_or(0, Searcher::memory_bytes);
-        let groups = self.inner.groups.get().and_then(Option::as_ref);
-        let groups = groups.map_or(0, Groups::memory_bytes);
-        size_of::<Inner>() + floats * size_of::<f32>() + books + searcher + groups
+        let shortcut = self.inner.shortcut.get().and_then(Option::as_ref);
+        let shortcut = shortcut.map_or(0, Shortcut::memory_bytes);
+        size_of::<Inner>() + floats * size_of::<f32>() + books + searcher + shortcut
     }
 
     /// The encoder as bytes, see [`Model::from_parts`].

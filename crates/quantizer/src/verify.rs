@@ -5,6 +5,7 @@
 //! what encoding gives here, but judged by what makes an encoding: the nearest, up to a rounding.
 
 use crate::linalg::MatRef;
+use crate::refine::same_up_to_rounding;
 use crate::space::Kind;
 use crate::{Metric, Model};
 
@@ -50,9 +51,9 @@ impl Model {
         if l2 && !close(stored.norm.into(), computed.norm.into()) {
             return Some("has a wrong norm");
         }
-        let norm = if l2 { stored.norm } else { 0.0 };
-        let fits = refine_fits(stored.refine, computed.refine, self.dim(), norm);
-        (!fits).then_some("has a wrong refine code")
+        let same = stored.refine == computed.refine
+            || same_up_to_rounding(stored.refine, computed.refine, self.dim());
+        (!same).then_some("has a wrong refine code")
     }
 
     /// The squared length of the internal vector, and what the codes stand for, if list and codewords are as near as any;
@@ -112,25 +113,6 @@ impl Model {
         let steps = (correction - f64::from(scale.lo)) / f64::from(scale.step);
         (steps.clamp(0.0, 255.0) - f64::from(byte)).abs() <= 1.0
     }
-}
-
-/// Whether two refine codes are those of the same vector: each value the same up to a step, the step up to a rounding, the
-/// norm the one that is stored beside the codes.
-fn refine_fits(stored: &[u8], computed: &[u8], dim: usize, norm: f32) -> bool {
-    if stored.is_empty() && computed.is_empty() {
-        return true;
-    }
-    let parts = |code: &[u8]| -> Option<(Vec<i8>, f32, [u8; 4])> {
-        let (values, tail) = code.split_at_checked(dim)?;
-        let (step, norm) = tail.split_first_chunk()?;
-        let values = values.iter().map(|value| value.cast_signed()).collect();
-        Some((values, f32::from_le_bytes(*step), norm.try_into().ok()?))
-    };
-    let (Some(a), Some(b)) = (parts(stored), parts(computed)) else {
-        return false;
-    };
-    let near = |(a, b): (&i8, &i8)| a.abs_diff(*b) <= 1;
-    a.0.iter().zip(&b.0).all(near) && close(a.1.into(), b.1.into()) && a.2 == norm.to_le_bytes()
 }
 
 /// Whether two lengths are the same up to rounding.
@@ -253,9 +235,8 @@ mod tests {
                     let mut refine = refine.clone();
                     refine[at] ^= 8;
                     let refine = &refine;
-                    // The lowest byte of a step is below any rounding.
-                    let wanted = (at != DIM).then_some("has a wrong refine code");
-                    assert_eq!(says(Stored { refine, ..right }), wanted, "{at}");
+                    let says = says(Stored { refine, ..right });
+                    assert_eq!(says, Some("has a wrong refine code"), "{at}");
                 }
             }
         }

@@ -127,7 +127,7 @@ fn methods(rows: usize, dim: usize, log: bool) -> Vec<Method> {
     let other = if dim * size_of::<f32>() > 1_900 {
         "none"
     } else {
-        "sq8"
+        "sq7"
     };
     // The square root of the rows is what pgvector's documentation advises for larger tables.
     let lists = (rows as f64).sqrt().round();
