@@ -13,14 +13,18 @@ use crate::pg::store::RelationStore;
 use crate::sample::Reservoir;
 use distillvq_ivf::{MOST_REFINE_BYTES, create_empty};
 use distillvq_quantizer::{
-    MIN_TRAIN_ROWS, Metric, Model, Monitor, TrainError, TrainOptions, Trained, refine_bytes,
-    refine_dimensions, train,
+    MIN_TRAIN_ROWS, Metric, Model, Monitor, TrainError, TrainOptions, Trained, auto_lists,
+    refine_bytes, refine_dimensions, train,
 };
 
 /// Seed of the sample and of the training in a build: the same table gives the same index.
 const SEED: u64 = 1;
 /// Rows that training looks at, at the most: more would cost time and teach nothing new.
 const MOST_SAMPLE_ROWS: usize = 131_072;
+/// With fewer sampled rows a list, lists and codes come out noticeably worse.
+const FEW_ROWS_PER_LIST: usize = 30;
+/// Bytes that training needs for each value of the sample: its own, and half as much for codes.
+const BYTES_PER_VALUE: usize = size_of::<f32>() * 3 / 2;
 
 /// Phases of a build, as `pg_stat_progress_create_index` shows them; the numbers are those given to [`phase_name`].
 /// Training's own phases follow [`SAMPLING`] in the order of the quantizer's `Phase`.
@@ -159,6 +163,7 @@ fn train_from_table(plan: &Plan, heap: Heap) -> Result<(Option<Model>, usize)> {
     let options = train_options(&plan.options, plan.metric, rows, SEED);
     let sample = reservoir.into_rows();
     let dim = plan.dim;
+    tell_of_small_sample(&plan.index.name(), &sample, dim, &options, (1, 1));
     memory_for_training(&sample, dim)?;
     let job = |monitor: &dyn Monitor| train(sample, dim, None, &options, monitor);
     match run_training(&plan.index.name(), job) {
@@ -189,10 +194,44 @@ pub fn train_options(options: &Options, metric: Metric, rows: usize, seed: u64) 
 
 /// Rows to sample, so that training stays within `maintenance_work_mem`.
 pub fn sample_capacity(dim: usize) -> usize {
-    let row = dim * size_of::<f32>();
     let whole = crate::pg::maintenance_bytes();
     let left = whole.saturating_sub(beside_sample(dim)).max(whole / 4);
-    (left / (row * 3 / 2)).clamp(MIN_TRAIN_ROWS, MOST_SAMPLE_ROWS)
+    (left / (dim * BYTES_PER_VALUE)).clamp(MIN_TRAIN_ROWS, MOST_SAMPLE_ROWS)
+}
+
+/// Says so when `maintenance_work_mem` leaves the training fewer rows than are good for its lists, and what would be enough.
+/// Of the sample's memory, rows have so many parts of so many.
+pub fn tell_of_small_sample(
+    relation: &str,
+    sample: &[f32],
+    dim: usize,
+    options: &TrainOptions,
+    (parts, of): (usize, usize),
+) {
+    const MB: usize = 1 << 20;
+    let (rows, sampled) = (options.rows_in_table, sample.len() / dim.max(1));
+    let lists = match options.lists {
+        0 => auto_lists(rows),
+        lists => lists,
+    };
+    let most = rows.min(MOST_SAMPLE_ROWS * parts / of);
+    let wanted = (FEW_ROWS_PER_LIST * lists).min(most);
+    if sampled >= wanted {
+        return;
+    }
+    let enough = beside_sample(dim) + wanted * dim * BYTES_PER_VALUE * of / parts;
+    crate::pg::notice(
+        &format!(
+            "training on \"{relation}\" looks at {sampled} of {rows} rows, as many as maintenance_work_mem allows"
+        ),
+        &format!(
+            "With {lists} lists at least {wanted} rows are good: fewer make searches less accurate."
+        ),
+        &format!(
+            "Before, SET maintenance_work_mem = '{}MB' or more.",
+            enough.div_ceil(MB) + 1
+        ),
+    );
 }
 
 /// What training holds beside the sample and its codes: buffers of a fixed number of rows, and what any training needs

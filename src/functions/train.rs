@@ -4,7 +4,8 @@
 //! rollback would have to undo, since a model changes no result but its quality.
 
 use crate::am::build::{
-    SAMPLING, memory_for_training, run_training, sample_capacity, train_options,
+    SAMPLING, memory_for_training, run_training, sample_capacity, tell_of_small_sample,
+    train_options,
 };
 use crate::am::scan::Target;
 use crate::error::{Error, Purpose, Result, of_index, or_raise};
@@ -17,8 +18,8 @@ use crate::pg::store::RelationStore;
 use crate::sample::Reservoir;
 use distillvq_ivf::replace_student;
 use distillvq_quantizer::{
-    Loss, MAX_LISTS, Metric, Report, RetrainOptions, TrainOptions, max_subquantizers, retrain,
-    train,
+    Loss, MAX_LISTS, MIN_TRAIN_ROWS, Metric, Report, RetrainOptions, TrainOptions,
+    max_subquantizers, retrain, train,
 };
 use pgrx::iter::TableIterator;
 use pgrx::{name, pg_extern, pg_sys::Oid};
@@ -203,12 +204,21 @@ impl Part {
         }
     }
 
-    fn capacity(self, dim: usize) -> usize {
-        let whole = sample_capacity(dim);
+    /// Of the sample's memory, so many parts of so many.
+    fn share(self) -> (usize, usize) {
         match self {
-            Self::Whole => whole,
-            Self::Rows => whole * (QUERY_SHARE - 1) / QUERY_SHARE,
-            Self::Queries => whole / QUERY_SHARE,
+            Self::Whole => (1, 1),
+            Self::Rows => (QUERY_SHARE - 1, QUERY_SHARE),
+            Self::Queries => (1, QUERY_SHARE),
+        }
+    }
+
+    fn capacity(self, dim: usize) -> usize {
+        let (parts, of) = self.share();
+        let rows = sample_capacity(dim) * parts / of;
+        match self {
+            Self::Whole | Self::Rows => rows.max(MIN_TRAIN_ROWS),
+            Self::Queries => rows,
         }
     }
 }
@@ -311,6 +321,7 @@ impl Request {
             loss: self.loss,
             ..train_options(&self.options, self.metric, offered, self.seed)
         };
+        tell_of_small_sample(&self.rows.relation, &rows, dim, &options, part.share());
         memory_for_training(&rows, dim)?;
         let trained = run_training(&self.rows.relation, |monitor| {
             train(rows, dim, queries.map(Cow::from), &options, monitor)
