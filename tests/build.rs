@@ -339,7 +339,7 @@ fn a_sample_that_memory_cut_short_is_told() {
     let (mut db, _) = items("short_sample", 4_000, 64);
     let build = "CREATE INDEX one ON items USING distillvq (embedding)";
     let train = "SELECT distillvq_train('items', 'embedding', 'm', lists => 40, queries => 'items', query_column => 'embedding')";
-    let with = |memory: &str, sql| format!("SET maintenance_work_mem = '{memory}'; {sql}");
+    let with = |memory: &str, sql: &str| format!("SET maintenance_work_mem = '{memory}'; {sql}");
     for sql in [build, train] {
         let notices = db.notices(&with("1MB", sql));
         for words in ["NOTICE", "1000 of 4000", "maintenance_work_mem"] {

@@ -116,14 +116,14 @@ fn only_vectors_that_lie_out_of_line_are_refined_by_themselves() {
 fn vectors_too_long_for_a_page_of_codes() {
     let mut db = Database::new("refine_long");
     db.run(
-        "CREATE TABLE items (id bigint, embedding vector(9000));
-         INSERT INTO items SELECT i, array_fill(i::real, ARRAY[9000])::vector FROM generate_series(1, 5) i",
+        "CREATE TABLE items (id bigint, embedding vector(9300));
+         INSERT INTO items SELECT i, array_fill(i::real, ARRAY[9300])::vector FROM generate_series(1, 5) i",
     );
     let sql = "CREATE INDEX items_idx ON items USING distillvq (embedding)";
     let refusal = db.refusal(&format!("{sql} WITH (refine = sq7)"));
     assert_eq!(refusal.state, "54000", "{refusal:?}");
-    assert!(refusal.message.contains("9000"), "{refusal:?}");
+    assert!(refusal.message.contains("9300"), "{refusal:?}");
     assert!(refusal.hint.contains("refine = none"), "{refusal:?}");
     db.run(sql);
-    all_found(&mut db, "items", Metric::L2, &[1.0; 9_000]);
+    all_found(&mut db, "items", Metric::L2, &[1.0; 9_300]);
 }

@@ -5,8 +5,8 @@
 //! be the nearest one is not looked at again, so that the one found is the nearest of all, alone or among others, up to the
 //! rounding of floats.
 //!
-//! Measured with 4,000 centroids of 384 dimensions: a dozen centroids a row are left, and with instructions for products
-//! of bytes it takes a fifth of the time.
+//! Measured with 4,000 centroids of 384 dimensions: one or two a row are compared in full, and with instructions for products
+//! of bytes it takes a quarter of the time of a product of floats with all.
 
 use crate::compact::{FEWEST, TOGETHER, quantize};
 use crate::kmeans::Nearest;
