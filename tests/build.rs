@@ -336,7 +336,7 @@ fn a_thousand_rows_are_enough_to_train() {
 
 #[test]
 fn a_sample_that_memory_cut_short_is_told() {
-    let (mut db, _) = items("short_sample", 4_000, 64);
+    let (mut db, _) = items_and_queries("short_sample", 4_000, 64);
     let build = "CREATE INDEX one ON items USING distillvq (embedding)";
     let train = "SELECT distillvq_train('items', 'embedding', 'm', lists => 40, queries => 'items', query_column => 'embedding')";
     let with = |memory: &str, sql: &str| format!("SET maintenance_work_mem = '{memory}'; {sql}");
