@@ -13,10 +13,10 @@ use crate::vectors::Vectors;
 /// Every filter is timed for at least this long…
 const SHORTEST: Duration = Duration::from_millis(500);
 /// …and no longer than this, even if that leaves queries out.
-const LONGEST: Duration = Duration::from_secs(6);
+const LONGEST: Duration = Duration::from_secs(4);
 
 /// Shares of the rows that the filters keep, in thousandths.
-pub const THOUSANDTHS: [i32; 4] = [500, 100, 10, 1];
+pub const THOUSANDTHS: [i32; 5] = [1000, 500, 100, 10, 1];
 
 /// A condition on the rows, and what it should find.
 #[derive(Debug)]

@@ -49,6 +49,8 @@ impl StreamOptions {
     /// For ranking candidates by their refine codes: they cost a fraction of an exact comparison.
     pub fn for_refining(shape: CodeShape) -> Self {
         StreamOptions {
+            // What the ten nearest rows are picked from.
+            rows: 25,
             first_batch: 48,
             batch: 24,
             ..StreamOptions::for_codes(shape)

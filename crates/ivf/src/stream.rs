@@ -5,8 +5,9 @@
 //! 2. A row is given out when no unseen candidate of the probed lists can plausibly beat it: its score must reach the
 //!    next estimate plus `μ + z·σ`, where μ and σ are mean and standard deviation of (exact − estimated) over the rows
 //!    compared so far. Until then further batches are compared.
-//! 3. The more rows are given out, the further the neighbourhood reaches into other lists: at least `probes·given/25` are
-//!    probed. Scanning codes is cheaper than the exact rows that were paid for until then. When all candidates of the
+//! 3. The more rows are given out, the further the neighbourhood reaches into other lists: beyond the `rows` that they are
+//!    meant for, at least `probes·(given/rows)^0.6` are probed, so that the hundredth row is found about as surely as the tenth: a filter that few
+//!    rows pass makes one of the first ten of it. Scanning codes is cheaper than the exact rows that were paid for until then. When all candidates of the
 //!    probed lists are compared, twice as many are probed before the farther ones among them are given out.
 //! 4. The order is never broken: a row that turns out nearer than the last one given out is put aside, and follows, in
 //!    order, after everything else. So a LIMIT reached before sees an exact order, and a filtered query never comes back
@@ -31,8 +32,8 @@ use std::collections::BinaryHeap;
 const FIRST_PULL: usize = 64;
 /// Rows of the exact list compared at a time.
 const EXACT_BATCH: usize = 1024;
-/// Rows given out for which the first probes are meant.
-const ROWS_PER_PROBES: f64 = 25.0;
+/// How the lists grow with the rows: the power that finds the rows behind a filter as surely as without one.
+const GROWTH: f64 = 0.6;
 /// Lists are added by this factor at least: each addition may scan the older lists again.
 const WIDEN: f64 = 1.5;
 
@@ -121,6 +122,8 @@ impl<S: PageStore> Source for Search<S> {
 pub struct StreamOptions {
     /// Lists probed for the first results, at least 1.
     pub probes: usize,
+    /// Rows given out for which those are meant, at least 1.
+    pub rows: usize,
     /// Most lists probed ever; `usize::MAX` is no limit.
     pub max_probes: usize,
     /// Rows compared after which no further lists are probed; `u64::MAX` is no limit.
@@ -145,6 +148,7 @@ impl Default for StreamOptions {
     fn default() -> Self {
         StreamOptions {
             probes: 1,
+            rows: 10,
             max_probes: usize::MAX,
             max_compared: u64::MAX,
             strict: false,
@@ -290,6 +294,7 @@ impl<C: Source> Stream<C> {
             source,
             options: StreamOptions {
                 probes: options.probes.max(1),
+                rows: options.rows.max(1),
                 batch: options.batch.max(1),
                 first_batch: options.first_batch.max(2),
                 largest_pull: options.largest_pull.max(1),
@@ -430,8 +435,15 @@ impl<C: Source> Stream<C> {
 
     /// Rule 3: probes as many lists as the number of rows given out asks for.
     fn widen(&mut self) -> Result<(), Error> {
-        let growth = (self.stats.given as f64 / ROWS_PER_PROBES).max(1.0);
-        let wanted = (self.options.probes as f64 * growth).ceil() as usize;
+        let share = self.stats.given as f64 / self.options.rows as f64;
+        if share <= 1.0 {
+            return self.probe_up_to(self.options.probes);
+        }
+        let wanted = (self.options.probes as f64 * share.powf(GROWTH)).ceil();
+        self.probe_up_to(wanted as usize)
+    }
+
+    fn probe_up_to(&mut self, wanted: usize) -> Result<(), Error> {
         let probed = self.source.probed();
         if probed < wanted {
             let step = (probed as f64 * WIDEN).ceil() as usize;
