@@ -16,6 +16,8 @@
 //! the smaller the share of rows that it compares in vain. The planner, which knows a first and a last row's cost, is told a
 //! line through the cost of the first row and that of the last row wanted, if the LIMIT is known, or else of the last row.
 
+use distillvq_ivf::stream::{ROWS, growth};
+
 /// The table, and the vectors in it.
 #[derive(Clone, Copy, Debug)]
 pub struct Table {
@@ -217,8 +219,6 @@ const REFINE_DIMENSION: f64 = 3e-4;
 const REFINED_SPARE: f64 = 4.0;
 /// A row of an untrained index, besides its distance.
 const UNTRAINED_ROW: f64 = 0.15;
-/// Rows given out for which the first probes are meant: `distillvq_ivf::stream` widens beyond.
-const ROWS_PER_PROBES: f64 = 25.0;
 /// Candidates of the first pull and of the largest one: each further pull scans the probed lists again.
 const FIRST_PULL: f64 = 64.0;
 const LARGEST_PULL: f64 = 4096.0;
@@ -369,7 +369,7 @@ impl Inputs {
     /// The share of the lists that is probed until so many rows were given out.
     fn probed(&self, given: f64) -> f64 {
         let share = self.index.probes / self.index.lists.max(1.0);
-        (share * (given / ROWS_PER_PROBES).max(1.0)).clamp(0.0, 1.0)
+        (share * growth(given, ROWS as f64)).clamp(0.0, 1.0)
     }
 
     /// Candidates compared until so many rows were given out.

@@ -6,9 +6,10 @@
 //!    next estimate plus `μ + z·σ`, where μ and σ are mean and standard deviation of (exact − estimated) over the rows
 //!    compared so far. Until then further batches are compared.
 //! 3. The more rows are given out, the further the neighbourhood reaches into other lists: beyond the `rows` that they are
-//!    meant for, at least `probes·(given/rows)^0.6` are probed, so that the hundredth row is found about as surely as the tenth: a filter that few
-//!    rows pass makes one of the first ten of it. Scanning codes is cheaper than the exact rows that were paid for until then. When all candidates of the
-//!    probed lists are compared, twice as many are probed before the farther ones among them are given out.
+//!    meant for, at least `probes·(given/rows)^0.6` are probed ([`growth`]), so that the hundredth row is found about as surely
+//!    as the tenth: a filter that few rows pass makes one of the first ten of it. Scanning codes is cheaper than the exact rows
+//!    that were paid for until then. When all candidates of the probed lists are compared, twice as many are probed before the
+//!    farther ones among them are given out.
 //! 4. The order is never broken: a row that turns out nearer than the last one given out is put aside, and follows, in
 //!    order, after everything else. So a LIMIT reached before sees an exact order, and a filtered query never comes back
 //!    short.
@@ -36,6 +37,15 @@ const EXACT_BATCH: usize = 1024;
 const GROWTH: f64 = 0.6;
 /// Lists are added by this factor at least: each addition may scan the older lists again.
 const WIDEN: f64 = 1.5;
+
+/// Rows of a search for which its first probes are meant.
+pub const ROWS: usize = 10;
+
+/// By how much more lists are probed once so many rows were given out, where the first probes are meant for `rows`.
+pub fn growth(given: f64, rows: f64) -> f64 {
+    let share = given / rows;
+    if share > 1.0 { share.powf(GROWTH) } else { 1.0 }
+}
 
 /// Where candidates come from: a [`Search`], or something made up in tests.
 pub trait Source {
@@ -148,7 +158,7 @@ impl Default for StreamOptions {
     fn default() -> Self {
         StreamOptions {
             probes: 1,
-            rows: 10,
+            rows: ROWS,
             max_probes: usize::MAX,
             max_compared: u64::MAX,
             strict: false,
@@ -435,15 +445,8 @@ impl<C: Source> Stream<C> {
 
     /// Rule 3: probes as many lists as the number of rows given out asks for.
     fn widen(&mut self) -> Result<(), Error> {
-        let share = self.stats.given as f64 / self.options.rows as f64;
-        if share <= 1.0 {
-            return self.probe_up_to(self.options.probes);
-        }
-        let wanted = (self.options.probes as f64 * share.powf(GROWTH)).ceil();
-        self.probe_up_to(wanted as usize)
-    }
-
-    fn probe_up_to(&mut self, wanted: usize) -> Result<(), Error> {
+        let growth = growth(self.stats.given as f64, self.options.rows as f64);
+        let wanted = (self.options.probes as f64 * growth).ceil() as usize;
         let probed = self.source.probed();
         if probed < wanted {
             let step = (probed as f64 * WIDEN).ceil() as usize;
