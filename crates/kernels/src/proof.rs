@@ -275,16 +275,20 @@ mod tests {
             let all = all.min(out.len());
             (SCALAR.products8)(a, b, columns, &mut out[..all]);
         };
-        let wrong: [fn(&[i8], &[i8], usize, &mut [i32]); 2] = [transposed, missing_left_alone];
-        for products8 in wrong {
-            assert!(!holds(
-                &Kernels {
-                    products8,
-                    ..copy()
-                },
-                &SCALAR
-            ));
-        }
+        assert!(!holds(
+            &Kernels {
+                products8: transposed,
+                ..copy()
+            },
+            &SCALAR
+        ));
+        assert!(!holds(
+            &Kernels {
+                products8: missing_left_alone,
+                ..copy()
+            },
+            &SCALAR
+        ));
     }
 
     #[test]
@@ -295,10 +299,19 @@ mod tests {
         };
         let first_block = |q: &[i8], packed: &[u8]| (SCALAR.dot7)(q, &packed[..56]);
         let no_square = |q: &[i8], packed: &[u8]| [(SCALAR.dot7)(q, packed)[0], 0];
-        let wrong: [fn(&[i8], &[u8]) -> [i32; 2]; 3] = [low_bits, first_block, no_square];
-        for dot7 in wrong {
-            assert!(!holds(&Kernels { dot7, ..copy() }, &SCALAR));
-        }
+        let refused = |wrong: Kernels| !holds(&wrong, &SCALAR);
+        assert!(refused(Kernels {
+            dot7: low_bits,
+            ..copy()
+        }));
+        assert!(refused(Kernels {
+            dot7: first_block,
+            ..copy()
+        }));
+        assert!(refused(Kernels {
+            dot7: no_square,
+            ..copy()
+        }));
     }
 
     #[test]

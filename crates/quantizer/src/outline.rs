@@ -163,7 +163,8 @@ impl Outline {
             let mut any = false;
             for (((near, sum), half), own) in near.iter_mut().zip(sums).zip(halves).zip(steps) {
                 *near = half - step * own * *sum as f32;
-                any |= !(*near > limit);
+                let ruled_out = *near > limit;
+                any |= !ruled_out;
             }
             if !any {
                 continue;
@@ -171,7 +172,8 @@ impl Outline {
             for (j, near) in near.iter().enumerate() {
                 let slack = error * lengths[j] + length * errors[j];
                 let least = near - slack;
-                if !(least > *most) {
+                let ruled_out = least > *most;
+                if !ruled_out {
                     candidates.push(Candidate {
                         row: i as u32,
                         list: (lists.start + j) as u32,
