@@ -8,8 +8,9 @@ use distillvq_ivf::refined::Refined;
 use distillvq_ivf::stream::{Stream, StreamOptions};
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
-    Builder, Candidate, Create, EachRow, Error, Meta, Metric, Model, Row, RowEncoder, Search, Tid,
-    check_against, insert, load_model, replace_student, vacuum,
+    Builder, Calibration, Candidate, Create, EachRow, Error, Meta, Metric, Model, Point, QueryKind,
+    Row, RowEncoder, Search, Tid, Training, check_against, describe, insert, load_model,
+    replace_student, vacuum,
 };
 use distillvq_quantizer::{EncodedRows, Placement};
 use proptest::prelude::*;
@@ -22,6 +23,8 @@ enum Op {
     Insert(usize),
     /// Replaces the student by the one of this number.
     Replace(usize),
+    /// Writes down another training and calibration.
+    Describe(u64),
     /// Removes the rows whose line number leaves this rest modulo 4.
     Vacuum(u16),
 }
@@ -31,6 +34,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (1..60usize).prop_map(Op::Insert),
         1 => (0..4u16).prop_map(Op::Vacuum),
         1 => (0..4usize).prop_map(Op::Replace),
+        1 => (1..99u64).prop_map(Op::Describe),
     ]
 }
 
@@ -39,6 +43,7 @@ struct Milestone {
     changes: usize,
     rows: BTreeSet<Tid>,
     student: Vec<u8>,
+    record: (Training, Option<Calibration>),
 }
 
 /// A table: vectors in few lists, so that chains grow and pages fill, and some that the codes cannot represent.
@@ -143,6 +148,8 @@ fn expect_valid_prefixes(store: &MemoryStore, table: &Table, milestones: &[Miles
         let stored = model.student_bytes().unwrap();
         let whole = after.changes == done;
         assert!(stored == after.student || (!whole && stored == before.student));
+        let record = (meta.training, meta.calibration);
+        assert!(record == after.record || (!whole && record == before.record));
         let (before, after) = (&before.rows, &after.rows);
         let both = before.intersection(after).copied().collect();
         table.expect_sound(&replayed, if whole { after } else { &both });
@@ -191,10 +198,14 @@ proptest! {
         let (meta, table) = build_over(&store, &model, refine, built);
         let mut present: BTreeSet<Tid> = (0..built).map(tid).collect();
         let mut student = model.student_bytes().unwrap();
-        let milestone = |present: &BTreeSet<Tid>, student: &[u8]| Milestone {
-            changes: store.history().len(),
-            rows: present.clone(),
-            student: student.to_vec(),
+        let milestone = |present: &BTreeSet<Tid>, student: &[u8]| {
+            let meta = Meta::read(&store).unwrap();
+            Milestone {
+                changes: store.history().len(),
+                rows: present.clone(),
+                student: student.to_vec(),
+                record: (meta.training, meta.calibration),
+            }
         };
         let mut milestones = vec![milestone(&present, &student)];
         let mut unused = built..table.len();
@@ -212,6 +223,16 @@ proptest! {
                 Op::Replace(i) => {
                     student = students(metric, model.bits())[i].student_bytes().unwrap();
                     replace_student(&store, &student, id).unwrap();
+                }
+                Op::Describe(n) => {
+                    let training = Training { rows: n, ..meta.training };
+                    let point = Point { probes: 3, recall: 0.5, ..Point::default() };
+                    let curve = Calibration::new(QueryKind::Log, 100, 10, n, 0).with_points(&[point]);
+                    let build_id = Meta::read(&store).unwrap().build_id;
+                    let now = describe(&store, build_id, training, Some(curve)).unwrap();
+                    assert_eq!((now.training, now.calibration), (training, Some(curve)));
+                    assert!(describe(&store, build_id ^ 1, Training::default(), None).is_err());
+                    assert_eq!(Meta::read(&store).unwrap(), now);
                 }
             }
             milestones.push(milestone(&present, &student));
