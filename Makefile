@@ -38,6 +38,11 @@ bench-plans:
 	@$(with_env) tools/install.sh
 	@$(with_env) cargo run --locked --release --package distillvq-harness --bin plans -- docs/plans.md
 
+## bench-recall target recalls asked for and recalls measured, into docs/; DATA=… as above, and generated sets; ONLY=one of them
+.PHONY: bench-recall
+bench-recall:
+	@tools/bench-recall.sh "$(or $(DATA),data/wordnet-20k)" "$(ONLY)"
+
 ## test         all tests: the pure crates, then the extension in private servers
 .PHONY: test
 test:

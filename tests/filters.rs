@@ -28,7 +28,7 @@ fn session() -> (Client, &'static Vectors) {
             "CREATE TABLE refined AS SELECT * FROM items;
              CREATE INDEX items_idx ON items USING distillvq (embedding) WITH (lists = 160, probes = 8);
              CREATE INDEX refined_idx ON refined USING distillvq (embedding)
-                 WITH (lists = 160, probes = 8, refine = sq8)",
+                 WITH (lists = 160, probes = 8, refine = sq7)",
         );
         client.run_each(&["VACUUM ANALYZE items", "VACUUM ANALYZE refined"]);
         verified(&mut client);

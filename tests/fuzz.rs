@@ -36,7 +36,7 @@ const VALUES: [&str; 28] = [
     "true",
     "auto",
     "none",
-    "sq8",
+    "sq7",
     "SQ8",
     "0x10",
     "1e3",
@@ -83,7 +83,7 @@ fn valid(name: &str, value: &str) -> bool {
     let within = |most: i64| number.is_some_and(|n| (0..=most).contains(&n));
     match name {
         "model" => true,
-        "refine" => ["auto", "none", "sq8"].contains(&value),
+        "refine" => ["auto", "none", "sq7"].contains(&value),
         "bits" => [Some(0), Some(4), Some(8)].contains(&number),
         _ => INTEGERS
             .iter()

@@ -313,7 +313,7 @@ impl Figures {
             None if codes > self.meta.shape.subquantizers => {
                 format!("{why}; ALTER INDEX {index} SET (subquantizers = {codes}); {reindex}")
             }
-            None => format!("{why}; ALTER INDEX {index} SET (refine = sq8); {reindex}"),
+            None => format!("{why}; ALTER INDEX {index} SET (refine = sq7); {reindex}"),
         }
     }
 }
