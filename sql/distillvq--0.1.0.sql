@@ -141,6 +141,25 @@ CREATE FUNCTION distillvq_import_model(name text, body bytea, replace boolean DE
 CREATE FUNCTION distillvq_drop_model(name text, force boolean DEFAULT false) RETURNS void
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'distillvq_drop_model_wrapper';
 
+-- Recall ------------------------------------------------------------------------
+
+-- Measures the recall of a live index anew, on queries of a log or on rows that pose as queries: one row.
+CREATE FUNCTION distillvq_calibrate(
+    "index"        regclass,
+    queries        regclass DEFAULT NULL,
+    query_column   name DEFAULT NULL,
+    OUT kind       text,
+    OUT queries_used bigint,
+    OUT rows       bigint,
+    OUT target_recall real,
+    OUT probes     integer,
+    OUT seconds    real)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1 AS 'MODULE_PATHNAME', 'distillvq_calibrate_wrapper';
+
+COMMENT ON FUNCTION distillvq_calibrate(regclass, regclass, name) IS
+    'measures which recall searches in a distillvq index reach; distillvq.target_recall goes by it';
+
 -- Verification ------------------------------------------------------------------
 
 -- A row for each problem, none if the index is sound. The right is that to maintain the table.

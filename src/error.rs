@@ -13,6 +13,8 @@ use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys::panic::ErrorReport};
 pub enum Purpose {
     /// Train it again.
     Train,
+    /// Measure its recall.
+    Calibrate,
     /// Check it.
     Check,
     /// Measure its recall.
@@ -32,6 +34,7 @@ impl Purpose {
             Self::Measure => "distillvq_recall",
             Self::Inspect => "distillvq_index_info",
             Self::Prewarm => "distillvq_prewarm",
+            Self::Calibrate => "distillvq_calibrate",
         }
     }
 
@@ -45,6 +48,7 @@ impl std::fmt::Display for Purpose {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Train => "Train",
+            Self::Calibrate => "Calibrate",
             Self::Check => "Check",
             Self::Measure => "Measure",
             Self::Inspect => "Inspect",
@@ -67,6 +71,11 @@ pub enum Error {
         min: i64,
         max: i64,
     },
+    /// A target recall that is none.
+    #[error(
+        "value \"{0}\" is out of range for the parameter \"target_recall\" of a distillvq index"
+    )]
+    TargetRange(String),
     /// `bits` other than 4 and 8.
     #[error("value {0} is not possible for the parameter \"bits\" of a distillvq index")]
     Bits(i64),
@@ -248,6 +257,7 @@ impl Error {
         match self {
             Self::UnknownOption(_)
             | Self::OptionRange { .. }
+            | Self::TargetRange(_)
             | Self::Bits(_)
             | Self::Refine(_)
             | Self::OptionAgainstModel { .. } => S::ERRCODE_INVALID_PARAMETER_VALUE,
@@ -329,6 +339,10 @@ impl Error {
             Self::UnknownOption(_) => format!("The parameters are: {}.", crate::pg::options::NAMES.join(", ")),
             Self::OptionRange { name, min, max, .. } => {
                 format!("Set \"{name}\" to a value from {min} to {max}, or leave it out for an automatic choice.")
+            }
+            Self::TargetRange(_) => {
+                let (least, most) = crate::pg::target::RANGE.into_inner();
+                format!("Set \"target_recall\" to a share from {least} to {most}, or leave it out for that of the setting.")
             }
             Self::Bits(_) => "Use 4 (the default) or 8 bits a subquantizer.".into(),
             Self::Refine(_) => {

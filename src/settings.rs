@@ -1,5 +1,8 @@
 //! The settings `distillvq.*`.
 
+use crate::pg::options::Options;
+use crate::pg::target;
+use distillvq_ivf::Meta;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
 /// `distillvq.probes`: how many lists a search scans first; 0 chooses automatically.
@@ -8,7 +11,7 @@ static PROBES: GucSetting<i32> = GucSetting::<i32>::new(0);
 /// `distillvq.model_cache`: how many kilobytes of decoded models a session keeps.
 static MODEL_CACHE: GucSetting<i32> = GucSetting::<i32>::new(64 << 10);
 
-/// The share of all lists that is probed when nobody says how many.
+/// The share of all lists that is probed when nobody says how many and the index does not know its recall.
 const AUTOMATIC_SHARE: usize = 10;
 /// The fewest lists probed automatically: with few lists a tenth of them would be too little.
 const AUTOMATIC_LEAST: usize = 8;
@@ -18,7 +21,7 @@ pub fn register() {
     GucRegistry::define_int_guc(
         c"distillvq.probes",
         c"Number of inverted lists that a search probes first.",
-        c"0 takes the index's own \"probes\" parameter, or a tenth of the lists. Larger values find more and cost more; \
+        c"0 takes the index's own \"probes\" parameter, or what distillvq.target_recall asks for. Larger values find more and cost more; \
           values above the number of lists mean all lists.",
         &PROBES,
         0,
@@ -37,6 +40,7 @@ pub fn register() {
         GucContext::Userset,
         GucFlags::UNIT_KB,
     );
+    target::register();
     crate::pg::reserve_setting_prefix(c"distillvq");
 }
 
@@ -45,12 +49,26 @@ pub fn model_cache_bytes() -> usize {
     MODEL_CACHE.get() as usize * 1024
 }
 
-/// Lists to probe first: the setting, else the index's parameter, else a tenth of the lists; never more than there are.
-pub fn probes(index_default: usize, lists: usize) -> usize {
-    let wanted = match (PROBES.get(), index_default) {
+/// Lists to probe first, never more than there are: the setting, else the index's parameter, else as many as the target
+/// recall asks for; if the index was never measured, a tenth.
+pub fn probes(options: &Options, meta: &Meta) -> usize {
+    let lists = meta.lists as usize;
+    let wanted = match (PROBES.get(), options.probes) {
         (set, _) if set > 0 => set as usize,
         (_, own) if own > 0 => own,
-        _ => lists.div_ceil(AUTOMATIC_SHARE).max(AUTOMATIC_LEAST),
+        _ => for_target(target::target_recall(options.target_recall), meta),
     };
     wanted.min(lists)
+}
+
+/// Lists that reach a target recall, all of them if none do.
+fn for_target(target: f64, meta: &Meta) -> usize {
+    let lists = meta.lists as usize;
+    match &meta.calibration {
+        _ if target >= 1.0 => lists,
+        Some(curve) => curve
+            .probes_for(target)
+            .map_or(lists, |probes| probes as usize),
+        None => lists.div_ceil(AUTOMATIC_SHARE).max(AUTOMATIC_LEAST),
+    }
 }

@@ -3,6 +3,9 @@
 mod load;
 mod run;
 
+pub use load::{Batch, Sizes};
+
+use crate::am::calibrate::{self, Queries};
 use crate::error::{Error, Result, of_index};
 use crate::functions::models;
 use crate::pg::compute;
@@ -11,15 +14,19 @@ use crate::pg::options::Options;
 use crate::pg::relation::{Element, Heap, Index};
 use crate::pg::store::RelationStore;
 use crate::sample::Reservoir;
-use distillvq_ivf::{MOST_REFINE_BYTES, create_empty};
+use distillvq_ivf::{MOST_REFINE_BYTES, QueryKind, create_empty};
 use distillvq_quantizer::{
-    MIN_TRAIN_ROWS, Metric, Model, Monitor, TrainError, TrainOptions, Trained, refine_bytes, train,
+    MIN_TRAIN_ROWS, MOST_HELD_OUT, Metric, Model, Monitor, TrainError, TrainOptions, Trained,
+    hold_out, pick, refine_bytes, train,
 };
 
 /// Seed of the sample and of the training in a build: the same table gives the same index.
 const SEED: u64 = 1;
 /// Rows that training looks at, at the most: more would cost time and teach nothing new.
 const MOST_SAMPLE_ROWS: usize = 131_072;
+
+/// A sample of so many rows can spare those that the index is measured with.
+const ENOUGH_ROWS: usize = 8_000;
 
 /// Phases of a build, as `pg_stat_progress_create_index` shows them; the numbers are those given to [`phase_name`].
 /// Training's own phases follow [`SAMPLING`] in the order of the quantizer's `Phase`.
@@ -28,6 +35,8 @@ pub const SAMPLING: i64 = 2;
 const LOADING: i64 = 8;
 /// The last rows go to the pages.
 const WRITING: i64 = 9;
+/// Searches measure the recall.
+pub const CALIBRATING: i64 = 10;
 
 /// The name of a phase.
 pub fn phase_name(number: i64) -> Option<&'static std::ffi::CStr> {
@@ -41,6 +50,7 @@ pub fn phase_name(number: i64) -> Option<&'static std::ffi::CStr> {
         7 => Some(c"training: encoding"),
         8 => Some(c"loading rows"),
         9 => Some(c"writing lists"),
+        10 => Some(c"calibrating"),
         _ => None,
     }
 }
@@ -64,6 +74,12 @@ struct Plan {
     refine: bool,
 }
 
+/// A model, and queries to measure the index with.
+struct Lesson {
+    model: Model,
+    queries: Queries,
+}
+
 /// Builds the index over the table's rows.
 pub fn build(heap: Heap, index: Index, info: &IndexInfo) -> Result<Counts> {
     let (element, dim, options) = (index.element()?, index.dimensions()?, index.options());
@@ -75,13 +91,16 @@ pub fn build(heap: Heap, index: Index, info: &IndexInfo) -> Result<Counts> {
         refine: refine(element, dim, &options)?,
         options,
     };
-    let (model, rows) = match &plan.options.model {
+    let (lesson, rows) = match &plan.options.model {
         // The tables are empty, that of the models too: the old index's file takes the place of what is built here.
         Some(_) if crate::pg::in_binary_upgrade() => (None, 0),
-        Some(name) => (Some(named_model(&plan, name)?), heap.estimated_rows()),
+        Some(name) => {
+            let (lesson, rows) = with_queries(&plan, heap, named_model(&plan, name)?)?;
+            (Some(lesson), rows)
+        }
         None => train_from_table(&plan, heap)?,
     };
-    load::load(&plan, heap, info, model.as_ref(), rows)
+    load::load(&plan, heap, info, lesson, rows)
 }
 
 /// Whether the index keeps refine codes. Unless it is told, it does where vectors do not lie in the table's own pages: there
@@ -145,8 +164,52 @@ fn named_model(plan: &Plan, name: &str) -> Result<Model> {
     }
 }
 
+/// A named model with the queries that it brings, or with rows of the table; and the number of these.
+fn with_queries(plan: &Plan, heap: Heap, model: Model) -> Result<(Lesson, usize)> {
+    let (dim, known) = (plan.dim, heap.estimated_rows());
+    if model.held_out().is_empty() {
+        let (queries, rows) = rows_as_queries(heap, plan.index, dim)?;
+        return Ok((Lesson { model, queries }, rows));
+    }
+    // Of a table that was never analyzed nothing is known, and it may be large.
+    let wanted = calibrate::wanted(if known > 0 { known } else { MOST_SAMPLE_ROWS }, dim);
+    let queries = Queries {
+        kind: QueryKind::Log,
+        vectors: pick(model.held_out(), dim, wanted, SEED),
+    };
+    Ok((Lesson { model, queries }, known))
+}
+
+/// Rows that pose as queries, and the number of all of them.
+pub fn rows_as_queries(heap: Heap, index: Index, dim: usize) -> Result<(Queries, usize)> {
+    crate::pg::report_phase(SAMPLING);
+    let mut reservoir = Reservoir::new(MOST_HELD_OUT, dim, SEED);
+    heap::sample(heap, index, index.element()?, &mut reservoir)?;
+    let rows = reservoir.offered();
+    let wanted = calibrate::wanted(rows, dim);
+    let queries = Queries {
+        kind: QueryKind::Rows,
+        vectors: pick(&reservoir.into_rows(), dim, wanted, SEED),
+    };
+    Ok((queries, rows))
+}
+
+/// Takes queries out of a sample of so many rows, or copies of some of its rows if training needs them all.
+fn queries_of_sample(sample: &mut Vec<f32>, dim: usize, rows: usize) -> Queries {
+    let wanted = calibrate::wanted(rows, dim);
+    let vectors = if sample.len() / dim.max(1) >= ENOUGH_ROWS {
+        hold_out(sample, dim, wanted, SEED)
+    } else {
+        pick(sample, dim, wanted, SEED)
+    };
+    Queries {
+        kind: QueryKind::Rows,
+        vectors,
+    }
+}
+
 /// Samples the table and trains on it; no model if it holds too little to learn from. The number is that of its rows.
-fn train_from_table(plan: &Plan, heap: Heap) -> Result<(Option<Model>, usize)> {
+fn train_from_table(plan: &Plan, heap: Heap) -> Result<(Option<Lesson>, usize)> {
     crate::pg::report_phase(SAMPLING);
     let mut reservoir = Reservoir::new(sample_capacity(plan.dim), plan.dim, SEED);
     heap::sample(heap, plan.index, plan.element, &mut reservoir)?;
@@ -156,12 +219,13 @@ fn train_from_table(plan: &Plan, heap: Heap) -> Result<(Option<Model>, usize)> {
         return Ok((None, rows));
     }
     let options = train_options(&plan.options, plan.metric, rows, SEED);
-    let sample = reservoir.into_rows();
+    let mut sample = reservoir.into_rows();
     let dim = plan.dim;
+    let queries = queries_of_sample(&mut sample, dim, rows);
     memory_for_training(&sample, dim)?;
     let job = |monitor: &dyn Monitor| train(sample, dim, None, &options, monitor);
     match run_training(&plan.index.name(), job) {
-        Ok(trained) => Ok((Some(trained.model), rows)),
+        Ok(Trained { model, .. }) => Ok((Some(Lesson { model, queries }), rows)),
         Err(Error::Train {
             source: TrainError::TooFewRows { usable, .. },
             ..

@@ -7,7 +7,7 @@ use crate::pg::relation::Index;
 use crate::pg::store::RelationStore;
 use crate::timing::{self, Stage};
 use distillvq_ivf::refined::Refined;
-use distillvq_ivf::stream::{Source, Stream, StreamOptions};
+use distillvq_ivf::stream::{Hit, Source, Stream, StreamOptions};
 use distillvq_ivf::{self as ivf, Candidate, Meta, Model, Search, Tid};
 use distillvq_quantizer::Searcher;
 
@@ -80,14 +80,33 @@ impl Scan {
             .as_ref()
             .map_or_else(|| vec![0.0; target.meta.dim], OwnedVector::elements);
         target.check_dimensions(elements.len())?;
+        let probes = crate::settings::probes(&target.index.options(), &target.meta);
+        let search = Searching::start(target, target.searcher()?.as_ref(), &elements, probes)?;
+        Ok(Self { query, search })
+    }
+
+    /// The query and the moving part, apart.
+    pub fn parts(&mut self) -> (Option<&OwnedVector>, &mut Searching) {
+        (self.query.as_ref(), &mut self.search)
+    }
+}
+
+/// Gives the exact distances of rows, none for rows that the search may not see.
+pub type Fetch<'a> = dyn FnMut(&[Candidate], &mut Vec<Option<f64>>) -> Result<()> + 'a;
+
+impl Searching {
+    /// Begins a search that probes so many lists first.
+    pub fn start(
+        target: &Target,
+        model: Option<&Searcher>,
+        query: &[f32],
+        probes: usize,
+    ) -> Result<Self> {
         let store = RelationStore::for_search(target.index);
-        let model = target.searcher()?;
         let search = timing::stage(Stage::Route, || {
-            Search::new(store, &target.meta, model.as_ref(), &elements)
+            Search::new(store, &target.meta, model, query)
         })
         .map_err(of_index(target.index))?;
-        let probes =
-            crate::settings::probes(target.index.options().probes, target.meta.lists as usize);
         let stream = if target.meta.refine {
             let options = StreamOptions {
                 probes,
@@ -103,29 +122,21 @@ impl Scan {
             };
             Stream::new(Timed(Box::new(search)), options)
         };
-        Ok(Self {
-            query,
-            search: Searching { stream },
-        })
+        Ok(Self { stream })
     }
 
-    /// The query and the moving part, apart.
-    pub fn parts(&mut self) -> (Option<&OwnedVector>, &mut Searching) {
-        (self.query.as_ref(), &mut self.search)
+    /// Rows compared exactly so far.
+    pub fn compared(&self) -> u64 {
+        self.stream.stats().compared
     }
-}
 
-/// Gives the exact distances of rows, none for rows that the search may not see.
-pub type Fetch<'a> = dyn FnMut(&[Candidate], &mut Vec<Option<f64>>) -> Result<()> + 'a;
-
-impl Searching {
     /// The next row in exact order, or none after the last.
-    pub fn next(&mut self, index: Index, fetch: &mut Fetch<'_>) -> Result<Option<Tid>> {
+    pub fn next(&mut self, index: Index, fetch: &mut Fetch<'_>) -> Result<Option<Hit>> {
         let mut exact = |rows: &[Candidate], out: &mut Vec<Option<f64>>| {
             fetch(rows, out).map_err(Failure::Other)
         };
         match timing::stage(Stage::Order, || self.stream.next(&mut exact)) {
-            Ok(hit) => Ok(hit.map(|hit| hit.tid)),
+            Ok(hit) => Ok(hit),
             Err(failure) => Err(failure.of(index)),
         }
     }

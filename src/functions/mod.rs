@@ -1,5 +1,6 @@
 //! The SQL functions. Their declarations are in `sql/`, written by hand.
 
+mod calibrate;
 mod check;
 mod info;
 pub mod models;

@@ -215,8 +215,8 @@ fn mean_time(all: Duration, count: usize) -> Option<Duration> {
 fn settings_in_force(index: Index) -> Option<String> {
     let known = match access_method_of(index).as_str() {
         "distillvq" => {
-            let lists = Meta::read(&RelationStore::new(index)).ok()?.lists as usize;
-            let probes = crate::settings::probes(index.options().probes, lists);
+            let meta = Meta::read(&RelationStore::new(index)).ok()?;
+            let probes = crate::settings::probes(&index.options(), &meta);
             return Some(format!("distillvq.probes = {probes}"));
         }
         "hnsw" => c"hnsw.ef_search",

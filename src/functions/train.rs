@@ -6,8 +6,10 @@
 use crate::am::build::{
     SAMPLING, memory_for_training, run_training, sample_capacity, train_options,
 };
+use crate::am::calibrate::{now, training};
 use crate::am::scan::Target;
 use crate::error::{Error, Purpose, Result, of_index, or_raise};
+use crate::functions::calibrate::{calibrate, logged};
 use crate::functions::{check_index, in_range_of, models, query_log};
 use crate::pg::Progress;
 use crate::pg::options::Options;
@@ -15,10 +17,10 @@ use crate::pg::relation::Maintained;
 use crate::pg::spi::{VectorColumn, relation_name};
 use crate::pg::store::RelationStore;
 use crate::sample::Reservoir;
-use distillvq_ivf::replace_student;
+use distillvq_ivf::{Calibration, QueryKind, Training, describe, replace_student};
 use distillvq_quantizer::{
-    Loss, MAX_LISTS, Metric, Report, RetrainOptions, TrainOptions, max_subquantizers, retrain,
-    train,
+    Loss, MAX_LISTS, MOST_HELD_OUT, Metric, Report, RetrainOptions, TrainOptions, Trained,
+    hold_out, max_subquantizers, retrain, train,
 };
 use pgrx::iter::TableIterator;
 use pgrx::{name, pg_extern, pg_sys::Oid};
@@ -120,7 +122,7 @@ fn train_index(
 ) -> Result<Outcome> {
     let start = Instant::now();
     check_index(oid, Purpose::Train)?;
-    let locked = Maintained::for_training(oid);
+    let locked = Maintained::for_change(oid, c"distillvq_train()");
     let index = locked.index();
     if locked.of_another_session() {
         return Err(Error::OtherSession(index.name()));
@@ -135,15 +137,18 @@ fn train_index(
     let shared = queries.is_some();
     let seed = options.seed;
     let sample = sample(&rows, seed, Some(meta.dim), Part::rows(shared))?.rows;
-    let log = match queries {
+    let mut log = match queries {
         Some(column) => Some(self::sample(column, seed, Some(meta.dim), Part::Queries)?.rows),
         None => None,
     };
+    let held_out = log.as_mut().map_or(Vec::new(), |log| {
+        hold_out(log, meta.dim, MOST_HELD_OUT, seed)
+    });
     memory_for_training(&sample, meta.dim)?;
     let trained = run_training(&index.name(), |monitor| {
         retrain(&model, sample, log.map(Cow::from), options, monitor)
     })?;
-    if trained.report.improved() {
+    let trained_at = if trained.report.improved() {
         let unwritten = |source| Error::Model {
             name: index.name(),
             source,
@@ -152,8 +157,42 @@ fn train_index(
         let store = RelationStore::new(index);
         replace_student(&store, &student, crate::pg::random_u64()).map_err(of_index(index))?;
         crate::pg::commit_durably();
-    }
+        Some(now())
+    } else {
+        None
+    };
+    measure_again(&locked, &trained, held_out, trained_at)?;
     Ok(outcome(index.name(), &trained.report, start))
+}
+
+/// Measures an index after its training. Without held-out queries of a log, what was measured with such queries before is
+/// the better measure: then the lists are chosen as they were, and decide most of the recall.
+fn measure_again(
+    locked: &Maintained,
+    trained: &Trained,
+    held_out: Vec<f32>,
+    trained_at: Option<i64>,
+) -> Result<()> {
+    let target = Target::open(locked.index())?;
+    let meta = target.meta;
+    let training = match trained_at {
+        Some(trained_at) => Training {
+            built_at: meta.training.built_at,
+            code_error: meta.training.code_error,
+            trained_at,
+            ..training(&trained.report)
+        },
+        None => meta.training,
+    };
+    let queries = logged(locked, held_out);
+    let by_log = |it: &Calibration| it.kind == QueryKind::Log;
+    if queries.is_none() && meta.calibration.as_ref().is_some_and(by_log) {
+        let store = RelationStore::new(locked.index());
+        let again = describe(&store, meta.build_id, training, meta.calibration);
+        again.map_err(of_index(locked.index()))?;
+        return Ok(());
+    }
+    calibrate(locked, &target, &trained.model, queries, training).map(|_| ())
 }
 
 fn outcome(model: String, report: &Report, start: Instant) -> Outcome {
@@ -169,7 +208,7 @@ fn outcome(model: String, report: &Report, start: Instant) -> Outcome {
 
 /// Whose part of the sample's memory is used.
 #[derive(Clone, Copy)]
-enum Part {
+pub(super) enum Part {
     /// Rows, without queries beside them.
     Whole,
     /// Rows beside queries.
@@ -199,16 +238,21 @@ impl Part {
 }
 
 /// Vectors drawn from a column.
-struct Sample {
+pub(super) struct Sample {
     dim: usize,
     /// Vectors that they were drawn from.
     offered: usize,
     /// Elements, row-major.
-    rows: Vec<f32>,
+    pub rows: Vec<f32>,
 }
 
 /// A uniform sample of a column. Its dimensions are those wanted, or the type's, or the first row's.
-fn sample(column: &VectorColumn, seed: u64, wanted: Option<usize>, part: Part) -> Result<Sample> {
+pub(super) fn sample(
+    column: &VectorColumn,
+    seed: u64,
+    wanted: Option<usize>,
+    part: Part,
+) -> Result<Sample> {
     crate::pg::report_phase(SAMPLING);
     let mut dim = wanted.or(column.dim).unwrap_or(0);
     let mut reservoir: Option<Reservoir> = None;
@@ -288,10 +332,13 @@ impl Request {
         let _progress = Progress::start(self.table, None);
         let part = Part::rows(self.queries.is_some());
         let Sample { dim, offered, rows } = sample(&self.rows, self.seed, None, part)?;
-        let queries = match &self.queries {
+        let mut queries = match &self.queries {
             Some(column) => Some(sample(column, self.seed, Some(dim), Part::Queries)?.rows),
             None => None,
         };
+        let held_out = queries.as_mut().map_or(Vec::new(), |log| {
+            hold_out(log, dim, MOST_HELD_OUT, self.seed)
+        });
         let options = TrainOptions {
             loss: self.loss,
             ..train_options(&self.options, self.metric, offered, self.seed)
@@ -300,7 +347,12 @@ impl Request {
         let trained = run_training(&self.rows.relation, |monitor| {
             train(rows, dim, queries.map(Cow::from), &options, monitor)
         })?;
-        models::store(&self.model, &trained.model, &trained.report)?;
+        let model = trained.model.with_held_out(held_out);
+        let model = model.map_err(|source| Error::Model {
+            name: self.model.clone(),
+            source,
+        })?;
+        models::store(&self.model, &model, &trained.report)?;
         Ok(outcome(self.model, &trained.report, start))
     }
 }

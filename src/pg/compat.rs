@@ -120,6 +120,17 @@ impl Locator {
     }
 }
 
+/// Memory that the server keeps with a setting's value, and frees; null if there is none.
+pub fn setting_extra() -> *mut std::ffi::c_void {
+    // SAFETY: plain allocations by the allocator that the server frees such memory with.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        return libc::malloc(1);
+        #[cfg(not(feature = "pg15"))]
+        pg_sys::guc_malloc(pg_sys::LOG as i32, 1)
+    }
+}
+
 /// Lets VACUUM sleep and be cancelled.
 pub fn vacuum_delay() {
     // SAFETY: called with no buffer locked.

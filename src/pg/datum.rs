@@ -104,28 +104,7 @@ impl OwnedVector {
     pub unsafe fn copy(datum: pg_sys::Datum, element: Element) -> Self {
         // SAFETY: as promised by the caller.
         let value = unsafe { Detoasted::new(datum) };
-        Self::of_bytes(value.bytes(), element)
-    }
-
-    /// The vector of these elements, which are rounded for a `halfvec`.
-    pub fn of_elements(elements: &[f32], element: Element) -> Self {
-        let mut bytes = vec![0; 4];
-        bytes.extend((elements.len() as u16).to_ne_bytes());
-        bytes.extend([0; 2]);
-        for &value in elements {
-            match element {
-                Element::Single => bytes.extend(value.to_ne_bytes()),
-                Element::Half => bytes.extend(f16::from_f32(value).to_ne_bytes()),
-            }
-        }
-        let mut vector = Self::of_bytes(&bytes, element);
-        let start = vector.words.as_mut_ptr().cast::<pg_sys::varlena>();
-        // SAFETY: at least the four bytes of the length word are there, aligned.
-        unsafe { pgrx::set_varsize_4b(start, bytes.len() as i32) };
-        vector
-    }
-
-    fn of_bytes(bytes: &[u8], element: Element) -> Self {
+        let bytes = value.bytes();
         let word = |chunk: &[u8]| {
             let mut whole = [0; 8];
             whole[..chunk.len()].copy_from_slice(chunk);
@@ -134,6 +113,31 @@ impl OwnedVector {
         Self {
             words: bytes.chunks(8).map(word).collect(),
             len: bytes.len(),
+            element,
+        }
+    }
+
+    /// The vector of these elements; as 16-bit floats they are rounded.
+    pub fn of(elements: &[f32], element: Element) -> Self {
+        let payload: Vec<u8> = match element {
+            Element::Single => elements.iter().flat_map(|x| x.to_ne_bytes()).collect(),
+            Element::Half => elements
+                .iter()
+                .flat_map(|x| f16::from_f32(*x).to_ne_bytes())
+                .collect(),
+        };
+        let len = HEADER + payload.len();
+        let mut words = vec![0u64; len.div_ceil(8)];
+        // SAFETY: the words hold at least `len` bytes, and any bytes are words; the length word is the server's to write.
+        unsafe {
+            let bytes = std::slice::from_raw_parts_mut(words.as_mut_ptr().cast::<u8>(), len);
+            bytes[4..6].copy_from_slice(&(elements.len() as u16).to_ne_bytes());
+            bytes[HEADER..].copy_from_slice(&payload);
+            pgrx::set_varsize_4b(words.as_mut_ptr().cast(), len as i32);
+        }
+        Self {
+            words,
+            len,
             element,
         }
     }

@@ -406,6 +406,36 @@ impl Drop for VisibleRows {
     }
 }
 
+/// What is visible now, until it is dropped.
+pub struct Snapshot(pg_sys::Snapshot);
+
+impl Snapshot {
+    /// Takes a snapshot.
+    pub fn new() -> Self {
+        // SAFETY: inside a transaction; released in Drop, or by the abort after an error.
+        Self(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetTransactionSnapshot()) })
+    }
+
+    /// The distances of rows to a query, as a search under this snapshot has them.
+    pub fn exact<'a>(&self, heap: Heap, index: Index, query: &'a OwnedVector) -> Exact<'a> {
+        Exact {
+            heap,
+            index,
+            snapshot: self.0,
+            query: Some(query),
+        }
+    }
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: registered in `new`, released once.
+            unsafe { pg_sys::UnregisterSnapshot(self.0) };
+        }
+    }
+}
+
 /// A TID in our representation.
 pub fn tid_of(pointer: &pg_sys::ItemPointerData) -> Tid {
     let block = (u32::from(pointer.ip_blkid.bi_hi) << 16) | u32::from(pointer.ip_blkid.bi_lo);

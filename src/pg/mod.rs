@@ -24,6 +24,7 @@ pub mod rights;
 pub mod scan;
 pub mod spi;
 pub mod store;
+pub mod target;
 
 use pgrx::pg_sys::{self, panic::ErrorReport};
 use pgrx::{PgLogLevel, PgSqlErrorCode};

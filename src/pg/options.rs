@@ -5,13 +5,14 @@
 
 use crate::error::{Error, Result};
 use crate::pg::compat::parse_element;
+use crate::pg::target::RANGE;
 use distillvq_quantizer::{MAX_LISTS, max_subquantizers};
 use pgrx::{FromDatum, pg_sys};
 use std::ffi::CStr;
 use std::sync::OnceLock;
 
 /// The options of an index, as its definition gives them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Options {
     /// Number of inverted lists; 0 = automatic.
     pub lists: usize,
@@ -21,6 +22,8 @@ pub struct Options {
     pub bits: usize,
     /// Lists that a search probes first; 0 = automatic.
     pub probes: usize,
+    /// Recall that searches aim at; none = as the setting says.
+    pub target_recall: Option<f64>,
     /// Name of the trained model to build with; none trains at build.
     pub model: Option<String>,
     /// Whether the index keeps refine codes; none = where vectors are too long to lie in the table's own pages.
@@ -28,11 +31,12 @@ pub struct Options {
 }
 
 /// Names of all options, for hints.
-pub const NAMES: [&str; 6] = [
+pub const NAMES: [&str; 7] = [
     "lists",
     "subquantizers",
     "bits",
     "probes",
+    "target_recall",
     "model",
     "refine",
 ];
@@ -64,6 +68,8 @@ struct Raw {
     model: i32,
     /// The same for refine codes.
     refine: i32,
+    /// Negative = none.
+    target_recall: f64,
 }
 
 const INTEGERS: [Integer; 4] = [
@@ -125,6 +131,15 @@ pub fn register() {
                 lock as pg_sys::LOCKMODE,
             );
         }
+        pg_sys::add_real_reloption(
+            kind,
+            c"target_recall".as_ptr(),
+            c"Recall that searches aim at by default".as_ptr(),
+            -1.0,
+            *RANGE.start(),
+            *RANGE.end(),
+            pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE,
+        );
         let lock = pg_sys::AccessExclusiveLock as pg_sys::LOCKMODE;
         let about = c"Name of the trained model to build with (none = train at build)".as_ptr();
         pg_sys::add_string_reloption(kind, c"model".as_ptr(), about, std::ptr::null(), None, lock);
@@ -161,6 +176,9 @@ pub fn parse(definition: pg_sys::Datum, validate: bool) -> Result<*mut pg_sys::b
     ] {
         table.push(parse_element(name, string, offset));
     }
+    let real = pg_sys::relopt_type::RELOPT_TYPE_REAL;
+    let offset = std::mem::offset_of!(Raw, target_recall);
+    table.push(parse_element(c"target_recall", real, offset));
     let kind = KIND
         .get()
         .copied()
@@ -197,6 +215,13 @@ fn check_one(name: &str, value: &str) -> Result<()> {
             Err(Error::Refine(value.to_owned()))
         };
     }
+    if name == "target_recall" {
+        let number = value.trim().parse::<f64>();
+        return match number {
+            Ok(number) if RANGE.contains(&number) => Ok(()),
+            _ => Err(Error::TargetRange(value.to_owned())),
+        };
+    }
     let known = INTEGERS.iter().find(|option| option.name == name);
     let option = known.ok_or_else(|| Error::UnknownOption(name.to_owned()))?;
     let out_of_range = || Error::OptionRange {
@@ -224,7 +249,7 @@ impl Options {
         if raw.is_null() {
             return Self::default();
         }
-        // SAFETY: as promised; the struct starts every such value and is 4-byte aligned.
+        // SAFETY: as promised; the struct starts every such value, which the server allocates aligned for any type.
         let fixed = unsafe { *raw.cast::<Raw>() };
         let count = |value: i32| usize::try_from(value).unwrap_or(0);
         let string = |offset: i32| {
@@ -240,6 +265,7 @@ impl Options {
             subquantizers: count(fixed.subquantizers),
             bits: count(fixed.bits),
             probes: count(fixed.probes),
+            target_recall: Some(fixed.target_recall).filter(|target| RANGE.contains(target)),
             model: string(fixed.model).filter(|name| !name.is_empty()),
             refine: REFINE
                 .iter()

@@ -78,7 +78,7 @@ fn read_shape(info: &pg_sys::IndexOptInfo) -> (f64, f64, (f64, f64)) {
     unsafe { pg_sys::index_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE) };
     meta.map_or(unknown, |meta| {
         let lists = meta.lists as usize;
-        let probes = crate::settings::probes(options.probes, lists);
+        let probes = crate::settings::probes(&options, &meta);
         let codes = meta.shape.subquantizers as f64;
         (lists as f64, probes as f64, (meta.dim as f64, codes))
     })

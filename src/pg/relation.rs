@@ -306,10 +306,10 @@ const READERS: Locks = Locks {
 };
 
 impl Maintained {
-    /// Opens an index of this access method to change its model. A relation that is gone is PostgreSQL's own error.
-    pub fn for_training(index: pg_sys::Oid) -> Self {
+    /// Opens an index of this access method to change its model or metapage, by the command of this name. A relation that is gone is PostgreSQL's own error.
+    pub fn for_change(index: pg_sys::Oid, command: &'static CStr) -> Self {
         // SAFETY: raises an error on a standby and in a read-only transaction.
-        unsafe { pg_sys::PreventCommandIfReadOnly(c"distillvq_train()".as_ptr()) };
+        unsafe { pg_sys::PreventCommandIfReadOnly(command.as_ptr()) };
         Self::open(
             index,
             Locks {

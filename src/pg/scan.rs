@@ -83,8 +83,8 @@ pub unsafe fn next(scan: pg_sys::IndexScanDesc) -> Result<bool> {
     })?;
     // SAFETY: as above.
     unsafe { state_of(scan) }.0 = Some(state);
-    if let Some(tid) = found {
-        scan.xs_heaptid = item_pointer(tid);
+    if let Some(hit) = found {
+        scan.xs_heaptid = item_pointer(hit.tid);
         scan.xs_recheck = false;
         scan.xs_recheckorderby = false;
     }

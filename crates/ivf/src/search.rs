@@ -30,6 +30,17 @@ pub struct Candidate {
     pub refine: Place,
 }
 
+impl Candidate {
+    /// A row of which nothing is estimated.
+    pub fn exact(tid: Tid) -> Self {
+        Candidate {
+            score: f32::NAN,
+            tid,
+            refine: Place::default(),
+        }
+    }
+}
+
 /// Where on which page a refine code starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Place {

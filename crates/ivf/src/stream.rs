@@ -15,7 +15,7 @@
 
 use crate::error::Error;
 use crate::reservoir::order;
-use crate::search::{Candidate, Place, Search};
+use crate::search::{Candidate, Search};
 use crate::store::PageStore;
 use crate::tidset::TidSet;
 use crate::{CodeShape, Tid};
@@ -329,14 +329,10 @@ impl<C: Source> Stream<C> {
         self.source.exact(&mut tids)?;
         tids.retain(|&tid| self.seen.insert(tid));
         tids.sort_unstable();
-        let row = |&tid: &Tid| Candidate {
-            score: f32::NAN,
-            tid,
-            refine: Place::default(),
-        };
         for batch in tids.chunks(EXACT_BATCH) {
             self.batch.clear();
-            self.batch.extend(batch.iter().map(row));
+            self.batch
+                .extend(batch.iter().map(|tid| Candidate::exact(*tid)));
             self.stats.compared += batch.len() as u64;
             fetch_into(fetch, &self.batch, &mut self.distances)?;
             for (&tid, distance) in batch.iter().zip(&self.distances) {

@@ -3,9 +3,9 @@
 use crate::Tid;
 use crate::calibration::QueryKind;
 use distillvq_quantizer::{
-    EncodedRows, ExactScores, Model, Monitor, Placement, ScoreBuffers, TrainError,
+    Encoded, EncodedRows, ExactScores, Model, Monitor, Placement, ScoreBuffers, TrainError,
 };
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Neighbours of each query: the `k` of recall@k.
@@ -53,6 +53,7 @@ pub struct TruthCollector<'a> {
     least: Vec<AtomicU32>,
     /// Sum and number of the errors of the codes.
     errors: Mutex<(f64, usize)>,
+    rows: AtomicU64,
 }
 
 /// What was found.
@@ -64,6 +65,8 @@ pub struct Truth {
     pub queries: Vec<f32>,
     /// The neighbours of each.
     pub neighbours: Vec<Neighbours>,
+    /// Rows offered that belong into the index.
+    pub rows: u64,
     /// Mean error of the codes of the rows ([`Model::code_error`]), none without rows.
     pub code_error: Option<f32>,
 }
@@ -82,6 +85,7 @@ impl<'a> TruthCollector<'a> {
             best: (0..n).map(|_| Mutex::default()).collect(),
             least: (0..n).map(|_| AtomicU32::new(nothing)).collect(),
             errors: Mutex::default(),
+            rows: AtomicU64::new(0),
         }
     }
 
@@ -106,6 +110,9 @@ impl<'a> TruthCollector<'a> {
     ) -> Result<(), TrainError> {
         let dim = self.model.dim();
         self.measure_errors(vectors, encoded);
+        let placed = |row: &&Encoded| row.placement != Placement::Unindexed;
+        let placed = encoded.rows.iter().filter(placed).count();
+        self.rows.fetch_add(placed as u64, Ordering::Relaxed);
         let mut buffers = ScoreBuffers::default();
         let pieces = vectors.chunks(ExactScores::ROWS * dim);
         let rows = tids.chunks(ExactScores::ROWS);
@@ -197,6 +204,7 @@ impl<'a> TruthCollector<'a> {
         Truth {
             neighbours: neighbours.collect(),
             kind: self.kind,
+            rows: self.rows.into_inner(),
             code_error: (count > 0).then(|| (sum / count as f64) as f32),
             queries: self.queries,
         }

@@ -67,6 +67,7 @@ fn collect(
         }
     });
     let truth = collector.finish();
+    assert_eq!(truth.rows, ROWS as u64);
     assert!((0.0..1.0).contains(&truth.code_error.unwrap()));
     let list = |tid: Tid| {
         let row = tid.block as usize * 40 + usize::from(tid.offset) - 1;

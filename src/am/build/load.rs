@@ -10,14 +10,16 @@
 //! (0.4 ms) and with the file out of memory (3.3 and 4.0 ms): a list has three pages, read one by one anyhow.
 
 use super::run::Run;
-use super::{Counts, LOADING, Plan, WRITING};
+use super::{Counts, LOADING, Lesson, Plan, WRITING};
+use crate::am::calibrate;
+use crate::am::scan::Target;
 use crate::error::{Error, Result, of_index};
 use crate::pg::compute::{self, Crew};
 use crate::pg::datum::ReadElements;
 use crate::pg::heap::{self, IndexInfo};
 use crate::pg::relation::Heap;
 use crate::pg::store::RelationStore;
-use distillvq_ivf::{Builder, Create, RowEncoder, Tid};
+use distillvq_ivf::{Builder, Create, RowEncoder, Tid, Training, Truth, TruthCollector, describe};
 use distillvq_quantizer::{EncodedRows, Model, Monitor, TrainError};
 
 /// Bytes of raw vectors in a batch: small enough to keep many workers busy, large enough to be worth a worker's waking.
@@ -29,10 +31,11 @@ const LEAST_RUN_BYTES: usize = 8 << 20;
 
 /// Raw rows.
 #[derive(Default)]
-struct Batch {
-    tids: Vec<Tid>,
+pub struct Batch {
+    /// Their addresses.
+    pub tids: Vec<Tid>,
     /// Elements, row-major.
-    vectors: Vec<f32>,
+    pub vectors: Vec<f32>,
 }
 
 /// What a worker makes of a batch.
@@ -42,16 +45,18 @@ struct Done {
 }
 
 /// How `maintenance_work_mem` is dealt out.
-struct Sizes {
-    workers: usize,
+pub struct Sizes {
+    /// Threads.
+    pub workers: usize,
     /// Elements of a batch, at least a row.
-    batch: usize,
+    pub batch: usize,
     /// Bytes of a run.
     run: usize,
 }
 
 impl Sizes {
-    fn new() -> Self {
+    /// By what there is now.
+    pub fn new() -> Self {
         let workers = compute::threads();
         let memory = crate::pg::maintenance_bytes();
         let most = Crew::<Batch, Encoding>::most(workers);
@@ -70,9 +75,17 @@ impl Sizes {
 /// A worker gives up in the middle of a batch when the build ends before it.
 type Encoding = std::result::Result<Done, TrainError>;
 
-fn encode(encoder: RowEncoder<'_>, batch: Batch, monitor: &dyn Monitor) -> Encoding {
+fn encode(
+    encoder: RowEncoder<'_>,
+    truth: Option<&TruthCollector<'_>>,
+    batch: Batch,
+    monitor: &dyn Monitor,
+) -> Encoding {
     let Batch { tids, vectors } = batch;
     let encoded = encoder.encode_watched(&vectors, monitor)?;
+    if let Some(truth) = truth {
+        truth.offer(&tids, &vectors, &encoded, monitor)?;
+    }
     Ok(Done { tids, encoded })
 }
 
@@ -81,11 +94,16 @@ pub fn load(
     plan: &Plan,
     heap: Heap,
     info: &IndexInfo,
-    model: Option<&Model>,
+    lesson: Option<Lesson>,
     expected: usize,
 ) -> Result<Counts> {
     crate::pg::report_phase(LOADING);
     crate::pg::report_progress(0, expected);
+    let (model, queries) = lesson.map_or((None, None), |it| (Some(it.model), Some(it.queries)));
+    let model = model.as_ref();
+    let truth = model
+        .zip(queries)
+        .map(|(model, queries)| TruthCollector::new(model, queries.kind, queries.vectors));
     let store = RelationStore::for_build(plan.index);
     let create = Create {
         metric: plan.metric,
@@ -96,28 +114,68 @@ pub fn load(
     };
     let builder = Builder::create(&store, create).map_err(of_index(plan.index))?;
     let encoder = RowEncoder::new(builder.meta(), model).map_err(of_index(plan.index))?;
+    let mut sizes = Sizes::new();
+    let beside = truth.as_ref().map_or(0, |it| it.bytes(sizes.workers));
+    sizes.run = sizes.run.saturating_sub(beside).max(LEAST_RUN_BYTES);
     let mut loader = Loader {
         plan,
         builder,
-        sizes: Sizes::new(),
+        sizes,
         batch: Batch::default(),
         run: Run::default(),
         loaded: 0,
         expected,
     };
-    let work = |batch: Batch, monitor: &dyn Monitor| encode(encoder, batch, monitor);
+    let work =
+        |batch: Batch, monitor: &dyn Monitor| encode(encoder, truth.as_ref(), batch, monitor);
     let rows = compute::beside(loader.sizes.workers, work, |mut crew| {
         loader.pass(&mut crew, heap, info)
     })?;
     compute::return_memory();
     loader.finish()?;
     let indexed = loader.builder.rows();
-    loader.builder.finish().map_err(of_index(plan.index))?;
+    let meta = loader.builder.finish().map_err(of_index(plan.index))?;
+    if let (Some(model), Some(truth)) = (model, truth) {
+        calibrate(
+            heap,
+            Target {
+                index: plan.index,
+                meta,
+            },
+            &store,
+            model,
+            &truth.finish(),
+        )?;
+    }
     store.log_all();
     Ok(Counts {
         heap: rows,
         index: indexed as f64,
     })
+}
+
+/// Measures the finished index and writes into it what it knows of itself.
+fn calibrate(
+    heap: Heap,
+    target: Target,
+    store: &RelationStore,
+    model: &Model,
+    truth: &Truth,
+) -> Result<()> {
+    let Target { index, meta } = target;
+    let calibration = calibrate::measure(heap, &target, model, truth)?;
+    let now = calibrate::now();
+    let training = Training {
+        built_at: now,
+        trained_at: now,
+        code_error: truth.code_error,
+        ..calibrate::training(model.report())
+    };
+    describe(store, meta.build_id, training, calibration).map_err(of_index(index))?;
+    if let Some(calibration) = &calibration {
+        calibrate::tell_if_short(index, calibration);
+    }
+    Ok(())
 }
 
 /// The backend's side of the pass.

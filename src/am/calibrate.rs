@@ -1,0 +1,269 @@
+//! What an index learns of its own recall: queries whose true neighbours are known are searched on its finished pages.
+//!
+//! The truth comes from the pass of the build, or from one of its own over a table that has changed since ([`truth`]).
+//! [`measure`] then searches as any scan does, with exact distances from the table.
+
+use crate::am::build::{Batch, CALIBRATING, Sizes};
+use crate::am::scan::{Searching, Target};
+use crate::error::{Error, Result};
+use crate::pg::compute;
+use crate::pg::datum::OwnedVector;
+use crate::pg::heap::{Exact, Snapshot, VisibleRows};
+use crate::pg::relation::{Heap, Index};
+use distillvq_ivf::{
+    Calibration, Candidate, Curve, Meta, NEIGHBOURS, Neighbours, QueryKind, RowEncoder, Tid,
+    Training, Truth, TruthCollector,
+};
+use distillvq_quantizer::{MOST_HELD_OUT, Model, Monitor, Ranking, Report, TrainError};
+
+/// Multiply-adds that finding the truth of all queries may take: little beside what a build takes.
+const PRODUCTS: usize = 60_000_000_000;
+/// Queries whatever that takes.
+const LEAST: usize = 128;
+/// With few rows, so many of them for each query.
+const ROWS_A_QUERY: usize = 8;
+/// Queries that are searched with each number of lists: what searches lose differs little between queries.
+const SEARCHED: std::ops::RangeInclusive<usize> = 48..=256;
+/// Codes that these searches scan, at the most, if [`SEARCHED`] allows.
+const CODES: f64 = 4e7;
+
+/// Queries to measure an index with.
+#[derive(Clone, Debug)]
+pub struct Queries {
+    /// What they are.
+    pub kind: QueryKind,
+    /// Raw elements, row-major.
+    pub vectors: Vec<f32>,
+}
+
+/// How many queries an index over so many rows is measured with.
+pub fn wanted(rows: usize, dim: usize) -> usize {
+    let affordable = PRODUCTS / rows.saturating_mul(dim).max(1);
+    affordable
+        .clamp(LEAST, MOST_HELD_OUT)
+        .min(rows / ROWS_A_QUERY)
+}
+
+/// Microseconds since 1970.
+pub fn now() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_micros() as i64)
+}
+
+/// What a report tells of the training of an index.
+pub fn training(report: &Report) -> Training {
+    // Nothing is measured where nothing was distilled.
+    let known = |recall: f32| Some(recall).filter(|recall| *recall > 0.0);
+    Training {
+        rows: report.rows as u64,
+        queries: report.queries as u64,
+        recall_before: known(report.recall_before),
+        recall_after: known(report.recall_after),
+        ..Training::default()
+    }
+}
+
+/// Finds the true neighbours of queries in a pass over the rows of the table that are visible now.
+pub fn truth(heap: Heap, target: &Target, model: &Model, queries: Queries) -> Result<Truth> {
+    let Target { index, meta } = target;
+    let collector = TruthCollector::new(model, queries.kind, queries.vectors);
+    // Codes are not wanted, but where a row is depends on them in rare cases.
+    let meta = Meta {
+        refine: false,
+        ..*meta
+    };
+    let encoder = RowEncoder::new(&meta, Some(model)).map_err(crate::error::of_index(*index))?;
+    let (sizes, expected) = (Sizes::new(), heap.estimated_rows());
+    let work = |batch: Batch, monitor: &dyn Monitor| {
+        let encoded = encoder.encode_watched(&batch.vectors, monitor)?;
+        collector.offer(&batch.tids, &batch.vectors, &encoded, monitor)?;
+        Ok(batch.tids.len())
+    };
+    compute::beside(sizes.workers, work, |mut crew| {
+        let rows = VisibleRows::new(heap, *index)?;
+        let (mut batch, mut done) = (Batch::default(), 0);
+        let mut count = |offered: std::result::Result<usize, TrainError>| {
+            done += offered.map_err(|source| Error::Train {
+                relation: index.name(),
+                source,
+            })?;
+            crate::pg::report_progress(done, expected.max(done));
+            Ok::<(), Error>(())
+        };
+        rows.show(0..u32::MAX, &mut |tid, read| {
+            let dim = read(&mut batch.vectors);
+            target.check_dimensions(dim)?;
+            batch.tids.push(tid);
+            if batch.vectors.len() + dim > sizes.batch {
+                if crew.full()
+                    && let Some(offered) = crew.take()?
+                {
+                    count(offered)?;
+                }
+                crew.give(std::mem::take(&mut batch));
+            }
+            Ok(())
+        });
+        crew.give(std::mem::take(&mut batch));
+        while let Some(offered) = crew.take()? {
+            count(offered)?;
+        }
+        Ok(())
+    })?;
+    Ok(collector.finish())
+}
+
+/// Measures a trained index with queries whose truth is known; nothing if none of their neighbours is visible.
+pub fn measure(
+    heap: Heap,
+    target: &Target,
+    model: &Model,
+    truth: &Truth,
+) -> Result<Option<Calibration>> {
+    crate::pg::report_phase(CALIBRATING);
+    let bench = Bench {
+        heap,
+        target,
+        model,
+        snapshot: Snapshot::new(),
+    };
+    let each = truth.queries.chunks_exact(target.meta.dim.max(1));
+    let mut questions = Vec::new();
+    for (elements, neighbours) in each.zip(&truth.neighbours) {
+        questions.extend(bench.question(elements, neighbours)?);
+    }
+    if questions.is_empty() {
+        return Ok(None);
+    }
+    let lists = target.meta.lists;
+    let reached = questions.iter().map(|it| it.reached.clone());
+    let mut curve = Curve::new(lists, reached.collect());
+    let settings = curve.worth_measuring();
+    for (done, &probes) in settings.iter().enumerate() {
+        crate::pg::report_progress(done, settings.len());
+        let codes = truth.rows as f64 * f64::from(probes) / f64::from(lists.max(1));
+        let (least, most) = SEARCHED.into_inner();
+        let searched = ((CODES / codes.max(1.0)) as usize).clamp(least, most);
+        let (mut recalls, mut compared) = (Vec::new(), 0);
+        for question in questions.iter().take(searched) {
+            let (recall, rows) = bench.search(question, probes)?;
+            recalls.push(recall);
+            compared += rows;
+        }
+        curve.measured(probes, &recalls, compared as f64 / recalls.len() as f64);
+    }
+    let (queries, k) = (questions.len() as u32, NEIGHBOURS as u8);
+    let measured = Calibration::new(truth.kind, queries, k, truth.rows, now());
+    Ok(Some(measured.with_points(&curve.points())))
+}
+
+/// Where questions are put.
+struct Bench<'a> {
+    heap: Heap,
+    target: &'a Target,
+    model: &'a Model,
+    snapshot: Snapshot,
+}
+
+/// A query whose answer is known.
+struct Question {
+    query: OwnedVector,
+    elements: Vec<f32>,
+    own: Option<Tid>,
+    /// How many neighbours are visible, and the distance of the farthest of them.
+    neighbours: usize,
+    farthest: f64,
+    /// Lists to be probed to reach each of them.
+    reached: Vec<u32>,
+}
+
+impl Bench<'_> {
+    fn exact<'a>(&self, query: &'a OwnedVector) -> Exact<'a> {
+        self.snapshot.exact(self.heap, self.target.index, query)
+    }
+
+    /// What can be asked: neighbours that are not visible, as a build meets them in rows that others still see, are none.
+    fn question(&self, elements: &[f32], neighbours: &Neighbours) -> Result<Option<Question>> {
+        let query = OwnedVector::of(elements, self.target.index.element()?);
+        let mut rows = neighbours.rows.clone();
+        rows.sort_unstable();
+        let candidates: Vec<Candidate> =
+            rows.iter().map(|(tid, _)| Candidate::exact(*tid)).collect();
+        let mut distances = Vec::new();
+        self.exact(&query).distances(&candidates, &mut distances)?;
+        let visible = rows.iter().zip(&distances);
+        let visible: Vec<(u32, f64)> = visible
+            .filter_map(|((_, list), distance)| Some((*list, (*distance)?)))
+            .collect();
+        let farthest = visible.iter().map(|(_, distance)| *distance);
+        let farthest = farthest.fold(f64::NEG_INFINITY, f64::max);
+        if !farthest.is_finite() {
+            return Ok(None);
+        }
+        let places = places(self.model.query(elements).ranking());
+        // Rows of the exact list are always compared.
+        let reached = |(list, _): &(u32, f64)| places.get(*list as usize).copied().unwrap_or(1);
+        Ok(Some(Question {
+            query,
+            elements: elements.to_vec(),
+            own: neighbours.own,
+            neighbours: visible.len(),
+            farthest,
+            reached: visible.iter().map(reached).collect(),
+        }))
+    }
+
+    /// The recall of a search that probes so many lists, and how many rows it compared. Rows as near as the farthest
+    /// neighbour are as good as that.
+    fn search(&self, question: &Question, probes: u32) -> Result<(f32, u64)> {
+        let (index, searcher) = (self.target.index, self.model.searcher());
+        let exact = self.exact(&question.query);
+        let mut search = Searching::start(
+            self.target,
+            Some(searcher),
+            &question.elements,
+            probes as usize,
+        )?;
+        let (mut seen, mut found) = (0, 0);
+        while seen < question.neighbours {
+            let hit = search.next(index, &mut |rows, out| exact.distances(rows, out))?;
+            let Some(hit) = hit else { break };
+            if Some(hit.tid) != question.own {
+                seen += 1;
+                found += usize::from(hit.distance <= question.farthest);
+            }
+        }
+        let recall = found as f32 / question.neighbours as f32;
+        Ok((recall, search.compared()))
+    }
+}
+
+/// The place of each list in a ranking, from 1.
+fn places(mut ranking: Ranking) -> Vec<u32> {
+    let lists = ranking.len();
+    let mut places = vec![0; lists];
+    for (place, list) in (1..).zip(ranking.lists(0, lists)) {
+        if let Some(it) = places.get_mut(list as usize) {
+            *it = place;
+        }
+    }
+    places
+}
+
+/// Tells whoever builds an index that it cannot keep its promise.
+pub fn tell_if_short(index: Index, calibration: &Calibration) {
+    let target = crate::pg::target::target_recall(index.options().target_recall);
+    let (None, Some(best)) = (calibration.probes_for(target), calibration.best()) else {
+        return;
+    };
+    if target >= 1.0 {
+        return;
+    }
+    let name = index.name();
+    crate::pg::notice(
+        &format!("index \"{name}\" reaches a recall of {best:.3}, not the target of {target}"),
+        "Searches without \"probes\" look at all lists.",
+        "Give rows longer codes with a larger \"subquantizers\" or bits = 8, keep refine = sq8 codes, or lower \
+         \"target_recall\".",
+    );
+}

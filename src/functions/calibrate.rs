@@ -1,0 +1,137 @@
+//! `distillvq_calibrate`, and the same after a training: the recall of a live index measured anew.
+
+use crate::am::build::rows_as_queries;
+use crate::am::calibrate::{self, Queries};
+use crate::am::scan::Target;
+use crate::error::{Error, Purpose, Result, of_index, or_raise};
+use crate::functions::train::{Part, sample};
+use crate::functions::{check_index, models, query_log};
+use crate::pg::Progress;
+use crate::pg::options::Options;
+use crate::pg::relation::Maintained;
+use crate::pg::spi::{VectorColumn, as_role};
+use crate::pg::store::RelationStore;
+use distillvq_ivf::{Calibration, QueryKind, Training, describe};
+use distillvq_quantizer::{Model, pick};
+use pgrx::iter::TableIterator;
+use pgrx::{name, pg_extern, pg_sys::Oid};
+use std::time::Instant;
+
+/// Seed of the choice of queries.
+const SEED: u64 = 1;
+
+/// What was measured: the kind of queries, their number, rows, the index's target and the lists that reach it, seconds.
+type Row = TableIterator<
+    'static,
+    (
+        name!(kind, String),
+        name!(queries, i64),
+        name!(rows, i64),
+        name!(target_recall, f32),
+        name!(probes, Option<i32>),
+        name!(seconds, f32),
+    ),
+>;
+
+/// Measures the recall of an index whose table or queries have changed.
+#[pg_extern]
+fn distillvq_calibrate(
+    index: Option<Oid>,
+    queries: Option<Oid>,
+    query_column: Option<&std::ffi::CStr>,
+) -> Row {
+    let Some(index) = index else {
+        return TableIterator::new(Vec::new());
+    };
+    let start = Instant::now();
+    let measured = query_log(queries, query_column).and_then(|log| run(index, log.as_ref()));
+    let (options, measured) = or_raise(measured);
+    let target = crate::pg::target::target_recall(options.target_recall);
+    let row = |it: Calibration| {
+        (
+            it.kind.as_str().to_owned(),
+            i64::from(it.queries),
+            it.rows as i64,
+            target as f32,
+            it.probes_for(target).map(|probes| probes as i32),
+            start.elapsed().as_secs_f32(),
+        )
+    };
+    TableIterator::new(measured.map(row).into_iter().collect::<Vec<_>>())
+}
+
+fn run(oid: Oid, log: Option<&VectorColumn>) -> Result<(Options, Option<Calibration>)> {
+    check_index(oid, Purpose::Calibrate)?;
+    let locked = Maintained::for_change(oid, c"distillvq_calibrate()");
+    let index = locked.index();
+    if locked.of_another_session() {
+        return Err(Error::OtherSession(index.name()));
+    }
+    let target = Target::open(index)?;
+    let model = target
+        .model()?
+        .ok_or_else(|| Error::Untrained(index.name()))?;
+    let _progress = Progress::start(index.table(), Some(oid));
+    let queries = match log {
+        Some(column) => {
+            let given = sample(column, SEED, Some(target.meta.dim), Part::Queries)?.rows;
+            logged(&locked, given)
+        }
+        None => remembered(&locked, &model)?,
+    };
+    let training = target.meta.training;
+    let measured = calibrate(&locked, &target, &model, queries, training)?;
+    Ok((index.options(), measured))
+}
+
+/// Queries of a log, as many as are wanted.
+pub fn logged(locked: &Maintained, vectors: Vec<f32>) -> Option<Queries> {
+    let dim = locked.index().dimensions().unwrap_or(1);
+    let wanted = calibrate::wanted(locked.heap().estimated_rows(), dim);
+    let vectors = pick(&vectors, dim, wanted.max(1), SEED);
+    (!vectors.is_empty()).then_some(Queries {
+        kind: QueryKind::Log,
+        vectors,
+    })
+}
+
+/// The held-out queries of the model that the index was built with, if that is still there.
+fn remembered(locked: &Maintained, model: &Model) -> Result<Option<Queries>> {
+    let Some(name) = locked.index().options().model else {
+        return Ok(None);
+    };
+    let named = match models::load(&name) {
+        Ok(named) => named,
+        Err(Error::NoModel(_)) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let same = named.dim() == model.dim() && named.metric() == model.metric();
+    Ok(logged(locked, named.held_out().to_vec()).filter(|_| same))
+}
+
+/// Measures an index with queries, or with rows that pose as queries, and writes what it found and how the model was
+/// trained into the metapage.
+pub fn calibrate(
+    locked: &Maintained,
+    target: &Target,
+    model: &Model,
+    queries: Option<Queries>,
+    training: Training,
+) -> Result<Option<Calibration>> {
+    let (heap, index) = (locked.heap(), locked.index());
+    let dim = target.meta.dim;
+    let work = || -> Result<Option<Calibration>> {
+        let queries = match queries {
+            Some(queries) => queries,
+            None => rows_as_queries(heap, index, dim)?.0,
+        };
+        let truth = calibrate::truth(heap, target, model, queries)?;
+        calibrate::measure(heap, target, model, &truth)
+    };
+    // Functions in the index's definition run as the owner of the table, as in REINDEX.
+    let measured = as_role(index.owner(), work)?;
+    let store = RelationStore::new(index);
+    describe(&store, target.meta.build_id, training, measured).map_err(of_index(index))?;
+    crate::pg::commit_durably();
+    Ok(measured)
+}
