@@ -35,6 +35,7 @@ impl Purpose {
             Self::Measure => "distillvq_recall",
             Self::Inspect => "distillvq_index_info",
             Self::Prewarm => "distillvq_prewarm",
+            Self::Calibrate => "distillvq_calibrate",
         }
     }
 

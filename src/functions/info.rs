@@ -13,6 +13,7 @@ use crate::pg::relation::{Index, Maintained, RelationKind, relation_kind};
 use crate::pg::rights::may_inspect;
 use crate::pg::spi::quoted_relation;
 use crate::pg::store::RelationStore;
+use crate::pg::target::target_recall;
 use distillvq_ivf::care::{Care, Condition, Measured};
 use distillvq_ivf::{Calibration, Census, Meta, Model, QueryKind, Recent, Tid, take_census};
 use pgrx::datum::TimestampWithTimeZone;
@@ -182,7 +183,10 @@ impl Figures {
     }
 
     fn condition(&self) -> Condition {
-        let target: Option<f64> = None;
+        let options = self.index.options();
+        // Where probes are given, no target counts; where all is asked for, all lists are searched.
+        let target = Some(target_recall(options.target_recall))
+            .filter(|&target| options.probes == 0 && target < 1.0);
         let rows = self.census.rows();
         let measured = |it: &Calibration| Measured {
             rows: it.rows,

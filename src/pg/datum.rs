@@ -104,28 +104,7 @@ impl OwnedVector {
     pub unsafe fn copy(datum: pg_sys::Datum, element: Element) -> Self {
         // SAFETY: as promised by the caller.
         let value = unsafe { Detoasted::new(datum) };
-        Self::of_bytes(value.bytes(), element)
-    }
-
-    /// The vector of these elements, which are rounded for a `halfvec`.
-    pub fn of_elements(elements: &[f32], element: Element) -> Self {
-        let mut bytes = vec![0; 4];
-        bytes.extend((elements.len() as u16).to_ne_bytes());
-        bytes.extend([0; 2]);
-        for &value in elements {
-            match element {
-                Element::Single => bytes.extend(value.to_ne_bytes()),
-                Element::Half => bytes.extend(f16::from_f32(value).to_ne_bytes()),
-            }
-        }
-        let mut vector = Self::of_bytes(&bytes, element);
-        let start = vector.words.as_mut_ptr().cast::<pg_sys::varlena>();
-        // SAFETY: at least the four bytes of the length word are there, aligned.
-        unsafe { pgrx::set_varsize_4b(start, bytes.len() as i32) };
-        vector
-    }
-
-    fn of_bytes(bytes: &[u8], element: Element) -> Self {
+        let bytes = value.bytes();
         let word = |chunk: &[u8]| {
             let mut whole = [0; 8];
             whole[..chunk.len()].copy_from_slice(chunk);

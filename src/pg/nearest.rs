@@ -24,7 +24,7 @@ pub struct Query {
 impl Query {
     /// The query of these elements for an index of vectors of an element type.
     pub fn new(elements: &[f32], element: Element, row: Option<Tid>) -> Result<Self> {
-        let vector = OwnedVector::of_elements(elements, element);
+        let vector = OwnedVector::of(elements, element);
         if element == Element::Half && vector.elements().iter().any(|value| !value.is_finite()) {
             return Err(Error::QueryRange);
         }

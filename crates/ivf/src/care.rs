@@ -3,8 +3,8 @@
 //! | rule | the index needs |
 //! |---|---|
 //! | no model, though there are rows enough to train on | to be built anew |
-//! | the codes of new rows err more than [`MOST_DRIFT`] times as much as those of the build did | to be built anew |
 //! | rows came in numbers, and one list is more than [`MOST_IMBALANCE`] times as long as the average | to be built anew |
+//! | the codes of new rows err more than [`MOST_DRIFT`] times as much as those of the build did | to be built anew |
 //! | more than [`MOST_DEAD`] of its entries are of dead rows | a vacuum |
 //! | all lists together do not reach the target recall | finer codes |
 //! | more than [`MOST_GROWTH`] as many rows as there were came since its recall was measured | to be trained again |
@@ -87,11 +87,11 @@ impl Condition {
         if !self.trained {
             return if enough { Care::Untrained } else { Care::Fine };
         }
-        if let Some(drift) = self.drift.filter(|&drift| drift > MOST_DRIFT) {
-            return Care::Drift(drift);
-        }
         if let Some(times) = self.uneven() {
             return Care::Uneven(times);
+        }
+        if let Some(drift) = self.drift.filter(|&drift| drift > MOST_DRIFT) {
+            return Care::Drift(drift);
         }
         if let Some(dead) = self.dead.filter(|&dead| dead > MOST_DEAD) {
             return Care::Dead(dead);
