@@ -26,8 +26,11 @@ const TABLES: Tables<'static> = Tables {
     k: K,
 };
 
+/// The name of a line of the tables, and what sets the session up.
+type Setting = (&'static str, &'static str);
+
 /// An index, how it is built, and settings to measure it with.
-const INDEXES: [(&str, &str, &[(&str, &str)]); 2] = [
+const INDEXES: [(&str, &str, &[Setting]); 2] = [
     (
         "distillvq_idx",
         "USING distillvq (embedding vector_cosine_ops)",
