@@ -26,6 +26,7 @@ const README_TABLES: &str = "
         SELECT n % 10, (SELECT array_agg(random() + sin(i * (n % 40))) FROM generate_series(1, 16) i)::vector
         FROM generate_series(1, 5000) n;
     CREATE TABLE query_log AS SELECT embedding FROM items LIMIT 500;
+    CREATE INDEX items_hnsw ON items USING hnsw (embedding vector_cosine_ops);
 ";
 
 /// Stands in for pg_cron: takes a schedule, and remembers the command, which is run once behind the block that schedules it.
