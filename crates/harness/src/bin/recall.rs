@@ -131,13 +131,16 @@ impl Set {
         let rows = set.documents.rows() - LIKE_ROWS;
         let name = directory.file_name().unwrap_or_default().to_string_lossy();
         let shape = format!("{name}, {rows} rows × {}, cosine", set.documents.dim());
-        // The last rows may be of one kind.
-        let (mut table, mut like_rows) = (Vec::new(), Vec::new());
-        let step = set.documents.rows() / LIKE_ROWS;
-        for (i, row) in set.documents.iter().enumerate() {
-            let out = i % step == 0 && i / step < LIKE_ROWS;
-            if out { &mut like_rows } else { &mut table }.extend_from_slice(row);
-        }
+        // Neighbours in the file may be of one kind: halves of the table and the queries are drawn from everywhere.
+        let step = (set.documents.rows() as f64 * 0.618) as usize;
+        let step = (step..).find(|step| coprime(*step, set.documents.rows()));
+        let mut order =
+            (0..set.documents.rows()).map(|i| i * step.unwrap_or(1) % set.documents.rows());
+        let mut draw = |n: usize| -> Vec<f32> {
+            let drawn = order.by_ref().take(n);
+            drawn.flat_map(|i| set.documents.row(i).to_vec()).collect()
+        };
+        let (like_rows, table) = (draw(LIKE_ROWS), draw(rows));
         let dim = set.documents.dim();
         let rows = Vectors::new(dim, table)?;
         let test = || Test {
@@ -168,6 +171,13 @@ impl Set {
             without,
         ])
     }
+}
+
+fn coprime(mut a: usize, mut b: usize) -> bool {
+    while b > 0 {
+        (a, b) = (b, a % b);
+    }
+    a == 1
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
