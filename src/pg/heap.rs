@@ -520,10 +520,12 @@ pub fn look_up(heap: Heap, index: Index, tids: &[Tid], each: &mut EachFound<'_>)
                 .then(|| rows.fetch(*tid, &raw mut snapshot))
                 .flatten();
             match value {
-                // SAFETY: a value of the index's type, valid until the next row.
                 Some(value) => each(
                     i,
-                    Some(&|out| unsafe { append_elements(value, element, out) }),
+                    Some(&|out| {
+                        // SAFETY: a value of the index's type, valid until the next row.
+                        unsafe { append_elements(value, element, out) }
+                    }),
                 )?,
                 None => each(i, None)?,
             }
