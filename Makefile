@@ -25,6 +25,11 @@ bench-quality:
 bench:
 	@tools/bench-speed.sh "$(DATA)" "$(ROWS)" "$(DIM)"
 
+## bench-recall target recalls asked for and recalls measured, into docs/; DATA=… as above, and generated sets; ONLY=one of them
+.PHONY: bench-recall
+bench-recall:
+	@tools/bench-recall.sh "$(or $(DATA),data/wordnet-20k)" "$(ONLY)"
+
 ## test         all tests: the pure crates, then the extension in private servers
 .PHONY: test
 test:

@@ -99,6 +99,13 @@ fn a_training_in_place_stops_in_time_and_leaves_a_sound_index() {
 }
 
 #[test]
+fn a_calibration_stops_in_time() {
+    let mut db = documents("calibrated");
+    db.run("CREATE INDEX one ON items USING distillvq (embedding vector_cosine_ops)");
+    stops_in_time(&mut db, "SELECT distillvq_calibrate('one')");
+}
+
+#[test]
 fn a_check_stops_in_time() {
     let mut db = documents("checked");
     db.run("CREATE INDEX one ON items USING distillvq (embedding vector_cosine_ops)");

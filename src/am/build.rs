@@ -5,20 +5,22 @@ mod run;
 
 pub use load::{Batch, Sizes};
 
-use crate::am::calibrate::{self, Queries};
+use crate::am::calibrate::Queries;
 use crate::error::{Error, Result, of_index};
 use crate::functions::models;
 use crate::pg::compute;
-use crate::pg::heap::{self, IndexInfo};
+use crate::pg::heap::{self, IndexInfo, Picked};
 use crate::pg::options::Options;
 use crate::pg::relation::{Element, Heap, Index};
 use crate::pg::store::RelationStore;
 use crate::sample::Reservoir;
-use distillvq_ivf::{MOST_REFINE_BYTES, QueryKind, create_empty};
+use distillvq_ivf::{MOST_REFINE_BYTES, create_empty};
 use distillvq_quantizer::{
     MIN_TRAIN_ROWS, MOST_HELD_OUT, Metric, Model, Monitor, TrainError, TrainOptions, Trained,
     hold_out, pick, refine_bytes, train,
 };
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
 
 /// Seed of the sample and of the training in a build: the same table gives the same index.
 const SEED: u64 = 1;
@@ -167,45 +169,32 @@ fn named_model(plan: &Plan, name: &str) -> Result<Model> {
 /// A named model with the queries that it brings, or with rows of the table; and the number of these.
 fn with_queries(plan: &Plan, heap: Heap, model: Model) -> Result<(Lesson, usize)> {
     let (dim, known) = (plan.dim, heap.estimated_rows());
-    if model.held_out().is_empty() {
-        let (queries, rows) = rows_as_queries(heap, plan.index, dim)?;
-        return Ok((Lesson { model, queries }, rows));
-    }
-    // Of a table that was never analyzed nothing is known, and it may be large.
-    let wanted = calibrate::wanted(if known > 0 { known } else { MOST_SAMPLE_ROWS }, dim);
-    let queries = Queries {
-        kind: QueryKind::Log,
-        vectors: pick(model.held_out(), dim, wanted, SEED),
+    let (queries, rows) = match Queries::of_log(model.held_out(), dim, known) {
+        Some(queries) => (queries, known),
+        None => rows_as_queries(heap, plan.index, dim)?,
     };
-    Ok((Lesson { model, queries }, known))
+    Ok((Lesson { model, queries }, rows))
 }
 
 /// Rows that pose as queries, and the number of all of them.
 pub fn rows_as_queries(heap: Heap, index: Index, dim: usize) -> Result<(Queries, usize)> {
     crate::pg::report_phase(SAMPLING);
-    let mut reservoir = Reservoir::new(MOST_HELD_OUT, dim, SEED);
-    heap::sample(heap, index, index.element()?, &mut reservoir)?;
-    let rows = reservoir.offered();
-    let wanted = calibrate::wanted(rows, dim);
-    let queries = Queries {
-        kind: QueryKind::Rows,
-        vectors: pick(&reservoir.into_rows(), dim, wanted, SEED),
-    };
+    let mut random = ChaCha8Rng::seed_from_u64(SEED);
+    let element = index.element()?;
+    let Picked { vectors, rows } = heap::pick(heap, index, element, MOST_HELD_OUT, &mut random)?;
+    let queries = Queries::of_rows(dim, rows, |wanted| pick(&vectors, dim, wanted, SEED));
     Ok((queries, rows))
 }
 
 /// Takes queries out of a sample of so many rows, or copies of some of its rows if training needs them all.
 fn queries_of_sample(sample: &mut Vec<f32>, dim: usize, rows: usize) -> Queries {
-    let wanted = calibrate::wanted(rows, dim);
-    let vectors = if sample.len() / dim.max(1) >= ENOUGH_ROWS {
-        hold_out(sample, dim, wanted, SEED)
-    } else {
-        pick(sample, dim, wanted, SEED)
-    };
-    Queries {
-        kind: QueryKind::Rows,
-        vectors,
-    }
+    Queries::of_rows(dim, rows, |wanted| {
+        if sample.len() / dim.max(1) >= ENOUGH_ROWS {
+            hold_out(sample, dim, wanted, SEED)
+        } else {
+            pick(sample, dim, wanted, SEED)
+        }
+    })
 }
 
 /// Samples the table and trains on it; no model if it holds too little to learn from. The number is that of its rows.

@@ -14,7 +14,7 @@ use distillvq_ivf::{
     Calibration, Candidate, Curve, Meta, NEIGHBOURS, Neighbours, QueryKind, RowEncoder, Tid,
     Training, Truth, TruthCollector,
 };
-use distillvq_quantizer::{MOST_HELD_OUT, Model, Monitor, Ranking, Report, TrainError};
+use distillvq_quantizer::{MOST_HELD_OUT, Model, Monitor, Ranking, Report, TrainError, pick};
 
 /// Multiply-adds that finding the truth of all queries may take: little beside what a build takes.
 const PRODUCTS: usize = 60_000_000_000;
@@ -27,6 +27,9 @@ const SEARCHED: std::ops::RangeInclusive<usize> = 48..=256;
 /// Codes that these searches scan, at the most, if [`SEARCHED`] allows.
 const CODES: f64 = 4e7;
 
+/// Seed of the choice of queries.
+const SEED: u64 = 1;
+
 /// Queries to measure an index with.
 #[derive(Clone, Debug)]
 pub struct Queries {
@@ -36,12 +39,29 @@ pub struct Queries {
     pub vectors: Vec<f32>,
 }
 
-/// How many queries an index over so many rows is measured with.
-pub fn wanted(rows: usize, dim: usize) -> usize {
+impl Queries {
+    /// Logged queries, as many of them as an index over so many rows is measured with; none if there are none.
+    pub fn of_log(vectors: &[f32], dim: usize, rows: usize) -> Option<Self> {
+        let vectors = pick(vectors, dim, affordable(rows, dim), SEED);
+        (!vectors.is_empty()).then_some(Self {
+            kind: QueryKind::Log,
+            vectors,
+        })
+    }
+
+    /// Rows of a table of so many, picked from a sample by `take`, which is told how many.
+    pub fn of_rows(dim: usize, rows: usize, take: impl FnOnce(usize) -> Vec<f32>) -> Self {
+        Self {
+            kind: QueryKind::Rows,
+            vectors: take(affordable(rows, dim).min(rows / ROWS_A_QUERY)),
+        }
+    }
+}
+
+/// How many queries are measured with as far as their costs go. Of a table that was never analyzed nothing is known.
+fn affordable(rows: usize, dim: usize) -> usize {
     let affordable = PRODUCTS / rows.saturating_mul(dim).max(1);
-    affordable
-        .clamp(LEAST, MOST_HELD_OUT)
-        .min(rows / ROWS_A_QUERY)
+    affordable.clamp(LEAST, MOST_HELD_OUT)
 }
 
 /// Microseconds since 1970.
@@ -65,6 +85,7 @@ pub fn training(report: &Report) -> Training {
 
 /// Finds the true neighbours of queries in a pass over the rows of the table that are visible now.
 pub fn truth(heap: Heap, target: &Target, model: &Model, queries: Queries) -> Result<Truth> {
+    crate::pg::report_phase(CALIBRATING);
     let Target { index, meta } = target;
     let collector = TruthCollector::new(model, queries.kind, queries.vectors);
     // Codes are not wanted, but where a row is depends on them in rare cases.

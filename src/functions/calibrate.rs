@@ -11,8 +11,8 @@ use crate::pg::options::Options;
 use crate::pg::relation::Maintained;
 use crate::pg::spi::{VectorColumn, as_role};
 use crate::pg::store::RelationStore;
-use distillvq_ivf::{Calibration, QueryKind, Training, describe};
-use distillvq_quantizer::{Model, pick};
+use distillvq_ivf::{Calibration, Training, describe};
+use distillvq_quantizer::Model;
 use pgrx::iter::TableIterator;
 use pgrx::{name, pg_extern, pg_sys::Oid};
 use std::time::Instant;
@@ -75,9 +75,9 @@ fn run(oid: Oid, log: Option<&VectorColumn>) -> Result<(Options, Option<Calibrat
     let queries = match log {
         Some(column) => {
             let given = sample(column, SEED, Some(target.meta.dim), Part::Queries)?.rows;
-            logged(&locked, given)
+            logged(&locked, &target, &given)
         }
-        None => remembered(&locked, &model)?,
+        None => remembered(&locked, &target, &model)?,
     };
     let training = target.meta.training;
     let measured = calibrate(&locked, &target, &model, queries, training)?;
@@ -85,18 +85,12 @@ fn run(oid: Oid, log: Option<&VectorColumn>) -> Result<(Options, Option<Calibrat
 }
 
 /// Queries of a log, as many as are wanted.
-pub fn logged(locked: &Maintained, vectors: Vec<f32>) -> Option<Queries> {
-    let dim = locked.index().dimensions().unwrap_or(1);
-    let wanted = calibrate::wanted(locked.heap().estimated_rows(), dim);
-    let vectors = pick(&vectors, dim, wanted.max(1), SEED);
-    (!vectors.is_empty()).then_some(Queries {
-        kind: QueryKind::Log,
-        vectors,
-    })
+pub fn logged(locked: &Maintained, target: &Target, vectors: &[f32]) -> Option<Queries> {
+    Queries::of_log(vectors, target.meta.dim, locked.heap().estimated_rows())
 }
 
 /// The held-out queries of the model that the index was built with, if that is still there.
-fn remembered(locked: &Maintained, model: &Model) -> Result<Option<Queries>> {
+fn remembered(locked: &Maintained, target: &Target, model: &Model) -> Result<Option<Queries>> {
     let Some(name) = locked.index().options().model else {
         return Ok(None);
     };
@@ -106,7 +100,7 @@ fn remembered(locked: &Maintained, model: &Model) -> Result<Option<Queries>> {
         Err(error) => return Err(error),
     };
     let same = named.dim() == model.dim() && named.metric() == model.metric();
-    Ok(logged(locked, named.held_out().to_vec()).filter(|_| same))
+    Ok(logged(locked, target, named.held_out()).filter(|_| same))
 }
 
 /// Measures an index with queries, or with rows that pose as queries, and writes what it found and how the model was

@@ -184,7 +184,7 @@ fn measure_again(
         },
         None => meta.training,
     };
-    let queries = logged(locked, held_out);
+    let queries = logged(locked, &target, &held_out);
     let by_log = |it: &Calibration| it.kind == QueryKind::Log;
     if queries.is_none() && meta.calibration.as_ref().is_some_and(by_log) {
         let store = RelationStore::new(locked.index());

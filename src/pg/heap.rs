@@ -9,6 +9,7 @@ use crate::pg::with_temporary_memory;
 use crate::sample::Reservoir;
 use distillvq_ivf::{Candidate, Tid};
 use pgrx::pg_sys;
+use rand::Rng;
 use std::ops::Range;
 
 /// What an index takes from a row of its table: a column, or an expression, under an optional predicate.
@@ -197,6 +198,125 @@ pub fn sample(heap: Heap, index: Index, element: Element, reservoir: &mut Reserv
     }
 }
 
+/// Blocks that [`pick`] looks at, at the most.
+const PICKED_BLOCKS: usize = 1_024;
+
+/// Rows picked at random, and how many there should be in all.
+pub struct Picked {
+    /// Elements, row-major.
+    pub vectors: Vec<f32>,
+    /// An estimate, if not all blocks were looked at.
+    pub rows: usize,
+}
+
+/// Picks `wanted` rows at random among those that an MVCC snapshot sees, or as many as there are. Not all blocks of a large
+/// table are looked at, and only the vectors picked are read or computed.
+pub fn pick(
+    heap: Heap,
+    index: Index,
+    element: Element,
+    wanted: usize,
+    random: &mut impl Rng,
+) -> Result<Picked> {
+    let mut rows = Values::new(index, heap);
+    let predicate = Predicate::new(index, rows.slot);
+    let snapshot = Snapshot::new();
+    let mut tids = Vec::new();
+    // SAFETY: the relation is open; each scan is ended, or released by the abort after an error.
+    let blocks = unsafe {
+        let main = pg_sys::ForkNumber::MAIN_FORKNUM;
+        pg_sys::RelationGetNumberOfBlocksInFork(heap.as_ptr(), main)
+    };
+    let chosen = sample_of(blocks as usize, PICKED_BLOCKS, random);
+    for &block in &chosen {
+        let block = block as u32;
+        let Some(scan) = begin_scan(heap, &snapshot, &(block..block + 1)) else {
+            continue;
+        };
+        let forward = pg_sys::ScanDirection::ForwardScanDirection;
+        // SAFETY: as above; the slot holds a row while the scan says so.
+        unsafe {
+            while pg_sys::table_scan_getnextslot(scan, forward, rows.slot) {
+                if predicate.holds() {
+                    tids.push((*rows.slot).tts_tid);
+                }
+            }
+            pg_sys::table_endscan(scan);
+        }
+        pgrx::check_for_interrupts!();
+        if !is_plain(heap) {
+            break;
+        }
+    }
+    let mut vectors = Vec::new();
+    for i in sample_of(tids.len(), wanted, random) {
+        pgrx::check_for_interrupts!();
+        // SAFETY: the slot is the table's, the snapshot registered.
+        unsafe {
+            let mut tid = tids[i];
+            let row = pg_sys::table_tuple_fetch_row_version(
+                heap.as_ptr(),
+                &mut tid,
+                snapshot.0,
+                rows.slot,
+            );
+            if row && let Some(value) = rows.value() {
+                append_elements(value, element, &mut vectors);
+            }
+        }
+    }
+    let rows = if is_plain(heap) {
+        tids.len() * blocks as usize / chosen.len().max(1)
+    } else {
+        tids.len()
+    };
+    Ok(Picked { vectors, rows })
+}
+
+/// At most `wanted` of so many, in ascending order.
+fn sample_of(all: usize, wanted: usize, random: &mut impl Rng) -> Vec<usize> {
+    let mut chosen = rand::seq::index::sample(random, all, wanted.min(all)).into_vec();
+    chosen.sort_unstable();
+    chosen
+}
+
+/// Whether the table is kept as PostgreSQL keeps tables.
+fn is_plain(heap: Heap) -> bool {
+    // SAFETY: a look at a constant of the server's.
+    heap.data().rd_tableam == unsafe { pg_sys::GetHeapamTableAmRoutine() }
+}
+
+/// Begins a scan of the blocks, as far as they exist; of the whole table, if that is not kept as PostgreSQL keeps tables.
+fn begin_scan(
+    heap: Heap,
+    snapshot: &Snapshot,
+    blocks: &Range<u32>,
+) -> Option<pg_sys::TableScanDesc> {
+    let main = pg_sys::ForkNumber::MAIN_FORKNUM;
+    // SAFETY: the relation is open, the snapshot registered; limits are set before the first row is asked for.
+    unsafe {
+        let plain = is_plain(heap);
+        let end = pg_sys::RelationGetNumberOfBlocksInFork(heap.as_ptr(), main);
+        if plain && blocks.start >= end {
+            return None;
+        }
+        let (no_keys, ring, synchronized) = (std::ptr::null_mut(), true, false);
+        let scan = pg_sys::table_beginscan_strat(
+            heap.as_ptr(),
+            snapshot.0,
+            0,
+            no_keys,
+            ring,
+            synchronized,
+        );
+        if plain {
+            let count = blocks.end.min(end) - blocks.start;
+            pg_sys::heap_setscanlimits(scan, blocks.start, count);
+        }
+        Some(scan)
+    }
+}
+
 /// What a build does with each row: its TID, and a way to read its vector.
 pub type EachRow<'a> = dyn FnMut(Tid, &ReadElements<'_>) -> Result<()> + 'a;
 
@@ -263,33 +383,22 @@ pub struct VisibleRows {
     heap: Heap,
     index: Index,
     element: Element,
-    snapshot: pg_sys::Snapshot,
+    snapshot: Snapshot,
 }
 
 impl VisibleRows {
     /// Those visible now. Whoever looks at the index afterwards finds all of these rows there.
     pub fn new(heap: Heap, index: Index) -> Result<Self> {
-        // SAFETY: the transaction's snapshot, which is registered at once.
-        let snapshot = unsafe { pg_sys::GetTransactionSnapshot() };
-        Self::with(heap, index, snapshot, Purpose::Check)
+        Self::with(heap, index, Snapshot::new(), Purpose::Check)
     }
 
     /// Those that the running statement sees.
     pub fn of_statement(heap: Heap, index: Index) -> Result<Self> {
-        // SAFETY: functions are called under an active snapshot.
-        let snapshot = unsafe { pg_sys::GetActiveSnapshot() };
-        Self::with(heap, index, snapshot, Purpose::Measure)
+        Self::with(heap, index, Snapshot::of_statement(), Purpose::Measure)
     }
 
-    fn with(
-        heap: Heap,
-        index: Index,
-        snapshot: pg_sys::Snapshot,
-        purpose: Purpose,
-    ) -> Result<Self> {
+    fn with(heap: Heap, index: Index, snapshot: Snapshot, purpose: Purpose) -> Result<Self> {
         let element = index.element()?;
-        // SAFETY: released in Drop, or by the abort after an error.
-        let snapshot = unsafe { pg_sys::RegisterSnapshot(snapshot) };
         let rows = Self {
             heap,
             index,
@@ -313,7 +422,7 @@ impl VisibleRows {
                 pg_sys::submodules::htup::HeapTupleHeaderGetXmin((*index.rd_indextuple).t_data);
             pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32
                 && (*index.rd_index).indcheckxmin
-                && !pg_sys::TransactionIdPrecedes(made, (*self.snapshot).xmin)
+                && !pg_sys::TransactionIdPrecedes(made, (*self.snapshot.0).xmin)
         }
     }
 
@@ -345,7 +454,7 @@ impl VisibleRows {
                 let info = pg_sys::BuildIndexInfo(self.index.as_ptr());
                 // Not a build: rows by the snapshot alone.
                 (*info).ii_Concurrent = true;
-                if let Some(scan) = self.begin(&blocks) {
+                if let Some(scan) = begin_scan(self.heap, &self.snapshot, &blocks) {
                     pg_sys::table_index_build_scan(
                         self.heap.as_ptr(),
                         self.index.as_ptr(),
@@ -365,44 +474,7 @@ impl VisibleRows {
 
     /// The snapshot, registered.
     pub(super) fn snapshot(&self) -> pg_sys::Snapshot {
-        self.snapshot
-    }
-
-    /// Begins a scan of the blocks, as far as they exist; of the whole table, if that is not kept as PostgreSQL keeps
-    /// tables.
-    fn begin(&self, blocks: &Range<u32>) -> Option<pg_sys::TableScanDesc> {
-        let main = pg_sys::ForkNumber::MAIN_FORKNUM;
-        // SAFETY: the relation is open, the snapshot registered; limits are set before the first row is asked for.
-        unsafe {
-            let plain = self.heap.data().rd_tableam == pg_sys::GetHeapamTableAmRoutine();
-            let end = pg_sys::RelationGetNumberOfBlocksInFork(self.heap.as_ptr(), main);
-            if plain && blocks.start >= end {
-                return None;
-            }
-            let (no_keys, ring, synchronized) = (std::ptr::null_mut(), true, false);
-            let scan = pg_sys::table_beginscan_strat(
-                self.heap.as_ptr(),
-                self.snapshot,
-                0,
-                no_keys,
-                ring,
-                synchronized,
-            );
-            if plain {
-                let count = blocks.end.min(end) - blocks.start;
-                pg_sys::heap_setscanlimits(scan, blocks.start, count);
-            }
-            Some(scan)
-        }
-    }
-}
-
-impl Drop for VisibleRows {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            // SAFETY: registered in `new`, released once.
-            unsafe { pg_sys::UnregisterSnapshot(self.snapshot) };
-        }
+        self.snapshot.0
     }
 }
 
@@ -414,6 +486,12 @@ impl Snapshot {
     pub fn new() -> Self {
         // SAFETY: inside a transaction; released in Drop, or by the abort after an error.
         Self(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetTransactionSnapshot()) })
+    }
+
+    /// Takes that of the running statement.
+    fn of_statement() -> Self {
+        // SAFETY: functions are called under an active snapshot; released in Drop, or by the abort after an error.
+        Self(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetActiveSnapshot()) })
     }
 
     /// The distances of rows to a query, as a search under this snapshot has them.

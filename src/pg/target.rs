@@ -48,7 +48,7 @@ unsafe extern "C-unwind" fn check(
     extra: *mut *mut c_void,
     source: pg_sys::GucSource::Type,
 ) -> bool {
-    if source <= pg_sys::GucSource::PGC_S_DEFAULT {
+    if source == pg_sys::GucSource::PGC_S_DEFAULT {
         return true;
     }
     // SAFETY: the server passes a place for what goes with the value, and frees it itself.

@@ -8,8 +8,9 @@ use distillvq_ivf::refined::Refined;
 use distillvq_ivf::stream::{Stream, StreamOptions};
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
-    Builder, Candidate, Create, EachRow, Error, Meta, Metric, Model, Row, RowEncoder, Search, Tid,
-    check_against, insert, load_model, replace_student, take_census, vacuum,
+    Builder, Calibration, Candidate, Create, EachRow, Error, Meta, Metric, Model, Point, QueryKind,
+    Row, RowEncoder, Search, Tid, Training, check_against, describe, insert, load_model,
+    replace_student, take_census, vacuum,
 };
 use distillvq_quantizer::{EncodedRows, Placement};
 use proptest::prelude::*;
@@ -22,6 +23,8 @@ enum Op {
     Insert(usize),
     /// Replaces the student by the one of this number.
     Replace(usize),
+    /// Writes down another training and calibration.
+    Describe(u64),
     /// Removes the rows whose line number leaves this rest modulo 4.
     Vacuum(u16),
 }
@@ -31,6 +34,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (1..60usize).prop_map(Op::Insert),
         1 => (0..4u16).prop_map(Op::Vacuum),
         1 => (0..4usize).prop_map(Op::Replace),
+        1 => (1..99u64).prop_map(Op::Describe),
     ]
 }
 
@@ -41,6 +45,7 @@ struct Milestone {
     student: Vec<u8>,
     /// Rows inserted since the build, those removed since included.
     inserted: u64,
+    record: (Training, Option<Calibration>),
 }
 
 /// A table: vectors in few lists, so that chains grow and pages fill, and some that the codes cannot represent.
@@ -148,6 +153,8 @@ fn expect_valid_prefixes(store: &MemoryStore, table: &Table, milestones: &[Miles
         let census = take_census(&replayed, &meta, (0, 0), 1).unwrap();
         let possible = [if whole { after } else { before }.inserted, after.inserted];
         assert!(possible.contains(&census.inserted), "after {done} changes");
+        let record = (meta.training, meta.calibration);
+        assert!(record == after.record || (!whole && record == before.record));
         let (before, after) = (&before.rows, &after.rows);
         let both = before.intersection(after).copied().collect();
         table.expect_sound(&replayed, if whole { after } else { &both });
@@ -197,11 +204,15 @@ proptest! {
         let mut present: BTreeSet<Tid> = (0..built).map(tid).collect();
         let mut student = model.student_bytes().unwrap();
         let mut inserted = 0;
-        let milestone = |present: &BTreeSet<Tid>, student: &[u8], inserted| Milestone {
-            changes: store.history().len(),
-            rows: present.clone(),
-            student: student.to_vec(),
-            inserted,
+        let milestone = |present: &BTreeSet<Tid>, student: &[u8], inserted| {
+            let meta = Meta::read(&store).unwrap();
+            Milestone {
+                changes: store.history().len(),
+                rows: present.clone(),
+                student: student.to_vec(),
+                inserted,
+                record: (meta.training, meta.calibration),
+            }
         };
         let mut milestones = vec![milestone(&present, &student, inserted)];
         let mut unused = built..table.len();
@@ -220,6 +231,16 @@ proptest! {
                 Op::Replace(i) => {
                     student = students(metric, model.bits())[i].student_bytes().unwrap();
                     replace_student(&store, &student, id).unwrap();
+                }
+                Op::Describe(n) => {
+                    let training = Training { rows: n, ..meta.training };
+                    let point = Point { probes: 3, recall: 0.5, ..Point::default() };
+                    let curve = Calibration::new(QueryKind::Log, 100, 10, n, 0).with_points(&[point]);
+                    let build_id = Meta::read(&store).unwrap().build_id;
+                    let now = describe(&store, build_id, training, Some(curve)).unwrap();
+                    assert_eq!((now.training, now.calibration), (training, Some(curve)));
+                    assert!(describe(&store, build_id ^ 1, Training::default(), None).is_err());
+                    assert_eq!(Meta::read(&store).unwrap(), now);
                 }
             }
             milestones.push(milestone(&present, &student, inserted));

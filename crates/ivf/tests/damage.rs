@@ -63,7 +63,7 @@ fn use_everything(store: &MemoryStore, model: &Model, row: &Owned) -> Result<(),
 fn damage() -> impl Strategy<Value = (u32, usize, u8)> {
     let offset = prop_oneof![
         3 => HEADER_SIZE..40,
-        2 => 64..160usize,
+        2 => 64..280usize,
         1 => HEADER_SIZE..PAGE_SIZE,
     ];
     let value = prop_oneof![3 => 0..20u8, 1 => any::<u8>()];

@@ -1,6 +1,6 @@
 //! What measuring an index needs: queries held out from training, exact scores of rows, and the error of codes.
 
-use crate::linalg::{MatRef, ROWS, norm2, products};
+use crate::linalg::{MatRef, norm2, products};
 use crate::space::{Kind, Space};
 use crate::{Metric, Model};
 use rand::seq::SliceRandom;
@@ -78,8 +78,8 @@ pub struct ScoreBuffers {
 }
 
 impl ExactScores {
-    /// Most rows at a time.
-    pub const ROWS: usize = ROWS;
+    /// Most rows at a time: with some hundreds of queries the scores stay in a processor's cache.
+    pub const ROWS: usize = 64;
 
     /// Of how many queries.
     pub fn queries(&self) -> usize {
@@ -90,7 +90,7 @@ impl ExactScores {
     /// for the second, and so on. A row that the codes cannot represent scores minus infinity.
     pub fn of<'a>(&self, rows: &[f32], buffers: &'a mut ScoreBuffers) -> &'a [f32] {
         let dim = self.space.dim;
-        let n = (rows.len() / dim).min(ROWS);
+        let n = (rows.len() / dim).min(Self::ROWS);
         let ScoreBuffers { internal, scores } = buffers;
         internal.resize(n * dim, 0.0);
         let kinds = self

@@ -147,6 +147,8 @@ pub fn load(
             &truth.finish(),
         )?;
     }
+    // A concurrent build goes on to wait for others: what it has loaded stays to be read.
+    crate::pg::report_progress(loader.loaded, loader.loaded);
     store.log_all();
     Ok(Counts {
         heap: rows,

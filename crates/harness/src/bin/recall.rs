@@ -1,0 +1,335 @@
+//! Whether indexes keep their promise: target recalls asked for, and recalls measured on queries that nothing was
+//! calibrated with, over tables half full, doubled by inserts, and indexed anew.
+//!
+//! `recall --set texts|mixture|DIRECTORY --results DIRECTORY --output FILE`: generated vectors or a data set
+//! ([`distillvq_harness::data`]). A section a set is kept in the results' directory; the output has all of them.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use distillvq_harness::affinity::Together;
+use distillvq_harness::measure::{find_by_id, nearest_by_id};
+use distillvq_harness::{DataSet, Error, Metric, Result, Server, Truth, Vectors, load};
+use postgres::Client;
+
+/// Neighbours asked for.
+const K: usize = 10;
+/// Recalls asked for.
+const TARGETS: [f64; 4] = [0.90, 0.95, 0.98, 0.99];
+/// Rows that are taken out of the table, to be queries like the rows.
+const LIKE_ROWS: usize = 1_000;
+const DATABASE: &str = "recall";
+
+const INTRODUCTION: &str = "# Recall asked for, and recall measured
+
+`make bench-recall` writes this page. An index measures its recall when it is built, and `distillvq.target_recall` chooses by
+that how many lists a search probes. Here such indexes are asked for a recall@10, and what their searches find is compared
+with exact search: on test queries that neither training nor calibration has seen. The first two columns of figures are over
+a half of the table; then the other half is inserted, which the index follows without being measured again; then it is built
+anew over all rows. Queries of another kind than the rows need a query log: without one, rows are all that an index can be
+measured with, and its promise is one about queries like them.
+";
+
+fn main() -> ExitCode {
+    match Arguments::read().and_then(|arguments| run(&arguments)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+struct Arguments {
+    set: String,
+    results: PathBuf,
+    output: PathBuf,
+}
+
+impl Arguments {
+    fn read() -> Result<Self> {
+        let mut given = BTreeMap::new();
+        let mut words = env::args().skip(1);
+        while let Some(name) = words.next() {
+            given.insert(name, words.next().unwrap_or_default());
+        }
+        let mut take = |name: &str| {
+            let missing = || Error::Argument(format!("{name} is missing"));
+            given.remove(name).ok_or_else(missing)
+        };
+        Ok(Self {
+            set: take("--set")?,
+            results: PathBuf::from(take("--results")?),
+            output: PathBuf::from(take("--output")?),
+        })
+    }
+}
+
+/// Queries to measure with.
+struct Test {
+    name: &'static str,
+    queries: Vectors,
+}
+
+/// A table, and what is asked of it.
+struct Set {
+    name: String,
+    metric: Metric,
+    rows: Vectors,
+    /// Queries to train with, if there is a log.
+    log: Option<Vectors>,
+    tests: Vec<Test>,
+}
+
+impl Set {
+    fn named(name: &str) -> Result<Vec<Self>> {
+        let generated =
+            |name: String, metric, make: &dyn Fn(usize, u64) -> Vectors, rows: usize| {
+                vec![Self {
+                    name,
+                    metric,
+                    rows: make(rows, 0),
+                    log: None,
+                    tests: vec![Test {
+                        name: "like the rows",
+                        queries: make(LIKE_ROWS, 1),
+                    }],
+                }]
+            };
+        Ok(match name {
+            "texts" => generated(
+                "200,000 vectors like texts' × 768, cosine".into(),
+                Metric::Cosine,
+                &|rows, part| Vectors::like_texts(rows, 768, 1, part),
+                200_000,
+            ),
+            "mixture" => {
+                let all = Vectors::clustered(100_000 + LIKE_ROWS, 128, 2_000, 1);
+                let make = |rows: usize, part: u64| {
+                    let from = if part == 0 { 0 } else { 100_000 };
+                    all.slice(from..from + rows)
+                };
+                generated(
+                    "100,000 points of a mixture × 128, L2".into(),
+                    Metric::L2,
+                    &make,
+                    100_000,
+                )
+            }
+            directory => Self::on_disk(Path::new(directory))?,
+        })
+    }
+
+    /// A data set, with its query log and without.
+    fn on_disk(directory: &Path) -> Result<Vec<Self>> {
+        let set = DataSet::open(directory)?;
+        let rows = set.documents.rows() - LIKE_ROWS;
+        let name = directory.file_name().unwrap_or_default().to_string_lossy();
+        let shape = format!("{name}, {rows} rows × {}, cosine", set.documents.dim());
+        // Neighbours in the file may be of one kind: halves of the table and the queries are drawn from everywhere.
+        let step = (set.documents.rows() as f64 * 0.618) as usize;
+        let step = (step..).find(|step| coprime(*step, set.documents.rows()));
+        let mut order =
+            (0..set.documents.rows()).map(|i| i * step.unwrap_or(1) % set.documents.rows());
+        let mut draw = |n: usize| -> Vec<f32> {
+            let drawn = order.by_ref().take(n);
+            drawn.flat_map(|i| set.documents.row(i).to_vec()).collect()
+        };
+        let (like_rows, table) = (draw(LIKE_ROWS), draw(rows));
+        let dim = set.documents.dim();
+        let rows = Vectors::new(dim, table)?;
+        let test = || Test {
+            name: "test queries",
+            queries: set.test.clone(),
+        };
+        let without = Self {
+            name: format!("{shape}, without a query log"),
+            log: None,
+            metric: Metric::Cosine,
+            rows,
+            tests: vec![
+                Test {
+                    name: "like the rows",
+                    queries: Vectors::new(dim, like_rows)?,
+                },
+                test(),
+            ],
+        };
+        Ok(vec![
+            Self {
+                name: format!("{shape}, with its query log"),
+                metric: Metric::Cosine,
+                rows: without.rows.clone(),
+                log: Some(set.log.clone()),
+                tests: vec![test()],
+            },
+            without,
+        ])
+    }
+}
+
+fn coprime(mut a: usize, mut b: usize) -> bool {
+    while b > 0 {
+        (a, b) = (b, a % b);
+    }
+    a == 1
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    let server = Server::start("recall")?;
+    let mut client = server.database(DATABASE)?;
+    client.batch_execute("SET maintenance_work_mem = '512MB'")?;
+    let mut section = String::new();
+    for set in Set::named(&arguments.set)? {
+        eprintln!("==> {}", set.name);
+        section.push_str(&measure(&server, &mut client, &set)?);
+    }
+    let name = Path::new(&arguments.set).file_name().unwrap_or_default();
+    let file = |path: &Path| {
+        let path = path.to_owned();
+        move |source| Error::Io { path, source }
+    };
+    fs::create_dir_all(&arguments.results).map_err(file(&arguments.results))?;
+    let own = arguments.results.join(name).with_extension("md");
+    fs::write(&own, section).map_err(file(&own))?;
+    let mut page = INTRODUCTION.to_owned();
+    let listed = fs::read_dir(&arguments.results).map_err(file(&arguments.results))?;
+    let mut paths: Vec<PathBuf> = listed.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    for path in paths {
+        page.push_str(&fs::read_to_string(&path).map_err(file(&path))?);
+    }
+    fs::write(&arguments.output, page).map_err(file(&arguments.output))
+}
+
+/// What one state of the table showed with one target.
+struct Shown {
+    recall: f64,
+    milliseconds: f64,
+}
+
+/// Builds over a half, doubles by inserts, builds anew; measures after each.
+fn measure(server: &Server, client: &mut Client, set: &Set) -> Result<String> {
+    let dim = set.rows.dim();
+    let half = set.rows.slice(0..set.rows.rows() / 2);
+    let rest = set.rows.slice(half.rows()..set.rows.rows());
+    client.batch_execute(&format!(
+        "DROP TABLE IF EXISTS items, more, log, test;
+         CREATE TABLE items (id bigint, embedding vector({dim}));
+         CREATE TABLE more (LIKE items); CREATE TABLE log (LIKE items)"
+    ))?;
+    load::copy_vectors(client, "items", &half)?;
+    load::copy_vectors(client, "more", &rest)?;
+    if let Some(log) = &set.log {
+        load::copy_vectors(client, "log", log)?;
+    }
+    let mut states = vec![("a half", build(client, set)?, ask(server, set, &half)?)];
+    let (count, start) = (half.rows(), Instant::now());
+    client.batch_execute(&format!(
+        "INSERT INTO items SELECT id + {count}, embedding FROM more ORDER BY id; ANALYZE items"
+    ))?;
+    let inserted = start.elapsed().as_secs_f64();
+    states.push(("doubled by inserts", inserted, ask(server, set, &set.rows)?));
+    client.batch_execute("DROP INDEX items_idx")?;
+    states.push((
+        "all, built anew",
+        build(client, set)?,
+        ask(server, set, &set.rows)?,
+    ));
+    Ok(section(set, &states))
+}
+
+/// Trains and builds; returns the seconds of it.
+fn build(client: &mut Client, set: &Set) -> Result<f64> {
+    let (name, start) = (set.metric.name(), Instant::now());
+    let with = if set.log.is_some() {
+        client.batch_execute(&format!(
+            "SELECT distillvq_train('items', 'embedding', 'm', '{name}', 'log', 'embedding')"
+        ))?;
+        "WITH (model = m)"
+    } else {
+        ""
+    };
+    client.batch_execute(&format!(
+        "CREATE INDEX items_idx ON items USING distillvq (embedding vector_{name}_ops) {with}"
+    ))?;
+    let seconds = start.elapsed().as_secs_f64();
+    client.batch_execute("VACUUM ANALYZE items")?;
+    Ok(seconds)
+}
+
+/// What searches find with each target, for the queries of each test.
+fn ask(server: &Server, set: &Set, rows: &Vectors) -> Result<Vec<Vec<Shown>>> {
+    let sql = nearest_by_id("items", "test", set.metric, K);
+    let mut session = server.connect_to(DATABASE)?;
+    let client = &mut session;
+    let _together = Together::on(0, client)?;
+    client.batch_execute("SET enable_seqscan = off; SET enable_sort = off")?;
+    let mut all = Vec::new();
+    for test in &set.tests {
+        let truth = Truth::new(set.metric, rows, &test.queries, K);
+        client.batch_execute(&format!(
+            "DROP TABLE IF EXISTS test; CREATE TABLE test (id bigint PRIMARY KEY, embedding vector({}))",
+            rows.dim()
+        ))?;
+        load::copy_vectors(client, "test", &test.queries)?;
+        client.batch_execute("ANALYZE test")?;
+        let mut shown = Vec::new();
+        for target in TARGETS {
+            client.batch_execute(&format!("SET distillvq.target_recall = {target}"))?;
+            let n = test.queries.rows();
+            find_by_id(client, &sql, n.min(100))?;
+            let start = Instant::now();
+            let found = find_by_id(client, &sql, n)?;
+            let milliseconds = 1e3 * start.elapsed().as_secs_f64() / n as f64;
+            let recall = truth.recall(&found);
+            eprintln!("{} {target}: {recall:.4}, {milliseconds:.3} ms", test.name);
+            shown.push(Shown {
+                recall,
+                milliseconds,
+            });
+        }
+        all.push(shown);
+    }
+    Ok(all)
+}
+
+/// The set's tables in Markdown.
+fn section(set: &Set, states: &[(&str, f64, Vec<Vec<Shown>>)]) -> String {
+    let mut text = format!("\n## {}\n", set.name);
+    for (i, test) in set.tests.iter().enumerate() {
+        let queries = format!("{} {}", test.queries.rows(), test.name);
+        let heads: Vec<&str> = states.iter().map(|(name, ..)| *name).collect();
+        let _ = writeln!(
+            text,
+            "\n| recall@10 asked ({queries}) | {} |",
+            heads.join(" | ")
+        );
+        let _ = writeln!(text, "|---|{}", "---|".repeat(heads.len()));
+        for (j, target) in TARGETS.iter().enumerate() {
+            let of = |(_, _, tests): &(&str, f64, Vec<Vec<Shown>>)| {
+                let shown = tests.get(i).and_then(|shown| shown.get(j));
+                shown.map_or(String::new(), |it| {
+                    format!("{:.3} ({:.2} ms)", it.recall, it.milliseconds)
+                })
+            };
+            let cells: Vec<String> = states.iter().map(of).collect();
+            let _ = writeln!(text, "| {target:.2} | {} |", cells.join(" | "));
+        }
+    }
+    let seconds: Vec<String> = states
+        .iter()
+        .map(|(name, seconds, _)| format!("{name} {seconds:.1} s"))
+        .collect();
+    let _ = writeln!(
+        text,
+        "\nBuilding and inserting took: {}.",
+        seconds.join("; ")
+    );
+    text
+}
