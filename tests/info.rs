@@ -192,13 +192,13 @@ fn rows_of_another_kind_make_the_codes_err() {
     let (mut db, more) = items("drift");
     insert(&mut db, &more.slice(0..600));
     let same: f32 = said(&mut db, "drift");
-    assert!((0.8..1.15).contains(&same), "{same}");
+    assert!((0.8..1.5).contains(&same), "{same}");
     assert_eq!(advice(&mut db), "fine");
     // Around other centres.
     let mut db = items("drifted").0;
     insert(&mut db, &Vectors::clustered(600, 12, 10, 77));
     let other: f32 = said(&mut db, "drift");
-    assert!(other > 1.3, "{other}");
+    assert!(other > 1.75, "{other}");
     let told = advice(&mut db);
     assert!(
         told.starts_with("reindex: new rows are of another kind"),

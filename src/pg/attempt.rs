@@ -22,9 +22,9 @@ pub fn attempt<T>(work: impl FnOnce() -> T) -> Result<T, Failed> {
         pg_sys::MemoryContextSwitchTo(before.0);
         before
     };
-    let outcome = PgTryBuilder::new(AssertUnwindSafe(|| Ok(work())))
-        .catch_others(Err)
-        .catch_rust_panic(Err)
+    let outcome = PgTryBuilder::new(AssertUnwindSafe(|| Ok::<T, Box<CaughtError>>(work())))
+        .catch_others(|error| Err(Box::new(error)))
+        .catch_rust_panic(|error| Err(Box::new(error)))
         .execute();
     // SAFETY: ends the subtransaction that was begun above.
     unsafe {
@@ -41,7 +41,7 @@ pub fn attempt<T>(work: impl FnOnce() -> T) -> Result<T, Failed> {
         | CaughtError::ErrorReport(report)
         | CaughtError::RustPanic {
             ereport: report, ..
-        }) = &error;
+        }) = error.as_ref();
         let stop = [
             PgSqlErrorCode::ERRCODE_QUERY_CANCELED,
             PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN,

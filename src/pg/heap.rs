@@ -397,12 +397,7 @@ impl VisibleRows {
         Self::with(heap, index, Snapshot::of_statement(), Purpose::Measure)
     }
 
-    fn with(
-        heap: Heap,
-        index: Index,
-        snapshot: Snapshot,
-        purpose: Purpose,
-    ) -> Result<Self> {
+    fn with(heap: Heap, index: Index, snapshot: Snapshot, purpose: Purpose) -> Result<Self> {
         let element = index.element()?;
         let rows = Self {
             heap,
@@ -493,9 +488,9 @@ impl Snapshot {
         Self(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetTransactionSnapshot()) })
     }
 
-    /// That of the running statement.
-    pub fn of_statement() -> Self {
-        // SAFETY: functions are called under an active snapshot; released as above.
+    /// Takes that of the running statement.
+    fn of_statement() -> Self {
+        // SAFETY: functions are called under an active snapshot; released in Drop, or by the abort after an error.
         Self(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetActiveSnapshot()) })
     }
 
@@ -603,10 +598,12 @@ pub fn look_up(heap: Heap, index: Index, tids: &[Tid], each: &mut EachFound<'_>)
                 .then(|| rows.fetch(*tid, &raw mut snapshot))
                 .flatten();
             match value {
-                // SAFETY: a value of the index's type, valid until the next row.
                 Some(value) => each(
                     i,
-                    Some(&|out| unsafe { append_elements(value, element, out) }),
+                    Some(&|out| {
+                        // SAFETY: a value of the index's type, valid until the next row.
+                        unsafe { append_elements(value, element, out) }
+                    }),
                 )?,
                 None => each(i, None)?,
             }

@@ -19,7 +19,15 @@ use distillvq_quantizer::MIN_TRAIN_ROWS;
 pub const MOST_DEAD: f64 = 0.2;
 /// The error of the codes of new rows, over that of the rows of the build, above which lists and codes do not fit the rows any
 /// more.
-pub const MOST_DRIFT: f64 = 1.15;
+///
+/// Measured on 4,000 embedded texts of 384 dimensions and 2,000 more, changed in several ways, by the recall@10 that building
+/// anew gains for queries of the new kind, with 8 probed lists. Rows of the same kind are at 1.3: the model has seen all rows of
+/// a small table when it was trained, and errs less on them. (Where it has seen a sample of a large table, they are near 1.)
+///
+/// | drift | 1.30 | 1.33 | 1.51 | 1.56 | 1.58 | 1.63 | 1.71 | 1.86 | 2.03 | 2.30 | 2.34 | 2.64 | 3.13 |
+/// |---|---|---|---|---|---|---|---|---|---|---|---|---|---|
+/// | gain | -0.02 | -0.02 | -0.02 | 0.04 | 0.01 | 0.00 | 0.00 | 0.05 | 0.02 | 0.20 | 0.09 | 0.24 | 0.46 |
+pub const MOST_DRIFT: f64 = 1.75;
 /// Rows that came since the recall was measured, over those that there were, above which it is to be measured again.
 pub const MOST_GROWTH: f64 = 0.5;
 /// Rows of the longest list over those of an average one, above which lists are uneven.
@@ -140,7 +148,7 @@ mod tests {
             max: 1_000,
             mean: 100.0,
         }),
-        drift: Some(1.1),
+        drift: Some(1.7),
     };
 
     #[test]
@@ -153,7 +161,7 @@ mod tests {
         };
         assert_eq!(change(|it| it.dead = Some(0.21)), Care::Dead(0.21));
         assert_eq!(change(|it| it.dead = None), Care::Fine);
-        assert_eq!(change(|it| it.drift = Some(1.2)), Care::Drift(1.2));
+        assert_eq!(change(|it| it.drift = Some(1.8)), Care::Drift(1.8));
         assert_eq!(change(|it| it.drift = None), Care::Fine);
         assert_eq!(change(|it| it.measured = None), Care::Unmeasured);
         assert_eq!(change(|it| it.trained = false), Care::Untrained);
