@@ -29,10 +29,13 @@ const INTRODUCTION: &str = "# Recall asked for, and recall measured
 
 `make bench-recall` writes this page. An index measures its recall when it is built, and `distillvq.target_recall` chooses by
 that how many lists a search probes. Here such indexes are asked for a recall@10, and what their searches find is compared
-with exact search: on test queries that neither training nor calibration has seen. The first two columns of figures are over
-a half of the table; then the other half is inserted, which the index follows without being measured again; then it is built
-anew over all rows. Queries of another kind than the rows need a query log: without one, rows are all that an index can be
-measured with, and its promise is one about queries like them.
+with exact search: on test queries that neither training nor calibration has seen, over a half of the table; after the other
+half was inserted, which the index follows without being measured again; and with an index built anew over all rows.
+
+Both sides are samples. A calibration with 512 queries has a standard error of about 0.007 at a recall of 0.90 and 0.002 at
+0.99, with which it aims above the target, and as many test queries have as much again: differences of 0.02 at 0.90 are chance.
+Where one list is more than a target asks for, recall is higher. Queries of another kind than the rows need a query log:
+without one, rows are all that an index can be measured with, and its promise is one about queries like them.
 ";
 
 fn main() -> ExitCode {
