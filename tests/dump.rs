@@ -155,7 +155,7 @@ fn every_object_belongs_to_the_extension() {
     assert_eq!(count("operator class"), 6, "{traces:?}");
     assert_eq!(count("operator family"), 6, "{traces:?}");
     assert_eq!(count("access method"), 1, "{traces:?}");
-    assert_eq!(count("function"), 10, "{traces:?}");
+    assert_eq!(count("function"), 16, "{traces:?}");
     assert!(
         traces.contains(&"table distillvq.model".to_owned()),
         "{traces:?}"
