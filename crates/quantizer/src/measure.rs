@@ -7,8 +7,9 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-/// Most vectors that are held out to measure with: half a percent of recall is then two standard errors or more.
-pub const MOST_HELD_OUT: usize = 512;
+/// Most vectors that are held out to measure with. A query's recall has a standard deviation of 0.14 where the mean is 0.90, and
+/// of 0.10 where it is 0.95: a percent is then two standard errors and more.
+pub const MOST_HELD_OUT: usize = 1_024;
 /// At most this share of what there is.
 const SHARE: usize = 5;
 /// Fewer tell nothing that rows would not tell better.
