@@ -30,7 +30,6 @@ impl Purpose {
     fn function(self) -> &'static str {
         match self {
             Self::Train => "distillvq_train",
-            Self::Calibrate => "distillvq_calibrate",
             Self::Check => "distillvq_check",
             Self::Measure => "distillvq_recall",
             Self::Inspect => "distillvq_index_info",
