@@ -184,6 +184,11 @@ impl Searching {
         self.stream.within(farthest);
     }
 
+    /// Searches as if a row were not there. To be called before the first row is asked for.
+    pub fn leave_out(&mut self, tid: Tid) {
+        self.stream.leave_out(tid);
+    }
+
     /// The next row in exact order, or none after the last.
     pub fn next(&mut self, index: Index, fetch: &mut Fetch<'_>) -> Result<Option<Hit>> {
         let mut exact = |rows: &[Candidate], out: &mut Vec<Option<f64>>| {
@@ -246,5 +251,9 @@ impl Source for Timed {
 
     fn late(&mut self, out: &mut Vec<Candidate>) {
         self.0.late(out);
+    }
+
+    fn leave_out(&mut self, tid: Tid) {
+        self.0.leave_out(tid);
     }
 }

@@ -127,6 +127,10 @@ impl<S: PageStore> Source for Refined<S> {
     fn late(&mut self, out: &mut Vec<Candidate>) {
         out.extend(self.stream.take_aside().into_iter().map(ranked));
     }
+
+    fn leave_out(&mut self, tid: Tid) {
+        self.stream.leave_out(tid);
+    }
 }
 
 /// A candidate that was "compared" by its refine code.

@@ -75,6 +75,8 @@ pub trait Source {
     fn close(&mut self) {}
     /// Appends what the source holds back for its end.
     fn late(&mut self, _out: &mut Vec<Candidate>) {}
+    /// Has a source that compares rows by itself never compare this one.
+    fn leave_out(&mut self, _tid: Tid) {}
 }
 
 /// What finding candidates took.
@@ -386,6 +388,13 @@ impl<C: Source> Stream<C> {
     pub fn within(&mut self, farthest: f64) {
         // One zero, as of hits.
         self.farthest = (!farthest.is_nan()).then_some(farthest + 0.0);
+    }
+
+    /// Never compares a row, nor gives it out, as if it were not there: the error of its estimate would tell nothing of those
+    /// of others if it is the query itself. To be called before the first row is asked for.
+    pub fn leave_out(&mut self, tid: Tid) {
+        self.seen.insert(tid);
+        self.source.leave_out(tid);
     }
 
     /// Probes no further lists but the first ones.

@@ -241,6 +241,33 @@ fn noisier_estimates_mean_more_comparisons() {
 }
 
 #[test]
+fn a_row_left_out_is_as_if_it_were_not_there() {
+    let without = graded(5_000, 1, 0.002);
+    // A row whose estimate is far off, as that of the query itself.
+    let mut with = without.clone();
+    let own = tid(5_000);
+    with.distances.insert(own, Some(-1.0));
+    with.source.lists[0].push(Candidate {
+        score: 0.0,
+        tid: own,
+        refine: Place::default(),
+    });
+    let ten = |world: &World, left_out: Option<Tid>| {
+        let mut stream = world.stream(StreamOptions {
+            first_batch: 48,
+            ..StreamOptions::default()
+        });
+        left_out.into_iter().for_each(|tid| stream.leave_out(tid));
+        let hits: Vec<_> = (0..10).map(|_| world.next(&mut stream).unwrap()).collect();
+        (hits, stream.stats().compared)
+    };
+    let expected = ten(&without, None);
+    assert_eq!(ten(&with, Some(own)), expected);
+    let (hits, compared) = ten(&with, None);
+    assert!(hits[0].tid == own && compared > expected.1, "{compared}");
+}
+
+#[test]
 fn probes_grow_with_the_rows_given_out() {
     let world = graded(10_000, 100, 0.001);
     let mut stream = world.stream(StreamOptions {
