@@ -248,7 +248,10 @@ impl Bench<'_> {
             Limits::NONE,
         )?;
         // A row that meets itself is a search unlike others: its estimate is far off, and the search compares more rows.
-        question.own.into_iter().for_each(|own| search.leave_out(own));
+        question
+            .own
+            .into_iter()
+            .for_each(|own| search.leave_out(own));
         let mut found = 0;
         for _ in 0..question.neighbours {
             let hit = search.next(index, &mut |rows, out| exact.distances(rows, out))?;
