@@ -225,28 +225,6 @@ fn lists_in_which_new_rows_crowd_are_to_be_learnt_anew() {
 }
 
 #[test]
-fn a_target_that_cannot_be_reached_wants_finer_codes() {
-    // In one dimension a few rows are estimated far off, and are not found in all lists either.
-    for (dim, wanted) in [(1, "refine=sq7"), (2, "subquantizers=2")] {
-        let mut db = Database::new(&format!("coarse_{dim}"));
-        table(
-            &mut db,
-            "items",
-            "vector",
-            &Vectors::clustered(4_000, dim, 1, 5),
-        );
-        db.run("CREATE INDEX one ON items USING distillvq (embedding) WITH (lists = 20, subquantizers = 1)");
-        db.run("SET distillvq.target_recall = 0.99999");
-        let told = advice(&mut db);
-        assert!(told.starts_with("reindex: all lists together"), "{told}");
-        follow(&mut db, &told);
-        let codes: String =
-            db.one("SELECT array_to_string(reloptions, ' ') FROM pg_class WHERE relname = 'one'");
-        assert!(codes.contains(wanted), "{codes}");
-    }
-}
-
-#[test]
 fn indexes_are_shown_to_those_who_may_know_them() {
     let (mut db, _) = items("shown");
     let mut judy = db.session_of("judy_looks");
