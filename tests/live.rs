@@ -76,7 +76,8 @@ fn recall_rises_and_the_postings_stay() {
     let before = few(&mut db);
     let old = pages(&mut db, "one");
     let (rows, queries, exam_before, exam_after) = train(&mut db, LOG);
-    assert_eq!((rows, queries), (8_000, 3_000));
+    // A fifth of the 3,000 logged ones is kept to measure the index with.
+    assert_eq!((rows, queries), (8_000, 2_400));
     assert!(exam_after >= exam_before, "{exam_before} to {exam_after}");
     let after = few(&mut db);
     println!("recall@10 with 2, 4, 8 lists: {before:?} to {after:?}");
@@ -115,7 +116,7 @@ fn recall_rises_and_the_postings_stay() {
 }
 
 #[test]
-fn what_does_not_win_writes_nothing() {
+fn what_does_not_win_leaves_the_model_as_it_was() {
     let mut db = Database::new("unchanged");
     table(
         &mut db,
@@ -128,7 +129,8 @@ fn what_does_not_win_writes_nothing() {
     for seed in 0..5 {
         let before = pages(&mut db, "one");
         let (.., recall_before, recall_after) = train(&mut db, &format!("'one', seed => {seed}"));
-        let same = pages(&mut db, "one") == before;
+        // The metapage tells of the new measurement in any case.
+        let same = pages(&mut db, "one")[1..] == before[1..];
         assert_eq!(same, recall_after == recall_before);
         unchanged += u32::from(same);
     }
