@@ -219,7 +219,7 @@ fn partial_and_expression_indexes_are_measured_by_what_they_hold() {
          CREATE INDEX half ON items USING distillvq ((embedding::halfvec(16)) halfvec_cosine_ops) WITH (lists = 8);
          CREATE INDEX graph ON items USING hnsw ((embedding::halfvec(16)) halfvec_cosine_ops);
          UPDATE items SET embedding = NULL WHERE id < 50;
-         SET distillvq.probes = 30",
+         SET distillvq.probes = 30; SET hnsw.ef_search = 400",
     );
     for index in ["part", "half", "graph"] {
         for queries in [LOGGED, "NULL"] {
@@ -364,7 +364,7 @@ fn queries_may_be_of_the_other_type() {
     db.run(
         "CREATE TABLE halves AS SELECT embedding::halfvec(16) AS q FROM log;
          CREATE INDEX half ON items USING distillvq ((embedding::halfvec(16)) halfvec_l2_ops) WITH (lists = 8);
-         SET distillvq.probes = 30",
+         SET distillvq.probes = 30; SET hnsw.ef_search = 400",
     );
     for index in ["one", "half"] {
         let said = measured(
