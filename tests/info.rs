@@ -373,11 +373,7 @@ fn the_view_fails_over_no_index() {
     assert_eq!(shown(&mut session).len(), 6);
     session.run("INSERT INTO kept VALUES (2); COMMIT");
     assert_eq!(db.one::<i64>("SELECT count(*) FROM kept"), 2);
-    // Looking at all of them can be stopped.
-    db.run("SET statement_timeout = '1ms'");
-    let stopped = (0..50).any(|_| db.batch_execute("SELECT * FROM distillvq_indexes").is_err());
-    assert!(stopped);
-    db.run("RESET statement_timeout; DROP INDEX damaged, torn");
+    db.run("DROP INDEX damaged, torn");
 }
 
 /// Changes an index's file behind the server's back.
