@@ -9,6 +9,7 @@
 //! * [`compare`]: one index against another
 //! * [`filters`]: the same under filters
 //! * [`plans`]: the planner's choices against measured times
+//! * [`sessions`]: threads that work until they are told to stop
 //! * [`arguments`]: those of the programs
 //!
 //! Servers need the environment of `tools/with_env.sh` (`make test` and `make demo` set it) and the extension installed
@@ -28,6 +29,7 @@ pub mod npy;
 pub mod plans;
 pub mod process_tree;
 pub mod server;
+pub mod sessions;
 pub mod vectors;
 
 use std::path::Path;

@@ -69,6 +69,27 @@ impl Vectors {
         Self { dim, values }
     }
 
+    /// Points of a normal distribution, the same for the same seed: without groups, and so the hardest there is for lists.
+    #[must_use]
+    pub fn noise(rows: usize, dim: usize, seed: u64) -> Self {
+        let dim = dim.max(1);
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let values = (0..rows * dim).map(|_| normal(&mut random)).collect();
+        Self { dim, values }
+    }
+
+    /// The means of each row and the next one, the last left out: queries of another kind than the rows, that ask for two
+    /// things at once.
+    #[must_use]
+    pub fn midway(&self) -> Self {
+        let next = self.values.iter().skip(self.dim);
+        let pairs = self.values.iter().zip(next);
+        Self {
+            dim: self.dim,
+            values: pairs.map(|(a, b)| (a + b) / 2.0).collect(),
+        }
+    }
+
     /// Number of rows.
     #[must_use]
     pub fn rows(&self) -> usize {
@@ -258,6 +279,16 @@ mod tests {
         assert_eq!(one, Vectors::clustered(50, 8, 4, 7));
         assert_ne!(one, Vectors::clustered(50, 8, 4, 8));
         assert_eq!(one.rows(), 50);
+    }
+
+    #[test]
+    fn midway_between_rows_and_noise() {
+        let three = Vectors::new(2, vec![0.0, 2.0, 4.0, 4.0, -2.0, 0.0]).unwrap();
+        assert_eq!(three.midway().values(), [2.0, 3.0, 1.0, 2.0]);
+        let noise = Vectors::noise(2_000, 4, 1);
+        assert_eq!((noise.rows(), noise.dim()), (2_000, 4));
+        let square: f32 = noise.values().iter().map(|x| x * x).sum();
+        assert!((square / 8_000.0 - 1.0).abs() < 0.05, "{square}");
     }
 
     #[test]

@@ -1,19 +1,16 @@
 //! Counting what is in an index, and drawing samples of it, in one walk over its pages.
 //!
-//! Pages are visited by number, each under a share lock of its own, so that writers go on; what they do meanwhile may be
-//! counted or not. The whole index is read, but no row of the table.
+//! What writers do meanwhile may be counted or not. The whole index is read, but no row of the table.
 
 use crate::Tid;
 use crate::error::Error;
 use crate::meta::Meta;
-use crate::page::{Head, Kind, Layout};
-use crate::posting::open;
+use crate::page::{Head, Layout};
+use crate::posting::open_any;
 use crate::store::PageStore;
+use crate::walk::each_page;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-
-/// Pages between reading and the hint to read.
-const AHEAD: u32 = 16;
 
 /// What is in an index.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -78,16 +75,7 @@ impl Census {
 
 /// Reads all pages of an index, in their order, and returns how many there are.
 pub fn read_all<S: PageStore>(store: &S) -> Result<u32, Error> {
-    let blocks = store.blocks()?;
-    (0..blocks.min(AHEAD)).for_each(|block| store.prefetch(block));
-    for block in 0..blocks {
-        store.interrupts()?;
-        if block + AHEAD < blocks {
-            store.prefetch(block + AHEAD);
-        }
-        store.read(block, |_| ())?;
-    }
-    Ok(blocks)
+    each_page(store, 0, |block| store.read(block, |_| ()))
 }
 
 /// Walks over all pages of an index. `drawn` and `recent` are the most rows of the two samples.
@@ -103,20 +91,9 @@ pub fn take_census<S: PageStore>(
     };
     let mut all = Draws::new(drawn, seed);
     let mut new = Draws::new(recent, seed);
-    let mut block = 1;
-    loop {
-        if block >= census.pages {
-            census.pages = store.blocks()?;
-            if block >= census.pages {
-                break;
-            }
-        }
-        store.interrupts()?;
-        if block + AHEAD < census.pages {
-            store.prefetch(block + AHEAD);
-        }
+    let pages = each_page(store, 1, |block| {
         store.read(block, |page| {
-            let Some((head, layout)) = posting(page, block, meta)? else {
+            let Some((head, layout)) = open_any(page, block, meta)? else {
                 return Ok(());
             };
             census.inserted += u64::from(head.inserted);
@@ -124,26 +101,13 @@ pub fn take_census<S: PageStore>(
             if let Some(list) = census.lists.get_mut(head.list as usize) {
                 *list += rows;
             }
-            Ok::<(), Error>(())
-        })??;
-        block += 1;
-    }
+            Ok(())
+        })?
+    })?;
+    census.pages = pages;
     census.drawn = all.kept;
     census.recent = new.kept;
     Ok(census)
-}
-
-/// The head and the layout of a posting page; `None` for a page of another kind.
-fn posting(page: &[u8], block: u32, meta: &Meta) -> Result<Option<(Head, Layout)>, Error> {
-    let head = Head::read(page).map_err(|what| Error::damaged(block, what))?;
-    if head.kind != Kind::Posting {
-        return Ok(None);
-    }
-    if head.list > meta.lists {
-        return Err(Error::damaged(block, "the page belongs to no list"));
-    }
-    let layout = meta.layout(head.list)?;
-    Ok(Some((open(page, block, head.list, &layout)?, layout)))
 }
 
 /// Offers the rows of a posting page to both samples. Returns how many there are.

@@ -20,6 +20,7 @@ use crate::page::{Head, Kind, Layout, NO_BLOCK};
 use crate::posting::{check_link, check_refine, open};
 use crate::search::Place;
 use crate::store::PageStore;
+use crate::walk::AHEAD;
 use crate::{Model, Row, Tid};
 use distillvq_quantizer::Stored;
 use std::fmt;
@@ -28,8 +29,6 @@ use window::{Located, Window};
 
 /// Elements of the vectors that are encoded in one go: milliseconds.
 const BATCH_ELEMENTS: usize = 1 << 16;
-/// Pages between reading and the hint to read.
-const AHEAD: usize = 16;
 
 /// Something that must not be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -361,7 +360,7 @@ impl<S: PageStore> Walk<'_, S> {
         let store = self.store;
         for (i, &(block, list)) in self.postings.iter().enumerate() {
             store.interrupts()?;
-            if let Some(&(later, _)) = self.postings.get(i + AHEAD) {
+            if let Some(&(later, _)) = self.postings.get(i + AHEAD as usize) {
                 store.prefetch(later);
             }
             let (layout, window) = (meta.layout(list)?, &mut self.window);

@@ -8,7 +8,7 @@
 //! is a chain of posting pages which start at the list's directory entry; one more list, the *exact list*, holds rows
 //! which the codes cannot represent, as TIDs only. With refine codes, each posting page has further pages for those of its
 //! rows. An index without a model (*untrained*) has the exact list alone. The bytes of all pages are described in the
-//! module sources of `meta` and `page`.
+//! module sources of `meta`, `page` and `page::layout`.
 //!
 //! # Invariants
 //! * A page never changes lists and never leaves its chain; links lead to higher block numbers only.
@@ -40,6 +40,7 @@ pub mod testing;
 mod tidset;
 mod truth;
 mod vacuum;
+mod walk;
 
 pub use build::{Builder, Create, create_empty};
 pub use calibration::{Calibration, MOST_POINTS, Point, QueryKind, Training, describe};

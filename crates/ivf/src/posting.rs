@@ -47,6 +47,23 @@ pub(crate) fn open(page: &[u8], block: u32, list: u32, layout: &Layout) -> Resul
     Err(Error::damaged(block, what))
 }
 
+/// As [`open`], of whichever list; with the layout of its pages. `None` for a page of another kind.
+pub(crate) fn open_any(
+    page: &[u8],
+    block: u32,
+    meta: &Meta,
+) -> Result<Option<(Head, Layout)>, Error> {
+    let head = Head::read(page).map_err(|what| Error::damaged(block, what))?;
+    if head.kind != Kind::Posting {
+        return Ok(None);
+    }
+    if head.list > meta.lists {
+        return Err(Error::damaged(block, "the page belongs to no list"));
+    }
+    let layout = meta.layout(head.list)?;
+    Ok(Some((open(page, block, head.list, &layout)?, layout)))
+}
+
 /// Appends rows to a page that is open for change, as many as fit, taking them from `rows` one by one.
 pub(crate) fn fill<'r>(
     page: &mut [u8],

@@ -19,175 +19,28 @@
 //!
 //! [`StreamOptions`] may bend two of them: `max_probes` and `max_compared` end the probing of rule 3, and `strict` drops the
 //! rows of rule 4 that would follow.
+//!
+//! # Where things are
+//! Here is what becomes of rows once they are compared (rules 1, 2, 4 to 6), and when to go for more. What is not compared yet,
+//! and the probing of lists, is in `frontier`; where candidates come from is a [`Source`]; how much to look at, in `options`.
 
+mod frontier;
+mod options;
+mod source;
+
+pub use options::{ROWS, StreamOptions, growth};
+pub use source::{Source, Work};
+
+use crate::Tid;
 use crate::error::Error;
-use crate::reservoir::order;
-use crate::search::{Candidate, Search};
-use crate::store::PageStore;
+use crate::search::Candidate;
 use crate::tidset::TidSet;
-use crate::{CodeShape, Tid};
+use frontier::Frontier;
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
-/// Candidates of the first pull; later pulls double.
-const FIRST_PULL: usize = 64;
 /// Rows of the exact list compared at a time.
 const EXACT_BATCH: usize = 1024;
-/// How the lists grow with the rows: the power that finds the rows behind a filter as surely as without one.
-const GROWTH: f64 = 0.6;
-/// Lists are added by this factor at least: each addition may scan the older lists again.
-const WIDEN: f64 = 1.5;
-
-/// Rows of a search for which its first probes are meant.
-pub const ROWS: usize = 10;
-
-/// By how much more lists are probed once so many rows were given out, where the first probes are meant for `rows`.
-pub fn growth(given: f64, rows: f64) -> f64 {
-    let share = given / rows;
-    if share > 1.0 { share.powf(GROWTH) } else { 1.0 }
-}
-
-/// Where candidates come from: a [`Search`], or something made up in tests.
-pub trait Source {
-    /// Number of lists.
-    fn lists(&self) -> usize;
-    /// Number of lists probed so far.
-    fn probed(&self) -> usize;
-    /// Probes this many further lists.
-    fn probe(&mut self, more: usize) -> Result<(), Error>;
-    /// Appends the next `n` candidates of the probed lists, see [`Search::pull`].
-    fn pull(&mut self, n: usize, out: &mut Vec<Candidate>) -> Result<(), Error>;
-    /// Upper bound of the scores of what was not pulled, see [`Search::bound`].
-    fn bound(&self) -> Option<f32>;
-    /// Appends candidates of lists added since the last pull, see [`Search::catch_up`].
-    fn catch_up(&mut self, n: usize, out: &mut Vec<Candidate>) -> Result<(), Error> {
-        self.pull(n, out)
-    }
-    /// The score of an exact distance on the scale of the estimates, see [`Search::score`].
-    fn score(&self, distance: f64) -> f64;
-    /// Appends the rows that are always compared exactly.
-    fn exact(&mut self, out: &mut Vec<Tid>) -> Result<(), Error>;
-    /// What finding the candidates took so far.
-    fn work(&self) -> Work {
-        Work::default()
-    }
-    /// Has a source that probes lists by itself stop at those that it has.
-    fn close(&mut self) {}
-    /// Appends what the source holds back for its end.
-    fn late(&mut self, _out: &mut Vec<Candidate>) {}
-    /// Has a source that compares rows by itself never compare this one.
-    fn leave_out(&mut self, _tid: Tid) {}
-}
-
-/// What finding candidates took.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Work {
-    /// Codes scanned, once for each time.
-    pub codes: u64,
-    /// Rows ranked by refine codes.
-    pub refined: u64,
-}
-
-impl<S: PageStore> Source for Search<S> {
-    fn lists(&self) -> usize {
-        Search::lists(self)
-    }
-
-    fn probed(&self) -> usize {
-        Search::probed(self)
-    }
-
-    fn probe(&mut self, more: usize) -> Result<(), Error> {
-        Search::probe(self, more)
-    }
-
-    fn pull(&mut self, n: usize, out: &mut Vec<Candidate>) -> Result<(), Error> {
-        Search::pull(self, n, out)
-    }
-
-    fn bound(&self) -> Option<f32> {
-        Search::bound(self)
-    }
-
-    fn catch_up(&mut self, n: usize, out: &mut Vec<Candidate>) -> Result<(), Error> {
-        Search::catch_up(self, n, out)
-    }
-
-    fn score(&self, distance: f64) -> f64 {
-        Search::score(self, distance)
-    }
-
-    fn exact(&mut self, out: &mut Vec<Tid>) -> Result<(), Error> {
-        Search::exact(self, out)
-    }
-
-    fn work(&self) -> Work {
-        Work {
-            codes: self.scanned(),
-            refined: 0,
-        }
-    }
-}
-
-/// How much to look at.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct StreamOptions {
-    /// Lists probed for the first results, at least 1.
-    pub probes: usize,
-    /// Rows given out for which those are meant, at least 1.
-    pub rows: usize,
-    /// Most lists probed ever; `usize::MAX` is no limit.
-    pub max_probes: usize,
-    /// Rows compared after which no further lists are probed; `u64::MAX` is no limit.
-    pub max_compared: u64,
-    /// Whether rows found too late to stand in order are never given out.
-    pub strict: bool,
-    /// Standard deviations of the estimate's error that a row must be ahead of all unseen ones to be given out.
-    pub z: f64,
-    /// Visible rows to compare before the first one is given out, unless there are fewer.
-    pub first_batch: usize,
-    /// Rows to compare at a time after that.
-    pub batch: usize,
-    /// Most candidates pulled at a time.
-    pub largest_pull: usize,
-}
-
-/// Fewest sub-quantizers whose errors add up to one that is nearly normal.
-const MANY_SUBQUANTIZERS: usize = 32;
-
-impl Default for StreamOptions {
-    /// For errors of any kind.
-    fn default() -> Self {
-        StreamOptions {
-            probes: 1,
-            rows: ROWS,
-            max_probes: usize::MAX,
-            max_compared: u64::MAX,
-            strict: false,
-            z: 3.5,
-            first_batch: 64,
-            batch: 32,
-            largest_pull: 4096,
-        }
-    }
-}
-
-impl StreamOptions {
-    /// As the default, or less careful where the errors of the estimates are sums of many: a few rows tell those well, and
-    /// none is far out.
-    pub fn for_codes(shape: CodeShape) -> Self {
-        let default = StreamOptions::default();
-        if shape.subquantizers < MANY_SUBQUANTIZERS {
-            return default;
-        }
-        StreamOptions {
-            z: 3.0,
-            first_batch: 24,
-            batch: 12,
-            ..default
-        }
-    }
-}
 
 /// A row with its exact distance. Ordered by distance (NaN last, as in PostgreSQL), then TID.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -267,14 +120,9 @@ impl Errors {
 
 /// The rows of a source in the order of their exact distances.
 pub struct Stream<C: Source> {
-    source: C,
+    frontier: Frontier<C>,
     options: StreamOptions,
     started: bool,
-    /// Lists were probed whose candidates were not pulled yet.
-    fresh: bool,
-    pull_size: usize,
-    /// Candidates not compared yet, best last.
-    queue: Vec<Candidate>,
     /// Rows compared, nearest first.
     ready: BinaryHeap<Reverse<Hit>>,
     /// Rows found too late.
@@ -302,20 +150,18 @@ pub type Fetch<'f, E> = dyn FnMut(&[Candidate], &mut Vec<Option<f64>>) -> Result
 impl<C: Source> Stream<C> {
     /// A stream over a source of which nothing has been probed or pulled.
     pub fn new(source: C, options: StreamOptions) -> Self {
+        let options = StreamOptions {
+            probes: options.probes.max(1),
+            rows: options.rows.max(1),
+            batch: options.batch.max(1),
+            first_batch: options.first_batch.max(2),
+            largest_pull: options.largest_pull.max(1),
+            ..options
+        };
         Stream {
-            source,
-            options: StreamOptions {
-                probes: options.probes.max(1),
-                rows: options.rows.max(1),
-                batch: options.batch.max(1),
-                first_batch: options.first_batch.max(2),
-                largest_pull: options.largest_pull.max(1),
-                ..options
-            },
+            frontier: Frontier::new(source, &options),
+            options,
             started: false,
-            fresh: false,
-            pull_size: FIRST_PULL.min(options.largest_pull),
-            queue: Vec::new(),
             ready: BinaryHeap::new(),
             aside: Vec::new(),
             ending: false,
@@ -337,16 +183,19 @@ impl<C: Source> Stream<C> {
             self.started = true;
         }
         while !self.ending {
-            self.widen()?;
-            let mut unseen = self.unseen();
+            self.frontier.widen(self.wanted_probes())?;
+            let mut unseen = self.frontier.unseen();
             if !self.may_give(unseen) {
-                unseen = self.refill()?;
+                unseen = self.frontier.refill()?;
             }
             if self.is_complete(unseen) {
-                self.end_early();
+                // What the source held back has to be looked at too.
+                if !self.frontier.add_late() {
+                    self.end();
+                }
                 continue;
             }
-            if unseen.is_none() && self.probe(self.source.probed())? {
+            if unseen.is_none() && self.frontier.probe(self.source().probed())? {
                 continue;
             }
             if let Some(hit) = self.take_ready(unseen) {
@@ -372,14 +221,15 @@ impl<C: Source> Stream<C> {
 
     /// The source.
     pub fn source(&self) -> &C {
-        &self.source
+        &self.frontier.source
     }
 
     /// What was done so far.
     pub fn stats(&self) -> StreamStats {
         StreamStats {
-            probed: self.source.probed(),
-            work: self.source.work(),
+            pulled: self.frontier.pulled,
+            probed: self.source().probed(),
+            work: self.source().work(),
             ..self.stats
         }
     }
@@ -394,14 +244,12 @@ impl<C: Source> Stream<C> {
     /// of others if it is the query itself. To be called before the first row is asked for.
     pub fn leave_out(&mut self, tid: Tid) {
         self.seen.insert(tid);
-        self.source.leave_out(tid);
+        self.frontier.source.leave_out(tid);
     }
 
     /// Probes no further lists but the first ones.
     pub fn close(&mut self) {
-        let now = self.source.probed().max(self.options.probes);
-        self.options.max_probes = self.options.max_probes.min(now);
-        self.source.close();
+        self.frontier.close(self.options.probes);
     }
 
     /// The rows that were put aside so far.
@@ -421,21 +269,10 @@ impl<C: Source> Stream<C> {
         self.ending = true;
     }
 
-    /// Rule 6: ends the stream, after what the source held back has been looked at too.
-    fn end_early(&mut self) {
-        let before = self.queue.len();
-        self.source.late(&mut self.queue);
-        if self.queue.len() == before {
-            self.end();
-        } else {
-            self.queue.sort_unstable_by(|a, b| order(b, a));
-        }
-    }
-
     /// Rule 1.
     fn compare_exact_list<E: From<Error>>(&mut self, fetch: &mut Fetch<'_, E>) -> Result<(), E> {
         let mut tids = Vec::new();
-        self.source.exact(&mut tids)?;
+        self.frontier.source.exact(&mut tids)?;
         tids.retain(|&tid| self.seen.insert(tid));
         tids.sort_unstable();
         for batch in tids.chunks(EXACT_BATCH) {
@@ -452,75 +289,10 @@ impl<C: Source> Stream<C> {
         Ok(())
     }
 
-    /// Rule 3: probes as many lists as the number of rows given out asks for.
-    fn widen(&mut self) -> Result<(), Error> {
+    /// Rule 3: the lists that the number of rows given out asks for.
+    fn wanted_probes(&self) -> usize {
         let growth = growth(self.stats.given as f64, self.options.rows as f64);
-        let wanted = (self.options.probes as f64 * growth).ceil() as usize;
-        let probed = self.source.probed();
-        if probed < wanted {
-            let step = (probed as f64 * WIDEN).ceil() as usize;
-            self.probe(wanted.max(step) - probed)?;
-        }
-        Ok(())
-    }
-
-    /// Probes further lists (at least one) if there are any; false if not.
-    fn probe(&mut self, more: usize) -> Result<bool, Error> {
-        let probed = self.source.probed();
-        let more = more.max(1).min(self.probes_left());
-        if more == 0 {
-            return Ok(false);
-        }
-        self.source.probe(more)?;
-        self.fresh = true;
-        Ok(self.source.probed() > probed)
-    }
-
-    /// Lists that may still be probed.
-    fn probes_left(&self) -> usize {
-        let most = self.source.lists().min(self.options.max_probes);
-        most.saturating_sub(self.source.probed())
-    }
-
-    /// An upper bound of the estimates of all candidates that were not compared, as far as is known without pulling.
-    fn unseen(&self) -> Option<f32> {
-        let best = self.queue.last().map(|candidate| candidate.score);
-        match (best, self.source.bound()) {
-            (Some(best), Some(bound)) => Some(best.max(bound)),
-            (best, bound) => best.or(bound),
-        }
-    }
-
-    /// Pulls until the best of the queue is the best of all candidates that were not compared. Returns its estimate,
-    /// `None` if the probed lists are exhausted.
-    fn refill(&mut self) -> Result<Option<f32>, Error> {
-        loop {
-            let best = self.queue.last().map(|candidate| candidate.score);
-            match (best, self.source.bound()) {
-                (best, None) => return Ok(best),
-                (Some(best), Some(bound)) if best >= bound => return Ok(Some(best)),
-                _ => {}
-            }
-            let before = self.queue.len();
-            let caught_up = std::mem::take(&mut self.fresh);
-            if caught_up {
-                self.source.catch_up(self.pull_size, &mut self.queue)?;
-            } else {
-                self.source.pull(self.pull_size, &mut self.queue)?;
-            }
-            self.stats.pulled += (self.queue.len() - before) as u64;
-            if self.queue.len() == before && !caught_up && self.source.bound().is_some() {
-                // A source that neither gives nor ends.
-                return Ok(best);
-            }
-            // What a pull gives is in order, but best first.
-            if before == 0 {
-                self.queue.reverse();
-            } else {
-                self.queue.sort_unstable_by(|a, b| order(b, a));
-            }
-            self.pull_size = (2 * self.pull_size).min(self.options.largest_pull);
-        }
+        (self.options.probes as f64 * growth).ceil() as usize
     }
 
     /// Rule 2: whether nothing unseen can plausibly beat the nearest row. No row at all may not be given.
@@ -530,7 +302,9 @@ impl<C: Source> Stream<C> {
         };
         let Some(unseen) = unseen else { return true };
         let rival = self.rival(unseen);
-        self.knows_errors() && self.source.score(head.distance) >= rival && !head.distance.is_nan()
+        self.knows_errors()
+            && self.source().score(head.distance) >= rival
+            && !head.distance.is_nan()
     }
 
     /// The best score that is plausible for what is unseen.
@@ -553,9 +327,9 @@ impl<C: Source> Stream<C> {
         match (next_is_beyond, unseen) {
             (Some(false), _) | (None, None) => false,
             (_, Some(unseen)) => {
-                self.knows_errors() && self.source.score(farthest) > self.rival(unseen)
+                self.knows_errors() && self.source().score(farthest) > self.rival(unseen)
             }
-            (Some(true), None) => self.knows_errors() || self.probes_left() == 0,
+            (Some(true), None) => self.knows_errors() || self.frontier.probes_left() == 0,
         }
     }
 
@@ -569,27 +343,15 @@ impl<C: Source> Stream<C> {
     fn compare_batch<E: From<Error>>(&mut self, fetch: &mut Fetch<'_, E>) -> Result<(), E> {
         let missing = self.options.first_batch.saturating_sub(self.visible);
         let size = missing.max(self.options.batch);
-        let bound = self.source.bound();
         self.batch.clear();
-        while self.batch.len() < size
-            && let Some(best) = self.queue.last().copied()
-        {
-            // Behind the first, what may be worse than something not pulled yet has to wait.
-            if !self.batch.is_empty() && bound.is_some_and(|bound| best.score < bound) {
-                break;
-            }
-            self.queue.pop();
-            if self.seen.insert(best.tid) {
-                self.batch.push(best);
-            }
-        }
+        self.frontier.take(size, &mut self.seen, &mut self.batch);
         self.batch.sort_unstable_by_key(|candidate| candidate.tid);
         self.stats.compared += self.batch.len() as u64;
         fetch_into(fetch, &self.batch, &mut self.distances)?;
         for (candidate, distance) in self.batch.iter().zip(&self.distances) {
             let Some(distance) = *distance else { continue };
             let hit = Hit::new(candidate.tid, distance);
-            let score = self.source.score(hit.distance);
+            let score = self.source().score(hit.distance);
             self.visible += 1;
             self.errors.add(score - f64::from(candidate.score));
             self.ready.push(Reverse(hit));

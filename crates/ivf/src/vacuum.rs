@@ -1,18 +1,15 @@
 //! Removing dead rows.
 //!
-//! Pages are visited by number, not by chain, so that every row that existed when the walk began is met exactly once: rows
-//! never leave their page. A page is read, then `dead` is asked about its rows with nothing locked, and only a page with
-//! dead rows is locked and compacted. Rows that were added meanwhile stay. At most one vacuum may run on an index.
+//! A page is read, then `dead` is asked about its rows with nothing locked, and only a page with dead rows is locked and
+//! compacted. Rows that were added meanwhile stay. At most one vacuum may run on an index.
 
 use crate::Tid;
 use crate::error::Error;
 use crate::meta::{Entry, Meta, check_directory_page, entries_on, entry_offset};
-use crate::page::{Head, Kind, Layout, NO_BLOCK};
-use crate::posting::{compact, open, punch};
+use crate::page::{Layout, NO_BLOCK};
+use crate::posting::{compact, open, open_any, punch};
 use crate::store::{PageStore, PageWrite};
-
-/// Pages between reading and the hint to read.
-const AHEAD: u32 = 16;
+use crate::walk::each_page;
 
 /// What a vacuum found and did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,39 +42,30 @@ pub fn vacuum<S: PageStore>(
     let mut lists = vec![Found::default(); meta.lists as usize + 1];
     let mut stats = VacuumStats::default();
     let mut tids = Vec::new();
-    let mut block = 1;
-    loop {
-        if block >= stats.pages {
-            stats.pages = store.blocks()?;
-            if block >= stats.pages {
-                break;
-            }
-        }
-        store.interrupts()?;
-        if block + AHEAD < stats.pages {
-            store.prefetch(block + AHEAD);
-        }
+    let pages = each_page(store, 1, |block| {
         tids.clear();
         let page = store.read(block, |page| collect(page, block, &meta, &mut tids))??;
-        if let Some((list, layout)) = page {
-            let mut left = tids.len();
-            tids.retain(|&tid| dead(tid));
-            stats.removed += tids.len() as u64;
-            if !tids.is_empty() {
-                tids.sort_unstable();
-                left = remove(store, block, list, &layout, &tids)?;
-            }
-            stats.remaining += left as u64;
-            stats.empty_pages += u32::from(left == 0);
-            if let Some(found) = lists.get_mut(list as usize) {
-                found.rows += left as u64;
-                if found.room == NO_BLOCK && left < layout.capacity() {
-                    found.room = block;
-                }
+        let Some((list, layout)) = page else {
+            return Ok(());
+        };
+        let mut left = tids.len();
+        tids.retain(|&tid| dead(tid));
+        stats.removed += tids.len() as u64;
+        if !tids.is_empty() {
+            tids.sort_unstable();
+            left = remove(store, block, list, &layout, &tids)?;
+        }
+        stats.remaining += left as u64;
+        stats.empty_pages += u32::from(left == 0);
+        if let Some(found) = lists.get_mut(list as usize) {
+            found.rows += left as u64;
+            if found.room == NO_BLOCK && left < layout.capacity() {
+                found.room = block;
             }
         }
-        block += 1;
-    }
+        Ok(())
+    })?;
+    stats.pages = pages;
     update_directory(store, &meta, &lists)?;
     Ok(stats)
 }
@@ -89,15 +77,9 @@ fn collect(
     meta: &Meta,
     tids: &mut Vec<Tid>,
 ) -> Result<Option<(u32, Layout)>, Error> {
-    let head = Head::read(page).map_err(|what| Error::damaged(block, what))?;
-    if head.kind != Kind::Posting {
+    let Some((head, layout)) = open_any(page, block, meta)? else {
         return Ok(None);
-    }
-    if head.list > meta.lists {
-        return Err(Error::damaged(block, "the page belongs to no list"));
-    }
-    let layout = meta.layout(head.list)?;
-    open(page, block, head.list, &layout)?;
+    };
     let rows = (0..usize::from(head.count)).map(|i| layout.tid(page, i));
     tids.extend(rows.filter(|tid| tid.offset != 0));
     Ok(Some((head.list, layout)))

@@ -68,6 +68,15 @@ impl Index {
         })
     }
 
+    /// The searches that can be raced with, by refine codes too where that takes few steps.
+    fn searches(&self) -> Vec<(&'static str, Box<Work<'_, Vec<Tid>>>)> {
+        let mut searches = vec![("search", self.search())];
+        if self.refine && self.rows.len() < 100 {
+            searches.push(("refined", self.refined()));
+        }
+        searches
+    }
+
     /// Everything that a search finds, pulled in pieces.
     fn search<'a>(&'a self) -> Box<Work<'a, Vec<Tid>>> {
         Box::new(move |store| search(store, &self.meta, &self.model))
@@ -301,11 +310,7 @@ fn search_and_insert() {
         let index = Index::new(Metric::L2, 4, refine, rows);
         let more = [rows + 1, rows + 2];
         let (all, insert) = (with(&index.rows, &more), index.insert(&more));
-        let mut searches = vec![("search", index.search())];
-        if refine && rows < 100 {
-            searches.push(("refined", index.refined()));
-        }
-        for (what, search) in searches {
+        for (what, search) in index.searches() {
             races(
                 &format!("{what}, 2 inserts, {rows} rows, refine {refine}"),
                 &index,
@@ -331,11 +336,7 @@ fn search_and_vacuum() {
     ] {
         let index = Index::new(Metric::L2, 4, refine, rows);
         let left = without_dead(&index.rows);
-        let mut searches = vec![("search", index.search())];
-        if refine && rows < 100 {
-            searches.push(("refined", index.refined()));
-        }
-        for (what, search) in searches {
+        for (what, search) in index.searches() {
             races(
                 &format!("{what}, vacuum, {rows} rows, refine {refine}"),
                 &index,

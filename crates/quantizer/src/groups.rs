@@ -181,15 +181,10 @@ mod tests {
     use super::*;
     use crate::kmeans::Shortcut;
     use crate::linalg::norm2;
-    use crate::testing::noise;
+    use crate::testing::{assign, forever, noise};
     use crate::{Model, Quiet, TrainOptions, train};
-    use std::convert::Infallible;
 
     const DIM: usize = 24;
-
-    fn forever() -> Result<(), Infallible> {
-        Ok(())
-    }
 
     /// Rows around 50 points.
     fn rows(n: usize, seed: u32) -> Vec<f32> {
@@ -202,16 +197,6 @@ mod tests {
                 .for_each(|(x, p)| *x = 0.5 * *x + p);
         }
         rows
-    }
-
-    /// The lists of the rows, found so many at once.
-    fn assign(assigner: &Assigner<'_>, x: MatRef<'_>, at_once: usize) -> Vec<Nearest> {
-        let mut nearest = vec![Nearest::default(); x.rows()];
-        for (i, out) in nearest.chunks_mut(at_once).enumerate() {
-            let rows = x.slice(i * at_once, (i + 1) * at_once);
-            let Ok(()) = assigner.assign(rows, out, forever);
-        }
-        nearest
     }
 
     #[test]

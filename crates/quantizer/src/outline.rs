@@ -192,12 +192,7 @@ mod tests {
     use super::*;
     use crate::kmeans::{Assigner, Shortcut};
     use crate::linalg::half_norms;
-    use crate::testing::noise;
-    use std::convert::Infallible;
-
-    fn forever() -> Result<(), Infallible> {
-        Ok(())
-    }
+    use crate::testing::{assign, forever, noise};
 
     /// Rows around some of the centroids.
     fn rows(n: usize, dim: usize) -> (Vec<f32>, Vec<f32>) {
@@ -210,15 +205,6 @@ mod tests {
                 .for_each(|(x, c)| *x = 0.8 * *x + 0.5 * c);
         }
         (centroids, rows)
-    }
-
-    fn assign(assigner: &Assigner<'_>, x: MatRef<'_>, at_once: usize) -> Vec<Nearest> {
-        let mut nearest = vec![Nearest::default(); x.rows()];
-        for (i, out) in nearest.chunks_mut(at_once).enumerate() {
-            let rows = x.slice(i * at_once, (i + 1) * at_once);
-            let Ok(()) = assigner.assign(rows, out, forever);
-        }
-        nearest
     }
 
     #[test]

@@ -1,4 +1,8 @@
-//! Data for the unit tests.
+//! Data and helpers for the unit tests.
+
+use crate::kmeans::{Assigner, Nearest};
+use crate::linalg::MatRef;
+use std::convert::Infallible;
 
 /// Numbers from -1 to 1 without a pattern, others for another salt.
 pub fn noise(n: usize, salt: u32) -> Vec<f32> {
@@ -6,4 +10,19 @@ pub fn noise(n: usize, salt: u32) -> Vec<f32> {
     (0..n as u32)
         .map(|i| (bits(i) % 2001) as f32 / 1000.0 - 1.0)
         .collect()
+}
+
+/// Never stops what asks whether to keep on.
+pub fn forever() -> Result<(), Infallible> {
+    Ok(())
+}
+
+/// The lists of the rows, found so many at once.
+pub fn assign(assigner: &Assigner<'_>, x: MatRef<'_>, at_once: usize) -> Vec<Nearest> {
+    let mut nearest = vec![Nearest::default(); x.rows()];
+    for (i, out) in nearest.chunks_mut(at_once).enumerate() {
+        let rows = x.slice(i * at_once, (i + 1) * at_once);
+        let Ok(()) = assigner.assign(rows, out, forever);
+    }
+    nearest
 }

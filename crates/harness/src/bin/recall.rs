@@ -1,7 +1,7 @@
 //! Whether indexes keep their promise: target recalls asked for, and recalls measured on queries that nothing was
 //! calibrated with, over tables half full, doubled by inserts, and indexed anew.
 //!
-//! `recall --set texts|mixture|DIRECTORY --results DIRECTORY --output FILE`: generated vectors or a data set
+//! `recall --set texts|mixture|noise|DIRECTORY --results DIRECTORY --output FILE`: generated vectors or a data set
 //! ([`distillvq_harness::data`]). A section a set is kept in the results' directory; the output has all of them.
 
 use std::collections::BTreeMap;
@@ -23,6 +23,8 @@ const K: usize = 10;
 const TARGETS: [f64; 4] = [0.90, 0.95, 0.98, 0.99];
 /// Rows that are taken out of the table, to be queries like the rows.
 const LIKE_ROWS: usize = 1_000;
+/// Queries in the log of a generated set.
+const LOGGED: usize = 20_000;
 const DATABASE: &str = "recall";
 
 const INTRODUCTION: &str = "# Recall asked for, and recall measured
@@ -75,6 +77,7 @@ impl Arguments {
 }
 
 /// Queries to measure with.
+#[derive(Clone)]
 struct Test {
     name: &'static str,
     queries: Vectors,
@@ -90,90 +93,118 @@ struct Set {
     tests: Vec<Test>,
 }
 
+/// What a set is made of.
+struct Material {
+    name: String,
+    metric: Metric,
+    rows: Vectors,
+    /// More of the same kind.
+    like_rows: Vectors,
+    /// Queries of another kind: those to train with, and those to test with.
+    log: Vectors,
+    test: Vectors,
+}
+
 impl Set {
-    fn named(name: &str) -> Result<Vec<Self>> {
-        let generated =
-            |name: String, metric, make: &dyn Fn(usize, u64) -> Vectors, rows: usize| {
-                vec![Self {
-                    name,
-                    metric,
-                    rows: make(rows, 0),
-                    log: None,
-                    tests: vec![Test {
-                        name: "like the rows",
-                        queries: make(LIKE_ROWS, 1),
-                    }],
-                }]
-            };
-        Ok(match name {
-            "texts" => generated(
-                "200,000 vectors like texts' × 768, cosine".into(),
+    /// The sets of this name: one with a query log, one without.
+    fn named(name: &str) -> Result<[Self; 2]> {
+        let material = match name {
+            "texts" => Material::generated(
+                "200,000 vectors like texts' × 768, cosine",
                 Metric::Cosine,
-                &|rows, part| Vectors::like_texts(rows, 768, 1, part),
                 200_000,
+                |rows| Vectors::like_texts(rows, 768, 1, 0),
             ),
-            "mixture" => {
-                let all = Vectors::clustered(100_000 + LIKE_ROWS, 128, 2_000, 1);
-                let make = |rows: usize, part: u64| {
-                    let from = if part == 0 { 0 } else { 100_000 };
-                    all.slice(from..from + rows)
-                };
-                generated(
-                    "100,000 points of a mixture × 128, L2".into(),
-                    Metric::L2,
-                    &make,
-                    100_000,
-                )
-            }
-            directory => Self::on_disk(Path::new(directory))?,
-        })
+            "mixture" => Material::generated(
+                "100,000 points of a mixture × 128, L2",
+                Metric::L2,
+                100_000,
+                |rows| Vectors::clustered(rows, 128, 2_000, 1),
+            ),
+            "noise" => Material::generated(
+                "100,000 points of one cloud × 32, inner product",
+                Metric::InnerProduct,
+                100_000,
+                |rows| Vectors::noise(rows, 32, 1),
+            ),
+            directory => Material::on_disk(Path::new(directory))?,
+        };
+        Ok(material.sets())
+    }
+}
+
+impl Material {
+    /// Drawn from one distribution by `draw`; the queries of another kind lie midway between two of it.
+    fn generated(name: &str, metric: Metric, rows: usize, draw: impl Fn(usize) -> Vectors) -> Self {
+        let all = draw(rows + LIKE_ROWS + LOGGED + LIKE_ROWS + 2);
+        let rest = all.slice(rows..all.rows());
+        let log = rest.slice(LIKE_ROWS..LIKE_ROWS + LOGGED + 1);
+        let test = rest.slice(LIKE_ROWS + LOGGED + 1..rest.rows());
+        Self {
+            name: name.to_owned(),
+            metric,
+            rows: all.slice(0..rows),
+            like_rows: rest.slice(0..LIKE_ROWS),
+            log: log.midway(),
+            test: test.midway(),
+        }
     }
 
-    /// A data set, with its query log and without.
-    fn on_disk(directory: &Path) -> Result<Vec<Self>> {
+    fn on_disk(directory: &Path) -> Result<Self> {
         let set = DataSet::open(directory)?;
         let rows = set.documents.rows() - LIKE_ROWS;
         let name = directory.file_name().unwrap_or_default().to_string_lossy();
-        let shape = format!("{name}, {rows} rows × {}, cosine", set.documents.dim());
         // Neighbours in the file may be of one kind: halves of the table and the queries are drawn from everywhere.
         let step = (set.documents.rows() as f64 * 0.618) as usize;
         let step = (step..).find(|step| coprime(*step, set.documents.rows()));
         let mut order =
             (0..set.documents.rows()).map(|i| i * step.unwrap_or(1) % set.documents.rows());
-        let mut draw = |n: usize| -> Vec<f32> {
-            let drawn = order.by_ref().take(n);
-            drawn.flat_map(|i| set.documents.row(i).to_vec()).collect()
-        };
-        let (like_rows, table) = (draw(LIKE_ROWS), draw(rows));
         let dim = set.documents.dim();
-        let rows = Vectors::new(dim, table)?;
-        let test = || Test {
-            name: "test queries",
-            queries: set.test.clone(),
+        let mut draw = |n: usize| {
+            let drawn = order.by_ref().take(n);
+            let values = drawn.flat_map(|i| set.documents.row(i).to_vec()).collect();
+            Vectors::new(dim, values)
         };
-        let without = Self {
-            name: format!("{shape}, without a query log"),
-            log: None,
+        Ok(Self {
+            name: format!("{name}, {rows} rows × {dim}, cosine"),
             metric: Metric::Cosine,
-            rows,
-            tests: vec![
-                Test {
-                    name: "like the rows",
-                    queries: Vectors::new(dim, like_rows)?,
-                },
-                test(),
-            ],
+            like_rows: draw(LIKE_ROWS)?,
+            rows: draw(rows)?,
+            log: set.log.clone(),
+            test: set.test.clone(),
+        })
+    }
+
+    fn sets(self) -> [Set; 2] {
+        let test = Test {
+            name: "test queries",
+            queries: self.test,
         };
-        Ok(vec![
-            Self {
-                name: format!("{shape}, with its query log"),
-                metric: Metric::Cosine,
-                rows: without.rows.clone(),
-                log: Some(set.log.clone()),
-                tests: vec![test()],
-            },
-            without,
-        ])
+        let like_rows = Test {
+            name: "like the rows",
+            queries: self.like_rows,
+        };
+        let set = |name: &str, rows: Vectors, log, tests| Set {
+            name: format!("{}, {name}", self.name),
+            metric: self.metric,
+            rows,
+            log,
+            tests,
+        };
+        [
+            set(
+                "with a query log",
+                self.rows.clone(),
+                Some(self.log),
+                vec![test.clone()],
+            ),
+            set(
+                "without a query log",
+                self.rows,
+                None,
+                vec![like_rows, test],
+            ),
+        ]
     }
 }
 

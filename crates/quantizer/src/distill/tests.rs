@@ -8,32 +8,22 @@ use crate::lessons::teach;
 use crate::linalg::{MatRef, half_norms, norm2};
 use crate::model::Tables;
 use crate::product::Codebooks;
+use crate::testing::noise;
 
 const DIM: usize = 5;
 const TEMPERATURE: f32 = 0.4;
 
-fn noise(n: u32, salt: u32) -> Vec<f32> {
-    let bits = |i: u32| {
-        (i ^ salt.wrapping_mul(77_777))
-            .wrapping_mul(2_654_435_761)
-            .rotate_left(11)
-    };
-    (0..n)
-        .map(|i| (bits(i) % 2000) as f32 / 1000.0 - 1.0)
-        .collect()
-}
-
 /// Calls `test` with a small course and a decoder, for products and for L2.
 fn with_course(test: impl Fn(&Course<'_>, &Decoder)) {
-    let x = noise(60 * DIM as u32, 1);
+    let x = noise(60 * DIM, 1);
     let x = MatRef::new(&x, DIM);
     let mut books = Codebooks::zeros(DIM, 3, 16);
-    books.values = noise(books.values.len() as u32, 2)
+    books.values = noise(books.values.len(), 2)
         .iter()
         .map(|x| x / 3.0)
         .collect();
     let tables = Tables {
-        centroids: noise(4 * DIM as u32, 3),
+        centroids: noise(4 * DIM, 3),
         books,
     };
     let halves = half_norms(MatRef::new(&tables.centroids, DIM));
@@ -45,7 +35,7 @@ fn with_course(test: impl Fn(&Course<'_>, &Decoder)) {
     let norms: Vec<f32> = (0..60).map(|i| norm2(x.row(i))).collect();
     let mut queries = Queries::default();
     queries.add_rows(x, &[3, 8, 21]);
-    queries.add_foreign(noise(2 * DIM as u32, 9).chunks_exact(DIM));
+    queries.add_foreign(noise(2 * DIM, 9).chunks_exact(DIM));
     for norms in [None, Some(&norms[..])] {
         let rows = Exact { x, norms };
         let taught = teach(&rows, &queries, 12, &Quiet).unwrap();
@@ -55,7 +45,7 @@ fn with_course(test: impl Fn(&Course<'_>, &Decoder)) {
             queries: &queries,
             taught: &taught,
         };
-        let noise = noise((DIM * DIM) as u32, 12);
+        let noise = noise(DIM * DIM, 12);
         let unit = crate::rotation::identity(DIM);
         let turn = unit.iter().zip(noise).map(|(u, n)| u + n / 5.0);
         let decoder = Decoder {

@@ -4,18 +4,8 @@
 use super::*;
 use crate::Quiet;
 use crate::linalg::combine;
+use crate::testing::noise;
 use std::f32::consts::TAU;
-
-fn noise(n: u32, salt: u32) -> Vec<f32> {
-    let bits = |i: u32| {
-        (i ^ salt.wrapping_mul(77_777))
-            .wrapping_mul(2_654_435_761)
-            .rotate_left(11)
-    };
-    (0..n)
-        .map(|i| (bits(i) % 2000) as f32 / 1000.0 - 1.0)
-        .collect()
-}
 
 const DIM: usize = 3;
 const LISTS: usize = 70;
@@ -48,12 +38,12 @@ fn cost(start: &Routing, turn: &[f32], queries: MatRef<'_>, shares: &[&Shares]) 
 #[test]
 fn gradients_are_slopes() {
     let start = Routing {
-        vectors: noise((LISTS * DIM) as u32, 1),
-        biases: noise(LISTS as u32, 2),
+        vectors: noise(LISTS * DIM, 1),
+        biases: noise(LISTS, 2),
     };
-    let turn = noise((DIM * DIM) as u32, 9);
+    let turn = noise(DIM * DIM, 9);
     // More queries than the router works on together.
-    let queries = noise(40 * DIM as u32, 5);
+    let queries = noise(40 * DIM, 5);
     let queries = MatRef::new(&queries, DIM);
     let some = [
         vec![(0, 0.6), (69, 0.4)],
@@ -90,12 +80,12 @@ fn gradients_are_slopes() {
 #[test]
 fn the_turn_is_folded_into_the_vectors() {
     let start = Routing {
-        vectors: noise((LISTS * DIM) as u32, 1),
-        biases: noise(LISTS as u32, 2),
+        vectors: noise(LISTS * DIM, 1),
+        biases: noise(LISTS, 2),
     };
     let mut router = Router::new(&start, DIM, 0.5, 1.0);
     assert_eq!(router.routing(&Quiet).unwrap().vectors, start.vectors);
-    let turn = noise((DIM * DIM) as u32, 9);
+    let turn = noise(DIM * DIM, 9);
     router.turn.values.copy_from_slice(&turn);
     let routing = router.routing(&Quiet).unwrap();
     assert_eq!(routing.biases, start.biases);
@@ -190,10 +180,10 @@ impl Monitor for Impatient {
 #[test]
 fn every_step_asks_the_monitor() {
     let start = Routing {
-        vectors: noise((LISTS * DIM) as u32, 1),
-        biases: noise(LISTS as u32, 2),
+        vectors: noise(LISTS * DIM, 1),
+        biases: noise(LISTS, 2),
     };
-    let vectors = noise(300 * DIM as u32, 5);
+    let vectors = noise(300 * DIM, 5);
     let picked: Vec<u32> = (0..300).collect();
     let near = vec![vec![(3, 1.0)]; 300];
     let routes = Routes {

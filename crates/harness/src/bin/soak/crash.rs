@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use distillvq_harness::process_tree::signal;
+use distillvq_harness::sessions::StopAtEnd;
 use distillvq_harness::{Error, Result, Server};
 use postgres::Client;
 use rand::{RngExt as _, SeedableRng as _};
@@ -88,6 +89,7 @@ fn crash(
     };
     thread::scope(|scope| {
         let never = &never;
+        let _working_on = StopAtEnd(never);
         let mut working = vec![
             scope.spawn(move || read(&mut reader, world, never, &mut of_reader)),
             scope.spawn(move || maintain(&mut keeper, &[work], never, &mut of_keeper)),

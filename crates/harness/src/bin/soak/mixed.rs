@@ -1,11 +1,12 @@
 //! Reads, inserts, updates, deletes, vacuums, trainings and rebuilds by eight clients at once: no error, a sound index,
 //! and recall as an index has it that was just built with the same model.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use distillvq_harness::{Error, Result, Server};
+use distillvq_harness::sessions::{StopAtEnd, joined};
+use distillvq_harness::{Result, Server};
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
@@ -100,6 +101,7 @@ impl Load<'_> {
         let stop = AtomicBool::new(false);
         thread::scope(|scope| {
             let (world, done) = (self.world, &stop);
+            let working_on = StopAtEnd(done);
             let seeded = |number: u64| ChaCha8Rng::seed_from_u64(self.seed + number);
             let connect = || self.server.connect_to(DATABASE);
             let mut working = Vec::new();
@@ -121,12 +123,8 @@ impl Load<'_> {
             {
                 thread::sleep(Duration::from_millis(100));
             }
-            stop.store(true, Ordering::Relaxed);
-            let counts = working.into_iter().map(|session| match session.join() {
-                Ok(count) => count,
-                Err(_) => Err(Error::Broken("a session panicked".into())),
-            });
-            counts.collect()
+            drop(working_on);
+            working.into_iter().map(joined).collect()
         })
     }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use distillvq_harness::sessions::{StopAtEnd, joined};
 use distillvq_harness::{Error, Result, Server, Stop};
 use postgres::Client;
 use rand::SeedableRng as _;
@@ -40,6 +41,7 @@ pub fn run(plan: &Plan) -> Result<Value> {
     let mut comparisons = 0u64;
     let answers = thread::scope(|scope| {
         let (world, done, gate) = (&world, &done, &gate);
+        let working_on = StopAtEnd(done);
         let mut working = Vec::new();
         for (number, ledger) in (0u64..).zip(&mut ledgers) {
             let client = primary.connect_to(DATABASE)?;
@@ -78,15 +80,11 @@ pub fn run(plan: &Plan) -> Result<Value> {
                 eprintln!("    {comparisons} comparisons, {:.0?}", start.elapsed());
             }
         };
-        done.store(true, Ordering::Relaxed);
+        drop(working_on);
         for session in working {
-            session
-                .join()
-                .map_err(|_| Error::Broken("a session panicked".into()))??;
+            joined(session)?;
         }
-        let answers = reading
-            .join()
-            .map_err(|_| Error::Broken("a session panicked".into()))??;
+        let answers = joined(reading)?;
         compared.map(|()| answers)
     })?;
     catch_up(&mut client, &mut there)?;

@@ -1,0 +1,74 @@
+//! How far a stream looks: how many lists and rows, for how many results, and how sure it is to be.
+
+use crate::CodeShape;
+
+/// How the lists grow with the rows: the power that finds the rows behind a filter as surely as without one.
+const GROWTH: f64 = 0.6;
+/// Rows of a search for which its first probes are meant.
+pub const ROWS: usize = 10;
+
+/// By how much more lists are probed once so many rows were given out, where the first probes are meant for `rows`.
+pub fn growth(given: f64, rows: f64) -> f64 {
+    let share = given / rows;
+    if share > 1.0 { share.powf(GROWTH) } else { 1.0 }
+}
+
+/// How much to look at.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StreamOptions {
+    /// Lists probed for the first results, at least 1.
+    pub probes: usize,
+    /// Rows given out for which those are meant, at least 1.
+    pub rows: usize,
+    /// Most lists probed ever; `usize::MAX` is no limit.
+    pub max_probes: usize,
+    /// Rows compared after which no further lists are probed; `u64::MAX` is no limit.
+    pub max_compared: u64,
+    /// Whether rows found too late to stand in order are never given out.
+    pub strict: bool,
+    /// Standard deviations of the estimate's error that a row must be ahead of all unseen ones to be given out.
+    pub z: f64,
+    /// Visible rows to compare before the first one is given out, unless there are fewer.
+    pub first_batch: usize,
+    /// Rows to compare at a time after that.
+    pub batch: usize,
+    /// Most candidates pulled at a time.
+    pub largest_pull: usize,
+}
+
+/// Fewest sub-quantizers whose errors add up to one that is nearly normal.
+const MANY_SUBQUANTIZERS: usize = 32;
+
+impl Default for StreamOptions {
+    /// For errors of any kind.
+    fn default() -> Self {
+        StreamOptions {
+            probes: 1,
+            rows: ROWS,
+            max_probes: usize::MAX,
+            max_compared: u64::MAX,
+            strict: false,
+            z: 3.5,
+            first_batch: 64,
+            batch: 32,
+            largest_pull: 4096,
+        }
+    }
+}
+
+impl StreamOptions {
+    /// As the default, or less careful where the errors of the estimates are sums of many: a few rows tell those well, and
+    /// none is far out.
+    pub fn for_codes(shape: CodeShape) -> Self {
+        let default = StreamOptions::default();
+        if shape.subquantizers < MANY_SUBQUANTIZERS {
+            return default;
+        }
+        StreamOptions {
+            z: 3.0,
+            first_batch: 24,
+            batch: 12,
+            ..default
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Where the candidates of a stream come from.
+
+use crate::Tid;
+use crate::error::Error;
+use crate::search::{Candidate, Search};
+use crate::store::PageStore;
+
+/// Where candidates come from: a [`Search`], or something made up in tests.
+pub trait Source {
+    /// Number of lists.
+    fn lists(&self) -> usize;
+    /// Number of lists probed so far.
+    fn probed(&self) -> usize;
+    /// Probes this many further lists.
+    fn probe(&mut self, more: usize) -> Result<(), Error>;
+    /// Appends the next `n` candidates of the probed lists, see [`Search::pull`].
+    fn pull(&mut self, n: usize, out: &mut Vec<Candidate>) -> Result<(), Error>;
+    /// Upper bound of the scores of what was not pulled, see [`Search::bound`].
+    fn bound(&self) -> Option<f32>;
+    /// Appends candidates of lists added since the last pull, see [`Search::catch_up`].
+    fn catch_up(&mut self, n: usize, out: &mut Vec<Candidate>) -> Result<(), Error> {
+        self.pull(n, out)
+    }
+    /// The score of an exact distance on the scale of the estimates, see [`Search::score`].
+    fn score(&self, distance: f64) -> f64;
+    /// Appends the rows that are always compared exactly.
+    fn exact(&mut self, out: &mut Vec<Tid>) -> Result<(), Error>;
+    /// What finding the candidates took so far.
+    fn work(&self) -> Work {
+        Work::default()
+    }
+    /// Has a source that probes lists by itself stop at those that it has.
+    fn close(&mut self) {}
+    /// Appends what the source holds back for its end.
+    fn late(&mut self, _out: &mut Vec<Candidate>) {}
+    /// Has a source that compares rows by itself never compare this one.
+    fn leave_out(&mut self, _tid: Tid) {}
+}
+
+/// What finding candidates took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Codes scanned, once for each time.
+    pub codes: u64,
+    /// Rows ranked by refine codes.
+    pub refined: u64,
+}
+
+impl<S: PageStore> Source for Search<S> {
+    fn lists(&self) -> usize {
+        Search::lists(self)
+    }
+
+    fn probed(&self) -> usize {
+        Search::probed(self)
+    }
+
+    fn probe(&mut self, more: usize) -> Result<(), Error> {
+        Search::probe(self, more)
+    }
+
+    fn pull(&mut self, n: usize, out: &mut Vec<Candidate>) -> Result<(), Error> {
+        Search::pull(self, n, out)
+    }
+
+    fn bound(&self) -> Option<f32> {
+        Search::bound(self)
+    }
+
+    fn catch_up(&mut self, n: usize, out: &mut Vec<Candidate>) -> Result<(), Error> {
+        Search::catch_up(self, n, out)
+    }
+
+    fn score(&self, distance: f64) -> f64 {
+        Search::score(self, distance)
+    }
+
+    fn exact(&mut self, out: &mut Vec<Tid>) -> Result<(), Error> {
+        Search::exact(self, out)
+    }
+
+    fn work(&self) -> Work {
+        Work {
+            codes: self.scanned(),
+            refined: 0,
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Rows by their addresses: the exact distances of a search, and the rows that an index names looked up. How a row is fetched,
+//! and what makes that quick, is in [`Rows`].
+
+use super::item_pointer;
+use super::values::Values;
+use crate::error::Result;
+use crate::pg::datum::{OwnedVector, ReadElements, append_elements};
+use crate::pg::recent::Recent;
+use crate::pg::relation::{Heap, Index};
+use crate::pg::spi::as_role;
+use crate::pg::with_temporary_memory;
+use distillvq_ivf::{Candidate, Tid};
+use pgrx::pg_sys;
+
+/// Exact distances of rows for one search, as the executor would compute them.
+pub struct Exact<'a> {
+    /// The table that is scanned.
+    pub heap: Heap,
+    /// The index, for its definition.
+    pub index: Index,
+    /// The search's snapshot: rows that it does not see have no distance.
+    pub snapshot: pg_sys::Snapshot,
+    /// The query, or none for NULL: then every distance counts as zero.
+    pub query: Option<&'a OwnedVector>,
+}
+
+impl Exact<'_> {
+    /// Appends the distance of each row to `out`, none for rows that the snapshot does not see. The rows should come in
+    /// the order of their blocks; nothing stays pinned.
+    pub fn distances(&self, candidates: &[Candidate], out: &mut Vec<Option<f64>>) -> Result<()> {
+        pgrx::check_for_interrupts!();
+        let distance = self.index.distance();
+        with_temporary_memory(|| {
+            let mut rows = Rows::new(self.index, self.heap);
+            rows.prefetch(candidates);
+            for (i, candidate) in candidates.iter().enumerate() {
+                rows.warm(candidates, i);
+                let value = rows.fetch(candidate.tid, self.snapshot);
+                out.push(value.map(|value| match self.query {
+                    // SAFETY: a value of the index's type, valid until the next row, and the query, which is another one.
+                    Some(query) => unsafe { distance.call(value, query.datum()) },
+                    None => 0.0,
+                }));
+            }
+        });
+        Ok(())
+    }
+}
+
+/// What is done with each of the rows that are looked up: its place among them, and a way to read its vector, if the row is
+/// alive and has one.
+pub type EachFound<'a> = dyn FnMut(usize, Option<&ReadElements<'_>>) -> Result<()> + 'a;
+
+/// Looks rows up by the addresses that an index has of them, best in the order of their blocks. A row is alive unless it was
+/// deleted for good, or its insertion failed. Functions in the index's definition run as the owner of the table.
+pub fn look_up(heap: Heap, index: Index, tids: &[Tid], each: &mut EachFound<'_>) -> Result<()> {
+    let element = index.element()?;
+    let mut snapshot = pg_sys::SnapshotData {
+        snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY,
+        ..Default::default()
+    };
+    let end = heap.blocks();
+    let look = || {
+        let mut rows = Rows::new(index, heap);
+        for (i, tid) in tids.iter().enumerate() {
+            pgrx::check_for_interrupts!();
+            let inside = tid.block < end;
+            let value = inside
+                .then(|| rows.fetch(*tid, &raw mut snapshot))
+                .flatten();
+            match value {
+                Some(value) => each(
+                    i,
+                    Some(&|out| {
+                        // SAFETY: a value of the index's type, valid until the next row.
+                        unsafe { append_elements(value, element, out) }
+                    }),
+                )?,
+                None => each(i, None)?,
+            }
+        }
+        Ok(())
+    };
+    with_temporary_memory(|| as_role(index.owner(), look))
+}
+
+/// Rows ahead of the one being compared that the processor is asked for, in two steps: what leads to the row, and the row.
+const AHEAD: [usize; 2] = [8, 4];
+
+/// Fetches rows by their TIDs. Lives in the memory context where it was made.
+pub(in crate::pg) struct Rows {
+    heap: Heap,
+    values: Values,
+    fetch: *mut pg_sys::IndexFetchTableData,
+    /// Where pages of the table were found before, if it is kept as PostgreSQL keeps tables.
+    recent: Option<Recent>,
+}
+
+impl Rows {
+    pub(in crate::pg) fn new(index: Index, heap: Heap) -> Self {
+        // SAFETY: the relation is open; the fetch is ended in Drop, or released by the abort after an error.
+        let fetch = unsafe { pg_sys::table_index_fetch_begin(heap.as_ptr()) };
+        Self {
+            heap,
+            values: Values::new(index, heap),
+            fetch,
+            recent: heap.is_plain().then(|| Recent::of(heap.data())),
+        }
+    }
+
+    /// Has pages that were not met before brought from disk, all at once instead of one by one.
+    fn prefetch(&self, rows: &[Candidate]) {
+        let Some(recent) = &self.recent else { return };
+        let (heap, fork) = (self.heap.as_ptr(), pg_sys::ForkNumber::MAIN_FORKNUM);
+        for same_page in rows.chunk_by(|a, b| a.tid.block == b.tid.block) {
+            if let Some(row) = same_page.first()
+                && !recent.knows(row.tid.block)
+            {
+                // SAFETY: the relation is open; a page that is not there any more is nothing to wait for.
+                unsafe { pg_sys::PrefetchBuffer(heap, fork, row.tid.block) };
+            }
+        }
+    }
+
+    /// Asks the processor for rows that follow the `i`-th.
+    fn warm(&self, rows: &[Candidate], i: usize) {
+        let Some(recent) = &self.recent else { return };
+        let pointer = |row: &Candidate| recent.warm_pointer(row.tid.block, row.tid.offset);
+        let tuple = |row: &Candidate| recent.warm_row(row.tid.block, row.tid.offset);
+        let [far, near] = AHEAD;
+        if i == 0 {
+            rows.iter().take(far).for_each(pointer);
+            rows.iter().take(near).for_each(tuple);
+        }
+        rows.get(i + far).map(pointer);
+        rows.get(i + near).map(tuple);
+    }
+
+    /// The indexed value of a row, valid until the next one; none if the snapshot does not see it.
+    pub(in crate::pg) fn fetch(
+        &mut self,
+        tid: Tid,
+        snapshot: pg_sys::Snapshot,
+    ) -> Option<pg_sys::Datum> {
+        self.pin(tid.block);
+        let (mut again, mut dead) = (false, false);
+        let mut pointer = item_pointer(tid);
+        // SAFETY: the slot is the table's; the snapshot is the scan's and registered by the executor.
+        let found = unsafe {
+            let (fetch, slot) = (self.fetch, self.values.slot);
+            pg_sys::table_index_fetch_tuple(
+                fetch,
+                &mut pointer,
+                snapshot,
+                slot,
+                &mut again,
+                &mut dead,
+            )
+        };
+        self.remember(tid.block);
+        if found { self.values.value() } else { None }
+    }
+
+    /// The buffer that the fetch has pinned, 0 if it has none (`IndexFetchHeapData` of heapam.h).
+    fn pinned(&self) -> *mut pg_sys::Buffer {
+        let fetch = self.fetch.cast::<pg_sys::IndexFetchHeapData>();
+        // SAFETY: only asked of a fetch of the heap's own, which begins so.
+        unsafe { &raw mut (*fetch).xs_cbuf }
+    }
+
+    /// Pins the page for the fetch where it was found before, which spares looking it up. The page is then not pruned in
+    /// passing: the executor does that when it fetches the rows that it gets.
+    fn pin(&self, block: u32) {
+        let Some(recent) = &self.recent else { return };
+        // SAFETY: the fetch owns one pin of the buffer it names, or none; it goes on with the one that it is given.
+        unsafe {
+            let pinned = self.pinned();
+            if *pinned != 0 && pg_sys::BufferGetBlockNumber(*pinned) == block {
+                return;
+            }
+            if let Some(buffer) = recent.pin(self.heap.data(), block) {
+                let before = std::mem::replace(&mut *pinned, buffer);
+                if before != 0 {
+                    pg_sys::ReleaseBuffer(before);
+                }
+            }
+        }
+    }
+
+    /// Remembers where the fetch found the page.
+    fn remember(&self, block: u32) {
+        if let Some(recent) = &self.recent {
+            // SAFETY: the fetch names the buffer that it has pinned.
+            recent.remember(block, unsafe { *self.pinned() });
+        }
+    }
+}
+
+impl Drop for Rows {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: begun in `new`, ended once.
+            unsafe { pg_sys::table_index_fetch_end(self.fetch) };
+        }
+    }
+}

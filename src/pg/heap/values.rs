@@ -1,0 +1,163 @@
+//! What an index takes from a row of its table: the column or expression that it is on, and whether its predicate holds.
+//! How rows come into the slot is the business of the other modules.
+
+use crate::pg::relation::{Heap, Index};
+use pgrx::pg_sys;
+
+/// What an index takes from a row of its table: a column, or an expression, under an optional predicate.
+pub struct IndexInfo(pub(super) *mut pg_sys::IndexInfo);
+
+impl IndexInfo {
+    /// # Safety
+    /// `info` must stay valid for as long as the view is used.
+    pub unsafe fn new(info: *mut pg_sys::IndexInfo) -> Self {
+        Self(info)
+    }
+
+    /// Reads the definition from the catalogs, in the current memory context.
+    fn of_index(index: Index) -> Self {
+        // SAFETY: the relation is open.
+        Self(unsafe { pg_sys::BuildIndexInfo(index.as_ptr()) })
+    }
+}
+
+/// Where the indexed value of a row comes from.
+enum Source {
+    /// A column of the table.
+    Column(i32),
+    /// An expression, evaluated by the executor.
+    Expression {
+        info: IndexInfo,
+        estate: *mut pg_sys::EState,
+    },
+}
+
+/// Reads the indexed values of rows in a slot. Lives in the memory context where it was made.
+pub(super) struct Values {
+    pub(super) slot: *mut pg_sys::TupleTableSlot,
+    source: Source,
+}
+
+impl Values {
+    pub(super) fn new(index: Index, heap: Heap) -> Self {
+        // SAFETY: the relations are open; slot and state are released in Drop, or by the abort after an error.
+        unsafe {
+            let slot = pg_sys::table_slot_create(heap.as_ptr(), std::ptr::null_mut());
+            let column = i32::from(*(*(*index.as_ptr()).rd_index).indkey.values.as_ptr());
+            let source = if column > 0 {
+                Source::Column(column)
+            } else {
+                let estate = executor_state(slot);
+                Source::Expression {
+                    info: IndexInfo::of_index(index),
+                    estate,
+                }
+            };
+            Self { slot, source }
+        }
+    }
+
+    /// The indexed value of the row in the slot, valid until the next row.
+    pub(super) fn value(&mut self) -> Option<pg_sys::Datum> {
+        // SAFETY: the slot holds a row; an expression is evaluated in the per-tuple memory, which is reset first.
+        unsafe {
+            match &self.source {
+                Source::Column(column) => {
+                    let mut null = false;
+                    let value = pg_sys::slot_getattr(self.slot, *column, &mut null);
+                    (!null).then_some(value)
+                }
+                Source::Expression { info, estate } => {
+                    let memory = (*per_tuple_context(*estate)).ecxt_per_tuple_memory;
+                    pg_sys::MemoryContextReset(memory);
+                    let previous = pg_sys::MemoryContextSwitchTo(memory);
+                    let (mut values, mut nulls) = ([pg_sys::Datum::null(); 32], [true; 32]);
+                    pg_sys::FormIndexDatum(
+                        info.0,
+                        self.slot,
+                        *estate,
+                        values.as_mut_ptr(),
+                        nulls.as_mut_ptr(),
+                    );
+                    pg_sys::MemoryContextSwitchTo(previous);
+                    (!nulls[0]).then_some(values[0])
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Values {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: made in `new`, released once.
+            unsafe {
+                pg_sys::ExecDropSingleTupleTableSlot(self.slot);
+                if let Source::Expression { estate, .. } = self.source {
+                    pg_sys::FreeExecutorState(estate);
+                }
+            }
+        }
+    }
+}
+
+/// The predicate of a partial index, over rows in a slot.
+pub(super) struct Predicate {
+    estate: *mut pg_sys::EState,
+    state: *mut pg_sys::ExprState,
+}
+
+impl Predicate {
+    pub(super) fn new(index: Index, slot: *mut pg_sys::TupleTableSlot) -> Self {
+        // SAFETY: the relation is open; the state is released in Drop, or by the abort after an error.
+        unsafe {
+            let estate = executor_state(slot);
+            let state =
+                pg_sys::ExecPrepareQual(pg_sys::RelationGetIndexPredicate(index.as_ptr()), estate);
+            Self { estate, state }
+        }
+    }
+
+    /// Whether the row in the slot belongs to the index.
+    pub(super) fn holds(&self) -> bool {
+        // SAFETY: the slot holds a row; no predicate at all is true.
+        unsafe {
+            let context = per_tuple_context(self.estate);
+            pg_sys::MemoryContextReset((*context).ecxt_per_tuple_memory);
+            self.state.is_null() || pg_sys::ExecQual(self.state, context)
+        }
+    }
+}
+
+impl Drop for Predicate {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: made in `new`, released once.
+            unsafe { pg_sys::FreeExecutorState(self.estate) };
+        }
+    }
+}
+
+/// An executor state whose expressions see the rows of a slot.
+///
+/// # Safety
+/// The slot must outlive the state.
+unsafe fn executor_state(slot: *mut pg_sys::TupleTableSlot) -> *mut pg_sys::EState {
+    // SAFETY: a fresh state.
+    unsafe {
+        let estate = pg_sys::CreateExecutorState();
+        (*per_tuple_context(estate)).ecxt_scantuple = slot;
+        estate
+    }
+}
+
+/// `GetPerTupleExprContext` of executor.h.
+unsafe fn per_tuple_context(estate: *mut pg_sys::EState) -> *mut pg_sys::ExprContext {
+    // SAFETY: a live executor state.
+    unsafe {
+        if (*estate).es_per_tuple_exprcontext.is_null() {
+            pg_sys::MakePerTupleExprContext(estate);
+        }
+        (*estate).es_per_tuple_exprcontext
+    }
+}
