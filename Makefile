@@ -56,7 +56,7 @@ test:
 .PHONY: test-assert
 test-assert:
 	@$(with_env) tools/build.sh
-	@PG_CONFIG=$$($(with_env) tools/assert_server.sh) && export PG_CONFIG && $(with_env) tools/install.sh && \
+	@PG_CONFIG=$$($(with_env) tools/source_server.sh assert) && export PG_CONFIG && $(with_env) tools/install.sh && \
 		$(with_env) cargo test --locked --no-fail-fast --package distillvq-harness -- --test-threads=4 && \
 		DISTILLVQ_SETTINGS=debug_discard_caches=1 $(with_env) cargo test --locked --package distillvq-harness --test tour
 
@@ -69,6 +69,11 @@ test-valgrind:
 .PHONY: test-upgrade
 test-upgrade:
 	@$(with_env) tools/test-upgrade.sh
+
+## check-versions compile for PostgreSQL 15 to 18 with warnings as errors; VERSIONS="15 17" for some
+.PHONY: check-versions
+check-versions:
+	@$(with_env) tools/versions.sh $(or $(VERSIONS),15 16 17 18)
 
 ## soak         crashes, cancels, replication, mixed load, long sessions; DURATION=30 minutes, SEED=1, ONLY=crash,cancel,…
 .PHONY: soak

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # bench-recall.sh FOLDER [ONLY]: asks indexes for target recalls and measures what their searches find, on a data set and on
-# generated ones (ONLY names one of them: the folder, texts or mixture), and writes docs/recall.md.
+# generated ones (ONLY names one of them: the folder, texts, mixture or noise), and writes docs/recall.md.
 # The results stay in benches/recall/, a file a data set.
 
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -8,7 +8,7 @@
 folder=$1 only=${2:-}
 
 "$root/tools/with_env.sh" "$root/tools/install.sh"
-for set in ${only:-"$folder" texts mixture}; do
+for set in ${only:-"$folder" texts mixture noise}; do
     say "measuring $set"
     "$root/tools/with_env.sh" cargo run --locked --release --package distillvq-harness --bin recall -- \
         --set "$set" --results "$root/benches/recall" --output "$root/docs/recall.md"

@@ -74,6 +74,30 @@ debian_mirror() {
         fail "apt knows no mirror of Debian" "Run apt-get update first."
 }
 
+debian_keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+
+# private_apt WORK ARGUMENT…: apt-get with the sources in WORK/sources.list alone, and with lists and cache of its own.
+private_apt() {
+    local work=$1
+    shift
+    if ! command -v apt-get >/dev/null || [ ! -f "$debian_keyring" ]; then
+        fail "other versions of PostgreSQL come from Debian, by apt" "Name a server of your own: make … PG_CONFIG=…"
+    fi
+    mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
+    apt-get -qq -o Dir::Etc::sourcelist="$work/sources.list" -o Dir::Etc::sourceparts=- \
+        -o Dir::State::lists="$work/lists" -o Dir::Cache="$work/cache" -o APT::Sandbox::User=root "$@" >&2
+}
+
+# debian_release MAJOR: prints the release of Debian that has this version of PostgreSQL.
+debian_release() {
+    case $1 in
+        15) echo bookworm ;;
+        17) echo trixie ;;
+        18) echo forky ;;
+        *) fail "Debian has no PostgreSQL $1" "Build a server of it with pgvector, and: make … PG_CONFIG=…" ;;
+    esac
+}
+
 need_pip() {
     command -v python3 >/dev/null || install_package python3 python3
     python3 -m pip --version >/dev/null 2>&1 || install_package "Python's pip" python3-pip

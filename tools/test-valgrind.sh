@@ -7,7 +7,7 @@ cd "$root"
 : "${DISTILLVQ_RUN:?is set by tools/with_env.sh}"
 command -v valgrind >/dev/null || install_package valgrind valgrind
 tools/build.sh
-PG_CONFIG=$(tools/assert_server.sh)
+PG_CONFIG=$(tools/source_server.sh assert)
 export PG_CONFIG
 tools/install.sh
 logs=$DISTILLVQ_RUN/valgrind
