@@ -6,6 +6,8 @@
 CREATE FUNCTION distillvq_handler(internal) RETURNS index_am_handler
     LANGUAGE c AS 'MODULE_PATHNAME', 'distillvq_handler';
 
+COMMENT ON FUNCTION distillvq_handler(internal) IS 'handler of the access method distillvq';
+
 CREATE ACCESS METHOD distillvq TYPE INDEX HANDLER distillvq_handler;
 
 COMMENT ON ACCESS METHOD distillvq IS 'distilled IVF-PQ vector index';
@@ -18,6 +20,10 @@ CREATE FUNCTION distillvq_metric_ip() RETURNS integer
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'distillvq_metric_ip_wrapper';
 CREATE FUNCTION distillvq_metric_cosine() RETURNS integer
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'distillvq_metric_cosine_wrapper';
+
+COMMENT ON FUNCTION distillvq_metric_l2() IS 'for operator classes: their distance is <->';
+COMMENT ON FUNCTION distillvq_metric_ip() IS 'for operator classes: their distance is <#>';
+COMMENT ON FUNCTION distillvq_metric_cosine() IS 'for operator classes: their distance is <=>';
 
 -- Operator classes, named as pgvector names them ------------------------------
 
@@ -60,6 +66,8 @@ CREATE OPERATOR CLASS halfvec_cosine_ops
 -- Models ------------------------------------------------------------------------
 
 CREATE SCHEMA distillvq;
+
+COMMENT ON SCHEMA distillvq IS 'what the extension distillvq keeps; its functions and views are for users';
 
 CREATE TABLE distillvq.model (
     name           text PRIMARY KEY CHECK (name <> ''),
@@ -116,6 +124,9 @@ CREATE FUNCTION distillvq_train(
     RETURNS SETOF record
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1 AS 'MODULE_PATHNAME', 'distillvq_train_wrapper';
 
+COMMENT ON FUNCTION distillvq_train(regclass, name, text, text, regclass, name, integer, integer, integer, bigint, text) IS
+    'trains a model on a column of vectors, for CREATE INDEX ... WITH (model = ...)';
+
 -- A live index trained again: decoder and routing change in place, reads and writes go on.
 CREATE FUNCTION distillvq_train(
     "index"        regclass,
@@ -132,14 +143,25 @@ CREATE FUNCTION distillvq_train(
     RETURNS SETOF record
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1 AS 'MODULE_PATHNAME', 'distillvq_train_index_wrapper';
 
+COMMENT ON FUNCTION distillvq_train(regclass, regclass, name, bigint, text) IS
+    'trains a distillvq index again in place, beside reads and writes, and measures its recall; not undone by ROLLBACK';
+
 CREATE FUNCTION distillvq_export_model(name text) RETURNS bytea
-    LANGUAGE c STABLE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'distillvq_export_model_wrapper';
+    LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'distillvq_export_model_wrapper';
+
+COMMENT ON FUNCTION distillvq_export_model(text) IS 'the bytes of a model, for distillvq_import_model in another database';
 
 CREATE FUNCTION distillvq_import_model(name text, body bytea, replace boolean DEFAULT false) RETURNS void
-    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'distillvq_import_model_wrapper';
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'distillvq_import_model_wrapper';
+
+COMMENT ON FUNCTION distillvq_import_model(text, bytea, boolean) IS
+    'stores what distillvq_export_model returned as a model of this name';
 
 CREATE FUNCTION distillvq_drop_model(name text, force boolean DEFAULT false) RETURNS void
-    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'distillvq_drop_model_wrapper';
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'distillvq_drop_model_wrapper';
+
+COMMENT ON FUNCTION distillvq_drop_model(text, boolean) IS
+    'forgets a model, unless indexes name it; with force => true even then, and they cannot be rebuilt';
 
 -- Recall ------------------------------------------------------------------------
 
@@ -206,62 +228,42 @@ CREATE FUNCTION distillvq_recall(
 COMMENT ON FUNCTION distillvq_recall(regclass, integer, integer, regclass, name) IS
     'recall of an index (also of hnsw and ivfflat) against exact search, with its 95 % interval, and the time of both';
 
+-- Figures of an index.
+CREATE TYPE distillvq.index_info AS (
+    rows             bigint,
+    lists            integer,
+    list_min         bigint,
+    list_median      bigint,
+    list_max         bigint,
+    largest_share    real,
+    exact_rows       bigint,
+    bytes            bigint,
+    bytes_per_row    real,
+    dead             bigint,
+    inserts          bigint,
+    model            text,
+    trained_at       timestamptz,
+    trained_rows     bigint,
+    logged_queries   bigint,
+    recall_before    real,
+    recall_after     real,
+    calibration      json,
+    calibrated_with  text,
+    drift            real,
+    advice           text);
+
 -- What an index is made of, and what it needs. Reads the whole index and up to 1,500 rows of its table.
-CREATE FUNCTION distillvq_index_info(
-    "index"              regclass,
-    OUT rows             bigint,
-    OUT lists            integer,
-    OUT list_min         bigint,
-    OUT list_median      bigint,
-    OUT list_max         bigint,
-    OUT largest_share    real,
-    OUT exact_rows       bigint,
-    OUT bytes            bigint,
-    OUT bytes_per_row    real,
-    OUT dead             bigint,
-    OUT inserts          bigint,
-    OUT model            text,
-    OUT trained_at       timestamptz,
-    OUT trained_rows     bigint,
-    OUT logged_queries   bigint,
-    OUT recall_before    real,
-    OUT recall_after     real,
-    OUT calibration      json,
-    OUT calibrated_with  text,
-    OUT drift            real,
-    OUT advice           text)
-    RETURNS SETOF record
+CREATE FUNCTION distillvq_index_info("index" regclass) RETURNS SETOF distillvq.index_info
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1 AS 'MODULE_PATHNAME', 'distillvq_index_info_wrapper';
 
 COMMENT ON FUNCTION distillvq_index_info(regclass) IS
     'figures of a distillvq index: rows, lists, size, dead entries, training, measured recall, drift, and what it needs';
 
 -- For the view alone: no row for an index that the caller may not see, and no error for one without figures.
-CREATE FUNCTION distillvq.index_info_if_any(
-    "index"              oid,
-    OUT rows             bigint,
-    OUT lists            integer,
-    OUT list_min         bigint,
-    OUT list_median      bigint,
-    OUT list_max         bigint,
-    OUT largest_share    real,
-    OUT exact_rows       bigint,
-    OUT bytes            bigint,
-    OUT bytes_per_row    real,
-    OUT dead             bigint,
-    OUT inserts          bigint,
-    OUT model            text,
-    OUT trained_at       timestamptz,
-    OUT trained_rows     bigint,
-    OUT logged_queries   bigint,
-    OUT recall_before    real,
-    OUT recall_after     real,
-    OUT calibration      json,
-    OUT calibrated_with  text,
-    OUT drift            real,
-    OUT advice           text)
-    RETURNS SETOF record
+CREATE FUNCTION distillvq.index_info_if_any("index" oid) RETURNS SETOF distillvq.index_info
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE ROWS 1 AS 'MODULE_PATHNAME', 'distillvq_index_info_if_any_wrapper';
+
+COMMENT ON FUNCTION distillvq.index_info_if_any(oid) IS 'distillvq_index_info for the view distillvq_indexes';
 
 CREATE VIEW distillvq_indexes AS
     SELECT c.oid::regclass AS "index", i.indrelid::regclass AS "table", info.*

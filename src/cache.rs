@@ -5,6 +5,7 @@
 //! dropping an entry never hurts a search under way. Searches keep a fraction of the model, changes of rows the whole.
 
 use crate::error::{Error, Result, of_index};
+use crate::pg::compute;
 use crate::pg::relation::Index;
 use crate::pg::store::RelationStore;
 use crate::settings;
@@ -64,6 +65,8 @@ pub fn searcher(index: Index, store: &RelationStore, meta: &Meta) -> Result<Sear
                 let (model, build_id) = load(index, store, meta)?;
                 Ok::<_, Error>((model.searcher().clone(), build_id))
             })?;
+            // The whole model was decoded for the fraction that is kept, and many sessions do so.
+            compute::return_memory();
             remember(index, build_id, Held::Searcher(searcher.clone()));
             Ok(searcher)
         }

@@ -3,7 +3,7 @@
 //! Inside the extension errors are values of [`Error`]. [`Error::raise`] turns one into an `ereport(ERROR)` with an
 //! SQLSTATE, the offending value in the message and a hint that says what to do.
 
-use crate::pg::relation::Index;
+use crate::pg::relation::{Element, Index, IndexName};
 use distillvq_ivf as ivf;
 use distillvq_quantizer::{Metric, ModelError, TrainError, memory_for};
 use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys::panic::ErrorReport};
@@ -63,8 +63,8 @@ pub enum Error {
     /// An option that the access method does not have.
     #[error("unrecognized parameter \"{0}\" of a distillvq index")]
     UnknownOption(String),
-    /// An option whose value is not an integer in its range.
-    #[error("value \"{value}\" is out of range for the parameter \"{name}\" of a distillvq index")]
+    /// An option of an index, or a parameter of a function, whose value is not an integer in its range.
+    #[error("value \"{value}\" is out of range for parameter \"{name}\"")]
     OptionRange {
         name: &'static str,
         value: String,
@@ -145,6 +145,9 @@ pub enum Error {
     /// No index at all.
     #[error("the index to {} must not be null", .0.verb())]
     NullIndex(Purpose),
+    /// No value for another parameter that needs one.
+    #[error("parameter \"{0}\" must not be null")]
+    Null(&'static str),
     /// An index without rows of its own.
     #[error("\"{index}\" is the index of a partitioned table")]
     PartitionedIndex {
@@ -154,7 +157,7 @@ pub enum Error {
     },
     /// An index that its build has not made valid.
     #[error("cannot {} index \"{index}\": it is not valid", .purpose.verb())]
-    InvalidIndex { purpose: Purpose, index: String },
+    InvalidIndex { purpose: Purpose, index: IndexName },
     /// An unlogged index on a standby.
     #[error("cannot {} unlogged index \"{index}\" during recovery", .purpose.verb())]
     UnloggedInRecovery { purpose: Purpose, index: String },
@@ -191,7 +194,7 @@ pub enum Error {
     OtherSession(String),
     /// An index without a model.
     #[error("index \"{0}\" is untrained: it has no model")]
-    Untrained(String),
+    Untrained(IndexName),
     /// A model for vectors of another length.
     #[error("model \"{name}\" is for {model} dimensions, the index for {index}")]
     ModelDimensions {
@@ -205,6 +208,7 @@ pub enum Error {
         name: String,
         model: Metric,
         index: Metric,
+        element: Element,
     },
     /// A metric's name that is none.
     #[error("metric \"{0}\" does not exist")]
@@ -218,6 +222,9 @@ pub enum Error {
         relation: String,
         source: TrainError,
     },
+    /// A log without queries, which would be no other training than one without a log.
+    #[error("there are no queries in \"{0}\"")]
+    NoQueries(String),
     /// The queries were named by half.
     #[error("{0} was given without {1}")]
     HalfQueries(&'static str, &'static str),
@@ -232,7 +239,10 @@ pub enum Error {
     NoMetric(String),
     /// The pages.
     #[error("index \"{index}\": {source}")]
-    Pages { index: String, source: ivf::Error },
+    Pages {
+        index: IndexName,
+        source: ivf::Error,
+    },
     /// The bytes of a model.
     #[error("model \"{name}\" cannot be read: {source}")]
     Model { name: String, source: ModelError },
@@ -294,7 +304,7 @@ impl Error {
             } => S::ERRCODE_OUT_OF_MEMORY,
             Self::Import { .. } => S::ERRCODE_INVALID_BINARY_REPRESENTATION,
             Self::NotAnIndex { .. } | Self::PartitionedIndex { .. } => S::ERRCODE_WRONG_OBJECT_TYPE,
-            Self::NullIndex(_) => S::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+            Self::NullIndex(_) | Self::Null(_) => S::ERRCODE_NULL_VALUE_NOT_ALLOWED,
             Self::Untrained(_) | Self::InvalidIndex { .. } | Self::UnloggedInRecovery { .. } => {
                 S::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE
             }
@@ -307,7 +317,7 @@ impl Error {
                 source: TrainError::Option { .. } | TrainError::Dimension { .. },
                 ..
             } => S::ERRCODE_INVALID_PARAMETER_VALUE,
-            Self::Train { .. } => S::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            Self::Train { .. } | Self::NoQueries(_) => S::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::Snapshot | Self::NoOrder => S::ERRCODE_FEATURE_NOT_SUPPORTED,
             Self::NoMetric(_) => S::ERRCODE_INVALID_OBJECT_DEFINITION,
             Self::NoDistance(_) => S::ERRCODE_WRONG_OBJECT_TYPE,
@@ -338,7 +348,7 @@ impl Error {
         match self {
             Self::UnknownOption(_) => format!("The parameters are: {}.", crate::pg::options::NAMES.join(", ")),
             Self::OptionRange { name, min, max, .. } => {
-                format!("Set \"{name}\" to a value from {min} to {max}, or leave it out for an automatic choice.")
+                format!("Set \"{name}\" to a value from {min} to {max}, or leave it out for the default.")
             }
             Self::TargetRange(_) => {
                 let (least, most) = crate::pg::target::RANGE.into_inner();
@@ -363,7 +373,7 @@ impl Error {
             }
             Self::NoModelTable => "Create the extension in this database: CREATE EXTENSION distillvq CASCADE.".into(),
             Self::ModelOwner { owner, .. } => {
-                format!("Choose another name with the parameter \"model\", or become a member of \"{owner}\".")
+                format!("Its members alone replace, export, and drop it: choose another name for a new model, or become a member of \"{owner}\".")
             }
             Self::ModelExists(_) => "Choose another name, or say replace => true.".into(),
             Self::ModelInUse { .. } => {
@@ -393,6 +403,7 @@ impl Error {
             Self::NotAnIndex { purpose, .. } | Self::NullIndex(purpose) => {
                 format!("Name an index, as in {}('items_embedding_idx').", purpose.function())
             }
+            Self::Null(name) => format!("Give \"{name}\" a value."),
             Self::PartitionedIndex { partitions, .. } if partitions.is_empty() => {
                 "It has no partitions yet, and no rows.".into()
             }
@@ -400,7 +411,7 @@ impl Error {
                 format!("{purpose} the indexes of its partitions one by one: {}.", some_of(partitions))
             }
             Self::InvalidIndex { index, .. } => {
-                format!("Its build is under way or has failed: wait, or build it with REINDEX INDEX {index}.")
+                format!("Its build is under way or has failed: wait, or build it with REINDEX INDEX {}.", index.quoted())
             }
             Self::UnloggedInRecovery { purpose, .. } => {
                 format!("It has no contents here: {} it on the primary.", purpose.verb())
@@ -408,7 +419,9 @@ impl Error {
             Self::OldSnapshot { purpose, .. } => {
                 format!("{purpose} it in a new transaction, best with the isolation level READ COMMITTED.")
             }
-            Self::NotOwner(_) => "The owner of the table may maintain its indexes.".into(),
+            Self::NotOwner(_) => {
+                "The owner of the table may maintain its indexes, and from PostgreSQL 17 on who has MAINTAIN on it.".into()
+            }
             Self::NoSelect(_) => "The table's rows are read: the right to SELECT is needed.".into(),
             Self::NotShown(_) => {
                 "It is shown to who may read the indexed column or maintain the table, and to members of pg_monitor, \
@@ -427,11 +440,15 @@ impl Error {
             }
             Self::OtherSession(_) => "Only the session that made it can read it.".into(),
             Self::Untrained(index) => {
-                format!("Its table was too small when it was built. REINDEX INDEX {index} trains it.")
+                format!("Its table was too small when it was built. REINDEX INDEX {} trains it.", index.quoted())
             }
-            Self::ModelDimensions { .. } | Self::ModelMetric { .. } => {
-                "Train a model for this column and metric: SELECT distillvq_train(table, column, metric => ...).".into()
+            Self::ModelDimensions { .. } => {
+                "Train a model on this column: SELECT distillvq_train(table, column, metric => ...).".into()
             }
+            Self::ModelMetric { model, index, element, .. } => format!(
+                "Use the operator class {}_{model}_ops, or a model that distillvq_train has made with metric => '{index}'.",
+                element.name()
+            ),
             Self::UnknownMetric(_) => "The metrics are: l2, ip, cosine.".into(),
             Self::UnknownLoss(_) => "The losses are: listnet, kl, ranknet, margin_mse, mse.".into(),
             Self::Train { source: TrainError::Interrupted, .. } => "The training was cancelled.".into(),
@@ -441,12 +458,15 @@ impl Error {
             Self::Train { .. } => {
                 "Fill the table first. A small or untrained index needs no model: its searches are exact.".into()
             }
+            Self::NoQueries(_) => {
+                "Log some first, or leave \"queries\" and \"query_column\" out: then rows of the table pose as queries.".into()
+            }
             Self::HalfQueries(..) => "Name both the relation (queries) and its vector column (query_column).".into(),
             Self::Snapshot => "Search through SQL, as in SELECT ... ORDER BY embedding <-> $1 LIMIT 10.".into(),
             Self::NoOrder => "Add ORDER BY with the index's distance operator.".into(),
             Self::NoMetric(_) => "Use one of distillvq's own operator classes, such as vector_cosine_ops.".into(),
             Self::Pages { index, .. } => {
-                format!("REINDEX INDEX {index} builds the index anew; the table's rows are not affected.")
+                format!("REINDEX INDEX {} builds the index anew; the table's rows are not affected.", index.quoted())
             }
             Self::Model { name, .. } => format!("Train the model \"{name}\" anew with distillvq_train."),
             Self::Spi(_) => "See the server's log.".into(),
@@ -544,7 +564,7 @@ impl Failure {
 /// Names the index in an error of its pages.
 pub fn of_index(index: Index) -> impl Fn(ivf::Error) -> Error {
     move |source| Error::Pages {
-        index: index.name(),
+        index: index.named(),
         source,
     }
 }

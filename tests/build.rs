@@ -322,7 +322,13 @@ fn a_thousand_rows_are_enough_to_train() {
     let (mut db, queries) = items_and_queries("thousand", 999, 8);
     db.run("INSERT INTO items VALUES (-1, NULL)"); // counts for nothing
     let notices = db.notices("CREATE INDEX one ON items USING distillvq (embedding)");
-    for words in ["NOTICE", "999 rows", "1000", "HINT", "REINDEX INDEX one"] {
+    for words in [
+        "NOTICE",
+        "999 rows",
+        "1000",
+        "HINT",
+        "REINDEX INDEX public.one",
+    ] {
         assert!(notices.contains(words), "{words} in {notices}");
     }
     for query in queries.iter() {

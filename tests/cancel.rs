@@ -8,7 +8,7 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Database, Sql, all_found, server, table, wait_for};
+use common::{Database, Sql, all_found, server, wait_for};
 use distillvq_harness::{DataSet, Metric, Vectors};
 use postgres::Client;
 
@@ -37,14 +37,7 @@ fn late(client: &mut Client, limit: Duration, sql: &str) -> Option<Duration> {
 
 /// A database with documents enough to take seconds.
 fn documents(name: &str) -> Database {
-    let mut db = Database::new(name);
-    table(
-        &mut db,
-        "items",
-        "vector",
-        &DataSet::shipped().unwrap().documents.slice(0..3_000),
-    );
-    db
+    Database::of_items(name, &DataSet::shipped().unwrap().documents.slice(0..3_000))
 }
 
 /// Relation files of the database.
@@ -191,13 +184,7 @@ fn a_search_can_be_cancelled() {
 
 #[test]
 fn errors_caught_in_a_loop_leave_nothing() {
-    let mut db = Database::new("caught");
-    table(
-        &mut db,
-        "items",
-        "vector",
-        &Vectors::clustered(1_200, 8, 10, 6),
-    );
+    let mut db = Database::of_items("caught", &Vectors::clustered(1_200, 8, 10, 6));
     db.run("CREATE INDEX one ON items USING distillvq (embedding); SET enable_seqscan = off");
     db.run(
         "DO $$ DECLARE found record; BEGIN

@@ -9,19 +9,15 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use common::{Database, SETTINGS, Sql, table, verified, wait_for, wait_for_blocked};
+use common::{
+    Database, SETTINGS, Sql, can_evict, evict, table, verified, wait_for, wait_for_blocked,
+};
 use distillvq_harness::{Server, Vectors};
 use postgres::Client;
 
 /// A database with a table `items` of 2,000 vectors of 12 dimensions and an index `one` over it with these options.
 fn items(name: &str, class: &str, options: &str) -> Database {
-    let mut db = Database::new(name);
-    table(
-        &mut db,
-        "items",
-        "vector",
-        &Vectors::clustered(2_000, 12, 10, 6),
-    );
+    let mut db = Database::of_items(name, &Vectors::clustered(2_000, 12, 10, 6));
     db.run(&format!(
         "CREATE INDEX one ON items USING distillvq (embedding {class}) {options}"
     ));
@@ -39,10 +35,7 @@ fn problems(client: &mut Client, heap: bool) -> Vec<String> {
 /// The file of the index `one`, all of whose pages are in it and none in the server's memory.
 fn file(db: &mut Database) -> PathBuf {
     let path: String = db.one("SELECT pg_relation_filepath('one')");
-    db.run(
-        "CREATE EXTENSION IF NOT EXISTS pg_buffercache; CHECKPOINT;
-         SELECT pg_buffercache_evict(bufferid) FROM pg_buffercache WHERE relfilenode = pg_relation_filenode('one')",
-    );
+    evict(db, "one");
     common::server().data().join(path)
 }
 
@@ -80,6 +73,9 @@ const REFINE: u8 = 5;
 
 #[test]
 fn every_kind_of_damage_is_found() {
+    if !can_evict() {
+        return;
+    }
     let mut db = items(
         "damages",
         "vector_l2_ops",
@@ -299,14 +295,19 @@ fn what_is_no_index_to_check_is_refused() {
     db.run("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'one'::regclass");
     let refusal = db.refusal("SELECT distillvq_check('one')");
     assert_eq!(refusal.state, "55000", "{refusal:?}");
-    assert!(refusal.hint.contains("REINDEX INDEX one"), "{refusal:?}");
+    assert!(
+        refusal.hint.contains("REINDEX INDEX public.one"),
+        "{refusal:?}"
+    );
     db.run("UPDATE pg_index SET indisvalid = true WHERE indexrelid = 'one'::regclass");
     // Who may maintain the table may check its indexes.
     let mut judy = db.session_of("judy");
     let refusal = judy.refusal("SELECT distillvq_check('one', true)");
     assert_eq!(refusal.state, "42501", "{refusal:?}");
-    db.run("GRANT MAINTAIN ON items TO judy");
-    assert_eq!(problems(&mut judy, true), [""; 0]);
+    if common::server().installation().version() >= 17 {
+        db.run("GRANT MAINTAIN ON items TO judy");
+        assert_eq!(problems(&mut judy, true), [""; 0]);
+    }
     let mut other = db.session();
     other.run("CREATE TEMPORARY TABLE t (embedding vector(3)); CREATE INDEX brief ON t USING distillvq (embedding)");
     let refusal = db.refusal("SELECT distillvq_check(oid) FROM pg_class WHERE relname = 'brief'");

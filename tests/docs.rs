@@ -191,7 +191,9 @@ impl Reading {
         if let Some(jobs) = jobs.filter(|jobs| jobs.contains("ERROR:")) {
             self.fault(block, &format!("scheduled, then run: {jobs}"));
         }
-        if let Some(output) = &block.output {
+        // Pages show plans of PostgreSQL 18.
+        let plan = out.contains("QUERY PLAN") && server().installation().version() < 18;
+        if let Some(output) = block.output.as_ref().filter(|_| !plan) {
             // Notices and errors are shown where a page shows any.
             let speaks = ["ERROR:", "NOTICE:", "WARNING:"]
                 .iter()

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Database, Sql, table};
+use common::{Database, Sql};
 use distillvq_harness::Vectors;
 use postgres::Client;
 
@@ -23,13 +23,7 @@ const WORDS: [&str; 9] = [
 
 /// A database with a table `items`, an index `one`, a model `m`, and something to lose.
 fn items(name: &str) -> Database {
-    let mut db = Database::new(name);
-    table(
-        &mut db,
-        "items",
-        "vector",
-        &Vectors::clustered(1_100, 8, 10, 2),
-    );
+    let mut db = Database::of_items(name, &Vectors::clustered(1_100, 8, 10, 2));
     db.run(
         "CREATE TABLE canary AS SELECT 1 AS alive;
          CREATE INDEX one ON items USING distillvq (embedding) WITH (lists = 8);

@@ -117,13 +117,7 @@ fn recall_rises_and_the_postings_stay() {
 
 #[test]
 fn what_does_not_win_leaves_the_model_as_it_was() {
-    let mut db = Database::new("unchanged");
-    table(
-        &mut db,
-        "items",
-        "vector",
-        &Vectors::clustered(1_500, 4, 1_500, 3),
-    );
+    let mut db = Database::of_items("unchanged", &Vectors::clustered(1_500, 4, 1_500, 3));
     db.run("CREATE INDEX one ON items USING distillvq (embedding)");
     let mut unchanged = 0;
     for seed in 0..5 {
@@ -162,8 +156,6 @@ fn both_forms_are_told_apart() {
     ] {
         assert_eq!(model(&mut db, arguments), "items_embedding", "{arguments}");
     }
-    let none: i64 = db.one("SELECT count(*) FROM distillvq_train(NULL::regclass)");
-    assert_eq!(none, 0);
 }
 
 #[test]
@@ -197,7 +189,7 @@ fn wrong_relations_are_named() {
         "'untrained'",
         "55000",
         "untrained",
-        "REINDEX INDEX untrained",
+        "REINDEX INDEX public.untrained",
     );
     expect("999999::regclass", "42809", "no relation", "Name an index");
     expect(
@@ -404,10 +396,14 @@ fn the_owner_trains_what_he_may_read() {
         refusal.message.contains("owner of index \"one\""),
         "{refusal:?}"
     );
-    db.run("GRANT ALL ON items TO pete; REVOKE MAINTAIN ON items FROM pete");
-    assert_eq!(pete.refusal("SELECT distillvq_train('one')").state, "42501");
-    db.run("GRANT MAINTAIN ON items TO pete");
-    assert_eq!(train(&mut pete, "'one'").0, 2_000);
+    db.run("GRANT ALL ON items TO pete");
+    // Older versions have no such right.
+    if server().installation().version() >= 17 {
+        db.run("REVOKE MAINTAIN ON items FROM pete");
+        assert_eq!(pete.refusal("SELECT distillvq_train('one')").state, "42501");
+        db.run("GRANT MAINTAIN ON items TO pete");
+        assert_eq!(train(&mut pete, "'one'").0, 2_000);
+    }
     db.run("REVOKE SELECT ON items FROM pete");
     assert_eq!(pete.refusal("SELECT distillvq_train('one')").state, "42501");
 

@@ -71,8 +71,15 @@ fn a_name_is_taken_over_on_demand_alone() {
     let (state, _) = import(&mut db, "", &body).unwrap_err();
     assert_eq!(state, "22023");
     assert_eq!(db.one::<i64>("SELECT count(*) FROM distillvq_models"), 1);
-    let nothing: i64 = db.one("SELECT count(distillvq_import_model(NULL, '')::text)");
-    assert_eq!(nothing, 0);
+    for call in [
+        "import_model(NULL, '')",
+        "import_model('n', NULL)",
+        "export_model(NULL)",
+        "drop_model(NULL)",
+    ] {
+        let refusal = db.refusal(&format!("SELECT distillvq_{call}"));
+        assert_eq!(refusal.state, "22004", "{call}: {refusal:?}");
+    }
 }
 
 #[test]

@@ -3,9 +3,9 @@
 
 mod common;
 
-use common::{Database, Sql, items, table};
+use common::{Database, Sql, items, server, table};
 use distillvq_harness::Vectors;
-use distillvq_harness::plans::{self, Care, Kind, Outcome};
+use distillvq_harness::plans::{self, Care, Kind, Outcome, Shape};
 
 #[test]
 fn the_fastest_plan_is_chosen() {
@@ -23,6 +23,10 @@ fn obvious(outcomes: &[Outcome], report: &str) {
     let mut count = 0;
     for outcome in outcomes {
         let situation = outcome.situation;
+        // Before PostgreSQL 17 the planner takes an index for an order that is all its own, or not at all.
+        if situation.shape == Shape::FurtherKey && server().installation().version() < 17 {
+            continue;
+        }
         let least = situation.filters.iter().map(|&(_, share)| share).min();
         let btree = situation
             .filters

@@ -74,14 +74,7 @@ fn recall(client: &mut Client, target: f64, queries: &Vectors, truth: &Truth<'_>
 
 /// A database with a table `items` of 4,000 vectors in groups.
 fn items(name: &str) -> Database {
-    let mut db = Database::new(name);
-    table(
-        &mut db,
-        "items",
-        "vector",
-        &Vectors::like_texts(4_000, 32, 7, 0),
-    );
-    db
+    Database::of_items(name, &Vectors::like_texts(4_000, 32, 7, 0))
 }
 
 const INDEX: &str = "CREATE INDEX items_idx ON items USING distillvq (embedding vector_cosine_ops)";
@@ -109,8 +102,7 @@ fn targets_are_met_by_queries_like_the_rows() {
 #[test]
 fn targets_are_met_by_logged_queries_that_are_unlike_the_rows() {
     let set = DataSet::shipped().unwrap();
-    let mut db = Database::new("recall_log");
-    table(&mut db, "items", "vector", &set.documents);
+    let mut db = Database::of_items("recall_log", &set.documents);
     table(&mut db, "log", "vector", &set.log);
     db.run(
         "SELECT distillvq_train('items', 'embedding', queries => 'log', query_column => 'embedding', model => 'm')",

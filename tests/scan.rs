@@ -86,11 +86,14 @@ fn an_order_by_more_than_the_distance_sorts_its_ties() {
         "SELECT id, embedding <=> {query} FROM items ORDER BY embedding <=> {query}, id LIMIT 10"
     );
     client.run("SET distillvq.probes = 32768; SET enable_seqscan = off");
-    let plan = client.plan(&sql);
-    assert!(
-        plan.contains("Incremental Sort") && plan.contains("items_idx"),
-        "{plan}"
-    );
+    // Before PostgreSQL 17 the planner takes an index for an order that is all its own, or not at all.
+    if server().installation().version() >= 17 {
+        let plan = client.plan(&sql);
+        assert!(
+            plan.contains("Incremental Sort") && plan.contains("items_idx"),
+            "{plan}"
+        );
+    }
     let found: Vec<i64> = client.column(&sql);
     client.run("RESET enable_seqscan");
     let truth = by_table(&mut client, &sql);

@@ -137,7 +137,8 @@ fn logged_queries_are_used() {
         "halfvec queries for a vector column"
     );
     db.run("TRUNCATE log");
-    train(&mut db, &format!("{with}, model => 'no queries after all'"));
+    let refusal = db.refusal(&format!("SELECT distillvq_train({with})"));
+    assert_eq!(refusal.state, "55000", "{refusal:?}");
     db.run("ALTER TABLE log ALTER embedding TYPE vector; INSERT INTO log VALUES (1, '[1,2,3]')");
     let refusal = db.refusal(&format!("SELECT distillvq_train({with})"));
     assert_eq!(refusal.state, "22000", "{refusal:?}");
@@ -313,13 +314,7 @@ fn rows_without_use_are_left_out() {
 
 #[test]
 fn a_large_table_is_sampled() {
-    let mut db = Database::new("sampled");
-    table(
-        &mut db,
-        "items",
-        "vector",
-        &Vectors::clustered(12_000, 16, 40, 3),
-    );
+    let mut db = Database::of_items("sampled", &Vectors::clustered(12_000, 16, 40, 3));
     db.run("SET maintenance_work_mem = '1MB'");
     let report = train(&mut db, "'items', 'embedding'");
     assert!(

@@ -141,6 +141,7 @@ fn named_model(plan: &Plan, name: &str) -> Result<Model> {
             name,
             model: model.metric(),
             index: plan.metric,
+            element: plan.element,
         });
     }
     let options = &plan.options;
@@ -326,7 +327,10 @@ fn too_few_rows(plan: &Plan, rows: usize) {
             "index \"{index}\" has no trained quantizer: its table holds {rows} rows, training needs {MIN_TRAIN_ROWS}"
         ),
         "Searches are exact, by looking at every row; they slow down as the table grows.",
-        &format!("Once the table is filled, train with REINDEX INDEX {index}."),
+        &format!(
+            "Once the table is filled, train with REINDEX INDEX {}.",
+            plan.index.quoted_name()
+        ),
     );
 }
 

@@ -4,7 +4,7 @@ use crate::am::build::rows_as_queries;
 use crate::am::calibrate::{self, Queries};
 use crate::am::scan::Target;
 use crate::error::{Error, Purpose, Result, of_index, or_raise};
-use crate::functions::train::{Part, sample};
+use crate::functions::train::sample_queries;
 use crate::functions::{check_index, models, query_log};
 use crate::pg::Progress;
 use crate::pg::options::Options;
@@ -40,9 +40,7 @@ fn distillvq_calibrate(
     queries: Option<Oid>,
     query_column: Option<&std::ffi::CStr>,
 ) -> Row {
-    let Some(index) = index else {
-        return TableIterator::new(Vec::new());
-    };
+    let index = or_raise(index.ok_or(Error::NullIndex(Purpose::Calibrate)));
     let start = Instant::now();
     let measured = query_log(queries, query_column).and_then(|log| run(index, log.as_ref()));
     let (options, measured) = or_raise(measured);
@@ -70,11 +68,11 @@ fn run(oid: Oid, log: Option<&VectorColumn>) -> Result<(Options, Option<Calibrat
     let target = Target::open(index)?;
     let model = target
         .model()?
-        .ok_or_else(|| Error::Untrained(index.name()))?;
+        .ok_or_else(|| Error::Untrained(index.named()))?;
     let _progress = Progress::start(index.table(), Some(oid));
     let queries = match log {
         Some(column) => {
-            let given = sample(column, SEED, Some(target.meta.dim), Part::Queries)?.rows;
+            let given = sample_queries(column, SEED, target.meta.dim)?;
             logged(&locked, &target, &given)
         }
         None => remembered(&locked, &target, &model)?,

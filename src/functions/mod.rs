@@ -47,6 +47,7 @@ fn check_readable(locked: &Maintained, purpose: Purpose) -> Result<()> {
         return Err(Error::UnloggedInRecovery { purpose, index });
     }
     if !locked.is_valid() {
+        let index = locked.index().named();
         return Err(Error::InvalidIndex { purpose, index });
     }
     Ok(())

@@ -46,27 +46,27 @@ fn body(name: &str) -> Result<Vec<u8>> {
 
 /// The bytes of a model, for another database.
 #[pg_extern]
-fn distillvq_export_model(name: &str) -> Vec<u8> {
+fn distillvq_export_model(name: Option<&str>) -> Vec<u8> {
+    let name = or_raise(name.ok_or(Error::Null("name")));
     or_raise(check_owner(name).and_then(|()| body(name)))
 }
 
 /// Stores a model that was exported, under a name.
 #[pg_extern]
-fn distillvq_import_model(name: &str, body: &[u8], replace: bool) {
-    or_raise(import(name, body, replace));
+fn distillvq_import_model(name: Option<&str>, body: Option<&[u8]>, replace: Option<bool>) {
+    let name = or_raise(name.ok_or(Error::Null("name")));
+    let body = or_raise(body.ok_or(Error::Null("body")));
+    or_raise(import(name, body, replace.unwrap_or(false)));
 }
 
 fn import(name: &str, body: &[u8], replace: bool) -> Result<()> {
-    if name.is_empty() {
-        return Err(Error::NoName);
-    }
     if body.len() > MOST_BYTES {
         return Err(Error::LargeModel {
             bytes: body.len(),
             most: MOST_BYTES,
         });
     }
-    check_owner(name)?;
+    check_new(name)?;
     let model = Model::from_bytes(body).map_err(|source| Error::Import {
         name: name.to_owned(),
         source,
@@ -83,8 +83,9 @@ fn import(name: &str, body: &[u8], replace: bool) -> Result<()> {
 
 /// Forgets a model. Indexes keep the copies in their pages, but need it by name to be rebuilt.
 #[pg_extern]
-fn distillvq_drop_model(name: &str, force: bool) {
-    or_raise(drop_model(name, force));
+fn distillvq_drop_model(name: Option<&str>, force: Option<bool>) {
+    let name = or_raise(name.ok_or(Error::Null("name")));
+    or_raise(drop_model(name, force.unwrap_or(false)));
 }
 
 fn drop_model(name: &str, force: bool) -> Result<()> {
@@ -132,8 +133,16 @@ fn indexes_of(name: &str) -> Result<Vec<String>> {
     })?
 }
 
+/// Refuses a name that the current user cannot give to a model: an empty one, and one that is somebody else's.
+pub fn check_new(name: &str) -> Result<()> {
+    if name.is_empty() {
+        return Err(Error::NoName);
+    }
+    check_owner(name)
+}
+
 /// Refuses a name that is taken by a role of which the current user is no member.
-pub fn check_owner(name: &str) -> Result<()> {
+fn check_owner(name: &str) -> Result<()> {
     let query = concat!(
         "SELECT owner::text FROM distillvq.model m WHERE name = $1 AND NOT ",
         may_replace!()

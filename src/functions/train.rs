@@ -14,7 +14,7 @@ use crate::functions::calibrate::{calibrate, logged};
 use crate::functions::{check_index, in_range_of, models, query_log};
 use crate::pg::Progress;
 use crate::pg::options::Options;
-use crate::pg::relation::Maintained;
+use crate::pg::relation::{Maintained, refuse_if_read_only};
 use crate::pg::spi::{VectorColumn, relation_name};
 use crate::pg::store::RelationStore;
 use crate::sample::Reservoir;
@@ -30,6 +30,8 @@ use std::time::Instant;
 
 /// The part of the sample's memory that logged queries take, and rows leave to them.
 const QUERY_SHARE: usize = 4;
+/// What messages call both forms.
+const TRAIN: &std::ffi::CStr = c"distillvq_train()";
 
 /// What the caller asks for, checked.
 struct Request {
@@ -75,9 +77,8 @@ fn distillvq_train(
     seed: Option<i64>,
     loss: Option<&str>,
 ) -> Row {
-    let (Some(table), Some(column)) = (table, column) else {
-        return TableIterator::new(Vec::new());
-    };
+    let table = or_raise(table.ok_or(Error::Null("table")));
+    let column = or_raise(column.ok_or(Error::Null("column")));
     let request = Request::check(table, column, model, metric, queries, query_column)
         .and_then(|request| request.with_shape(lists, subquantizers, bits, seed))
         .and_then(|request| {
@@ -96,9 +97,7 @@ fn distillvq_train_index(
     seed: Option<i64>,
     loss: Option<&str>,
 ) -> Row {
-    let Some(index) = index else {
-        return TableIterator::new(Vec::new());
-    };
+    let index = or_raise(index.ok_or(Error::NullIndex(Purpose::Train)));
     let seed = seed.unwrap_or(0) as u64;
     let options = loss_named(loss).map(|loss| RetrainOptions { seed, loss });
     let outcome = options.and_then(|options| {
@@ -123,7 +122,7 @@ fn train_index(
 ) -> Result<Outcome> {
     let start = Instant::now();
     check_index(oid, Purpose::Train)?;
-    let locked = Maintained::for_change(oid, c"distillvq_train()");
+    let locked = Maintained::for_change(oid, TRAIN);
     let index = locked.index();
     if locked.of_another_session() {
         return Err(Error::OtherSession(index.name()));
@@ -132,14 +131,14 @@ fn train_index(
     let meta = target.meta;
     let model = target
         .model()?
-        .ok_or_else(|| Error::Untrained(index.name()))?;
+        .ok_or_else(|| Error::Untrained(index.named()))?;
     let _progress = Progress::start(index.table(), Some(oid));
     let rows = VectorColumn::of_index(index)?;
     let shared = queries.is_some();
     let seed = options.seed;
     let sample = sample(&rows, seed, Some(meta.dim), Part::rows(shared))?.rows;
     let mut log = match queries {
-        Some(column) => Some(self::sample(column, seed, Some(meta.dim), Part::Queries)?.rows),
+        Some(column) => Some(sample_queries(column, seed, meta.dim)?),
         None => None,
     };
     let held_out = log.as_mut().map_or(Vec::new(), |log| {
@@ -209,7 +208,7 @@ fn outcome(model: String, report: &Report, start: Instant) -> Outcome {
 
 /// Whose part of the sample's memory is used.
 #[derive(Clone, Copy)]
-pub(super) enum Part {
+enum Part {
     /// Rows, without queries beside them.
     Whole,
     /// Rows beside queries.
@@ -248,21 +247,16 @@ impl Part {
 }
 
 /// Vectors drawn from a column.
-pub(super) struct Sample {
+struct Sample {
     dim: usize,
     /// Vectors that they were drawn from.
     offered: usize,
     /// Elements, row-major.
-    pub rows: Vec<f32>,
+    rows: Vec<f32>,
 }
 
 /// A uniform sample of a column. Its dimensions are those wanted, or the type's, or the first row's.
-pub(super) fn sample(
-    column: &VectorColumn,
-    seed: u64,
-    wanted: Option<usize>,
-    part: Part,
-) -> Result<Sample> {
+fn sample(column: &VectorColumn, seed: u64, wanted: Option<usize>, part: Part) -> Result<Sample> {
     crate::pg::report_phase(SAMPLING);
     let mut dim = wanted.or(column.dim).unwrap_or(0);
     let mut reservoir: Option<Reservoir> = None;
@@ -279,6 +273,16 @@ pub(super) fn sample(
         offered: reservoir.as_ref().map_or(0, Reservoir::offered),
         rows: reservoir.map_or(Vec::new(), Reservoir::into_rows),
     })
+}
+
+/// A uniform sample of logged queries. A log that is empty, as an unlogged table is after a crash, is an error: a training
+/// without it would undo what an earlier one has learned from queries.
+pub(super) fn sample_queries(log: &VectorColumn, seed: u64, dim: usize) -> Result<Vec<f32>> {
+    let rows = sample(log, seed, Some(dim), Part::Queries)?.rows;
+    if rows.is_empty() {
+        return Err(Error::NoQueries(log.relation.clone()));
+    }
+    Ok(rows)
 }
 
 impl Request {
@@ -299,7 +303,7 @@ impl Request {
         let queries = query_log(queries, query_column)?;
         let default_name = || format!("{}_{column}", relation_name(table).unwrap_or_default());
         let model = model.map_or_else(default_name, str::to_owned);
-        models::check_owner(&model)?;
+        models::check_new(&model)?;
         Ok(Self {
             table,
             rows,
@@ -338,12 +342,13 @@ impl Request {
 
     /// Samples, trains and stores.
     fn run(self) -> Result<Outcome> {
+        refuse_if_read_only(TRAIN);
         let start = Instant::now();
         let _progress = Progress::start(self.table, None);
         let part = Part::rows(self.queries.is_some());
         let Sample { dim, offered, rows } = sample(&self.rows, self.seed, None, part)?;
         let mut queries = match &self.queries {
-            Some(column) => Some(sample(column, self.seed, Some(dim), Part::Queries)?.rows),
+            Some(column) => Some(sample_queries(column, self.seed, dim)?),
             None => None,
         };
         let held_out = queries.as_mut().map_or(Vec::new(), |log| {

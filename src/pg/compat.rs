@@ -3,6 +3,29 @@
 use crate::pg::relation::Index;
 use pgrx::pg_sys;
 
+/// Functions of PostgreSQL without the guard that pgrx puts around each: several may go under one, and an error that only
+/// passes is left as it is.
+mod bare {
+    use super::{File, pg_sys};
+    use pg_sys::{BlockNumber, Buffer, ForkNumber::Type as Fork, PlanState};
+    use std::ffi::{c_int, c_void};
+
+    unsafe extern "C-unwind" {
+        pub fn ReadRecentBuffer(file: File, fork: Fork, block: BlockNumber, recent: Buffer)
+        -> bool;
+        pub fn LockBuffer(buffer: Buffer, mode: c_int);
+        // The bindings of PostgreSQL 15 lack it.
+        #[cfg_attr(not(feature = "pg15"), link_name = "planstate_tree_walker_impl")]
+        pub fn planstate_tree_walker(
+            state: *mut PlanState,
+            walker: unsafe extern "C-unwind" fn(*mut PlanState, *mut c_void) -> bool,
+            context: *mut c_void,
+        ) -> bool;
+    }
+}
+
+pub use bare::planstate_tree_walker;
+
 /// Adds a page to a fork and returns its buffer, pinned and exclusively locked.
 #[cfg(any(feature = "pg16", feature = "pg17", feature = "pg18"))]
 pub fn extend_locked(
@@ -65,18 +88,6 @@ type File = pg_sys::RelFileLocator;
 /// Names a relation's file.
 #[derive(Clone, Copy)]
 pub struct Locator(File);
-
-/// Functions of bufmgr.c without the guard that pgrx puts around each: several may go under one.
-mod bare {
-    use super::{File, pg_sys};
-    use pg_sys::{BlockNumber, Buffer, ForkNumber::Type as Fork};
-
-    unsafe extern "C-unwind" {
-        pub fn ReadRecentBuffer(file: File, fork: Fork, block: BlockNumber, recent: Buffer)
-        -> bool;
-        pub fn LockBuffer(buffer: Buffer, mode: std::ffi::c_int);
-    }
-}
 
 impl Locator {
     /// The file that the relation has now.
@@ -314,6 +325,9 @@ pub fn count_index_scan(index: Index) {
         }
     }
 }
+
+/// The right to read, in the type of rights, which is wider since PostgreSQL 16.
+pub const ACL_SELECT: pg_sys::AclMode = pg_sys::ACL_SELECT as pg_sys::AclMode;
 
 /// Whether a role may maintain a table: its owner and superusers, and who was granted MAINTAIN.
 #[cfg(any(feature = "pg17", feature = "pg18"))]

@@ -305,7 +305,8 @@ pub fn beside<I: Send, O: Send, T>(
     })
 }
 
-/// Gives the C library's unused memory back to the system: a backend may live long after its one training.
+/// Gives the C library's unused memory back to the system: a backend may live long after the one training or decoding
+/// that needed it.
 pub fn return_memory() {
     // SAFETY: touches only the allocator's own free memory.
     #[cfg(all(target_os = "linux", target_env = "gnu"))]

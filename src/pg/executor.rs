@@ -4,6 +4,7 @@
 //! is beyond `r`, row by row. So the start of every query is watched: its index scans over distillvq are remembered until the
 //! memory of the query is freed, and a scan that begins looks itself up there. What is not surely a limit is none.
 
+use crate::pg::compat::planstate_tree_walker;
 use crate::pg::relation::access_method;
 use pgrx::{PgMemoryContexts, pg_guard, pg_sys};
 use std::cell::RefCell;
@@ -31,20 +32,13 @@ impl Drop for Forget {
     }
 }
 
-/// Functions of PostgreSQL without the guard that pgrx puts around each. The guard rebuilds an error from a part of what it
+/// A function of PostgreSQL without the guard that pgrx puts around each. The guard rebuilds an error from a part of what it
 /// tells, and errors of queries that have nothing to do with us pass here.
 mod bare {
-    use super::{c_int, c_void, pg_sys};
+    use super::{c_int, pg_sys};
 
     unsafe extern "C-unwind" {
         pub fn standard_ExecutorStart(query: *mut pg_sys::QueryDesc, flags: c_int);
-        // Declared anew by some versions' bindings, and missing from others'.
-        #[cfg_attr(not(feature = "pg15"), link_name = "planstate_tree_walker_impl")]
-        pub fn planstate_tree_walker(
-            state: *mut pg_sys::PlanState,
-            walker: unsafe extern "C-unwind" fn(*mut pg_sys::PlanState, *mut c_void) -> bool,
-            context: *mut c_void,
-        ) -> bool;
     }
 }
 
@@ -107,7 +101,7 @@ unsafe extern "C-unwind" fn collect(state: *mut pg_sys::PlanState, out: *mut c_v
                 out.push(scan);
             }
         }
-        bare::planstate_tree_walker(state, collect, out)
+        planstate_tree_walker(state, collect, out)
     }
 }
 

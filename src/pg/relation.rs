@@ -25,13 +25,20 @@ impl Element {
         }
     }
 
+    /// The name of its type.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Single => "vector",
+            Self::Half => "halfvec",
+        }
+    }
+
     /// The element type of a type's name, if it is one of pgvector's.
     pub fn of_type(oid: pg_sys::Oid) -> Option<Self> {
-        match type_name(oid).as_str() {
-            "vector" => Some(Self::Single),
-            "halfvec" => Some(Self::Half),
-            _ => None,
-        }
+        let name = type_name(oid);
+        [Self::Single, Self::Half]
+            .into_iter()
+            .find(|element| element.name() == name)
     }
 }
 
@@ -62,6 +69,26 @@ pub struct Heap(pg_sys::Relation);
 #[derive(Clone, Copy)]
 pub struct Index(pg_sys::Relation);
 
+/// The names of an index: as a message has it, and as a statement must have it, whatever the `search_path`.
+#[derive(Clone, Debug)]
+pub struct IndexName {
+    plain: String,
+    quoted: String,
+}
+
+impl IndexName {
+    /// The name with its schema, quoted as need be.
+    pub fn quoted(&self) -> &str {
+        &self.quoted
+    }
+}
+
+impl std::fmt::Display for IndexName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.plain)
+    }
+}
+
 /// Name of a relation.
 fn relation_name(relation: pg_sys::Relation) -> String {
     // SAFETY: an open relation has a catalog row with a terminated name.
@@ -70,6 +97,12 @@ fn relation_name(relation: pg_sys::Relation) -> String {
             .to_string_lossy()
             .into_owned()
     }
+}
+
+/// Blocks of a relation's main fork.
+fn main_blocks(relation: pg_sys::Relation) -> u32 {
+    // SAFETY: an open relation.
+    unsafe { pg_sys::RelationGetNumberOfBlocksInFork(relation, pg_sys::ForkNumber::MAIN_FORKNUM) }
 }
 
 impl Heap {
@@ -88,6 +121,17 @@ impl Heap {
     pub fn data(&self) -> &pg_sys::RelationData {
         // SAFETY: an open relation.
         unsafe { &*self.0 }
+    }
+
+    /// Whether it is kept as PostgreSQL keeps tables.
+    pub fn is_plain(self) -> bool {
+        // SAFETY: a look at a constant of the server's.
+        self.data().rd_tableam == unsafe { pg_sys::GetHeapamTableAmRoutine() }
+    }
+
+    /// Its blocks, as many as there are now.
+    pub fn blocks(self) -> u32 {
+        main_blocks(self.0)
     }
 
     /// Rows that the planner believes in; 0 when nothing is known.
@@ -121,6 +165,14 @@ impl Index {
         relation_name(self.0)
     }
 
+    /// The index's names for an error.
+    pub fn named(self) -> IndexName {
+        IndexName {
+            plain: self.name(),
+            quoted: self.quoted_name(),
+        }
+    }
+
     /// The index's name with its schema, quoted as need be.
     pub fn quoted_name(self) -> String {
         quoted_relation(self.oid()).unwrap_or_else(|_| self.name())
@@ -152,10 +204,7 @@ impl Index {
 
     /// Bytes of its main fork.
     pub fn bytes(self) -> u64 {
-        let main = pg_sys::ForkNumber::MAIN_FORKNUM;
-        // SAFETY: an open relation.
-        let blocks = unsafe { pg_sys::RelationGetNumberOfBlocksInFork(self.0, main) };
-        u64::from(blocks) * u64::from(pg_sys::BLCKSZ)
+        u64::from(main_blocks(self.0)) * u64::from(pg_sys::BLCKSZ)
     }
 
     /// Whether its definition has an expression or a predicate, which runs functions.
@@ -308,8 +357,7 @@ const READERS: Locks = Locks {
 impl Maintained {
     /// Opens an index of this access method to change its model or metapage, by the command of this name. A relation that is gone is PostgreSQL's own error.
     pub fn for_change(index: pg_sys::Oid, command: &'static CStr) -> Self {
-        // SAFETY: raises an error on a standby and in a read-only transaction.
-        unsafe { pg_sys::PreventCommandIfReadOnly(command.as_ptr()) };
+        refuse_if_read_only(command);
         Self::open(
             index,
             Locks {
@@ -407,6 +455,12 @@ impl Drop for Maintained {
             }
         }
     }
+}
+
+/// Raises an error on a standby and in a read-only transaction, where a command of this name cannot write.
+pub fn refuse_if_read_only(command: &'static CStr) {
+    // SAFETY: reads the transaction's state, and raises PostgreSQL's own error.
+    unsafe { pg_sys::PreventCommandIfReadOnly(command.as_ptr()) };
 }
 
 /// Whether the server is a standby, or recovers.

@@ -1,5 +1,6 @@
 //! Who may look at an index and the rows behind it.
 
+use crate::pg::compat::ACL_SELECT;
 use crate::pg::relation::{may_maintain, table_of};
 use pgrx::pg_sys;
 
@@ -34,7 +35,7 @@ pub fn has_hidden_rows(table: pg_sys::Oid) -> bool {
 pub fn may_select(table: pg_sys::Oid) -> bool {
     // SAFETY: a catalog look-up.
     unsafe {
-        pg_sys::pg_class_aclcheck(table, pg_sys::GetUserId(), pg_sys::ACL_SELECT.into())
+        pg_sys::pg_class_aclcheck(table, pg_sys::GetUserId(), ACL_SELECT)
             == pg_sys::AclResult::ACLCHECK_OK
     }
 }
@@ -42,12 +43,8 @@ pub fn may_select(table: pg_sys::Oid) -> bool {
 fn may_select_column(table: pg_sys::Oid, column: i16) -> bool {
     // SAFETY: a catalog look-up.
     unsafe {
-        pg_sys::pg_attribute_aclcheck(
-            table,
-            column,
-            pg_sys::GetUserId(),
-            pg_sys::ACL_SELECT.into(),
-        ) == pg_sys::AclResult::ACLCHECK_OK
+        pg_sys::pg_attribute_aclcheck(table, column, pg_sys::GetUserId(), ACL_SELECT)
+            == pg_sys::AclResult::ACLCHECK_OK
     }
 }
 

@@ -49,6 +49,13 @@ impl Database {
         }
     }
 
+    /// Makes it with a table `items` of vectors.
+    pub fn of_items(name: &str, vectors: &Vectors) -> Self {
+        let mut db = Self::new(name);
+        table(&mut db, "items", "vector", vectors);
+        db
+    }
+
     /// Another session.
     pub fn session(&self) -> Client {
         server().connect_to(&self.name).unwrap()
@@ -108,6 +115,20 @@ impl Drop for Database {
             }
         }
     }
+}
+
+/// Whether the server can be made to forget pages, so that what is done to a file behind its back is seen.
+pub fn can_evict() -> bool {
+    server().installation().version() >= 17
+}
+
+/// Takes the pages of an index out of the server's memory.
+#[track_caller]
+pub fn evict(client: &mut Client, index: &str) {
+    client.run(&format!(
+        "CREATE EXTENSION IF NOT EXISTS pg_buffercache; CHECKPOINT;
+         SELECT pg_buffercache_evict(bufferid) FROM pg_buffercache WHERE relfilenode = pg_relation_filenode('{index}')"
+    ));
 }
 
 /// Fails if the extension finds a problem in any valid index of a database, or in what it has of its table's rows.
@@ -416,14 +437,7 @@ pub fn items_and_queries(name: &str, rows: usize, dim: usize) -> (Database, Vect
 
 /// A database with a table `items` of 1,200 vectors of 8 dimensions.
 pub fn items(name: &str) -> Database {
-    let mut db = Database::new(name);
-    table(
-        &mut db,
-        "items",
-        "vector",
-        &Vectors::clustered(1_200, 8, 10, 6),
-    );
-    db
+    Database::of_items(name, &Vectors::clustered(1_200, 8, 10, 6))
 }
 
 /// Waits until another session waits for a lock.
