@@ -465,3 +465,27 @@ fn columns_dropped_added_and_generated() {
         exact(&mut db, &sql);
     }
 }
+
+#[test]
+fn rows_that_their_codes_nearly_cancel_do_not_hide_others() {
+    // Lengths over six magnitudes. Of the tiny rows some are reconstructed as a thousandth of what they are, which the
+    // correction of lengths must not make up for at the cost of all others.
+    let mut db = Database::new("cancelled");
+    db.run(&format!(
+        "SELECT setseed(0.57); CREATE TABLE items (id bigint, a float8, b float8, embedding vector(1));
+         INSERT INTO items SELECT i, random(), random(), CASE WHEN i % 37 = 3 THEN NULL WHEN i % 41 = 5 THEN ARRAY[0]
+             ELSE ARRAY[(random() - 0.5) * power(10, i % 6 - 3)] END::real[]::vector FROM generate_series(0, 2773) i;
+         CREATE INDEX one ON items USING distillvq (embedding vector_ip_ops) WITH (lists = 54);
+         SET distillvq.probes = {ALL}"
+    ));
+    for query in [-50.0, -0.01, 0.01, 50.0] {
+        let sql = search(
+            "items WHERE embedding IS NOT NULL",
+            Metric::InnerProduct,
+            &[query],
+            "LIMIT 50",
+        );
+        let recall = recall(&by_index(&mut db, &sql), &by_table(&mut db, &sql));
+        assert!(recall >= 0.95, "{query}: {recall}");
+    }
+}

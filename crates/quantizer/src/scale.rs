@@ -6,6 +6,10 @@ use serde::{Deserialize, Serialize};
 
 /// Share of the sample's corrections that lies outside the range at either end.
 const OUTSIDE: f64 = 5e-4;
+/// Largest correction that the range is stretched to. Codes that nearly cancel their list's vector out need any larger one:
+/// a few such rows would leave the steps too coarse for all others, and their own scores, with the roundings of the look-up
+/// table made as many times larger, would beat any row's.
+const MOST: f32 = 8.0;
 /// How far a correction may lie outside the range and still be clamped into it.
 const TOLERANCE: f32 = 0.1;
 
@@ -30,7 +34,7 @@ impl Scale {
         let skip = (last as f64 * OUTSIDE) as usize;
         let (low, high) = (corrections[skip], corrections[last - skip]);
         // Rows to come vary a little more than the sample.
-        let (lo, hi) = (low / 1.02, high * 1.02);
+        let (lo, hi) = (low / 1.02, high.min(MOST).max(low) * 1.02);
         Scale {
             lo,
             step: ((hi - lo) / 255.0).min(f32::MAX),
@@ -84,6 +88,19 @@ mod tests {
         for k in [0.7, 1.6, f32::NAN, f32::INFINITY, 0.0, -1.0] {
             assert_eq!(scale.encode(k), None, "{k}");
         }
+    }
+
+    #[test]
+    fn a_few_huge_corrections_do_not_coarsen_the_others() {
+        let usual = (0..5000).map(|i| 0.9 + 0.3 * i as f32 / 5000.0);
+        let scale = Scale::fit(usual.chain([3e3; 50]).collect());
+        for k in [0.9f32, 1.0, 1.19] {
+            let byte = scale.encode(k).unwrap();
+            assert!((scale.decode(byte) - k).abs() < 0.02, "{k}");
+        }
+        assert_eq!(scale.encode(3e3), None);
+        let huge = Scale::fit(vec![3e3; 10]);
+        assert!(huge.encode(3e3).is_some());
     }
 
     #[test]
