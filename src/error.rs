@@ -126,9 +126,9 @@ pub enum Error {
     /// A model that indexes name in their options.
     #[error("cannot drop model \"{name}\" because indexes name it")]
     ModelInUse { name: String, indexes: Vec<String> },
-    /// A model without a name.
-    #[error("the name of a model is empty")]
-    NoName,
+    /// A model without a name, or with a long one.
+    #[error("the name of a model has {bytes} bytes")]
+    NameLength { bytes: usize, most: usize },
     /// Too many bytes for a model.
     #[error("a model of {bytes} bytes is too large, at most {most} are allowed")]
     LargeModel { bytes: usize, most: usize },
@@ -289,7 +289,7 @@ impl Error {
             | Self::RowSecurity(_) => S::ERRCODE_INSUFFICIENT_PRIVILEGE,
             Self::ModelExists(_) => S::ERRCODE_DUPLICATE_OBJECT,
             Self::ModelInUse { .. } => S::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
-            Self::NoName => S::ERRCODE_INVALID_PARAMETER_VALUE,
+            Self::NameLength { .. } => S::ERRCODE_INVALID_PARAMETER_VALUE,
             Self::LargeModel { .. } | Self::RefineDimensions { .. } => {
                 S::ERRCODE_PROGRAM_LIMIT_EXCEEDED
             }
@@ -379,7 +379,7 @@ impl Error {
             Self::ModelInUse { .. } => {
                 "Drop the indexes first, or say force => true: they go on working, but cannot be rebuilt.".into()
             }
-            Self::NoName => "Give the model a name.".into(),
+            Self::NameLength { most, .. } => format!("Give the model a name of 1 to {most} bytes."),
             Self::LargeModel { .. } => "Train a model with fewer lists.".into(),
             Self::Import { source: ModelError::UnsupportedVersion { .. }, .. } => {
                 "The model is from a newer release: update the extension.".into()

@@ -500,9 +500,17 @@ fn a_training_that_cannot_be_stored_does_not_begin() {
     let mut db = items("stored");
     // No row is read: that would be an error.
     db.run("CREATE VIEW costly AS SELECT (1 / (id - id))::text::vector(8) AS embedding FROM items");
-    let nameless = db.refusal("SELECT distillvq_train('costly', 'embedding', '')");
-    assert_eq!(nameless.state, "22023", "{nameless:?}");
-    assert!(!nameless.hint.is_empty(), "{nameless:?}");
+    for name in ["''", "repeat('m', 256)", "repeat('é', 128)"] {
+        let refusal = db.refusal(&format!(
+            "SELECT distillvq_train('costly', 'embedding', {name})"
+        ));
+        assert_eq!(refusal.state, "22023", "{name}: {refusal:?}");
+        assert!(refusal.hint.contains("1 to 255 bytes"), "{refusal:?}");
+    }
+    db.run("SELECT distillvq_train('items', 'embedding', repeat('m', 255))");
+    let copy =
+        "SELECT distillvq_import_model(repeat('n', 256), distillvq_export_model(repeat('m', 255)))";
+    assert_eq!(db.refusal(copy).state, "22023");
     let read_only =
         db.refusal("BEGIN READ ONLY; SELECT distillvq_train('costly', 'embedding', 'm')");
     assert_eq!(read_only.state, "25006", "{read_only:?}");
