@@ -517,6 +517,51 @@ fn a_training_that_cannot_be_stored_does_not_begin() {
 }
 
 #[test]
+fn the_hint_about_a_table_names_its_indexes() {
+    let mut db = items("indexes_of");
+    db.run(
+        "CREATE SCHEMA \"s p\"; CREATE TABLE \"s p\".bare (embedding vector(8)); CREATE INDEX tree ON items (id);
+         CREATE INDEX one ON items USING distillvq (embedding);
+         CREATE INDEX two ON items USING distillvq (embedding vector_cosine_ops);
+         CREATE TABLE \"s p\".parts (id bigint, embedding vector(8)) PARTITION BY LIST (id);
+         CREATE TABLE \"s p\".first PARTITION OF \"s p\".parts FOR VALUES IN (1) PARTITION BY LIST (id);
+         CREATE TABLE \"s p\".leaf PARTITION OF \"s p\".first DEFAULT;
+         CREATE INDEX above ON \"s p\".parts USING distillvq (embedding)",
+    );
+    for function in [
+        "recall",
+        "index_info",
+        "prewarm",
+        "calibrate",
+        "check",
+        "train",
+    ] {
+        let mut hint = |relation: &str| {
+            let refusal = db.refusal(&format!("SELECT distillvq_{function}('{relation}')"));
+            assert_eq!(refusal.state, "42809", "{refusal:?}");
+            refusal.hint
+        };
+        let of_items = hint("items");
+        let example = format!("as in distillvq_{function}('public.one')");
+        assert!(of_items.contains(&example), "{of_items}");
+        assert!(
+            of_items.ends_with("The table has: public.one, public.two."),
+            "{of_items}"
+        );
+        let of_parts = hint("\"s p\".parts");
+        assert!(
+            of_parts.ends_with("The table has: \"s p\".leaf_embedding_idx."),
+            "{of_parts}"
+        );
+        let of_bare = hint("\"s p\".bare");
+        assert!(
+            of_bare.contains("('items_embedding_idx')") && !of_bare.contains("has"),
+            "{of_bare}"
+        );
+    }
+}
+
+#[test]
 fn an_empty_log_of_queries_is_an_error() {
     // As an unlogged table is after a crash: a weekly job must not forget by it what queries have taught.
     let mut db = items("no_queries");
