@@ -60,8 +60,8 @@ pub unsafe fn estimate_path(
 /// Rows for which a search is fast whatever lies within a limit of the distance.
 const FEW: f64 = 100.0;
 /// Places of the table where rows are compared to estimate what lies within, and the least rows that must be found there.
-const PLACES: usize = 64;
-const LEAST_ROWS: usize = 16;
+const PLACES: usize = 32;
+const LEAST_ROWS: usize = 8;
 
 /// A constant limit of the distance in a query, with a constant vector.
 struct Range {
