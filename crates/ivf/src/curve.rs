@@ -16,8 +16,8 @@ const WORTH: [f64; 8] = [0.0, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999];
 
 /// Share of the neighbours within reach that may be lost to the choice of the rows that are compared.
 const TOLERABLE: f64 = 0.005;
-/// By how much more rows may be compared to lose fewer: codes that ask for more are too short.
-const MOST_ROWS: f64 = 4.0;
+/// Rows that may be compared in the mean to lose fewer than with the usual depth: codes that ask for more are too short.
+const MOST_ROWS: f64 = 256.0;
 
 /// The least depth of re-ranking ([`DEPTHS`]) with which searches lose no more than is tolerable; where they always do, the
 /// least that is about as good as any. `measure` gives what [`Curve::loss`] says of searches with a depth, and how many rows
@@ -27,16 +27,14 @@ const MOST_ROWS: f64 = 4.0;
 /// Those of `measure`.
 pub fn choose_depth<E>(mut measure: impl FnMut(f32) -> Result<(f64, f64), E>) -> Result<f32, E> {
     let mut losses: Vec<(f32, f64)> = Vec::new();
-    let mut most = f64::INFINITY;
     for depth in DEPTHS {
         let (lost, compared) = measure(depth)?;
-        if compared > most {
+        if compared > MOST_ROWS {
             break;
         }
         if lost <= TOLERABLE {
             return Ok(depth);
         }
-        most = most.min(MOST_ROWS * compared);
         losses.push((depth, lost));
     }
     let least = losses.iter().map(|(_, lost)| *lost);
@@ -256,7 +254,8 @@ mod tests {
         // Nothing helps, or hardly, or too dearly.
         assert_eq!(chosen([(0.04, 30.0), (0.04, 60.0), (0.04, 90.0)]), Ok(0));
         assert_eq!(chosen([(0.04, 30.0), (0.022, 60.0), (0.02, 90.0)]), Ok(1));
-        assert_eq!(chosen([(0.04, 30.0), (0.02, 60.0), (0.001, 121.0)]), Ok(1));
+        assert_eq!(chosen([(0.04, 30.0), (0.02, 60.0), (0.001, 300.0)]), Ok(1));
+        assert_eq!(chosen([(0.04, 300.0), (0.001, 400.0), (0.0, 500.0)]), Ok(0));
         let stopped = choose_depth(|_| Err::<(f64, f64), _>("stopped"));
         assert_eq!(stopped, Err("stopped"));
         let curve = Curve::new(1024, vec![doubling(); 2]);
