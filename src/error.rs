@@ -126,9 +126,9 @@ pub enum Error {
     /// A model that indexes name in their options.
     #[error("cannot drop model \"{name}\" because indexes name it")]
     ModelInUse { name: String, indexes: Vec<String> },
-    /// A model without a name.
-    #[error("the name of a model is empty")]
-    NoName,
+    /// A model without a name, or with a long one.
+    #[error("the name of a model has {bytes} bytes")]
+    NameLength { bytes: usize, most: usize },
     /// Too many bytes for a model.
     #[error("a model of {bytes} bytes is too large, at most {most} are allowed")]
     LargeModel { bytes: usize, most: usize },
@@ -140,6 +140,8 @@ pub enum Error {
     NotAnIndex {
         relation: String,
         kind: &'static str,
+        /// Those of the relation, if it is a table.
+        indexes: Vec<String>,
         purpose: Purpose,
     },
     /// No index at all.
@@ -289,7 +291,7 @@ impl Error {
             | Self::RowSecurity(_) => S::ERRCODE_INSUFFICIENT_PRIVILEGE,
             Self::ModelExists(_) => S::ERRCODE_DUPLICATE_OBJECT,
             Self::ModelInUse { .. } => S::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
-            Self::NoName => S::ERRCODE_INVALID_PARAMETER_VALUE,
+            Self::NameLength { .. } => S::ERRCODE_INVALID_PARAMETER_VALUE,
             Self::LargeModel { .. } | Self::RefineDimensions { .. } => {
                 S::ERRCODE_PROGRAM_LIMIT_EXCEEDED
             }
@@ -379,7 +381,7 @@ impl Error {
             Self::ModelInUse { .. } => {
                 "Drop the indexes first, or say force => true: they go on working, but cannot be rebuilt.".into()
             }
-            Self::NoName => "Give the model a name.".into(),
+            Self::NameLength { most, .. } => format!("Give the model a name of 1 to {most} bytes."),
             Self::LargeModel { .. } => "Train a model with fewer lists.".into(),
             Self::Import { source: ModelError::UnsupportedVersion { .. }, .. } => {
                 "The model is from a newer release: update the extension.".into()
@@ -396,13 +398,8 @@ impl Error {
                 "Raise the system's limit of threads, or lower max_parallel_maintenance_workers.".into()
             }
             Self::Import { .. } => "Give the bytes that distillvq_export_model returned, whole and unchanged.".into(),
-            Self::NotAnIndex { purpose: Purpose::Train, .. } => {
-                "Name an index, as in distillvq_train('items_embedding_idx'), or a table and its column, as in \
-                 distillvq_train('items', 'embedding').".into()
-            }
-            Self::NotAnIndex { purpose, .. } | Self::NullIndex(purpose) => {
-                format!("Name an index, as in {}('items_embedding_idx').", purpose.function())
-            }
+            Self::NotAnIndex { indexes, purpose, .. } => name_an_index(*purpose, indexes),
+            Self::NullIndex(purpose) => name_an_index(*purpose, &[]),
             Self::Null(name) => format!("Give \"{name}\" a value."),
             Self::PartitionedIndex { partitions, .. } if partitions.is_empty() => {
                 "It has no partitions yet, and no rows.".into()
@@ -514,6 +511,26 @@ impl Error {
         report.report(PgLogLevel::ERROR);
         unreachable!("ereport(ERROR) does not return")
     }
+}
+
+/// How to name an index to a function, if need be one of those that the caller has named the table of.
+fn name_an_index(purpose: Purpose, indexes: &[String]) -> String {
+    let function = purpose.function();
+    let example = indexes
+        .first()
+        .map_or("items_embedding_idx", String::as_str);
+    let example = pgrx::spi::quote_literal(example);
+    let or = match purpose {
+        Purpose::Train => {
+            ", or a table and its column, as in distillvq_train('items', 'embedding')"
+        }
+        _ => "",
+    };
+    let there_are = match indexes {
+        [] => String::new(),
+        some => format!(" The table has: {}.", some_of(some)),
+    };
+    format!("Name an index, as in {function}({example}){or}.{there_are}")
 }
 
 /// The first names of a list that may be long.

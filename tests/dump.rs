@@ -144,9 +144,11 @@ fn a_dump_without_data_takes_no_models_along() {
 const TRACES: &str = "
     SELECT pg_describe_object(classid, objid, 0) FROM (
         SELECT 'pg_proc'::regclass classid, oid objid FROM pg_proc WHERE proname LIKE 'distillvq%' OR probin LIKE '%distillvq%'
-        UNION SELECT 'pg_class'::regclass, oid FROM pg_class WHERE relname LIKE 'distillvq%' AND relkind <> 'i'
+        UNION SELECT 'pg_class'::regclass, oid FROM pg_class WHERE relname LIKE 'distillvq%' AND relkind NOT IN ('i', 'c')
         UNION SELECT 'pg_class'::regclass, c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
-              WHERE nspname = 'distillvq' AND relkind <> 'i'
+              WHERE nspname = 'distillvq' AND relkind NOT IN ('i', 'c')
+        UNION SELECT 'pg_type'::regclass, reltype FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace
+              WHERE nspname = 'distillvq' AND relkind = 'c'
         UNION SELECT 'pg_am'::regclass, oid FROM pg_am WHERE amname = 'distillvq'
         UNION SELECT 'pg_opclass'::regclass, o.oid FROM pg_opclass o JOIN pg_am a ON a.oid = opcmethod WHERE amname = 'distillvq'
         UNION SELECT 'pg_opfamily'::regclass, o.oid FROM pg_opfamily o JOIN pg_am a ON a.oid = opfmethod WHERE amname = 'distillvq'
@@ -156,7 +158,8 @@ const TRACES: &str = "
 /// The members of the extension, without the row types of its relations.
 const MEMBERS: &str = "
     SELECT pg_describe_object(classid, objid, 0) FROM pg_depend
-    WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e' AND classid <> 'pg_type'::regclass
+    WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e'
+      AND (classid <> 'pg_type'::regclass OR objid IN (SELECT reltype FROM pg_class WHERE relkind = 'c'))
       AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'distillvq')
     ORDER BY 1";
 

@@ -500,12 +500,65 @@ fn a_training_that_cannot_be_stored_does_not_begin() {
     let mut db = items("stored");
     // No row is read: that would be an error.
     db.run("CREATE VIEW costly AS SELECT (1 / (id - id))::text::vector(8) AS embedding FROM items");
-    let nameless = db.refusal("SELECT distillvq_train('costly', 'embedding', '')");
-    assert_eq!(nameless.state, "22023", "{nameless:?}");
-    assert!(!nameless.hint.is_empty(), "{nameless:?}");
+    for name in ["''", "repeat('m', 256)", "repeat('é', 128)"] {
+        let refusal = db.refusal(&format!(
+            "SELECT distillvq_train('costly', 'embedding', {name})"
+        ));
+        assert_eq!(refusal.state, "22023", "{name}: {refusal:?}");
+        assert!(refusal.hint.contains("1 to 255 bytes"), "{refusal:?}");
+    }
+    db.run("SELECT distillvq_train('items', 'embedding', repeat('m', 255))");
+    let copy =
+        "SELECT distillvq_import_model(repeat('n', 256), distillvq_export_model(repeat('m', 255)))";
+    assert_eq!(db.refusal(copy).state, "22023");
     let read_only =
         db.refusal("BEGIN READ ONLY; SELECT distillvq_train('costly', 'embedding', 'm')");
     assert_eq!(read_only.state, "25006", "{read_only:?}");
+}
+
+#[test]
+fn the_hint_about_a_table_names_its_indexes() {
+    let mut db = items("indexes_of");
+    db.run(
+        "CREATE SCHEMA \"s p\"; CREATE TABLE \"s p\".bare (embedding vector(8)); CREATE INDEX tree ON items (id);
+         CREATE INDEX one ON items USING distillvq (embedding);
+         CREATE INDEX two ON items USING distillvq (embedding vector_cosine_ops);
+         CREATE TABLE \"s p\".parts (id bigint, embedding vector(8)) PARTITION BY LIST (id);
+         CREATE TABLE \"s p\".first PARTITION OF \"s p\".parts FOR VALUES IN (1) PARTITION BY LIST (id);
+         CREATE TABLE \"s p\".leaf PARTITION OF \"s p\".first DEFAULT;
+         CREATE INDEX above ON \"s p\".parts USING distillvq (embedding)",
+    );
+    for function in [
+        "recall",
+        "index_info",
+        "prewarm",
+        "calibrate",
+        "check",
+        "train",
+    ] {
+        let mut hint = |relation: &str| {
+            let refusal = db.refusal(&format!("SELECT distillvq_{function}('{relation}')"));
+            assert_eq!(refusal.state, "42809", "{refusal:?}");
+            refusal.hint
+        };
+        let of_items = hint("items");
+        let example = format!("as in distillvq_{function}('public.one')");
+        assert!(of_items.contains(&example), "{of_items}");
+        assert!(
+            of_items.ends_with("The table has: public.one, public.two."),
+            "{of_items}"
+        );
+        let of_parts = hint("\"s p\".parts");
+        assert!(
+            of_parts.ends_with("The table has: \"s p\".leaf_embedding_idx."),
+            "{of_parts}"
+        );
+        let of_bare = hint("\"s p\".bare");
+        assert!(
+            of_bare.contains("('items_embedding_idx')") && !of_bare.contains("has"),
+            "{of_bare}"
+        );
+    }
 }
 
 #[test]

@@ -187,6 +187,105 @@ fn an_index_that_has_grown_is_to_be_trained_again() {
     assert_eq!(advice(&mut db), "fine");
 }
 
+/// Follows the advice about the index `one` until that is "fine". Returns each advice, the last one included.
+#[track_caller]
+fn follow_all(client: &mut Client) -> Vec<String> {
+    let mut all = Vec::new();
+    while all.last().is_none_or(|it| it != "fine") {
+        assert!(all.len() < 6, "{all:?}");
+        let told = advice(client);
+        follow(client, &told);
+        all.push(told);
+    }
+    all
+}
+
+#[test]
+fn a_doubled_index_keeps_its_promise_or_is_told_how() {
+    let dim = 32;
+    let all = Vectors::clustered(2 * ROWS, dim, 40, 6);
+    let keeps = |db: &mut Client| {
+        let measured = "SELECT recall_high >= 0.95 FROM distillvq_recall('one', sample => 400)";
+        db.one::<bool>(measured)
+    };
+    for (kind, more) in [
+        ("like", all.slice(ROWS..2 * ROWS)),
+        ("elsewhere", Vectors::clustered(ROWS, dim, 40, 77)),
+        ("everywhere", Vectors::noise(ROWS, dim, 5)),
+    ] {
+        let mut db = Database::of_items(&format!("doubled_{kind}"), &all.slice(0..ROWS));
+        db.run("CREATE INDEX one ON items USING distillvq (embedding) WITH (lists = 100)");
+        insert(&mut db, &more);
+        // Otherwise nothing would be mended here.
+        assert!(kind != "everywhere" || !keeps(&mut db));
+        let told = follow_all(&mut db);
+        assert!(keeps(&mut db), "{kind}: {told:?}");
+    }
+}
+
+#[test]
+fn codes_that_miss_the_target_are_to_be_finer() {
+    let mut db = Database::of_items("coarse", &Vectors::noise(2_000, 32, 3));
+    db.run(
+        "CREATE INDEX one ON items USING distillvq (embedding)
+         WITH (lists = 10, subquantizers = 3, target_recall = 0.998)",
+    );
+    let told = follow_all(&mut db);
+    let expected = [
+        "reindex: all lists together reach a recall of ",
+        "ALTER INDEX public.one SET (subquantizers = 6); REINDEX INDEX CONCURRENTLY public.one",
+    ];
+    assert!(
+        told[0].starts_with(expected[0]) && told[0].ends_with(expected[1]),
+        "{told:?}"
+    );
+    let reached = "(calibration->-1->>'recall')::float8";
+    assert!(said::<f64>(&mut db, reached) >= 0.998);
+    // What a model decides, it is to be trained for.
+    db.run(
+        "SELECT distillvq_train('items', 'embedding', 'm', metric => 'l2', lists => 10, subquantizers => 3);
+         DROP INDEX one;
+         CREATE INDEX one ON items USING distillvq (embedding) WITH (model = m, target_recall = 0.998)",
+    );
+    let told = advice(&mut db);
+    let expected = "train 'm' with subquantizers => 6, then REINDEX INDEX CONCURRENTLY public.one";
+    assert!(told.ends_with(expected), "{told}");
+}
+
+#[test]
+fn a_target_that_no_codes_reach_is_to_be_lowered() {
+    let dim = 280;
+    // All that differs is one number, over many magnitudes: no step of a code is small enough for all of them.
+    let value = |i: usize| (0.008 * i as f32).exp();
+    let row = |i: usize| (0..dim).map(move |j| if j == 0 { value(i) } else { 0.0 });
+    let vectors = Vectors::new(dim, (0..1_500).flat_map(row).collect()).unwrap();
+    let mut db = Database::of_items("unreached", &vectors);
+    db.run(
+        "CREATE INDEX one ON items USING distillvq (embedding)
+         WITH (lists = 4, subquantizers = 200, target_recall = 0.9999)",
+    );
+    let mut session = db.session();
+    session.run("SET distillvq.target_recall = 0.9998");
+    let told = follow_all(&mut db);
+    let expected = [
+        "(subquantizers = 280); REINDEX",
+        "(bits = 8, subquantizers = 240); REINDEX",
+        "(refine = sq7); REINDEX",
+        "lower target_recall: ",
+        "fine",
+    ];
+    assert_eq!(told.len(), expected.len(), "{told:?}");
+    for (told, expected) in told.iter().zip(expected) {
+        assert!(told.contains(expected), "{told}");
+    }
+    // Where the index's own target does not count, it does not help to lower that one.
+    let told = follow_all(&mut session);
+    assert!(
+        told[0].contains("; SET distillvq.target_recall = "),
+        "{told:?}"
+    );
+}
+
 #[test]
 fn rows_of_another_kind_make_the_codes_err() {
     let (mut db, more) = items("drift");

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Database, Sql, items, server, table};
+use common::{Database, Sql, items, literal, server, table};
 use distillvq_harness::Vectors;
 use distillvq_harness::plans::{self, Care, Kind, Outcome, Shape};
 
@@ -99,6 +99,138 @@ fn more_work_costs_more() {
 
 fn nearest(rest: &str) -> String {
     format!("SELECT id FROM items ORDER BY embedding <-> '[1,2,3,4,5,6,7,8]' {rest}")
+}
+
+/// Whether a query is planned as a search of an index.
+#[track_caller]
+fn searches(client: &mut postgres::Client, sql: &str) -> bool {
+    client
+        .plan(sql)
+        .contains("Index Scan using items_embedding_idx")
+}
+
+/// A database with a table `items` of 10,000 rows and an index, a vector as SQL, and the distance of its nearest rows by number.
+fn ranges(name: &str) -> (Database, String, impl Fn(&mut postgres::Client, i32) -> f64) {
+    let all = Vectors::clustered(10_001, 64, 50, 3);
+    let mut db = Database::of_items(name, &all.slice(0..10_000));
+    db.run("CREATE INDEX ON items USING distillvq (embedding)");
+    db.run_each(&["VACUUM ANALYZE items"]);
+    let query = literal(all.row(10_000));
+    let of = query.clone();
+    let nth = move |client: &mut postgres::Client, n: i32| {
+        let n = n - 1;
+        client.one(&format!(
+            "SELECT embedding <-> {of} AS distance FROM items ORDER BY distance OFFSET {n} LIMIT 1"
+        ))
+    };
+    (db, query, nth)
+}
+
+#[test]
+fn a_limit_of_the_distance_has_a_cost() {
+    let (mut db, query, nth) = ranges("ranges");
+    let order = format!("embedding <-> {query}");
+    let within = |farthest: f64, rest: &str| {
+        format!("SELECT id FROM items WHERE {order} <= {farthest} ORDER BY {order} {rest}")
+    };
+    for (rows, rest, expected) in [
+        (1, "", true),
+        (20, "", true),
+        (20, "LIMIT 10", true),
+        (20, "LIMIT 5000", true),
+        (9_000, "", false),
+        (9_000, "LIMIT 10", true),
+        (9_000, "LIMIT 9000", false),
+    ] {
+        let sql = within(nth(&mut db, rows), rest);
+        assert_eq!(searches(&mut db, &sql), expected, "{rows} rows {rest}");
+    }
+    // The farther it reaches, the more it costs.
+    db.run(BY_INDEX);
+    let distances = [10, 1_000, 3_000, 9_000].map(|rows| nth(&mut db, rows));
+    let costs = distances.map(|farthest| cost(&mut db, &within(farthest, "")).1);
+    assert!(costs.is_sorted_by(|a, b| a < b), "{costs:?}");
+    db.run("RESET ALL");
+    // What is not known is taken for a third of the rows, as the planner does; what a parameter says is known.
+    let narrow = nth(&mut db, 20);
+    assert!(!searches(
+        &mut db,
+        &within(narrow, "").replace("<= ", "<= 0.5 * random() + ")
+    ));
+    db.run(
+        "PREPARE near (vector, float8) AS
+             SELECT id FROM items WHERE embedding <-> $1 < $2 ORDER BY embedding <-> $1;
+         SET plan_cache_mode = force_custom_plan",
+    );
+    assert!(searches(
+        &mut db,
+        &format!("EXECUTE near ({query}, {narrow})")
+    ));
+    // A limit that no row can meet, a condition beside it, and vectors that cannot be compared.
+    assert!(searches(&mut db, &within(-1.0, "")));
+    assert!(searches(
+        &mut db,
+        &within(narrow, "").replace("WHERE", "WHERE id % 2 = 0 AND")
+    ));
+    db.plan("SELECT id FROM items WHERE embedding <-> '[1,2]' < 1 ORDER BY embedding <-> '[1,2]'");
+}
+
+#[test]
+fn hidden_rows_are_not_counted_for_a_cost() {
+    let (mut db, query, nth) = ranges("hidden_ranges");
+    let [narrow, wide] = [20, 9_000].map(|rows| {
+        let farthest = nth(&mut db, rows);
+        format!("SELECT id FROM items WHERE embedding <-> {query} < {farthest} ORDER BY embedding <-> {query}")
+    });
+    let mut judy = db.session_of("judy_plans");
+    db.run(
+        "GRANT SELECT ON items TO judy_plans; ALTER TABLE items ENABLE ROW LEVEL SECURITY;
+         CREATE POLICY part ON items TO judy_plans USING (id < 100)",
+    );
+    judy.run(BY_INDEX);
+    assert_eq!(cost(&mut judy, &narrow), cost(&mut judy, &wide));
+    db.run(BY_INDEX);
+    assert!(cost(&mut db, &narrow).1 < cost(&mut db, &wide).1);
+}
+
+#[test]
+fn a_limit_within_lateral_has_a_cost() {
+    let (mut db, query, nth) = ranges("limit_in_lateral");
+    db.run("CREATE TABLE asked AS SELECT id, embedding FROM items WHERE id < 5; ANALYZE asked");
+    let wide = nth(&mut db, 9_000);
+    let lateral = |rest: &str| {
+        format!(
+            "SELECT asked.id, near.id FROM asked, LATERAL
+                 (SELECT id FROM items {rest}) near"
+        )
+    };
+    for (rest, expected) in [
+        (
+            "ORDER BY embedding <-> asked.embedding LIMIT 5".to_owned(),
+            true,
+        ),
+        (
+            format!(
+                "WHERE embedding <-> asked.embedding < {wide} ORDER BY embedding <-> asked.embedding LIMIT 5"
+            ),
+            true,
+        ),
+        (
+            format!("WHERE embedding <-> {query} < {wide} ORDER BY embedding <-> {query} LIMIT 5"),
+            true,
+        ),
+        (
+            "ORDER BY embedding <-> asked.embedding LIMIT 9000".to_owned(),
+            false,
+        ),
+        (
+            format!("WHERE embedding <-> {query} < {wide} ORDER BY embedding <-> {query} OFFSET 0"),
+            false,
+        ),
+    ] {
+        let sql = lateral(&rest);
+        assert_eq!(searches(&mut db, &sql), expected, "{sql:.200}");
+    }
 }
 
 #[test]

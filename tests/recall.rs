@@ -130,6 +130,28 @@ fn targets_are_met_by_logged_queries_that_are_unlike_the_rows() {
 }
 
 #[test]
+fn searches_go_deeper_where_near_rows_share_their_codes_errors() {
+    // Groups in lists that hold several: the first rows compared are of one group, as far off as each other. Queries lie
+    // between two groups.
+    let all = Vectors::clustered(20_000 + 301 + 301, 128, 400, 1);
+    let rows = all.slice(0..20_000);
+    let (log, queries) = (all.slice(20_000..20_301), all.slice(20_301..20_602));
+    let (log, queries) = (log.midway(), queries.midway());
+    let mut db = Database::of_items("recall_depth", &rows);
+    table(&mut db, "log", "vector", &log);
+    db.run("CREATE INDEX items_idx ON items USING distillvq (embedding) WITH (lists = 20)");
+    let measured = calibrate(&mut db, "'items_idx', 'log', 'embedding'");
+    assert!(measured.probes.is_some(), "{measured:?}");
+    db.run(
+        "ANALYZE items; SET enable_seqscan = off; SET enable_sort = off; SET distillvq.target_recall = 1",
+    );
+    let truth = Truth::new(Metric::L2, &rows, &queries, 10);
+    let found = find(&mut db, &nearest("items", Metric::L2, 10), &queries).unwrap();
+    let recall = truth.recall(&found);
+    assert!(recall > 0.99, "{recall}");
+}
+
+#[test]
 fn who_decides() {
     let mut db = items("recall_order");
     db.run(&format!("{INDEX}; ANALYZE items"));

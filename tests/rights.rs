@@ -199,12 +199,10 @@ fn training_leaves_the_caller_as_it_was() {
         "heidiheidi"
     );
     db.run("CREATE ROLE ivan; GRANT ALL ON SCHEMA public TO heidi");
-    // An error while the model is stored: its name is too long for the key of the table.
-    let long = "SELECT string_agg(md5(n::text), '') FROM generate_series(1, 200) n";
-    let refusal = heidi.refusal(&format!(
-        "SELECT distillvq_train('items', 'embedding', ({long}))"
-    ));
-    assert_eq!(refusal.state, "54000", "{refusal:?}");
+    // An error while the model is stored.
+    db.run("ALTER TABLE distillvq.model ADD CHECK (name <> 'unwanted')");
+    let refusal = heidi.refusal("SELECT distillvq_train('items', 'embedding', 'unwanted')");
+    assert_eq!(refusal.state, "23514", "{refusal:?}");
     assert_eq!(heidi.one::<String>("SELECT current_user::text"), "heidi");
     assert_eq!(
         heidi.refusal("SELECT * FROM distillvq.model").state,

@@ -4,7 +4,7 @@
 //! [`measure`] then searches as any scan does, with exact distances from the table.
 
 use crate::am::build::{Batch, CALIBRATING, Sizes};
-use crate::am::scan::{Searching, Target};
+use crate::am::scan::{Effort, Searching, Target};
 use crate::error::{Error, Result};
 use crate::pg::compute;
 use crate::pg::datum::OwnedVector;
@@ -13,7 +13,7 @@ use crate::pg::relation::{Heap, Index};
 use crate::settings::iterative::Limits;
 use distillvq_ivf::{
     Calibration, Candidate, Curve, Meta, NEIGHBOURS, Neighbours, QueryKind, RowEncoder, Tid,
-    Training, Truth, TruthCollector,
+    Training, Truth, TruthCollector, choose_depth,
 };
 use distillvq_quantizer::{MOST_HELD_OUT, Model, Monitor, Ranking, Report, TrainError, pick};
 
@@ -161,22 +161,27 @@ pub fn measure(
     let reached = questions.iter().map(|it| it.reached.clone());
     let mut curve = Curve::new(lists, reached.collect());
     let settings = curve.worth_measuring();
+    let widest = settings.last().copied().unwrap_or(lists);
+    let searched = bench.affordable(truth.rows, widest, &questions);
+    let depth = choose_depth(|depth| {
+        let (recalls, compared) = bench.search_all(searched, effort(widest, depth))?;
+        Ok::<_, Error>((curve.loss(widest, &recalls), compared))
+    })?;
     for (done, &probes) in settings.iter().enumerate() {
         crate::pg::report_progress(done, settings.len());
-        let codes = truth.rows as f64 * f64::from(probes) / f64::from(lists.max(1));
-        let (least, most) = SEARCHED.into_inner();
-        let searched = ((CODES / codes.max(1.0)) as usize).clamp(least, most);
-        let (mut recalls, mut compared) = (Vec::new(), 0);
-        for question in questions.iter().take(searched) {
-            let (recall, rows) = bench.search(question, probes)?;
-            recalls.push(recall);
-            compared += rows;
-        }
-        curve.measured(probes, &recalls, compared as f64 / recalls.len() as f64);
+        let searched = bench.affordable(truth.rows, probes, &questions);
+        let (recalls, compared) = bench.search_all(searched, effort(probes, depth))?;
+        curve.measured(probes, &recalls, compared);
     }
     let (queries, k) = (questions.len() as u32, NEIGHBOURS as u8);
     let measured = Calibration::new(truth.kind, queries, k, truth.rows, now());
+    let measured = measured.with_depth(depth);
     Ok(Some(measured.with_points(&curve.points())))
+}
+
+fn effort(probes: u32, depth: f32) -> Effort {
+    let probes = probes as usize;
+    Effort { probes, depth }
 }
 
 /// Where questions are put.
@@ -235,16 +240,36 @@ impl Bench<'_> {
         }))
     }
 
-    /// The recall of a search that probes so many lists, and how many rows it compared. Rows as near as the farthest
-    /// neighbour are as good as that.
-    fn search(&self, question: &Question, probes: u32) -> Result<(f32, u64)> {
+    /// The first questions, as many as may be searched with so many lists.
+    fn affordable<'q>(&self, rows: u64, probes: u32, questions: &'q [Question]) -> &'q [Question] {
+        let lists = self.target.meta.lists.max(1);
+        let codes = rows as f64 * f64::from(probes) / f64::from(lists);
+        let (least, most) = SEARCHED.into_inner();
+        let searched = ((CODES / codes.max(1.0)) as usize).clamp(least, most);
+        questions.get(..searched).unwrap_or(questions)
+    }
+
+    /// The recall of each search that probes so many lists and re-ranks so deep, and how many rows they compared in the mean.
+    fn search_all(&self, questions: &[Question], effort: Effort) -> Result<(Vec<f32>, f64)> {
+        let (mut recalls, mut compared) = (Vec::new(), 0);
+        for question in questions {
+            let (recall, rows) = self.search(question, effort)?;
+            recalls.push(recall);
+            compared += rows;
+        }
+        let mean = compared as f64 / recalls.len().max(1) as f64;
+        Ok((recalls, mean))
+    }
+
+    /// The recall of a search, and how many rows it compared. Rows as near as the farthest neighbour are as good as that.
+    fn search(&self, question: &Question, effort: Effort) -> Result<(f32, u64)> {
         let (index, searcher) = (self.target.index, self.model.searcher());
         let exact = self.exact(&question.query);
         let mut search = Searching::start(
             self.target,
             Some(searcher),
             &question.elements,
-            probes as usize,
+            effort,
             Limits::NONE,
         )?;
         // A row that meets itself is a search unlike others: its estimate is far off, and the search compares more rows.

@@ -15,6 +15,9 @@
 //! A search is not linear in its rows (see `distillvq_ivf::stream`): the farther it goes, the more lists it looks at, and
 //! the smaller the share of rows that it compares in vain. The planner, which knows a first and a last row's cost, is told a
 //! line through the cost of the first row and that of the last row wanted, if the LIMIT is known, or else of the last row.
+//!
+//! A search whose query limits the distance ends at the limit. The planner knows nothing of distances; how many rows lie within
+//! is estimated by a few rows of the table.
 
 use distillvq_ivf::stream::{ROWS, growth};
 
@@ -57,6 +60,10 @@ pub struct Shape {
 pub struct Wish {
     /// Rows of the table that fulfil the conditions.
     pub rows: f64,
+    /// The same as the planner has it, for all plans alike. It takes any limit of the distance for a third of the rows.
+    pub planned: f64,
+    /// The share of the rows that a limit of the distance leaves, if there is one whose share is known.
+    pub within: Option<f64>,
     /// Rows wanted of those, if that is known.
     pub limit: Option<f64>,
     /// The planner's cost of checking the conditions of a row; 0 without conditions.
@@ -128,16 +135,15 @@ pub fn estimate(inputs: &Inputs) -> Estimate {
         query,
         prices,
     } = inputs;
-    let wanted = query
-        .limit
-        .map_or(query.rows, |limit| limit.min(query.rows));
-    let (scan, btree) = (inputs.scan(wanted), inputs.btree(wanted));
+    let wanted = query.wanted_of(query.rows);
+    let (scan, btree) = (inputs.scan(), inputs.btree());
     let charge = |rows: f64| charge(inputs.search_time(rows), scan, btree).clamp(0.0, MOST);
 
     let startup = charge(1.0);
-    let selectivity = (index.rows / table.rows).min(1.0);
+    let selectivity = (inputs.rows_within() / table.rows).min(1.0);
     // The planner goes from the first row to the last in proportion, and adds this up to the last.
-    let all = startup + (charge(wanted) - startup).max(0.0) * query.rows / wanted;
+    let beyond_first = (charge(wanted) - startup).max(0.0);
+    let all = startup + beyond_first * query.planned / query.wanted_of(query.planned);
     let pages = (selectivity * table.pages).ceil();
     let added = prices.random_page
         + (pages - 1.0).max(0.0) * prices.sequential_page
@@ -223,6 +229,24 @@ const UNTRAINED_ROW: f64 = 0.15;
 const FIRST_PULL: f64 = 64.0;
 const LARGEST_PULL: f64 = 4096.0;
 
+impl Wish {
+    /// How many of so many rows are wanted.
+    fn wanted_of(&self, rows: f64) -> f64 {
+        self.limit.map_or(rows, |limit| limit.min(rows))
+    }
+
+    /// Rows that fulfil the conditions but a limit of the distance.
+    fn rows_of_any_distance(&self) -> f64 {
+        self.rows / self.within.unwrap_or(1.0)
+    }
+
+    /// Distances that a plan without the index computes: to check such a limit, and to sort.
+    fn distances(&self) -> f64 {
+        let checked = self.within.map(|_| self.rows_of_any_distance());
+        self.rows + checked.unwrap_or(0.0)
+    }
+}
+
 impl Inputs {
     /// Without anything that is negative, unknown, or in contradiction.
     fn clamped(&self) -> Self {
@@ -248,6 +272,8 @@ impl Inputs {
             },
             query: Wish {
                 rows: matching,
+                planned: known(query.planned).clamp(1.0, rows),
+                within: query.within.map(|share| known(share).clamp(1e-6, 1.0)),
                 limit: query.limit.map(|limit| known(limit).max(1.0)),
                 conditions: known(query.conditions),
             },
@@ -263,64 +289,73 @@ impl Inputs {
     }
 
     /// The table read through, the rows that fulfil the conditions sorted.
-    fn scan(&self, wanted: f64) -> Way {
+    fn scan(&self) -> Way {
         let Inputs {
             table,
             query,
             prices,
             ..
         } = self;
-        let sort = self.sort(wanted);
+        let sort = self.sort();
         Way {
             time: PLAN
                 + table.rows * (ROW + self.conditions_time())
                 + table.pages * PAGE
-                + query.rows * self.distance()
+                + query.distances() * self.distance()
                 + sort.time,
             price: table.pages * prices.sequential_page
                 + table.rows * (prices.row + query.conditions)
-                + query.rows * prices.operator
+                + query.planned * prices.operator
                 + sort.price,
         }
     }
 
     /// The rows that fulfil the conditions, found through a btree on those, sorted.
-    fn btree(&self, wanted: f64) -> Way {
+    fn btree(&self) -> Way {
         let Inputs {
             table,
             query,
             prices,
             ..
         } = self;
-        let sort = self.sort(wanted);
+        let sort = self.sort();
         // Mackert and Lohman's formula, as the planner has it.
-        let pages = 2.0 * table.pages * query.rows / (2.0 * table.pages + query.rows);
-        let pages = pages.min(table.pages).ceil();
+        let pages = |rows: f64| {
+            let pages = 2.0 * table.pages * rows / (2.0 * table.pages + rows);
+            pages.min(table.pages).ceil()
+        };
+        let (found, planned) = (query.rows_of_any_distance(), pages(query.planned));
         // The denser they lie, the less it is reading at random.
-        let dense = (pages / table.pages).sqrt();
+        let dense = (planned / table.pages).sqrt();
         let page = prices.random_page - (prices.random_page - prices.sequential_page) * dense;
+        let row = prices.index_row + prices.row + query.conditions + prices.operator;
         Way {
             time: PLAN
                 + BTREE
-                + query.rows * (INDEX_ROW + self.distance())
-                + pages * INDEX_PAGE
+                + found * INDEX_ROW
+                + query.distances() * self.distance()
+                + pages(found) * INDEX_PAGE
                 + sort.time,
-            price: prices.random_page
-                + query.rows * (prices.index_row + prices.row + query.conditions + prices.operator)
-                + pages * page
-                + sort.price,
+            price: prices.random_page + query.planned * row + planned * page + sort.price,
         }
     }
 
     /// Sorting the rows that fulfil the conditions.
-    fn sort(&self, wanted: f64) -> Way {
+    fn sort(&self) -> Way {
+        Way {
+            time: self.sort_of(self.query.rows).time,
+            price: self.sort_of(self.query.planned).price,
+        }
+    }
+
+    fn sort_of(&self, rows: f64) -> Way {
         let Inputs {
             table,
             query,
             prices,
             ..
         } = self;
-        let rows = query.rows.max(2.0);
+        let (wanted, rows) = (query.wanted_of(rows), rows.max(2.0));
         // As the planner counts: the row, rounded up, and its header.
         let row_bytes = table.width + 32.0;
         let comparison = 2.0 * prices.operator;
@@ -347,10 +382,16 @@ impl Inputs {
         }
     }
 
+    /// Rows of the index that a search for all that is wanted gives out.
+    fn rows_within(&self) -> f64 {
+        let within = self.index.rows * self.query.within.unwrap_or(1.0);
+        within.max(self.query.rows)
+    }
+
     /// The time of a search until so many rows that fulfil the conditions were returned.
     fn search_time(&self, wanted: f64) -> f64 {
         let Inputs { index, query, .. } = self;
-        let given = wanted * index.rows / query.rows;
+        let given = wanted * self.rows_within() / query.rows;
         // The executor computes the distances of the rows that it returns once more.
         let returned = given * self.conditions_time() + wanted * self.distance();
         if index.lists < 1.0 {

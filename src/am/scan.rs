@@ -113,9 +113,9 @@ impl Scan {
             .map_or_else(|| vec![0.0; target.meta.dim], OwnedVector::elements);
         let limits = Limits::of_session();
         target.check_dimensions(elements.len())?;
-        let probes = crate::settings::probes(&target.index.options(), &target.meta);
+        let effort = Effort::of_session(target);
         let searcher = target.searcher()?;
-        let search = Searching::start(target, searcher.as_ref(), &elements, probes, limits)?;
+        let search = Searching::start(target, searcher.as_ref(), &elements, effort, limits)?;
         Ok(Self { query, search })
     }
 
@@ -133,13 +133,41 @@ impl Scan {
 /// Gives the exact distances of rows, none for rows that the search may not see.
 pub type Fetch<'a> = dyn FnMut(&[Candidate], &mut Vec<Option<f64>>) -> Result<()> + 'a;
 
+/// How much a search looks at first.
+#[derive(Clone, Copy, Debug)]
+pub struct Effort {
+    /// Lists probed.
+    pub probes: usize,
+    /// How deep it re-ranks ([`ivf::DEPTHS`]).
+    pub depth: f32,
+}
+
+impl Effort {
+    /// As settings and options ask, and the index has measured.
+    fn of_session(target: &Target) -> Self {
+        let measured = target.meta.calibration;
+        Self {
+            probes: crate::settings::probes(&target.index.options(), &target.meta),
+            depth: measured.map_or(ivf::DEPTHS[0], |it| it.depth),
+        }
+    }
+
+    /// Of a search that goes by the errors of these codes.
+    fn on(self, options: StreamOptions) -> StreamOptions {
+        StreamOptions {
+            probes: self.probes,
+            ..options.deeper(self.depth)
+        }
+    }
+}
+
 impl Searching {
-    /// Begins a search that probes so many lists first, and no more rows or lists than the limits allow.
+    /// Begins a search that looks at so much first, and at no more rows or lists than the limits allow.
     pub fn start(
         target: &Target,
         model: Option<&Searcher>,
         query: &[f32],
-        probes: usize,
+        effort: Effort,
         limits: Limits,
     ) -> Result<Self> {
         let store = RelationStore::for_search(target.index);
@@ -148,19 +176,15 @@ impl Searching {
         })
         .map_err(of_index(target.index))?;
         let stream = if target.meta.refine {
-            let options = limits.on_probes(StreamOptions {
-                probes,
-                ..StreamOptions::for_refining(target.meta.shape)
-            });
+            let options = effort.on(StreamOptions::for_refining(target.meta.shape));
+            let options = limits.on_probes(options);
             let store = RelationStore::for_search(target.index);
             let refined = Refined::new(search, store, options).map_err(of_index(target.index))?;
             let options = limits.on_rows(StreamOptions::for_refined());
             Stream::new(Timed(Box::new(refined)), options)
         } else {
-            let options = limits.on_probes(StreamOptions {
-                probes,
-                ..StreamOptions::for_codes(target.meta.shape)
-            });
+            let options = effort.on(StreamOptions::for_codes(target.meta.shape));
+            let options = limits.on_probes(options);
             Stream::new(Timed(Box::new(search)), limits.on_rows(options))
         };
         Ok(Self { stream })

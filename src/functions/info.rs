@@ -13,8 +13,8 @@ use crate::pg::relation::{Index, Maintained, RelationKind, relation_kind};
 use crate::pg::rights::may_inspect;
 use crate::pg::spi::quoted_relation;
 use crate::pg::store::RelationStore;
-use crate::pg::target::target_recall;
-use distillvq_ivf::care::{Care, Condition, Measured};
+use crate::pg::target::{self, target_recall};
+use distillvq_ivf::care::{Care, Condition, Finer, Measured};
 use distillvq_ivf::{Calibration, Census, Meta, Model, QueryKind, Recent, Tid, take_census};
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::iter::TableIterator;
@@ -296,30 +296,55 @@ impl Figures {
         }
     }
 
-    /// How to get codes that reach the target.
+    /// How to get codes that reach the target, or a target that they reach.
     fn finer(&self, index: &str, reindex: &str) -> String {
         let best = self
             .meta
             .calibration
             .and_then(|it| it.best())
             .unwrap_or(0.0);
-        let why = format!(
-            "reindex: all lists together reach a recall of {best:.3}, which is below the target"
-        );
-        let most = distillvq_quantizer::max_subquantizers(self.meta.shape.bits).min(self.meta.dim);
-        let codes = (2 * self.meta.shape.subquantizers).min(most);
-        match self.index.options().model {
-            Some(model) => format!(
-                "{why}; train {} with more subquantizers than {}, then {reindex}",
-                pgrx::spi::quote_literal(model),
-                self.meta.shape.subquantizers
+        let why = format!("all lists together reach a recall of {best:.3}");
+        let set = |option: &str| format!("ALTER INDEX {index} SET ({option})");
+        let rebuild = |how: String| format!("reindex: {why}, which is below the target; {how}");
+        // What the model decides, and what of it the index's own options say.
+        let coded = |arguments: String, options: String| {
+            rebuild(match self.index.options().model {
+                Some(model) => {
+                    let model = pgrx::spi::quote_literal(model);
+                    format!("train {model} with {arguments}, then {reindex}")
+                }
+                None => format!("{}; {reindex}", set(&options)),
+            })
+        };
+        let Meta {
+            shape, refine, dim, ..
+        } = self.meta;
+        match Finer::than(shape, refine, dim) {
+            Finer::Subquantizers(codes) => coded(
+                format!("subquantizers => {codes}"),
+                format!("subquantizers = {codes}"),
             ),
-            None if codes > self.meta.shape.subquantizers => {
-                format!("{why}; ALTER INDEX {index} SET (subquantizers = {codes}); {reindex}")
+            Finer::Bits(codes) => coded(
+                format!("bits => 8, subquantizers => {codes}"),
+                format!("bits = 8, subquantizers = {codes}"),
+            ),
+            Finer::Refine => rebuild(format!("{}; {reindex}", set("refine = sq7"))),
+            Finer::Nothing => {
+                let reached = lowered_target(best);
+                let how = match target::is_chosen() {
+                    true => format!("SET distillvq.target_recall = {reached:.3}"),
+                    false => set(&format!("target_recall = {reached:.3}")),
+                };
+                format!("lower target_recall: {why}, and no codes are finer; {how}")
             }
-            None => format!("{why}; ALTER INDEX {index} SET (refine = sq7); {reindex}"),
         }
     }
+}
+
+/// The best target for an index that reaches this recall.
+fn lowered_target(best: f32) -> f64 {
+    let thousandths = (1e3 * f64::from(best)).floor() / 1e3;
+    thousandths.max(*target::RANGE.start())
 }
 
 /// The points of a curve as JSON, of which PostgreSQL keeps the text: `[{"probes": 8, "recall": 0.953}, …]`.

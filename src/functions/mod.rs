@@ -13,7 +13,7 @@ use crate::error::{Error, Purpose, Result};
 use crate::pg::relation::{
     Maintained, RelationKind, code_of_metric, may_maintain, relation_kind, table_of,
 };
-use crate::pg::spi::{VectorColumn, partitions, relation_name};
+use crate::pg::spi::{VectorColumn, indexes_of_table, partitions, relation_name};
 use distillvq_quantizer::Metric;
 use pgrx::{pg_extern, pg_sys::Oid};
 use std::ffi::CStr;
@@ -86,26 +86,41 @@ fn check_allowed(
     allowed: impl Fn(Oid) -> bool,
     refused: fn(String) -> Error,
 ) -> Result<()> {
-    let name = || relation_name(index).unwrap_or_else(|| index.to_u32().to_string());
-    let not_an_index = |kind| {
-        Err(Error::NotAnIndex {
-            relation: name(),
-            kind,
-            purpose,
-        })
-    };
-    match relation_kind(index) {
-        Some(RelationKind::Index) if allowed(index) => Ok(()),
-        Some(RelationKind::Index) => Err(refused(name())),
-        Some(RelationKind::Partitioned) => Err(Error::PartitionedIndex {
-            index: name(),
-            partitions: partitions(index)?,
-            purpose,
-        }),
-        Some(RelationKind::OtherIndex) => not_an_index("an index of another access method"),
-        Some(RelationKind::Other(kind)) => not_an_index(kind),
-        None => not_an_index("no relation"),
+    check_kind(index, purpose)?;
+    if allowed(index) {
+        Ok(())
+    } else {
+        Err(refused(name_of(index)))
     }
+}
+
+/// Refuses a relation that is no index to do this with: recall is measured of any access method's.
+fn check_kind(oid: Oid, purpose: Purpose) -> Result<()> {
+    let kind = match relation_kind(oid) {
+        Some(RelationKind::Index) => return Ok(()),
+        Some(RelationKind::OtherIndex) if purpose == Purpose::Measure => return Ok(()),
+        Some(RelationKind::Partitioned) => {
+            return Err(Error::PartitionedIndex {
+                index: name_of(oid),
+                partitions: partitions(oid)?,
+                purpose,
+            });
+        }
+        Some(RelationKind::OtherIndex) => "an index of another access method",
+        Some(RelationKind::Other(kind)) => kind,
+        None => "no relation",
+    };
+    Err(Error::NotAnIndex {
+        relation: name_of(oid),
+        kind,
+        indexes: indexes_of_table(oid)?,
+        purpose,
+    })
+}
+
+/// The name of a relation, or its number if there is none.
+fn name_of(relation: Oid) -> String {
+    relation_name(relation).unwrap_or_else(|| relation.to_u32().to_string())
 }
 
 /// Support function 2 of the operator classes over `<->`.

@@ -133,10 +133,16 @@ fn indexes_of(name: &str) -> Result<Vec<String>> {
     })?
 }
 
-/// Refuses a name that the current user cannot give to a model: an empty one, and one that is somebody else's.
+/// Bytes that a model's name may have. The names of table and column, which make one by default, have 127 together.
+const MOST_NAME_BYTES: usize = 255;
+
+/// Refuses a name that the current user cannot give to a model: an empty or a long one, and one that is somebody else's.
 pub fn check_new(name: &str) -> Result<()> {
-    if name.is_empty() {
-        return Err(Error::NoName);
+    if !(1..=MOST_NAME_BYTES).contains(&name.len()) {
+        return Err(Error::NameLength {
+            bytes: name.len(),
+            most: MOST_NAME_BYTES,
+        });
     }
     check_owner(name)
 }

@@ -5,11 +5,11 @@
 //! one pass over the table for all queries, with the operator's own function and the same snapshot.
 
 use crate::error::{Error, Purpose, Result, or_raise};
-use crate::functions::{in_range_of, query_log};
+use crate::functions::{check_kind, check_readable, in_range_of, query_log};
 use crate::pg::nearest::{Measured, Query, access_method_of, setting};
-use crate::pg::relation::{Index, Maintained, RelationKind, relation_kind};
+use crate::pg::relation::{Index, Maintained};
 use crate::pg::rights::{has_hidden_rows, may_read};
-use crate::pg::spi::{VectorColumn, partitions, quoted_relation, relation_name};
+use crate::pg::spi::{VectorColumn, quoted_relation};
 use crate::pg::store::RelationStore;
 use crate::sample::Reservoir;
 use distillvq_ivf::measure::{Mean, mean_of_shares};
@@ -122,26 +122,7 @@ fn measure(oid: Oid, k: usize, sample: usize, log: Option<&VectorColumn>) -> Res
 /// Opens an index of any access method, if the caller may read all that is behind it.
 fn open(oid: Oid) -> Result<Maintained> {
     let purpose = Purpose::Measure;
-    let relation = || relation_name(oid).unwrap_or_else(|| oid.to_u32().to_string());
-    let not_an_index = |kind| {
-        Err(Error::NotAnIndex {
-            relation: relation(),
-            kind,
-            purpose,
-        })
-    };
-    match relation_kind(oid) {
-        Some(RelationKind::Index | RelationKind::OtherIndex) => {}
-        Some(RelationKind::Partitioned) => {
-            return Err(Error::PartitionedIndex {
-                index: relation(),
-                partitions: partitions(oid)?,
-                purpose,
-            });
-        }
-        Some(RelationKind::Other(kind)) => return not_an_index(kind),
-        None => return not_an_index("no relation"),
-    }
+    check_kind(oid, purpose)?;
     let table = crate::pg::relation::table_of(oid);
     if !may_read(oid) {
         return Err(Error::NoSelect(quoted_relation(table)?));
@@ -150,7 +131,7 @@ fn open(oid: Oid) -> Result<Maintained> {
         return Err(Error::RowSecurity(quoted_relation(table)?));
     }
     let locked = Maintained::for_reading(oid);
-    crate::functions::check_readable(&locked, purpose)?;
+    check_readable(&locked, purpose)?;
     Ok(locked)
 }
 

@@ -129,7 +129,8 @@ pub enum Farthest {
 }
 
 impl Farthest {
-    fn and(self, other: Self) -> Self {
+    /// What both leave.
+    pub fn and(self, other: Self) -> Self {
         match (self, other) {
             (Self::At(a), Self::At(b)) => Self::At(a.min(b)),
             (Self::At(a), _) | (_, Self::At(a)) => Self::At(a),
@@ -169,14 +170,17 @@ pub unsafe fn farthest(scan: pg_sys::IndexScanDesc) -> Farthest {
         let Some(&order) = items(plan.indexorderbyorig).first() else {
             return Farthest::Unlimited;
         };
-        let limit = |&clause: &*mut pg_sys::Node| limit(clause, order, state.ps_ExprContext);
+        let limit = |&clause: &*mut pg_sys::Node| limit_of(clause, order, state.ps_ExprContext);
         let limits = items(plan.scan.plan.qual).iter().map(limit);
         limits.fold(Farthest::Unlimited, Farthest::and)
     }
 }
 
 /// What a condition says about the distance by which a scan is ordered.
-unsafe fn limit(
+///
+/// # Safety
+/// Condition and order must be expressions of a plan, the context null or what they are evaluated in.
+pub unsafe fn limit_of(
     clause: *mut pg_sys::Node,
     order: *mut pg_sys::Node,
     context: *mut pg_sys::ExprContext,
@@ -303,7 +307,10 @@ unsafe fn external_value(list: pg_sys::ParamListInfo, number: c_int) -> Value {
 }
 
 /// An operator with its two arguments.
-unsafe fn binary<'a>(
+///
+/// # Safety
+/// `node` must be null or an expression of a plan.
+pub unsafe fn binary<'a>(
     node: *mut pg_sys::Node,
 ) -> Option<(&'a pg_sys::OpExpr, *mut pg_sys::Node, *mut pg_sys::Node)> {
     // SAFETY: an expression of a plan; its tag says what it is.
@@ -320,7 +327,10 @@ unsafe fn binary<'a>(
 }
 
 /// The nodes of a list.
-unsafe fn items<'a>(list: *mut pg_sys::List) -> &'a [*mut pg_sys::Node] {
+///
+/// # Safety
+/// `list` must be null or a list of nodes, which must not change while they are used.
+pub unsafe fn items<'a>(list: *mut pg_sys::List) -> &'a [*mut pg_sys::Node] {
     // SAFETY: null is the empty list; cells of a list of nodes are pointers.
     unsafe {
         match list.as_ref() {

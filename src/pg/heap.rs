@@ -15,7 +15,7 @@ mod values;
 pub(super) use fetch::Rows;
 pub use fetch::{Exact, look_up};
 pub use passes::{VisibleRows, build_scan};
-pub use sample::{Picked, pick, sample};
+pub use sample::{Picked, distances_of_some, pick, sample};
 pub use values::IndexInfo;
 
 use crate::pg::datum::OwnedVector;

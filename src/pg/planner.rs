@@ -1,12 +1,15 @@
 //! The planner's side: what a path over the index costs.
 
 use crate::am::cost::{Estimate, Inputs, Prices, Shape, Table, Wish, estimate};
-use crate::pg::relation::{Element, Index};
+use crate::pg::datum::OwnedVector;
+use crate::pg::executor::{Farthest, binary, items, limit_of};
+use crate::pg::heap::distances_of_some;
+use crate::pg::relation::{Element, Heap, Index};
 use crate::pg::store::RelationStore;
 use distillvq_ivf::Meta;
 use pgrx::pg_sys;
 
-/// `amcostestimate`: reads the metapage, never raises, clamps what it does not know.
+/// `amcostestimate`: reads the metapage, and a few rows if the query limits the distance; clamps what it does not know.
 ///
 /// # Safety
 /// The pointers must be those that the planner passes.
@@ -26,6 +29,14 @@ pub unsafe fn estimate_path(
     let (index, vector) = read_shape(info);
     // SAFETY: every base relation has a target.
     let width = unsafe { f64::from((*table.reltarget).width) };
+    let (rows, limit) = (path.path.rows, limit(root));
+    let few = limit.is_some_and(|limit| limit <= FEW);
+    // SAFETY: a path of this index, for an order.
+    let range = unsafe { Range::of(path, info) }.filter(|_| !few);
+    let share = range.and_then(|range| range.share(info, index.dimensions as usize));
+    // A sort keeps the distance and not the vector, unless that is selected too. Without a limit of the distance, the constants
+    // are fitted to the whole width.
+    let width = share.map_or(width, |_| (width - vector).max(8.0));
     Some(estimate(&Inputs {
         table: Table {
             pages: f64::from(table.pages),
@@ -36,12 +47,120 @@ pub unsafe fn estimate_path(
         index,
         query: Wish {
             // Set before the access method is asked, all conditions taken into account.
-            rows: path.path.rows,
-            limit: limit(root),
+            planned: rows,
+            rows: share.map_or(rows, |it| rows * it.found / it.planned),
+            within: share.map(|it| it.found),
+            limit,
             conditions: table.baserestrictcost.per_tuple,
         },
         prices: prices(info.reltablespace),
     }))
+}
+
+/// Rows for which a search is fast whatever lies within a limit of the distance.
+const FEW: f64 = 100.0;
+/// Places of the table where rows are compared to estimate what lies within, and the least rows that must be found there.
+const PLACES: usize = 32;
+const LEAST_ROWS: usize = 8;
+
+/// A constant limit of the distance in a query, with a constant vector.
+struct Range {
+    query: pg_sys::Datum,
+    of_type: pg_sys::Oid,
+    farthest: f64,
+    /// The share of the rows that the planner expects there.
+    planned: f64,
+    rows_a_page: f64,
+}
+
+/// Shares of the rows that lie within such a limit.
+#[derive(Clone, Copy)]
+struct Share {
+    /// As the planner has it.
+    planned: f64,
+    /// As some rows of the table have it.
+    found: f64,
+}
+
+impl Range {
+    /// Reads it from the conditions. Rows that somebody's policy or view may hide are not to be counted.
+    ///
+    /// # Safety
+    /// The path must be of the planner's making, over an index, with an order.
+    unsafe fn of(path: &pg_sys::IndexPath, info: &pg_sys::IndexOptInfo) -> Option<Self> {
+        if info.hypothetical {
+            return None;
+        }
+        let (mut farthest, mut planned) = (Farthest::Unlimited, 1.0);
+        // SAFETY: as promised; conditions of a base relation are in such nodes. Only constants have values yet.
+        unsafe {
+            let table = &*info.rel;
+            let order = *items(path.indexorderbys).first()?;
+            for &node in items(table.baserestrictinfo) {
+                let condition = &*node.cast::<pg_sys::RestrictInfo>();
+                let limit = limit_of(condition.clause.cast(), order, std::ptr::null_mut());
+                if matches!(limit, Farthest::At(_)) && condition.security_level == 0 {
+                    farthest = farthest.and(limit);
+                    planned *= condition.norm_selec;
+                }
+            }
+            let Farthest::At(farthest) = farthest else {
+                return None;
+            };
+            let (_, left, right) = binary(order)?;
+            let constant = |node: *mut pg_sys::Node| {
+                let is_one = (*node).type_ == pg_sys::NodeTag::T_Const;
+                is_one.then(|| &*node.cast::<pg_sys::Const>())
+            };
+            let query = constant(left).or_else(|| constant(right))?;
+            (planned > 0.0 && !query.constisnull).then_some(Self {
+                query: query.constvalue,
+                of_type: query.consttype,
+                farthest,
+                planned,
+                rows_a_page: table.tuples / f64::from(table.pages.max(1)),
+            })
+        }
+    }
+
+    /// Estimates the share of the rows by some of them, drawn with the same seed each time.
+    fn share(&self, info: &pg_sys::IndexOptInfo, dim: usize) -> Option<Share> {
+        let no_lock = pg_sys::NoLock as pg_sys::LOCKMODE;
+        // SAFETY: the planner holds locks on both that last beyond this call.
+        let (heap, index) = unsafe {
+            let index = pg_sys::index_open(info.indexoid, no_lock);
+            let heap = pg_sys::table_open(Index::new(index).table(), no_lock);
+            (heap, index)
+        };
+        // SAFETY: opened above.
+        let found = unsafe { self.found(Heap::new(heap), Index::new(index), dim) };
+        // SAFETY: opened above.
+        unsafe {
+            pg_sys::table_close(heap, no_lock);
+            pg_sys::index_close(index, no_lock);
+        }
+        Some(Share {
+            planned: self.planned,
+            found: found?,
+        })
+    }
+
+    fn found(&self, heap: Heap, index: Index, dim: usize) -> Option<f64> {
+        let element = index.element().ok()?;
+        if Element::of_type(self.of_type) != Some(element) {
+            return None;
+        }
+        // SAFETY: a constant of this type that is not null.
+        let query = unsafe { OwnedVector::copy(self.query, element) };
+        // Of other dimensions: an error, but not the planner's.
+        if query.elements().len() != dim {
+            return None;
+        }
+        let distances = distances_of_some(heap, index, &query, PLACES, self.rows_a_page).ok()?;
+        let rows = distances.len();
+        let within = distances.iter().filter(|it| **it <= self.farthest);
+        (rows >= LEAST_ROWS).then(|| (within.count() as f64 + 0.5) / (rows as f64 + 1.0))
+    }
 }
 
 /// Rows wanted of the table: those of the query, if it has no other table whose rows could drop some.

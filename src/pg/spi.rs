@@ -263,11 +263,32 @@ fn definition(index: pg_sys::Oid) -> Result<(String, Option<String>)> {
 
 /// Names of the indexes with rows below the index of a partitioned table.
 pub fn partitions(index: pg_sys::Oid) -> Result<Vec<String>> {
-    let query = "SELECT t.relid::text FROM pg_catalog.pg_partition_tree($1) t \
-                 JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.relid \
-                 WHERE c.relkind OPERATOR(pg_catalog.=) 'i' ORDER BY 1";
+    names(
+        "SELECT t.relid::text FROM pg_catalog.pg_partition_tree($1) t \
+         JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.relid \
+         WHERE c.relkind OPERATOR(pg_catalog.=) 'i' ORDER BY 1",
+        index,
+    )
+}
+
+/// Names, with schema, of the indexes of this access method that a table and its partitions have.
+pub fn indexes_of_table(table: pg_sys::Oid) -> Result<Vec<String>> {
+    names(
+        "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_index i \
+         JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) i.indexrelid \
+         JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
+         JOIN pg_catalog.pg_am a ON a.oid OPERATOR(pg_catalog.=) c.relam \
+         WHERE a.amname OPERATOR(pg_catalog.=) 'distillvq' AND c.relkind OPERATOR(pg_catalog.=) 'i' \
+         AND (i.indrelid OPERATOR(pg_catalog.=) $1 OR i.indrelid OPERATOR(pg_catalog.=) ANY \
+              (SELECT t.relid::pg_catalog.oid FROM pg_catalog.pg_partition_tree($1) t)) ORDER BY 1",
+        table,
+    )
+}
+
+/// The names that a query about a relation gives.
+fn names(query: &str, relation: pg_sys::Oid) -> Result<Vec<String>> {
     Spi::connect(|client| {
-        let rows = client.select(query, None, &[index.into()])?;
+        let rows = client.select(query, None, &[relation.into()])?;
         let names = rows.filter_map(|row| row.get::<String>(1).transpose());
         Ok(names.collect::<std::result::Result<_, _>>()?)
     })

@@ -37,8 +37,12 @@ pub fn register() {
 
 /// The target of a search in an index with this target of its own.
 pub fn target_recall(own: Option<f64>) -> f64 {
-    own.filter(|_| !CHOSEN.load(Ordering::Relaxed))
-        .unwrap_or_else(|| TARGET.get())
+    own.filter(|_| !is_chosen()).unwrap_or_else(|| TARGET.get())
+}
+
+/// Whether session, role or configuration say a target, which counts more than an index's own.
+pub fn is_chosen() -> bool {
+    CHOSEN.load(Ordering::Relaxed)
 }
 
 /// Remembers with the value whether somebody has chosen it.

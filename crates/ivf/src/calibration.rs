@@ -1,5 +1,5 @@
 //! What an index knows of itself: how its model was trained ([`Training`]), and what recall its searches reach at which
-//! number of probed lists ([`Calibration`]). Both are kept in the metapage.
+//! number of probed lists, and how deep they re-rank ([`Calibration`]). Both are kept in the metapage.
 //!
 //! The curve is by the number of lists. Rows that come later make lists longer, not other: a query's neighbours lie in as
 //! many lists as before as long as the rows are of the same kind, so the curve holds while an index grows, and searches
@@ -14,10 +14,15 @@ use std::ops::Range;
 /// Most points of a curve.
 pub const MOST_POINTS: usize = 24;
 
+/// How deep searches may re-rank, the usual first: by so much more standard deviations of the estimates' error a row must be
+/// ahead of those that were not compared.
+pub const DEPTHS: [f32; 3] = [1.0, 1.7, 2.7];
+
 /// Bytes of the metapage that the record takes, its checksum first.
 pub(crate) const RECORD: Range<usize> = 192..656;
 const CRC: usize = RECORD.start;
 const CHECKED: Range<usize> = CRC + 4..RECORD.end;
+const DEPTH: usize = 264;
 const POINTS: usize = 272;
 const POINT_SIZE: usize = 16;
 
@@ -68,6 +73,8 @@ pub struct Calibration {
     pub rows: u64,
     /// When it was measured, in microseconds since 1970.
     pub measured_at: i64,
+    /// How deep searches re-rank, one of [`DEPTHS`]: the points are of such searches.
+    pub depth: f32,
     points: [Point; MOST_POINTS],
     len: u8,
 }
@@ -81,9 +88,16 @@ impl Calibration {
             k,
             rows,
             measured_at,
+            depth: DEPTHS[0],
             points: [Point::default(); MOST_POINTS],
             len: 0,
         }
+    }
+
+    /// The same of searches that re-rank so deep.
+    #[must_use]
+    pub fn with_depth(self, depth: f32) -> Self {
+        Calibration { depth, ..self }
     }
 
     /// The same with these points, in the order of their probes; those beyond [`MOST_POINTS`] are left out.
@@ -199,7 +213,12 @@ impl Record {
             let points: [Point; MOST_POINTS] =
                 std::array::from_fn(|i| point(page, POINTS + i * POINT_SIZE));
             let points = points.get(..usize::from(len)).unwrap_or(&points);
-            Calibration::new(kind, queries, k, rows, time(216)).with_points(points)
+            // Records from before there were depths have a zero here.
+            let depth = get_f32(page, DEPTH);
+            let depth = DEPTHS.into_iter().find(|it| *it == depth);
+            Calibration::new(kind, queries, k, rows, time(216))
+                .with_depth(depth.unwrap_or(DEPTHS[0]))
+                .with_points(points)
         });
         Ok(Record {
             calibration,
@@ -236,6 +255,7 @@ impl Record {
             put(page, 200, &it.queries.to_le_bytes());
             put(page, 208, &it.rows.to_le_bytes());
             put(page, 216, &it.measured_at.to_le_bytes());
+            put(page, DEPTH, &it.depth.to_le_bytes());
             for (i, point) in it.points().iter().enumerate() {
                 put_point(page, POINTS + i * POINT_SIZE, point);
             }
@@ -281,7 +301,9 @@ mod tests {
                 compared: 30.0,
             })
             .collect();
-        Calibration::new(QueryKind::Log, 400, 10, 1000, 5).with_points(&points)
+        Calibration::new(QueryKind::Log, 400, 10, 1000, 5)
+            .with_depth(DEPTHS[1])
+            .with_points(&points)
     }
 
     #[test]

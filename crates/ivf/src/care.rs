@@ -6,14 +6,15 @@
 //! | rows came in numbers, and one list is more than [`MOST_IMBALANCE`] times as long as the average | to be built anew |
 //! | the codes of new rows err more than [`MOST_DRIFT`] times as much as those of the build did | to be built anew |
 //! | more than [`MOST_DEAD`] of its entries are of dead rows | a vacuum |
-//! | all lists together do not reach the target recall | finer codes |
+//! | all lists together do not reach the target recall | finer codes, or a lower target ([`Finer`]) |
 //! | more than [`MOST_GROWTH`] as many rows as there were came since its recall was measured | to be trained again |
 //! | its recall was never measured, though there is a model | to be trained again |
 //!
 //! The first rule that applies is the advice: building anew mends what is below it.
 
 use crate::census::Balance;
-use distillvq_quantizer::MIN_TRAIN_ROWS;
+use crate::page::MOST_REFINE_BYTES;
+use distillvq_quantizer::{CodeShape, MIN_TRAIN_ROWS, max_subquantizers, refine_bytes};
 
 /// Share of dead entries above which a vacuum is worth while: searches compare them in vain.
 pub const MOST_DEAD: f64 = 0.2;
@@ -80,7 +81,7 @@ pub enum Care {
     Uneven(f64),
     /// To be vacuumed: the share of dead entries.
     Dead(f64),
-    /// To be built anew with finer codes.
+    /// Finer codes: [`Finer::than`] says which.
     Coarse,
     /// To be trained again, for it has grown: rows that came, over those that there were.
     Grown(f64),
@@ -125,6 +126,53 @@ impl Condition {
         let grown = self.inserted as f64 >= LEAST_NEW_ROWS * self.rows as f64;
         let times = max as f64 / mean.max(f64::MIN_POSITIVE);
         (grown && max >= LEAST_UNEVEN_ROWS && times > MOST_IMBALANCE).then_some(times)
+    }
+}
+
+/// Bits of a refine code for a dimension.
+const REFINE_BITS: usize = 7;
+
+/// How codes get finer: what brings most of that which was not done yet.
+///
+/// Measured on 4,000 rows of noise, by the recall@10 of a search of all lists:
+///
+/// | dimensions | subquantizers | 4 bits | 8 bits | 4 bits and refine codes | 8 bits and refine codes |
+/// |---|---|---|---|---|---|
+/// | 64 | 8 | 0.968 | 0.990 | 0.968 | 0.989 |
+/// | | 16 | 0.986 | 0.998 | 0.986 | 0.998 |
+/// | | 32 | 0.987 | 1.000 | 0.992 | 1.000 |
+/// | 768 | 240 | 0.968 | 0.997 | | 1.000 |
+/// | | 480 | 0.991 | | 0.997 | |
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finer {
+    /// So many subquantizers.
+    Subquantizers(usize),
+    /// 8 bits a subquantizer, of which there are at most so many then.
+    Bits(usize),
+    /// Refine codes.
+    Refine,
+    /// Nothing more: what the index reaches is what there is.
+    Nothing,
+}
+
+impl Finer {
+    /// What makes such codes of so many dimensions finer, with refine codes or without.
+    pub fn than(shape: CodeShape, refine: bool, dim: usize) -> Self {
+        let codes = shape.subquantizers;
+        let most = max_subquantizers(shape.bits).min(dim);
+        if codes < most {
+            return Self::Subquantizers((2 * codes).min(most));
+        }
+        if shape.bits < 8 {
+            return Self::Bits(codes.min(max_subquantizers(8)));
+        }
+        // Refine codes that are no finer only lose: of one dimension, where 8 bits are the code of the rest that a list leaves.
+        let finer = codes * usize::from(shape.bits) < REFINE_BITS * dim;
+        if finer && !refine && refine_bytes(dim) <= MOST_REFINE_BYTES {
+            Self::Refine
+        } else {
+            Self::Nothing
+        }
     }
 }
 
@@ -187,6 +235,47 @@ mod tests {
         assert_eq!(uneven(1_100, 4_000), Care::Uneven(11.0));
         // Nobody came since: the same lists would come out.
         assert_eq!(uneven(1_100, 900), Care::Fine);
+    }
+
+    #[test]
+    fn codes_get_finer_step_by_step() {
+        // From the coarsest codes of so many dimensions, as long as something is finer.
+        let steps = |dim: usize| {
+            let mut shape = CodeShape {
+                subquantizers: 1,
+                bits: 4,
+                has_norm: false,
+            };
+            let (mut refine, mut steps) = (false, Vec::new());
+            loop {
+                let step = Finer::than(shape, refine, dim);
+                match step {
+                    Finer::Subquantizers(codes) => shape.subquantizers = codes,
+                    Finer::Bits(codes) => (shape.subquantizers, shape.bits) = (codes, 8),
+                    Finer::Refine => refine = true,
+                    Finer::Nothing => return steps,
+                }
+                steps.push(step);
+            }
+        };
+        use Finer::{Bits, Refine, Subquantizers};
+        assert_eq!(steps(1), [Bits(1)]);
+        assert_eq!(
+            steps(6),
+            [
+                Subquantizers(2),
+                Subquantizers(4),
+                Subquantizers(6),
+                Bits(6)
+            ]
+        );
+        let long = steps(768);
+        assert_eq!(
+            long[long.len() - 3..],
+            [Subquantizers(480), Bits(240), Refine]
+        );
+        // Whose refine codes do not fit a page.
+        assert_eq!(steps(16_000).last(), Some(&Bits(240)));
     }
 
     #[test]

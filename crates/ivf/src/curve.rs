@@ -4,11 +4,44 @@
 //! recall is known exactly for all `p` from the ranking of the lists alone. What searches lose of it, since codes
 //! mislead the choice of the rows that are compared, changes slowly with `p` and is measured by real searches at a few
 //! numbers of lists, in between which it is interpolated.
+//!
+//! How many rows searches compare follows from how far off the estimates of a query are ([`crate::stream`]). Where the rows
+//! near it share their errors, as those of one small group do, its first rows do not show how far off others may be; what that
+//! loses, looking further finds ([`choose_depth`]).
 
-use crate::calibration::{MOST_POINTS, Point};
+use crate::calibration::{DEPTHS, MOST_POINTS, Point};
 
 /// Shares of neighbours within reach at which searches are worth a measurement: about the recalls that users ask for.
 const WORTH: [f64; 8] = [0.0, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999];
+
+/// Share of the neighbours within reach that may be lost to the choice of the rows that are compared.
+const TOLERABLE: f64 = 0.005;
+/// Rows that may be compared in the mean to lose fewer than with the usual depth: codes that ask for more are too short.
+const MOST_ROWS: f64 = 256.0;
+
+/// The least depth of re-ranking ([`DEPTHS`]) with which searches lose no more than is tolerable; where they always do, the
+/// least that is about as good as any. `measure` gives what [`Curve::loss`] says of searches with a depth, and how many rows
+/// they compare in the mean.
+///
+/// # Errors
+/// Those of `measure`.
+pub fn choose_depth<E>(mut measure: impl FnMut(f32) -> Result<(f64, f64), E>) -> Result<f32, E> {
+    let mut losses: Vec<(f32, f64)> = Vec::new();
+    for depth in DEPTHS {
+        let (lost, compared) = measure(depth)?;
+        if compared > MOST_ROWS {
+            break;
+        }
+        if lost <= TOLERABLE {
+            return Ok(depth);
+        }
+        losses.push((depth, lost));
+    }
+    let least = losses.iter().map(|(_, lost)| *lost);
+    let least = least.fold(f64::INFINITY, f64::min);
+    let chosen = losses.iter().find(|(_, lost)| *lost <= least + TOLERABLE);
+    Ok(chosen.map_or(DEPTHS[0], |(depth, _)| *depth))
+}
 
 /// A curve being measured.
 #[derive(Clone, Debug)]
@@ -72,17 +105,27 @@ impl Curve {
     /// Takes in what searches with so many lists found: the recall of each of the first queries, and how many rows they
     /// compared in the mean. To be called with rising `probes`.
     pub fn measured(&mut self, probes: u32, recalls: &[f32], compared: f64) {
+        let (loss, variance) = self.losses(probes, recalls);
+        self.measured.push(Measured {
+            probes,
+            loss,
+            variance: variance / recalls.len().max(1) as f64,
+            compared,
+        });
+    }
+
+    /// What the first queries lose of their neighbours within reach, in the mean, where they found these shares.
+    pub fn loss(&self, probes: u32, recalls: &[f32]) -> f64 {
+        self.losses(probes, recalls).0
+    }
+
+    /// Mean and variance of what a query loses.
+    fn losses(&self, probes: u32, recalls: &[f32]) -> (f64, f64) {
         let pairs = self.reached.iter().zip(recalls);
         let losses: Vec<f64> = pairs
             .map(|(of_query, recall)| share(of_query, probes) - f64::from(*recall))
             .collect();
-        let (loss, variance) = moments(&losses);
-        self.measured.push(Measured {
-            probes,
-            loss,
-            variance: variance / losses.len().max(1) as f64,
-            compared,
-        });
+        moments(&losses)
     }
 
     /// The curve, from one list to all.
@@ -197,6 +240,26 @@ mod tests {
         // Two queries of four were searched, and lost 0 and 0.2: the mean of these is as unsure as two queries leave it.
         assert!((at(4).error - 0.1).abs() < 1e-6 && at(64).error == 0.0);
         assert!(points.is_sorted_by(|a, b| a.probes < b.probes && a.recall <= b.recall));
+    }
+
+    #[test]
+    fn searches_look_as_deep_as_it_pays() {
+        let chosen = |found: [(f64, f64); DEPTHS.len()]| {
+            let of = |depth| DEPTHS.iter().position(|it| *it == depth).unwrap();
+            choose_depth(|depth| Ok::<_, ()>(found[of(depth)])).map(of)
+        };
+        assert_eq!(chosen([(0.005, 30.0), (0.0, 40.0), (0.0, 50.0)]), Ok(0));
+        assert_eq!(chosen([(0.04, 30.0), (0.004, 60.0), (0.0, 90.0)]), Ok(1));
+        assert_eq!(chosen([(0.04, 30.0), (0.02, 60.0), (0.001, 90.0)]), Ok(2));
+        // Nothing helps, or hardly, or too dearly.
+        assert_eq!(chosen([(0.04, 30.0), (0.04, 60.0), (0.04, 90.0)]), Ok(0));
+        assert_eq!(chosen([(0.04, 30.0), (0.022, 60.0), (0.02, 90.0)]), Ok(1));
+        assert_eq!(chosen([(0.04, 30.0), (0.02, 60.0), (0.001, 300.0)]), Ok(1));
+        assert_eq!(chosen([(0.04, 300.0), (0.001, 400.0), (0.0, 500.0)]), Ok(0));
+        let stopped = choose_depth(|_| Err::<(f64, f64), _>("stopped"));
+        assert_eq!(stopped, Err("stopped"));
+        let curve = Curve::new(1024, vec![doubling(); 2]);
+        assert!((curve.loss(64, &[0.5, 0.7]) - 0.1).abs() < 1e-6);
     }
 
     #[test]

@@ -43,10 +43,10 @@ mod vacuum;
 mod walk;
 
 pub use build::{Builder, Create, create_empty};
-pub use calibration::{Calibration, MOST_POINTS, Point, QueryKind, Training, describe};
+pub use calibration::{Calibration, DEPTHS, MOST_POINTS, Point, QueryKind, Training, describe};
 pub use census::{Balance, Census, Recent, read_all, take_census};
 pub use check::{CheckReport, EachRow, Problem, ShowRows, check, check_against, check_within};
-pub use curve::Curve;
+pub use curve::{Curve, choose_depth};
 pub use distillvq_quantizer::{CodeShape, Metric, Model, ModelError};
 pub use encode::RowEncoder;
 pub use error::Error;

@@ -18,7 +18,7 @@
 //! 192  crc32c u32 of 196..656      204  error of the codes f32      248  trained with queries u64
 //! 196  queries u8: 0 not           208  rows when measured u64      256  recall before f32
 //!      measured, 1 rows, 2 log     216  measured at i64             260  recall after f32
-//! 197  k u8                        224  built at i64                264  reserved, zero
+//! 197  k u8                        224  built at i64                264  depth f32, 0 as 1
 //! 198  points u8                   232  trained at i64              272  24 points
 //! 200  queries measured with u32   240  trained on rows u64
 //! point { probes u32, recall f32, standard error f32, rows compared f32 }

@@ -30,16 +30,16 @@ pub struct Report {
     /// Recall 10@10 of ranking all sampled rows by their codes, on held-out queries, before distillation: the share of
     /// the exact 10 nearest rows among the best 10 by codes. NaN-free; 0 when distillation was not asked for.
     pub recall_before: f32,
-    /// The same with the decoder that was kept.
+    /// The same with the decoder that was kept, or with the encoder's tables if a training in place went back to them.
     pub recall_after: f32,
     /// Whether the routing trained by this training was kept.
     pub routed: bool,
 }
 
 impl Report {
-    /// Whether anything that distillation made was kept.
+    /// Whether the training changed anything: it kept what distillation made, or went back to the encoder's tables.
     pub fn improved(&self) -> bool {
-        self.distilled || self.routed
+        self.distilled || self.routed || self.recall_after > self.recall_before
     }
 }
 

@@ -24,8 +24,9 @@ pub struct RetrainOptions {
 ///
 /// `sample` and `queries` are as in [`crate::train()`]; rows that the encoder cannot place in a list are left out.
 /// What does not beat the current decoder or routing on held-out queries is dropped, so the model never gets worse for the
-/// sample; if both are dropped, the model comes back unchanged. The report counts what this training saw, its recall before is the
-/// current student's. Without queries, rows pose as queries and the routing stays.
+/// sample; if both are dropped, the model comes back unchanged. The encoder's own tables compete with the new decoder: where
+/// they do best, the model goes back to them. The report counts what this training saw, its recall before is the current
+/// student's. Without queries, rows pose as queries and the routing stays.
 ///
 /// # Errors
 /// As [`crate::train()`].
@@ -90,7 +91,7 @@ pub fn retrain<'a>(
     let body = Body {
         encoder: encoder.clone(),
         student: Student {
-            decoder: graduates.decoder.or_else(|| student.decoder.clone()),
+            decoder: graduates.decoder.carry_out(student.decoder.as_ref()),
             routing: graduates.routing.or_else(|| student.routing.clone()),
             report: report.clone(),
         },

@@ -2,7 +2,7 @@
 
 use crate::coded::Coded;
 use crate::distill::{Course, Plan, distill, temperature};
-use crate::exam::{Exam, mean, wins};
+use crate::exam::{Best, Exam, mean, wins};
 use crate::halves;
 use crate::lessons::{Exact, FOREIGN, Queries, TRUTH, teach};
 use crate::linalg::MatRef;
@@ -54,7 +54,8 @@ pub struct School<'a> {
     pub coded: &'a Coded,
     /// The encoder.
     pub encoder: &'a Tables,
-    /// The current student: what decoder and routing must beat; the encoder where it has none.
+    /// The current student: what decoder and routing must beat; the encoder where it has none. Against a current decoder
+    /// the encoder's tables are a candidate like the distilled one.
     pub student: &'a Student,
     /// Half the squared norms of the encoder's centroids.
     pub half_norms: &'a [f32],
@@ -64,11 +65,34 @@ pub struct School<'a> {
     pub monitor: &'a dyn Monitor,
 }
 
+/// The decoder that is to be.
+#[derive(Debug, Default)]
+pub enum Verdict {
+    /// The current one.
+    #[default]
+    Current,
+    /// None: the encoder's tables are better.
+    Encoder,
+    /// The distilled one.
+    Distilled(Decoder),
+}
+
+impl Verdict {
+    /// The student's decoder after it.
+    pub fn carry_out(self, current: Option<&Decoder>) -> Option<Decoder> {
+        match self {
+            Verdict::Current => current.cloned(),
+            Verdict::Encoder => None,
+            Verdict::Distilled(decoder) => Some(decoder),
+        }
+    }
+}
+
 /// What passed the gate.
 #[derive(Debug, Default)]
 pub struct Graduates {
-    /// The distilled decoder.
-    pub decoder: Option<Decoder>,
+    /// What becomes of the decoder.
+    pub decoder: Verdict,
     /// The trained routing.
     pub routing: Option<Routing>,
 }
@@ -76,7 +100,7 @@ pub struct Graduates {
 impl Graduates {
     /// As they are stored: that is finer than what queries multiply by, so the gate's verdict stands.
     fn rounded(mut self, dim: usize) -> Graduates {
-        if let Some(decoder) = &mut self.decoder {
+        if let Verdict::Distilled(decoder) = &mut self.decoder {
             halves::round(&mut decoder.tables.centroids, dim);
             halves::round(&mut decoder.turn, dim);
         }
@@ -147,19 +171,45 @@ impl School<'_> {
         (learn, held_out, picked.to_vec())
     }
 
-    /// The decoder, if it ranks held-out queries better than the current one.
+    /// What ranks held-out queries best: the current decoder, unless another beats it by more than chance. The encoder's
+    /// tables are always asked: a current decoder that was made for rows that are gone may be worse, and then it would let
+    /// anything pass.
     fn distill(
         &self,
         queries: &Queries,
         taught: &Ranked,
         exam: &Exam,
         report: &mut Report,
-    ) -> Result<Option<Decoder>, TrainError> {
+    ) -> Result<Verdict, TrainError> {
         let examine = |it: &Decoder| exam.recalls(self.rows, self.coded, it, self.monitor);
         let start = Decoder::of(self.encoder);
-        let before = examine(self.student.decoder.as_ref().unwrap_or(&start))?;
+        let current = self.student.decoder.as_ref();
+        let before = examine(current.unwrap_or(&start))?;
         report.recall_before = mean(&before);
         report.recall_after = report.recall_before;
+        let mut best = Best::default();
+        if current.is_some() {
+            best.offer(Verdict::Encoder, examine(&start)?);
+        }
+        if let Some((decoder, after)) = self.teach_decoder(queries, taught, &start, examine)? {
+            best.offer(Verdict::Distilled(decoder), after);
+        }
+        let passed = best.take().filter(|(_, after)| wins(&before, after));
+        Ok(passed.map_or(Verdict::Current, |(verdict, after)| {
+            report.distilled = matches!(verdict, Verdict::Distilled(_));
+            report.recall_after = mean(&after);
+            verdict
+        }))
+    }
+
+    /// The best decoder of a training from `start`, with its recalls.
+    fn teach_decoder(
+        &self,
+        queries: &Queries,
+        taught: &Ranked,
+        start: &Decoder,
+        examine: impl Fn(&Decoder) -> Result<Vec<f32>, TrainError>,
+    ) -> Result<Option<(Decoder, Vec<f32>)>, TrainError> {
         let Some(temperature) = temperature(taught) else {
             return Ok(None);
         };
@@ -184,14 +234,7 @@ impl School<'_> {
         };
         // From the encoder, not from the current decoder, which was trained on other queries and is a worse start for as
         // many steps.
-        let best = distill(&course, &start, &plan, self.monitor, examine)?;
-        Ok(best
-            .filter(|(_, after)| wins(&before, after))
-            .map(|(decoder, after)| {
-                report.distilled = true;
-                report.recall_after = mean(&after);
-                decoder
-            }))
+        distill(&course, start, &plan, self.monitor, examine)
     }
 
     /// The routing, if the picked ones of the logged queries teach a better one than the current. It is learned afresh from

@@ -98,7 +98,7 @@ pub fn train<'a>(
             scale: base.scale,
         },
         student: Student {
-            decoder: graduates.decoder,
+            decoder: graduates.decoder.carry_out(None),
             routing: graduates.routing,
             report: report.clone(),
         },

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{gauss, groups, recall};
+use common::{by_codes, gauss, groups, recall};
 use distillvq_quantizer::{
     Metric, Model, Monitor, Phase, Placement, Quiet, RetrainOptions, TrainError, TrainOptions,
     Trained, retrain, train,
@@ -118,6 +118,38 @@ fn what_does_not_win_changes_nothing() {
         }
         assert!(unchanged > 0, "{metric}");
     }
+}
+
+#[test]
+fn a_stale_decoder_gives_way_to_the_encoder() {
+    let rows = gauss(3000 * DIM, 1);
+    // In the rows that were there before, every other dimension hardly counted.
+    let mut gone = rows.clone();
+    gone.iter_mut().step_by(2).for_each(|x| *x *= 0.05);
+    let mut without = 0;
+    for metric in METRICS {
+        let plain = plain(&rows, metric);
+        let stale = again(&plain, &gone, None, 1);
+        assert!(stale.report.distilled, "{metric}: {:?}", stale.report);
+        let scores = |model: &Model| by_codes(model, &rows[..DIM], &rows);
+        for seed in 0..4 {
+            let Trained { model, report } = again(&stale.model, &rows, None, seed);
+            assert!(report.improved(), "{metric}: {report:?}");
+            assert!(report.recall_after > report.recall_before);
+            // With the same seed the same queries are held out.
+            let encoder = again(&plain, &rows, None, seed).report.recall_before;
+            assert!(
+                report.recall_after >= encoder,
+                "{metric}: {report:?}, {encoder}"
+            );
+            if !report.distilled {
+                assert_eq!(report.recall_after, encoder);
+                assert_eq!(scores(&model), scores(&plain));
+                without += 1;
+            }
+        }
+    }
+    assert!(without > 0);
 }
 
 #[test]

@@ -57,6 +57,15 @@ impl Default for StreamOptions {
 }
 
 impl StreamOptions {
+    /// The same, comparing more rows before one is given out: by how much the margin is wider.
+    #[must_use]
+    pub fn deeper(self, depth: f32) -> Self {
+        StreamOptions {
+            z: self.z * f64::from(depth),
+            ..self
+        }
+    }
+
     /// As the default, or less careful where the errors of the estimates are sums of many: a few rows tell those well, and
     /// none is far out.
     pub fn for_codes(shape: CodeShape) -> Self {
