@@ -308,7 +308,8 @@ impl Statement {
     fn some_lock(&self, random: &mut ChaCha8Rng) -> Option<&'static str> {
         let scrolls = matches!(self.delivery, Delivery::Cursor { scroll: true, .. });
         // Rows changed meanwhile cannot be locked any more: which ones come before that depends on the order of ties.
-        let changes = matches!(&self.delivery, Delivery::Cursor { changes, .. } if !changes.is_empty());
+        let changes =
+            matches!(&self.delivery, Delivery::Cursor { changes, .. } if !changes.is_empty());
         let may = matches!(self.frame, Frame::Bare | Frame::Subquery)
             && self.source != Source::Union
             && !scrolls
