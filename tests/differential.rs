@@ -23,7 +23,8 @@
 //!   behind take their places: [`TOLERATED`] over all answers with all lists, as README.md promises. With fewer lists more may
 //!   be; there only the other rules are checked. In some tables here codes hardly tell rows apart: most vectors lie within a
 //!   thousandth of the longest, or on a line that one code covers. There errors are alike among neighbours, an answer can
-//!   lack most of its rows, and what may be missed in a round is [`TOLERATED_IN_A_ROUND`].
+//!   lack most of its rows, and what may be missed in a round is [`TOLERATED_IN_A_ROUND`]; in one dimension cosine
+//!   distances differ by nothing but roundings.
 //!
 //! Where no plan uses an index, nothing is compared: rows that an index leaves out may be in the answer.
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -53,7 +54,7 @@ const STATEMENTS: u32 = 24;
 /// Share of the rows that may be missed with all lists: of vectors of one dimension, and of others.
 const TOLERATED: [f64; 2] = [0.02, 0.01];
 /// Share of the rows of one round that may be missed: more is no misfortune any more. Of at least so many rows.
-const TOLERATED_IN_A_ROUND: (f64, usize) = (0.15, 1_000);
+const TOLERATED_IN_A_ROUND: (f64, usize) = (0.25, 1_000);
 /// Rounds from which on shares of all of them say something.
 const ENOUGH_ROUNDS: u64 = 16;
 /// Share of the statements whose plan must use the index.
