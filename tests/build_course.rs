@@ -228,8 +228,12 @@ fn little_memory_gives_the_same_lists() {
         (rows_of_lists(&pages), pages.len(), most)
     };
     let (lists, pages, most) = build("1MB");
-    assert!(most <= 24 << 20, "{most} bytes");
-    let (in_one_run, pages_in_one_run, _) = build("1GB");
+    let (in_one_run, pages_in_one_run, most_of_one_run) = build("1GB");
+    // 14 to 17 MB less, of the 22 MB by which the runs differ: what both have beside it varies.
+    assert!(
+        most + (10 << 20) <= most_of_one_run,
+        "{most} and {most_of_one_run} bytes"
+    );
     assert_eq!(lists.iter().sum::<u64>(), 500_000);
     assert_eq!(lists, in_one_run);
     assert_eq!(pages, pages_in_one_run);
