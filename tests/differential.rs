@@ -43,7 +43,7 @@ use grammar::statement::Text;
 use grammar::verdict::{Answers, Verdict};
 use grammar::world::Layout;
 use grammar::{
-    Delivery, Distance, Frame, Promise, Row, Side, Statement, World, any, judge, one_in,
+    BY_TABLE, Delivery, Distance, Frame, Mode, Row, Side, Statement, World, judge, one_in,
 };
 use postgres::Client;
 use rand::{RngExt as _, SeedableRng as _};
@@ -59,74 +59,6 @@ const TOLERATED_IN_A_ROUND: (f64, usize) = (0.25, 1_000);
 const ENOUGH_ROUNDS: u64 = 16;
 /// Share of the statements whose plan must use the index.
 const BY_INDEX: f64 = 0.8;
-
-/// The settings of a search by the index.
-#[derive(Clone, Copy, Debug)]
-struct Mode {
-    iterative_scan: &'static str,
-    probes: i32,
-    max_probes: i32,
-    max_scan_tuples: i32,
-}
-
-impl Mode {
-    fn all_lists(iterative_scan: &'static str) -> Self {
-        Mode {
-            iterative_scan,
-            probes: ALL,
-            max_probes: 0,
-            max_scan_tuples: 0,
-        }
-    }
-
-    /// Few lists, or few rows.
-    fn any(random: &mut ChaCha8Rng) -> Self {
-        let mode = Mode::all_lists(any(random, &["relaxed_order", "strict_order", "off"]));
-        let probes = any(random, &[1, 2, 5, 0]);
-        match random.random_range(0..4) {
-            0 => Mode {
-                probes,
-                max_probes: random.random_range(1..8),
-                ..mode
-            },
-            1 => Mode {
-                probes,
-                max_scan_tuples: random.random_range(1..200),
-                ..mode
-            },
-            2 => Mode {
-                max_scan_tuples: random.random_range(1..200),
-                ..mode
-            },
-            _ => Mode { probes, ..mode },
-        }
-    }
-
-    fn sql(&self) -> String {
-        format!(
-            "SET enable_seqscan = off; SET enable_sort = off; SET enable_bitmapscan = off; SET enable_indexscan = on;
-             SET distillvq.iterative_scan = {}; SET distillvq.probes = {};
-             SET distillvq.max_probes = {}; SET distillvq.max_scan_tuples = {}",
-            self.iterative_scan, self.probes, self.max_probes, self.max_scan_tuples
-        )
-    }
-
-    fn promise(&self, world: &World, statement: &Statement) -> Promise {
-        let strict = self.iterative_scan == "strict_order";
-        let goes_on = self.iterative_scan == "relaxed_order"
-            && self.max_probes == 0
-            && self.max_scan_tuples == 0;
-        let exact = !world.trained;
-        Promise {
-            full: exact || !strict && !statement.has_radius() && (self.probes == ALL || goes_on),
-            late_rows_follow: !strict,
-            exact,
-        }
-    }
-}
-
-/// The settings of a sequential scan.
-const BY_TABLE: &str = "SET enable_seqscan = on; SET enable_sort = on; SET enable_bitmapscan = off; SET enable_indexscan = off";
 
 /// What surrounds all answers to a statement.
 enum Context {

@@ -1,0 +1,75 @@
+//! Settings of searches, and what each promises.
+
+use rand::RngExt as _;
+use rand_chacha::ChaCha8Rng;
+
+use super::{Promise, Statement, World, any};
+use crate::common::ALL;
+
+/// The settings of a search by the index.
+#[derive(Clone, Copy, Debug)]
+pub struct Mode {
+    pub iterative_scan: &'static str,
+    pub probes: i32,
+    pub max_probes: i32,
+    pub max_scan_tuples: i32,
+}
+
+impl Mode {
+    pub fn all_lists(iterative_scan: &'static str) -> Self {
+        Mode {
+            iterative_scan,
+            probes: ALL,
+            max_probes: 0,
+            max_scan_tuples: 0,
+        }
+    }
+
+    /// Few lists, or few rows.
+    pub fn any(random: &mut ChaCha8Rng) -> Self {
+        let mode = Mode::all_lists(any(random, &["relaxed_order", "strict_order", "off"]));
+        let probes = any(random, &[1, 2, 5, 0]);
+        match random.random_range(0..4) {
+            0 => Mode {
+                probes,
+                max_probes: random.random_range(1..8),
+                ..mode
+            },
+            1 => Mode {
+                probes,
+                max_scan_tuples: random.random_range(1..200),
+                ..mode
+            },
+            2 => Mode {
+                max_scan_tuples: random.random_range(1..200),
+                ..mode
+            },
+            _ => Mode { probes, ..mode },
+        }
+    }
+
+    pub fn sql(&self) -> String {
+        format!(
+            "SET enable_seqscan = off; SET enable_sort = off; SET enable_bitmapscan = off; SET enable_indexscan = on;
+             SET distillvq.iterative_scan = {}; SET distillvq.probes = {};
+             SET distillvq.max_probes = {}; SET distillvq.max_scan_tuples = {}",
+            self.iterative_scan, self.probes, self.max_probes, self.max_scan_tuples
+        )
+    }
+
+    pub fn promise(&self, world: &World, statement: &Statement) -> Promise {
+        let strict = self.iterative_scan == "strict_order";
+        let goes_on = self.iterative_scan == "relaxed_order"
+            && self.max_probes == 0
+            && self.max_scan_tuples == 0;
+        let exact = !world.trained;
+        Promise {
+            full: exact || !strict && !statement.has_radius() && (self.probes == ALL || goes_on),
+            late_rows_follow: !strict,
+            exact,
+        }
+    }
+}
+
+/// The settings of a sequential scan.
+pub const BY_TABLE: &str = "SET enable_seqscan = on; SET enable_sort = on; SET enable_bitmapscan = off; SET enable_indexscan = off";
