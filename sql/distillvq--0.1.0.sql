@@ -63,15 +63,41 @@ CREATE OPERATOR CLASS halfvec_cosine_ops
     FUNCTION 1 cosine_distance(halfvec, halfvec),
     FUNCTION 2 distillvq_metric_cosine();
 
+COMMENT ON OPERATOR CLASS vector_l2_ops USING distillvq IS 'vector (32-bit floats) by Euclidean distance, <->';
+COMMENT ON OPERATOR CLASS vector_ip_ops USING distillvq IS 'vector (32-bit floats) by negative inner product, <#>';
+COMMENT ON OPERATOR CLASS vector_cosine_ops USING distillvq IS 'vector (32-bit floats) by cosine distance, <=>';
+COMMENT ON OPERATOR CLASS halfvec_l2_ops USING distillvq IS 'halfvec (16-bit floats) by Euclidean distance, <->';
+COMMENT ON OPERATOR CLASS halfvec_ip_ops USING distillvq IS 'halfvec (16-bit floats) by negative inner product, <#>';
+COMMENT ON OPERATOR CLASS halfvec_cosine_ops USING distillvq IS 'halfvec (16-bit floats) by cosine distance, <=>';
+
 -- Models ------------------------------------------------------------------------
 
 CREATE SCHEMA distillvq;
 
 COMMENT ON SCHEMA distillvq IS 'what the extension distillvq keeps; its functions and views are for users';
 
+-- The role that owns a model: kept as its number, so that it follows the role, and shown and read as its name.
+CREATE TYPE distillvq.model_owner;
+
+CREATE FUNCTION distillvq.model_owner_in(cstring) RETURNS distillvq.model_owner
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'distillvq_model_owner_in_wrapper';
+CREATE FUNCTION distillvq.model_owner_out(distillvq.model_owner) RETURNS cstring
+    LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'distillvq_model_owner_out_wrapper';
+
+COMMENT ON FUNCTION distillvq.model_owner_in(cstring) IS 'the role of this name, or nobody if there is none';
+COMMENT ON FUNCTION distillvq.model_owner_out(distillvq.model_owner) IS 'the name of the role, empty if it was dropped';
+
+CREATE TYPE distillvq.model_owner (INPUT = distillvq.model_owner_in, OUTPUT = distillvq.model_owner_out, LIKE = oid);
+
+COMMENT ON TYPE distillvq.model_owner IS
+    'a role that owns models; it is granted USAGE, so that DROP ROLE tells of them, and DROP OWNED lets go of them';
+
+CREATE CAST (distillvq.model_owner AS oid) WITHOUT FUNCTION;
+CREATE CAST (oid AS distillvq.model_owner) WITHOUT FUNCTION;
+
 CREATE TABLE distillvq.model (
     name           text PRIMARY KEY CHECK (name <> ''),
-    owner          name NOT NULL,
+    owner          distillvq.model_owner NOT NULL,
     metric         text NOT NULL,
     dimensions     integer NOT NULL,
     lists          integer NOT NULL,
@@ -89,17 +115,34 @@ ALTER TABLE distillvq.model ALTER COLUMN body SET STORAGE EXTERNAL;
 
 COMMENT ON TABLE distillvq.model IS 'trained models; written by distillvq_train and distillvq_import_model, copied into an index when it is built';
 
--- A model averages rows of its table: its numbers are for its owner and the database's administrators.
+-- A model averages rows of its table: its numbers are for its owner and the database's administrators. The database's owner
+-- must be able to dump it.
 REVOKE ALL ON distillvq.model FROM PUBLIC;
+GRANT USAGE ON SCHEMA distillvq TO pg_database_owner;
+GRANT SELECT ON distillvq.model TO pg_database_owner;
 
 SELECT pg_catalog.pg_extension_config_dump('distillvq.model', '');
 
 CREATE VIEW distillvq_models AS
-    SELECT name, owner, metric, dimensions, lists, subquantizers, bits, rows, queries, recall_before, recall_after,
-           trained, pg_catalog.octet_length(body) AS bytes
-    FROM distillvq.model;
+    SELECT m.name, r.rolname AS owner, m.metric, m.dimensions, m.lists, m.subquantizers, m.bits, m.rows, m.queries,
+           m.recall_before, m.recall_after, m.trained, pg_catalog.octet_length(m.body) AS bytes
+    FROM distillvq.model m LEFT JOIN pg_catalog.pg_roles r ON r.oid = m.owner::pg_catalog.oid;
 
 COMMENT ON VIEW distillvq_models IS 'the models that CREATE INDEX ... WITH (model = ...) can use';
+
+COMMENT ON COLUMN distillvq_models.name IS 'name for CREATE INDEX ... WITH (model = ...)';
+COMMENT ON COLUMN distillvq_models.owner IS 'role that may replace, export, and drop it; NULL if that role was dropped';
+COMMENT ON COLUMN distillvq_models.metric IS 'l2, ip, or cosine';
+COMMENT ON COLUMN distillvq_models.dimensions IS 'dimensions of the vectors';
+COMMENT ON COLUMN distillvq_models.lists IS 'inverted lists';
+COMMENT ON COLUMN distillvq_models.subquantizers IS 'codes per row';
+COMMENT ON COLUMN distillvq_models.bits IS 'bits per code';
+COMMENT ON COLUMN distillvq_models.rows IS 'rows sampled for the training';
+COMMENT ON COLUMN distillvq_models.queries IS 'logged queries used by the training';
+COMMENT ON COLUMN distillvq_models.recall_before IS 'recall@10 of the codes before distillation';
+COMMENT ON COLUMN distillvq_models.recall_after IS 'recall@10 of the codes after distillation';
+COMMENT ON COLUMN distillvq_models.trained IS 'time of the training or import';
+COMMENT ON COLUMN distillvq_models.bytes IS 'size of the model';
 
 GRANT SELECT ON distillvq_models TO PUBLIC;
 
@@ -276,6 +319,30 @@ CREATE VIEW distillvq_indexes AS
 COMMENT ON VIEW distillvq_indexes IS
     'distillvq_index_info of all indexes of this database that you may see; reads each of them';
 
+COMMENT ON COLUMN distillvq_indexes."index" IS 'the index';
+COMMENT ON COLUMN distillvq_indexes."table" IS 'its table';
+COMMENT ON COLUMN distillvq_indexes.rows IS 'entries of the index';
+COMMENT ON COLUMN distillvq_indexes.lists IS 'inverted lists';
+COMMENT ON COLUMN distillvq_indexes.list_min IS 'entries of the shortest list';
+COMMENT ON COLUMN distillvq_indexes.list_median IS 'entries of the median list';
+COMMENT ON COLUMN distillvq_indexes.list_max IS 'entries of the longest list';
+COMMENT ON COLUMN distillvq_indexes.largest_share IS 'fraction of the entries in the longest list';
+COMMENT ON COLUMN distillvq_indexes.exact_rows IS 'entries without a code, which every search compares';
+COMMENT ON COLUMN distillvq_indexes.bytes IS 'size of the index';
+COMMENT ON COLUMN distillvq_indexes.bytes_per_row IS 'size per entry';
+COMMENT ON COLUMN distillvq_indexes.dead IS 'estimated entries of dead rows';
+COMMENT ON COLUMN distillvq_indexes.inserts IS 'entries inserted since the build';
+COMMENT ON COLUMN distillvq_indexes.model IS 'name of the model, own if trained by the build';
+COMMENT ON COLUMN distillvq_indexes.trained_at IS 'time of the last training';
+COMMENT ON COLUMN distillvq_indexes.trained_rows IS 'rows sampled for the training';
+COMMENT ON COLUMN distillvq_indexes.logged_queries IS 'logged queries used by the training';
+COMMENT ON COLUMN distillvq_indexes.recall_before IS 'recall@10 of the codes before distillation';
+COMMENT ON COLUMN distillvq_indexes.recall_after IS 'recall@10 of the codes after distillation';
+COMMENT ON COLUMN distillvq_indexes.calibration IS 'measured recall by number of probed lists';
+COMMENT ON COLUMN distillvq_indexes.calibrated_with IS 'queries, rows, or none';
+COMMENT ON COLUMN distillvq_indexes.drift IS 'error of the codes of new rows, relative to that of the build; NULL if unknown or not yours to know';
+COMMENT ON COLUMN distillvq_indexes.advice IS 'what to do, fine if nothing';
+
 GRANT SELECT ON distillvq_indexes TO PUBLIC;
 
 CREATE FUNCTION distillvq_prewarm("index" regclass) RETURNS bigint
@@ -302,5 +369,13 @@ CREATE VIEW distillvq_progress AS
                                CASE WHEN s.param12 > 0 THEN s.param12 ELSE p.blocks_total END AS total) n;
 
 COMMENT ON VIEW distillvq_progress IS 'builds and trainings of distillvq indexes under way in this database';
+
+COMMENT ON COLUMN distillvq_progress.pid IS 'process of the session';
+COMMENT ON COLUMN distillvq_progress."table" IS 'table whose rows are read';
+COMMENT ON COLUMN distillvq_progress."index" IS 'index, NULL while a plain CREATE INDEX makes it';
+COMMENT ON COLUMN distillvq_progress.phase IS 'what is being done';
+COMMENT ON COLUMN distillvq_progress.done IS 'rows or blocks done';
+COMMENT ON COLUMN distillvq_progress.total IS 'rows or blocks in all';
+COMMENT ON COLUMN distillvq_progress.percent IS 'done, in percent';
 
 GRANT SELECT ON distillvq_progress TO PUBLIC;

@@ -6,7 +6,7 @@
 use crate::pg::relation::{Element, Index, IndexName};
 use distillvq_ivf as ivf;
 use distillvq_quantizer::{Metric, ModelError, TrainError, memory_for};
-use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys::panic::ErrorReport};
+use pgrx::{PgLogLevel, PgSqlErrorCode};
 
 /// What somebody wants to do with an index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +111,24 @@ pub enum Error {
     /// A column that the relation does not have.
     #[error("column \"{column}\" of \"{relation}\" does not exist")]
     NoColumn { relation: String, column: String },
+    /// A relation that does not exist.
+    #[error("relation with OID {0} does not exist")]
+    NoRelation(u32),
+    /// A relation whose only column of vectors was asked for.
+    #[error("relation {relation} has {} columns of type vector or halfvec", .columns.len())]
+    ColumnChoice {
+        relation: String,
+        columns: Vec<String>,
+    },
+    /// A relation that was looked up, and is another one now.
+    #[error("relation {0} was changed concurrently")]
+    Renamed(String),
+    /// An index where a table is wanted.
+    #[error("\"{index}\" is an index, not a table")]
+    IndexAsTable { index: String },
+    /// A value that is not as pgvector makes it.
+    #[error("value is not a valid {}", .0.name())]
+    Malformed(Element),
     /// No such model.
     #[error("model \"{0}\" does not exist")]
     NoModel(String),
@@ -118,8 +136,8 @@ pub enum Error {
     #[error("table \"distillvq.model\" does not exist")]
     NoModelTable,
     /// A model that belongs to somebody else.
-    #[error("model \"{name}\" belongs to the role \"{owner}\"")]
-    ModelOwner { name: String, owner: String },
+    #[error("model \"{name}\" belongs to {}", .owner.as_ref().map_or("a role that does not exist".into(), |owner| format!("the role \"{owner}\"")))]
+    ModelOwner { name: String, owner: Option<String> },
     /// A model that exists already.
     #[error("model \"{0}\" already exists")]
     ModelExists(String),
@@ -176,8 +194,8 @@ pub enum Error {
     #[error("permission denied for index \"{0}\"")]
     NotShown(String),
     /// A table of which the caller sees a part.
-    #[error("recall cannot be measured: row-level security of table {0} applies to you")]
-    RowSecurity(String),
+    #[error("cannot {} index of table {table}: its row-level security applies to you", .purpose.verb())]
+    RowSecurity { purpose: Purpose, table: String },
     /// An index that does not order rows by a distance.
     #[error("index \"{0}\" does not order rows by a distance")]
     NoDistance(String),
@@ -228,8 +246,8 @@ pub enum Error {
     #[error("there are no queries in \"{0}\"")]
     NoQueries(String),
     /// The queries were named by half.
-    #[error("{0} was given without {1}")]
-    HalfQueries(&'static str, &'static str),
+    #[error("parameter \"query_column\" requires parameter \"queries\"")]
+    HalfQueries,
     /// A scan under a snapshot that is not an MVCC snapshot.
     #[error("distillvq indexes can only be scanned with an MVCC snapshot")]
     Snapshot,
@@ -276,19 +294,27 @@ impl Error {
             Self::NoDimensions | Self::ModelDimensions { .. } | Self::ModelMetric { .. } => {
                 S::ERRCODE_INVALID_PARAMETER_VALUE
             }
-            Self::UnknownMetric(_) | Self::UnknownLoss(_) | Self::HalfQueries(..) => {
+            Self::UnknownMetric(_) | Self::UnknownLoss(_) | Self::HalfQueries => {
                 S::ERRCODE_INVALID_PARAMETER_VALUE
             }
             Self::Dimensions { .. } => S::ERRCODE_DATA_EXCEPTION,
             Self::ColumnType { .. } => S::ERRCODE_DATATYPE_MISMATCH,
             Self::NoColumn { .. } => S::ERRCODE_UNDEFINED_COLUMN,
+            Self::NoRelation(_) => S::ERRCODE_UNDEFINED_TABLE,
+            Self::ColumnChoice { columns, .. } if columns.is_empty() => {
+                S::ERRCODE_DATATYPE_MISMATCH
+            }
+            Self::ColumnChoice { .. } => S::ERRCODE_AMBIGUOUS_COLUMN,
+            Self::Renamed(_) => S::ERRCODE_OBJECT_IN_USE,
+            Self::IndexAsTable { .. } => S::ERRCODE_WRONG_OBJECT_TYPE,
+            Self::Malformed(_) => S::ERRCODE_DATA_CORRUPTED,
             Self::NoModel(_) => S::ERRCODE_UNDEFINED_OBJECT,
             Self::NoModelTable => S::ERRCODE_UNDEFINED_TABLE,
             Self::ModelOwner { .. }
             | Self::NotOwner(_)
             | Self::NoSelect(_)
             | Self::NotShown(_)
-            | Self::RowSecurity(_) => S::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            | Self::RowSecurity { .. } => S::ERRCODE_INSUFFICIENT_PRIVILEGE,
             Self::ModelExists(_) => S::ERRCODE_DUPLICATE_OBJECT,
             Self::ModelInUse { .. } => S::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
             Self::NameLength { .. } => S::ERRCODE_INVALID_PARAMETER_VALUE,
@@ -368,13 +394,29 @@ impl Error {
             }
             Self::NoDimensions => "Give the column's type a number of dimensions, as in vector(384).".into(),
             Self::Dimensions { expected, .. } => format!("Use vectors of {expected} dimensions."),
-            Self::ColumnType { .. } => "Train on a column of pgvector's type vector or halfvec.".into(),
+            Self::ColumnType { .. } => "Name a column of pgvector's type vector or halfvec.".into(),
             Self::NoColumn { .. } => "Check the column's name.".into(),
+            Self::NoRelation(_) => "Name a relation that exists.".into(),
+            Self::ColumnChoice { columns, .. } if columns.is_empty() => {
+                "Name a relation with a column of pgvector's type vector or halfvec.".into()
+            }
+            Self::ColumnChoice { columns, .. } => {
+                format!("Name one of them with query_column: {}.", some_of(columns))
+            }
+            Self::Renamed(_) => "Run the statement again.".into(),
+            Self::IndexAsTable { .. } => {
+                "To train an index again, name its queries: SELECT * FROM distillvq_train('index', queries => 'log', \
+                 query_column => 'embedding').".into()
+            }
+            Self::Malformed(_) => "Restore the row from a backup.".into(),
             Self::NoModel(_) => {
                 "SELECT name FROM distillvq_models lists the models; distillvq_train makes one.".into()
             }
             Self::NoModelTable => "Create the extension in this database: CREATE EXTENSION distillvq CASCADE.".into(),
-            Self::ModelOwner { owner, .. } => {
+            Self::ModelOwner { owner: None, .. } => {
+                "Choose another name for a new model, or ask a superuser.".into()
+            }
+            Self::ModelOwner { owner: Some(owner), .. } => {
                 format!("Its members alone replace, export, and drop it: choose another name for a new model, or become a member of \"{owner}\".")
             }
             Self::ModelExists(_) => "Choose another name, or say replace => true.".into(),
@@ -407,6 +449,12 @@ impl Error {
             Self::PartitionedIndex { partitions, purpose, .. } => {
                 format!("{purpose} the indexes of its partitions one by one: {}.", some_of(partitions))
             }
+            Self::InvalidIndex { index, .. } if index.is_transient() => {
+                format!(
+                    "A REINDEX CONCURRENTLY is under way or has failed: wait, or remove what it left with DROP INDEX CONCURRENTLY {}.",
+                    index.quoted()
+                )
+            }
             Self::InvalidIndex { index, .. } => {
                 format!("Its build is under way or has failed: wait, or build it with REINDEX INDEX {}.", index.quoted())
             }
@@ -424,10 +472,10 @@ impl Error {
                 "It is shown to who may read the indexed column or maintain the table, and to members of pg_monitor, \
                  pg_read_all_stats, or pg_stat_scan_tables.".into()
             }
-            Self::RowSecurity(_) => {
-                "Recall is measured over all rows, also those hidden from you: let somebody measure whom no policy restricts, \
-                 such as the table's owner.".into()
-            }
+            Self::RowSecurity { purpose, .. } => format!(
+                "All rows count, also those hidden from you: {} it as a role that no policy restricts, such as the table's owner.",
+                purpose.verb()
+            ),
             Self::NoDistance(_) => {
                 "Name an index of distillvq, hnsw, or ivfflat, as in distillvq_recall('items_embedding_idx').".into()
             }
@@ -458,7 +506,7 @@ impl Error {
             Self::NoQueries(_) => {
                 "Log some first, or leave \"queries\" and \"query_column\" out: then rows of the table pose as queries.".into()
             }
-            Self::HalfQueries(..) => "Name both the relation (queries) and its vector column (query_column).".into(),
+            Self::HalfQueries => "Name the relation of the queries with queries => ...".into(),
             Self::Snapshot => "Search through SQL, as in SELECT ... ORDER BY embedding <-> $1 LIMIT 10.".into(),
             Self::NoOrder => "Add ORDER BY with the index's distance operator.".into(),
             Self::NoMetric(_) => "Use one of distillvq's own operator classes, such as vector_cosine_ops.".into(),
@@ -503,11 +551,8 @@ impl Error {
 
     /// Raises the error as PostgreSQL's `ERROR`.
     pub fn raise(self) -> ! {
-        let mut report =
-            ErrorReport::new(self.sqlstate(), self.to_string(), "distillvq").set_hint(self.hint());
-        if let Some(detail) = self.detail() {
-            report = report.set_detail(detail);
-        }
+        let (message, detail) = (self.to_string(), self.detail());
+        let report = crate::pg::report(self.sqlstate(), &message, detail.as_deref(), &self.hint());
         report.report(PgLogLevel::ERROR);
         unreachable!("ereport(ERROR) does not return")
     }
@@ -536,7 +581,7 @@ fn name_an_index(purpose: Purpose, indexes: &[String]) -> String {
 /// The first names of a list that may be long.
 fn some_of(names: &[String]) -> String {
     const MOST: usize = 20;
-    let more = if names.len() > MOST { ", …" } else { "" };
+    let more = if names.len() > MOST { ", ..." } else { "" };
     names.get(..MOST).unwrap_or(names).join(", ") + more
 }
 

@@ -123,6 +123,77 @@ fn who_may_read_all_data_may_dump() {
 }
 
 #[test]
+fn who_owns_the_database_may_dump_it() {
+    let mut db = Database::new("dumped_by_its_owner");
+    db.run(
+        "CREATE ROLE app LOGIN; ALTER DATABASE dumped_by_its_owner OWNER TO app;
+         CREATE TABLE mine (id int); ALTER TABLE mine OWNER TO app",
+    );
+    let as_app = || {
+        let mut dump = server().command("pg_dump");
+        let output = dump.args(["-U", "app", "dumped_by_its_owner"]).output();
+        let output = output.unwrap();
+        let complaints = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{complaints}");
+        output.stdout
+    };
+    as_app();
+    db.run(
+        "INSERT INTO mine SELECT generate_series(1, 1000);
+         CREATE TABLE items AS SELECT ARRAY[id, id % 7]::vector(2) AS v FROM mine; ALTER TABLE items OWNER TO app;
+         SELECT distillvq_train('items', 'v', 'm')",
+    );
+    assert!(String::from_utf8_lossy(&as_app()).contains("COPY distillvq.model"));
+    // Reading is all that is granted.
+    let mut app = db.session_of("app");
+    for sql in [
+        "UPDATE distillvq.model SET owner = 'app'",
+        "DELETE FROM distillvq.model",
+        "INSERT INTO distillvq.model SELECT * FROM distillvq.model",
+        "CREATE TABLE distillvq.own (a int)",
+    ] {
+        assert_eq!(app.refusal(sql).state, "42501", "{sql}");
+    }
+}
+
+const OWNERS: &str = "SELECT concat_ws(':', name, owner) FROM distillvq_models ORDER BY name";
+
+#[test]
+fn a_dump_keeps_the_owners_of_models() {
+    let mut db = Database::of_items("owned", &Vectors::clustered(1_000, 4, 3, 1));
+    db.run("GRANT SELECT ON items TO PUBLIC");
+    for role in ["old_one", "new_one", "gone"] {
+        let mut session = db.session_of(role);
+        session.run(&format!(
+            "SELECT distillvq_train('items', 'embedding', 'of {role}')"
+        ));
+    }
+    db.run(
+        "ALTER ROLE old_one RENAME TO \"Renamed Rôle\"; ALTER ROLE new_one RENAME TO old_one;
+         DROP OWNED BY gone; DROP ROLE gone",
+    );
+    let owners = ["of gone", "of new_one:old_one", "of old_one:Renamed Rôle"];
+    assert_eq!(db.column::<String>(OWNERS), owners);
+    let plain = dump("owned", &[]);
+    let strict = ["-X", "-v", "ON_ERROR_STOP=1"];
+    let mut copy = restore(&plain, "psql", &strict, "owned_copy");
+    assert_eq!(copy.column::<String>(OWNERS), owners);
+    // The copy's models hold on to their owners as the first ones do.
+    db.run("DROP OWNED BY old_one");
+    assert_eq!(db.refusal("DROP ROLE old_one").state, "2BP01");
+    copy.run("DROP OWNED BY old_one; DROP ROLE old_one");
+    // Without the role its models are nobody's, and those of the others stay theirs.
+    let bare = dump("owned", &["--no-privileges"]);
+    let text = String::from_utf8_lossy(&bare).replace("old_one\tcosine", "never_was\tcosine");
+    let mut other = restore(text.as_bytes(), "psql", &strict, "owned_elsewhere");
+    let owners = ["of gone", "of new_one", "of old_one:Renamed Rôle"];
+    assert_eq!(other.column::<String>(OWNERS), owners);
+    let mut late = db.session_of("never_was");
+    late.run("SELECT 1");
+    assert_eq!(other.column::<String>(OWNERS), owners);
+}
+
+#[test]
 fn a_dump_without_data_takes_no_models_along() {
     let mut db = Database::of_items("schema_only", &Vectors::clustered(1_000, 4, 3, 1));
     db.run("SELECT distillvq_train('items', 'embedding')");
@@ -149,6 +220,8 @@ const TRACES: &str = "
               WHERE nspname = 'distillvq' AND relkind NOT IN ('i', 'c')
         UNION SELECT 'pg_type'::regclass, reltype FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace
               WHERE nspname = 'distillvq' AND relkind = 'c'
+        UNION SELECT 'pg_cast'::regclass, oid FROM pg_cast
+              WHERE to_regtype('distillvq.model_owner') IN (castsource, casttarget)
         UNION SELECT 'pg_am'::regclass, oid FROM pg_am WHERE amname = 'distillvq'
         UNION SELECT 'pg_opclass'::regclass, o.oid FROM pg_opclass o JOIN pg_am a ON a.oid = opcmethod WHERE amname = 'distillvq'
         UNION SELECT 'pg_opfamily'::regclass, o.oid FROM pg_opfamily o JOIN pg_am a ON a.oid = opfmethod WHERE amname = 'distillvq'
@@ -164,14 +237,22 @@ const MEMBERS: &str = "
     ORDER BY 1";
 
 #[test]
-fn every_function_and_view_says_what_it_is_for() {
+fn every_object_and_column_says_what_it_is_for() {
     let mut db = Database::new("described");
     let silent: Vec<String> = db.column(
         "SELECT pg_describe_object(classid, objid, 0) FROM pg_depend
          WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e'
-           AND classid IN ('pg_proc'::regclass, 'pg_class'::regclass, 'pg_am'::regclass, 'pg_namespace'::regclass)
+           AND classid IN ('pg_proc'::regclass, 'pg_class'::regclass, 'pg_am'::regclass, 'pg_namespace'::regclass,
+                           'pg_opclass'::regclass)
            AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'distillvq')
-           AND obj_description(objid, classid::regclass::name) IS NULL ORDER BY 1",
+           AND obj_description(objid, classid::regclass::name) IS NULL
+         UNION ALL
+         SELECT format('column %s of view %s', attname, attrelid::regclass) FROM pg_attribute
+         JOIN pg_depend ON classid = 'pg_class'::regclass AND objid = attrelid AND deptype = 'e'
+           AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'distillvq')
+         JOIN pg_class c ON c.oid = attrelid AND relkind = 'v'
+         WHERE col_description(attrelid, attnum) IS NULL
+         ORDER BY 1",
     );
     assert_eq!(silent, [""; 0]);
 }
@@ -190,7 +271,7 @@ fn every_object_belongs_to_the_extension() {
     assert_eq!(count("operator class"), 6, "{traces:?}");
     assert_eq!(count("operator family"), 6, "{traces:?}");
     assert_eq!(count("access method"), 1, "{traces:?}");
-    assert_eq!(count("function"), 16, "{traces:?}");
+    assert_eq!(count("function"), 18, "{traces:?}");
     assert!(
         traces.contains(&"table distillvq.model".to_owned()),
         "{traces:?}"

@@ -234,3 +234,54 @@ fn a_column_that_changes_its_type() {
     );
     assert_eq!(db.refusal("REINDEX INDEX one").state, "22023");
 }
+
+#[test]
+fn an_index_that_is_not_valid_is_told_as_that() {
+    let mut db = Database::of_items("unfinished", &Vectors::clustered(1_200, 8, 10, 6));
+    db.run(
+        "CREATE TABLE fuse (a int);
+         CREATE FUNCTION same(v vector) RETURNS vector(8) IMMUTABLE LANGUAGE plpgsql AS
+             $$ BEGIN IF EXISTS (SELECT FROM public.fuse) THEN RAISE 'blown'; END IF; RETURN v; END $$;
+         CREATE INDEX whole ON items USING distillvq ((same(embedding)::vector(8))); INSERT INTO fuse VALUES (1)",
+    );
+    db.refusal(
+        "CREATE INDEX CONCURRENTLY broken ON items USING distillvq ((same(embedding)::vector(8)))",
+    );
+    db.refusal("REINDEX INDEX CONCURRENTLY whole");
+    db.run(
+        "TRUNCATE fuse; CREATE INDEX undone ON items USING distillvq (embedding);
+         UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'undone'::regclass",
+    );
+    for (index, remedy) in [
+        ("broken", "REINDEX INDEX public.broken"),
+        ("whole_ccnew", "DROP INDEX CONCURRENTLY public.whole_ccnew"),
+        ("undone", "REINDEX INDEX public.undone"),
+    ] {
+        for function in [
+            "train",
+            "calibrate",
+            "check",
+            "recall",
+            "index_info",
+            "prewarm",
+        ] {
+            let refusal = db.refusal(&format!("SELECT distillvq_{function}('{index}')"));
+            assert_eq!(refusal.state, "55000", "{index}: {function}: {refusal:?}");
+            assert!(refusal.message.contains("not valid"), "{refusal:?}");
+            assert!(refusal.hint.contains(remedy), "{refusal:?}");
+        }
+        let advice: String = db.one(&format!(
+            "SELECT advice FROM distillvq_indexes WHERE \"index\" = '{index}'::regclass"
+        ));
+        assert!(advice.ends_with(remedy), "{advice}");
+    }
+    db.run_each(&[
+        "DROP INDEX CONCURRENTLY whole_ccnew",
+        "REINDEX INDEX broken",
+        "DROP INDEX undone",
+    ]);
+    assert_eq!(
+        db.one::<i64>("SELECT count(*) FROM pg_index WHERE NOT indisvalid"),
+        0
+    );
+}

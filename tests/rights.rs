@@ -210,3 +210,147 @@ fn training_leaves_the_caller_as_it_was() {
     );
     heidi.run("CREATE TEMPORARY TABLE mine (a int)"); // not in a restricted operation any more
 }
+
+/// What somebody is told who may not export a model.
+#[track_caller]
+fn refused(client: &mut Client, model: &str) {
+    for call in [
+        format!("distillvq_export_model('{model}')"),
+        format!("distillvq_drop_model('{model}')"),
+        format!("distillvq_train('items', 'embedding', '{model}')"),
+    ] {
+        let refusal = client.refusal(&format!("SELECT {call}"));
+        assert_eq!(refusal.state, "42501", "{call}: {refusal:?}");
+    }
+}
+
+#[test]
+fn models_belong_to_roles_and_not_to_their_names() {
+    let mut db = items("renamed");
+    db.run("GRANT SELECT ON items TO PUBLIC");
+    let mut first = db.session_of("judy");
+    train(&mut first, "'items', 'embedding', 'hers'");
+    drop(first);
+    db.run("ALTER ROLE judy RENAME TO judith");
+    let (mut second, mut first) = (db.session_of("judy"), db.session_of("judith"));
+    refused(&mut second, "hers");
+    train(&mut first, "'items', 'embedding', 'hers', lists => 3");
+    assert_eq!(
+        db.one::<String>("SELECT owner::text FROM distillvq_models"),
+        "judith"
+    );
+    // A role that owns models is not dropped unnoticed.
+    let refusal = db.refusal("DROP ROLE judith");
+    assert_eq!(refusal.state, "2BP01", "{refusal:?}");
+    drop((first, second));
+    db.run("DROP ROLE judy; DROP OWNED BY judith; DROP ROLE judith");
+    let mut third = db.session_of("judith");
+    refused(&mut third, "hers");
+    assert_eq!(
+        db.one::<i64>("SELECT count(*) FROM distillvq_models WHERE owner IS NULL"),
+        1
+    );
+    // A superuser is left to do as before.
+    train(&mut db, "'items', 'embedding', 'hers'");
+    db.run("SELECT distillvq_drop_model('hers')");
+    // Who has none left may be dropped.
+    train(&mut third, "'items', 'embedding', 'a'");
+    train(&mut third, "'items', 'embedding', 'b'");
+    third.run("SELECT distillvq_drop_model('a')");
+    assert_eq!(db.refusal("DROP ROLE judith").state, "2BP01");
+    third.run("SELECT distillvq_drop_model('b')");
+    drop(third);
+    db.run("DROP ROLE judith");
+}
+
+/// A database with an index on the column of a table that hides most of its rows from the role `warden`, who may maintain it.
+fn hidden(name: &str, definition: &str) -> Option<(Database, Client)> {
+    let mut db = items(name);
+    if db.one::<String>("SHOW server_version_num").as_str() < "170000" {
+        return None;
+    }
+    let warden = db.session_of("warden");
+    db.run(&format!(
+        "CREATE INDEX one ON items USING distillvq {definition} WITH (lists = 16);
+         ALTER TABLE items ENABLE ROW LEVEL SECURITY; GRANT SELECT, MAINTAIN ON items TO warden;
+         GRANT SELECT ON log TO warden; CREATE POLICY part ON items FOR SELECT TO warden USING (id < 250)"
+    ));
+    Some((db, warden))
+}
+
+#[test]
+fn who_sees_a_part_of_the_rows_changes_no_index_of_all() {
+    for (name, definition) in [
+        ("hidden_plain", "(embedding)"),
+        ("hidden_part", "(embedding) WHERE id > 5"),
+        ("hidden_cast", "((embedding::halfvec(16)) halfvec_l2_ops)"),
+    ] {
+        let Some((mut db, mut warden)) = hidden(name, definition) else {
+            return;
+        };
+        let before: String = db.one("SELECT distillvq_index_info('one')::text");
+        for call in [
+            "distillvq_train('one')",
+            "distillvq_train('one', queries => 'log', query_column => 'embedding')",
+            "distillvq_calibrate('one')",
+            "distillvq_calibrate('one', queries => 'log', query_column => 'embedding')",
+        ] {
+            for setting in ["on", "off"] {
+                let refusal = warden.refusal(&format!(
+                    "SET row_security = {setting}; SELECT * FROM {call}"
+                ));
+                assert_eq!(refusal.state, "42501", "{call}: {refusal:?}");
+                assert!(refusal.hint.contains("policy"), "{refusal:?}");
+            }
+        }
+        let after: String = db.one("SELECT distillvq_index_info('one')::text");
+        assert_eq!(before, after);
+        db.run("ALTER ROLE warden BYPASSRLS");
+        warden.run("SELECT distillvq_calibrate('one'); SELECT distillvq_train('one')");
+        db.run("ALTER ROLE warden NOBYPASSRLS");
+    }
+}
+
+/// Creates an index whose expression fails, with the row's contents, once `fuse` has a row; 40 % of the rows are newer than it.
+fn with_a_failing_expression(db: &mut Database) {
+    db.run(
+        "CREATE TABLE fuse (a int); CREATE TABLE calls (who text);
+         GRANT SELECT ON fuse TO PUBLIC; GRANT INSERT ON calls TO PUBLIC;
+         CREATE FUNCTION shown(secret text, v vector) RETURNS vector(16) IMMUTABLE LANGUAGE plpgsql AS $$
+         BEGIN
+             IF EXISTS (SELECT FROM public.fuse) THEN
+                 RAISE EXCEPTION 'contents: %', secret;
+             END IF;
+             RETURN v;
+         END $$;
+         ALTER TABLE items ADD secret text; UPDATE items SET secret = 'classified' || id;
+         CREATE TABLE mixed AS SELECT * FROM items;
+         CREATE INDEX one ON mixed USING distillvq ((shown(secret, embedding)::vector(16)));
+         INSERT INTO mixed SELECT * FROM items LIMIT 800",
+    );
+}
+
+#[test]
+fn figures_of_an_index_tell_nothing_of_rows() {
+    let mut db = items("figures");
+    with_a_failing_expression(&mut db);
+    let drift = "SELECT drift::text FROM distillvq_index_info('one')";
+    assert!(
+        db.one::<Option<String>>(drift).is_some(),
+        "known to who may read"
+    );
+    db.run("INSERT INTO fuse VALUES (1)");
+    let mut monitor = db.session_of("monitor");
+    db.run("GRANT pg_monitor TO monitor");
+    for client in [&mut monitor, &mut *db] {
+        assert_eq!(client.one::<Option<String>>(drift), None);
+        let shown: String = client.one(
+            "SELECT concat_ws(' ', distillvq_index_info('one')::text, (SELECT string_agg(i::text, ' ') FROM distillvq_indexes i))",
+        );
+        assert!(
+            !shown.contains("classified") && !shown.contains("unknown"),
+            "{shown}"
+        );
+    }
+    db.run("DELETE FROM fuse");
+}

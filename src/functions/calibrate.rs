@@ -5,7 +5,7 @@ use crate::am::calibrate::{self, Queries};
 use crate::am::scan::Target;
 use crate::error::{Error, Purpose, Result, of_index, or_raise};
 use crate::functions::train::sample_queries;
-use crate::functions::{check_index, models, query_log};
+use crate::functions::{check_all_rows, check_index, check_readable, models, query_log};
 use crate::pg::Progress;
 use crate::pg::options::Options;
 use crate::pg::relation::Maintained;
@@ -60,11 +60,10 @@ fn distillvq_calibrate(
 
 fn run(oid: Oid, log: Option<&VectorColumn>) -> Result<(Options, Option<Calibration>)> {
     check_index(oid, Purpose::Calibrate)?;
+    check_all_rows(oid, Purpose::Calibrate)?;
     let locked = Maintained::for_change(oid, c"distillvq_calibrate()");
     let index = locked.index();
-    if locked.of_another_session() {
-        return Err(Error::OtherSession(index.name()));
-    }
+    check_readable(&locked, Purpose::Calibrate)?;
     let target = Target::open(index)?;
     let model = target
         .model()?

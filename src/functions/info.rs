@@ -8,12 +8,13 @@ use crate::error::{Error, Purpose, Result, of_index, or_raise};
 use crate::functions::{check_readable, open_to_look_at};
 use crate::pg::attempt::{Failed, attempt};
 use crate::pg::datum::time_of;
-use crate::pg::heap::look_up;
+use crate::pg::heap::{count_dead, look_up};
 use crate::pg::relation::{Index, Maintained, RelationKind, relation_kind};
-use crate::pg::rights::may_inspect;
+use crate::pg::rights::{has_hidden_rows, may_inspect, may_read};
 use crate::pg::spi::quoted_relation;
 use crate::pg::store::RelationStore;
 use crate::pg::target::{self, target_recall};
+use crate::pg::text::to_server;
 use distillvq_ivf::care::{Care, Condition, Finer, Measured};
 use distillvq_ivf::{Calibration, Census, Meta, Model, QueryKind, Recent, Tid, take_census};
 use pgrx::datum::TimestampWithTimeZone;
@@ -42,7 +43,7 @@ type Row = (
     name!(bytes_per_row, Option<f32>),
     name!(dead, Option<i64>),
     name!(inserts, Option<i64>),
-    name!(model, Option<String>),
+    name!(model, Option<Vec<u8>>),
     name!(trained_at, Option<TimestampWithTimeZone>),
     name!(trained_rows, Option<i64>),
     name!(logged_queries, Option<i64>),
@@ -51,7 +52,7 @@ type Row = (
     name!(calibration, Option<String>),
     name!(calibrated_with, Option<&'static str>),
     name!(drift, Option<f32>),
-    name!(advice, String),
+    name!(advice, Vec<u8>),
 );
 
 type Rows = TableIterator<'static, Row>;
@@ -93,6 +94,10 @@ fn info_if_any(oid: Oid) -> Option<Row> {
     Some(match figures {
         Ok(figures) => figures.row(),
         Err(error @ Error::Pages { .. }) => damaged(&error, &locked.index().quoted_name()),
+        Err(Error::InvalidIndex { index, .. }) if index.is_transient() => nothing_but(format!(
+            "drop: a REINDEX CONCURRENTLY is under way or has failed; if it failed, DROP INDEX CONCURRENTLY {}",
+            index.quoted()
+        )),
         Err(error @ Error::InvalidIndex { .. }) => nothing_but(format!(
             "reindex: its build is under way or has failed ({error}); if it failed, REINDEX INDEX {}",
             locked.index().quoted_name()
@@ -115,8 +120,27 @@ fn damaged(why: &dyn std::fmt::Display, index: &str) -> Row {
 
 fn nothing_but(advice: String) -> Row {
     (
-        None, None, None, None, None, None, None, None, None, None, None, None, None, None, None,
-        None, None, None, None, None, advice,
+        None,
+        None,
+        None,
+        None,
+        None,
+        None,
+        None,
+        None,
+        None,
+        None,
+        None,
+        None,
+        None,
+        None,
+        None,
+        None,
+        None,
+        None,
+        None,
+        None,
+        to_server(&advice),
     )
 }
 
@@ -140,12 +164,7 @@ impl Figures {
             .map_err(of_index(index))?;
         census.drawn.sort_unstable();
         census.recent.sort_unstable_by_key(|row| row.tid);
-        let mut dead = 0;
-        look_up(heap, index, &census.drawn, &mut |_, row| {
-            dead += usize::from(row.is_none());
-            Ok(())
-        })?;
-        let looked_at = census.drawn.len();
+        let (dead, looked_at) = (count_dead(heap, index, &census.drawn), census.drawn.len());
         let mut figures = Self {
             index,
             table: quoted_relation(index.table())?,
@@ -158,28 +177,34 @@ impl Figures {
             && let Some(before) = figures.meta.training.code_error
             && let Some(model) = target.model()?
         {
-            let now = figures.error_of_new_rows(locked, &model)?;
+            let now = figures.error_of_new_rows(locked, &model);
             figures.drift = now.map(|now| now / f64::from(before));
         }
         Ok(figures)
     }
 
-    /// The mean error of the codes of rows that were inserted since the build; none if too few are alive.
-    fn error_of_new_rows(&self, locked: &Maintained, model: &Model) -> Result<Option<f64>> {
+    /// The mean error of the codes of rows that were inserted since the build; none if too few are alive. An index on an
+    /// expression runs functions, so then the caller must be allowed to read the rows, and an error of theirs is no figure.
+    fn error_of_new_rows(&self, locked: &Maintained, model: &Model) -> Option<f64> {
+        let (oid, table) = (self.index.oid(), self.index.table());
+        if self.index.has_expressions() && (!may_read(oid) || has_hidden_rows(table)) {
+            return None;
+        }
         let recent = &self.census.recent;
         let tids: Vec<Tid> = recent.iter().map(|row| row.tid).collect();
         let (mut errors, mut vector) = (Vec::new(), Vec::new());
-        look_up(locked.heap(), self.index, &tids, &mut |i, row| {
-            if let (Some(read), Some(Recent { list, codes, .. })) = (row, recent.get(i)) {
-                vector.clear();
-                if read(&mut vector) == self.meta.dim {
-                    errors.extend(model.code_error(&vector, *list, codes));
+        let looked = attempt(|| {
+            look_up(locked.heap(), self.index, &tids, &mut |i, read| {
+                if let Some(Recent { list, codes, .. }) = recent.get(i) {
+                    vector.clear();
+                    if read(&mut vector) == self.meta.dim {
+                        errors.extend(model.code_error(&vector, *list, codes));
+                    }
                 }
-            }
-            Ok(())
-        })?;
-        let enough = errors.len() >= LEAST_NEW_ROWS;
-        Ok(enough.then(|| errors.iter().sum::<f64>() / errors.len() as f64))
+            })
+        });
+        let enough = matches!(looked, Ok(Ok(()))) && errors.len() >= LEAST_NEW_ROWS;
+        enough.then(|| errors.iter().sum::<f64>() / errors.len() as f64)
     }
 
     fn condition(&self) -> Condition {
@@ -232,7 +257,7 @@ impl Figures {
             (rows > 0).then(|| bytes as f32 / rows as f32),
             self.dead.map(|share| (share * rows as f64).round() as i64),
             Some(self.census.inserted as i64),
-            trained.then(|| self.index.options().model.unwrap_or_else(own)),
+            trained.then(|| to_server(&self.index.options().model.unwrap_or_else(own))),
             (trained && training.trained_at != 0)
                 .then(|| time_of(training.trained_at))
                 .flatten(),
@@ -247,7 +272,7 @@ impl Figures {
                 None => "none",
             }),
             self.drift.map(|drift| drift as f32),
-            self.advice(),
+            to_server(&self.advice()),
         )
     }
 

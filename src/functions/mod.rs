@@ -13,7 +13,8 @@ use crate::error::{Error, Purpose, Result};
 use crate::pg::relation::{
     Maintained, RelationKind, code_of_metric, may_maintain, relation_kind, table_of,
 };
-use crate::pg::spi::{VectorColumn, indexes_of_table, partitions, relation_name};
+use crate::pg::rights::has_hidden_rows;
+use crate::pg::spi::{VectorColumn, indexes_of_table, partitions, quoted_relation, relation_name};
 use distillvq_quantizer::Metric;
 use pgrx::{pg_extern, pg_sys::Oid};
 use std::ffi::CStr;
@@ -67,16 +68,25 @@ fn in_range_of(name: &'static str, value: i64, range: RangeInclusive<i64>) -> Re
     })
 }
 
-/// The column of logged queries, if the caller named one.
+/// The column of logged queries, if the caller named a relation: the named one, or the only one of vectors.
 fn query_log(queries: Option<Oid>, column: Option<&CStr>) -> Result<Option<VectorColumn>> {
     match (queries, column) {
-        (Some(relation), Some(column)) => {
-            VectorColumn::find(relation, &column.to_string_lossy()).map(Some)
-        }
+        (Some(relation), Some(column)) => VectorColumn::find(relation, column).map(Some),
+        (Some(relation), None) => VectorColumn::only_one(relation).map(Some),
         (None, None) => Ok(None),
-        (Some(_), None) => Err(Error::HalfQueries("queries", "query_column")),
-        (None, Some(_)) => Err(Error::HalfQueries("query_column", "queries")),
+        (None, Some(_)) => Err(Error::HalfQueries),
     }
+}
+
+/// Refuses a table of which row-level security hides rows from the caller: what is done to an index is done to all who
+/// search in it.
+fn check_all_rows(index: Oid, purpose: Purpose) -> Result<()> {
+    let table = table_of(index);
+    if has_hidden_rows(table) {
+        let table = quoted_relation(table)?;
+        return Err(Error::RowSecurity { purpose, table });
+    }
+    Ok(())
 }
 
 /// Refuses a relation that is no index of this access method, or with which the caller may not do this.

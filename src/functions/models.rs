@@ -1,19 +1,26 @@
 //! The table of trained models, `distillvq.model`.
 //!
-//! It belongs to the extension's owner and nobody else may read it; a model's owner is the role that trained or imported
+//! It belongs to the extension's owner and nobody else may write it; a model's owner is the role that trained or imported
 //! it, and only its members may train it anew, export or drop it. Any role may build an index with a model by name.
+//!
+//! An owner is kept as the role's number, of the type `distillvq.model_owner`, which dumps show as the role's name. So that
+//! a role which owns models is not dropped unnoticed, it is granted what it has anyway: the usage of that type. The server
+//! remembers that as it does any privilege: `DROP ROLE` refuses, `DROP OWNED` lets go.
 
 use crate::error::{Error, Result, or_raise};
-use crate::pg::spi::{as_extension_owner, current_user};
+use crate::pg::rights::{quoted_role, role_name, role_named};
+use crate::pg::spi::{as_extension_owner, current_user, text_at, texts};
+use crate::pg::text;
 use distillvq_quantizer::{Model, Report};
 use pgrx::datum::DatumWithOid;
+use pgrx::pg_sys::Oid;
 use pgrx::{Spi, pg_extern};
+use std::ffi::{CStr, CString};
 
-/// Whether the role `$2` may replace the model `m`: a member of its owner's role, or a superuser if that role is gone.
+/// Whether the role `$2` may replace the model `m`: a member of its owner's role, or a superuser.
 macro_rules! may_replace {
     () => {
-        "coalesce(pg_has_role($2::name, (SELECT oid FROM pg_roles WHERE rolname = m.owner), 'USAGE'), \
-         (SELECT rolsuper FROM pg_roles WHERE rolname = $2::name))"
+        "pg_has_role($2, m.owner::oid, 'USAGE')"
     };
 }
 
@@ -28,12 +35,25 @@ pub fn load(name: &str) -> Result<Model> {
     })
 }
 
-/// The bytes of a model.
+/// The bytes of a model, for anybody who builds an index with it.
 fn body(name: &str) -> Result<Vec<u8>> {
     let query = "SELECT body FROM distillvq.model WHERE name = $1";
+    selected_body(name, query, &[text::argument(name)])
+}
+
+/// The bytes of a model that the current user may export: between two looks it could become somebody else's.
+fn body_for_owner(name: &str) -> Result<Vec<u8>> {
+    let query = concat!(
+        "SELECT body FROM distillvq.model m WHERE name = $1 AND ",
+        may_replace!()
+    );
+    selected_body(name, query, &[text::argument(name), current_user().into()])
+}
+
+fn selected_body(name: &str, query: &str, arguments: &[DatumWithOid<'_>]) -> Result<Vec<u8>> {
     let body = as_extension_owner(|| {
         Spi::connect(|client| {
-            let rows = client.select(query, Some(1), &[DatumWithOid::from(name)])?;
+            let rows = client.select(query, Some(1), arguments)?;
             if rows.is_empty() {
                 Ok(None)
             } else {
@@ -44,19 +64,24 @@ fn body(name: &str) -> Result<Vec<u8>> {
     body.ok_or_else(|| Error::NoModel(name.to_owned()))
 }
 
+/// The name that a caller has given.
+fn name_of_model(name: Option<&[u8]>) -> Result<String> {
+    name.map(text::from_server).ok_or(Error::Null("name"))
+}
+
 /// The bytes of a model, for another database.
 #[pg_extern]
-fn distillvq_export_model(name: Option<&str>) -> Vec<u8> {
-    let name = or_raise(name.ok_or(Error::Null("name")));
-    or_raise(check_owner(name).and_then(|()| body(name)))
+fn distillvq_export_model(name: Option<&[u8]>) -> Vec<u8> {
+    let name = or_raise(name_of_model(name));
+    or_raise(check_owner(&name).and_then(|()| body_for_owner(&name)))
 }
 
 /// Stores a model that was exported, under a name.
 #[pg_extern]
-fn distillvq_import_model(name: Option<&str>, body: Option<&[u8]>, replace: Option<bool>) {
-    let name = or_raise(name.ok_or(Error::Null("name")));
+fn distillvq_import_model(name: Option<&[u8]>, body: Option<&[u8]>, replace: Option<bool>) {
+    let name = or_raise(name_of_model(name));
     let body = or_raise(body.ok_or(Error::Null("body")));
-    or_raise(import(name, body, replace.unwrap_or(false)));
+    or_raise(import(&name, body, replace.unwrap_or(false)));
 }
 
 fn import(name: &str, body: &[u8], replace: bool) -> Result<()> {
@@ -74,18 +99,18 @@ fn import(name: &str, body: &[u8], replace: bool) -> Result<()> {
     let report = model.report().clone();
     if replace {
         store(name, &model, &report)
-    } else if write(name, &model, &report, NEW)? == 0 {
-        Err(Error::ModelExists(name.to_owned()))
-    } else {
+    } else if write(name, &model, &report, NEW)? {
         Ok(())
+    } else {
+        Err(Error::ModelExists(name.to_owned()))
     }
 }
 
 /// Forgets a model. Indexes keep the copies in their pages, but need it by name to be rebuilt.
 #[pg_extern]
-fn distillvq_drop_model(name: Option<&str>, force: Option<bool>) {
-    let name = or_raise(name.ok_or(Error::Null("name")));
-    or_raise(drop_model(name, force.unwrap_or(false)));
+fn distillvq_drop_model(name: Option<&[u8]>, force: Option<bool>) {
+    let name = or_raise(name_of_model(name));
+    or_raise(drop_model(&name, force.unwrap_or(false)));
 }
 
 fn drop_model(name: &str, force: bool) -> Result<()> {
@@ -101,22 +126,79 @@ fn drop_model(name: &str, force: bool) -> Result<()> {
     }
     let statement = concat!(
         "DELETE FROM distillvq.model m WHERE name = $1 AND ",
-        may_replace!()
+        may_replace!(),
+        " RETURNING owner::oid"
     );
     let user = current_user();
-    let dropped = as_extension_owner(|| {
-        let arguments = [DatumWithOid::from(name), DatumWithOid::from(user.as_str())];
-        Spi::connect_mut(|client| {
-            client
-                .update(statement, None, &arguments)
-                .map(|dropped| dropped.len())
-        })
+    let owner = as_extension_owner(|| -> Result<Option<Oid>> {
+        lock()?;
+        let arguments = [text::argument(name), user.into()];
+        let owner = changed(statement, &arguments)?;
+        if let Some(owner) = owner {
+            record_dependency(owner)?;
+        }
+        Ok(owner)
     })??;
-    if dropped == 0 {
-        Err(Error::NoModel(name.to_owned()))
-    } else {
-        Ok(())
+    match owner {
+        Some(_) => Ok(()),
+        None => Err(Error::NoModel(name.to_owned())),
     }
+}
+
+/// Runs a statement that changes at most one model and returns its owner; none if it changed none.
+fn changed(statement: &str, arguments: &[DatumWithOid<'_>]) -> Result<Option<Oid>> {
+    Spi::connect_mut(|client| {
+        let changed = client.update(statement, None, arguments)?;
+        if changed.is_empty() {
+            return Ok(None);
+        }
+        Ok(changed.first().get_one()?)
+    })
+}
+
+/// Lets one session at a time change who owns models.
+fn lock() -> Result<()> {
+    let statement = "LOCK TABLE distillvq.model IN SHARE UPDATE EXCLUSIVE MODE";
+    Spi::connect_mut(|client| client.update(statement, None, &[]).map(drop))?;
+    Ok(())
+}
+
+/// A row if the server is to be told that models depend on a role.
+const UNKNOWN: &str = "SELECT 'x' FROM pg_type t WHERE t.oid = 'distillvq.model_owner'::regtype AND t.typowner <> $1 \
+                       AND NOT EXISTS (SELECT FROM aclexplode(t.typacl) a WHERE a.grantee = $1)";
+/// A row if the server has been told, and no model depends on the role any more.
+const OUTDATED: &str = "SELECT 'x' FROM pg_type t WHERE t.oid = 'distillvq.model_owner'::regtype AND t.typowner <> $1 \
+                        AND EXISTS (SELECT FROM aclexplode(t.typacl) a WHERE a.grantee = $1) \
+                        AND NOT EXISTS (SELECT FROM distillvq.model WHERE owner::oid = $1)";
+
+/// Tells the server whether models depend on a role.
+fn record_dependency(role: Oid) -> Result<()> {
+    for (needed, verb, preposition) in [(UNKNOWN, "GRANT", "TO"), (OUTDATED, "REVOKE", "FROM")] {
+        if let Some(name) = quoted_role(role)
+            && !texts(needed, &[role.into()])?.is_empty()
+        {
+            let start = format!("{verb} USAGE ON TYPE distillvq.model_owner {preposition} ");
+            // Names of roles need not be in the database's encoding.
+            let statement = CString::new([start.as_bytes(), name.to_bytes()].concat());
+            let statement = statement.unwrap_or_default();
+            Spi::connect_mut(|client| client.update(&*statement, None, &[]).map(drop))?;
+        }
+    }
+    Ok(())
+}
+
+/// The input function of `distillvq.model_owner`: a role by its name. A name that no role has is nobody's, so that a dump can
+/// be restored where its roles are not.
+#[pg_extern]
+fn distillvq_model_owner_in(name: &CStr) -> i32 {
+    // As four bytes: pgrx would make NULL of an invalid Oid.
+    role_named(name).to_u32().cast_signed()
+}
+
+/// The output function of `distillvq.model_owner`: the role's name, nothing if there is no such role any more.
+#[pg_extern]
+fn distillvq_model_owner_out(role: Oid) -> CString {
+    role_name(role).unwrap_or_default()
 }
 
 /// The indexes of this database that name a model in their options.
@@ -124,13 +206,7 @@ fn indexes_of(name: &str) -> Result<Vec<String>> {
     let query = "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c \
                  JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_am a ON a.oid = c.relam \
                  WHERE a.amname = 'distillvq' AND 'model=' || $1 = ANY (c.reloptions) ORDER BY 1";
-    as_extension_owner(|| {
-        Spi::connect(|client| {
-            let rows = client.select(query, None, &[DatumWithOid::from(name)])?;
-            let names = rows.filter_map(|row| row.get::<String>(1).transpose());
-            Ok(names.collect::<std::result::Result<_, _>>()?)
-        })
-    })?
+    as_extension_owner(|| texts(query, &[text::argument(name)]))?
 }
 
 /// Bytes that a model's name may have. The names of table and column, which make one by default, have 127 together.
@@ -138,9 +214,10 @@ const MOST_NAME_BYTES: usize = 255;
 
 /// Refuses a name that the current user cannot give to a model: an empty or a long one, and one that is somebody else's.
 pub fn check_new(name: &str) -> Result<()> {
-    if !(1..=MOST_NAME_BYTES).contains(&name.len()) {
+    let bytes = text::to_server(name).len();
+    if !(1..=MOST_NAME_BYTES).contains(&bytes) {
         return Err(Error::NameLength {
-            bytes: name.len(),
+            bytes,
             most: MOST_NAME_BYTES,
         });
     }
@@ -156,22 +233,15 @@ fn check_owner(name: &str) -> Result<()> {
     let user = current_user();
     let owner = as_extension_owner(|| {
         Spi::connect(|client| {
-            let rows = client.select(
-                query,
-                Some(1),
-                &[DatumWithOid::from(name), DatumWithOid::from(user.as_str())],
-            )?;
-            if rows.is_empty() {
-                Ok(None)
-            } else {
-                rows.first().get_one::<String>()
-            }
+            let arguments = [text::argument(name), user.into()];
+            let rows = client.select(query, Some(1), &arguments)?.first();
+            text_at(&rows, 1)
         })
     })??;
     owner.map_or(Ok(()), |owner| {
         Err(Error::ModelOwner {
             name: name.to_owned(),
-            owner,
+            owner: Some(owner).filter(|owner| !owner.is_empty()),
         })
     })
 }
@@ -190,19 +260,19 @@ const REPLACE: &str = concat!(
 /// Stores a model under a name, in place of an earlier one.
 pub fn store(name: &str, model: &Model, report: &Report) -> Result<()> {
     // Nothing written: since the first look somebody else has taken the name.
-    if write(name, model, report, REPLACE)? == 0 {
-        check_owner(name)
-    } else {
+    if write(name, model, report, REPLACE)? {
         Ok(())
+    } else {
+        check_owner(name)
     }
 }
 
-/// Writes a model unless the rule for conflicts forbids it. Returns the number of rows written.
-fn write(name: &str, model: &Model, report: &Report, conflict: &str) -> Result<usize> {
+/// Writes a model unless the rule for conflicts forbids it. Returns whether it did.
+fn write(name: &str, model: &Model, report: &Report, conflict: &str) -> Result<bool> {
     let statement = format!(
         "INSERT INTO distillvq.model AS m (name, owner, metric, dimensions, lists, subquantizers, bits, rows, queries, \
          recall_before, recall_after, trained, body) \
-         VALUES ($1, $2::name, $3, $4, $5, $6, $7, $8, $9, $10, $11, now(), $12) ON CONFLICT {conflict}"
+         VALUES ($1, $2::distillvq.model_owner, $3, $4, $5, $6, $7, $8, $9, $10, $11, now(), $12) ON CONFLICT {conflict} RETURNING m.owner::oid"
     );
     let body = model.to_bytes().map_err(|source| Error::Model {
         name: name.to_owned(),
@@ -211,10 +281,11 @@ fn write(name: &str, model: &Model, report: &Report, conflict: &str) -> Result<u
     let user = current_user();
     let metric = model.metric().to_string();
     as_extension_owner(|| {
+        lock()?;
         let arguments: [DatumWithOid<'_>; 12] = [
-            name.into(),
-            user.as_str().into(),
-            metric.as_str().into(),
+            text::argument(name),
+            user.into(),
+            text::argument(&metric),
             (model.dim() as i32).into(),
             (model.lists() as i32).into(),
             (model.subquantizers() as i32).into(),
@@ -225,9 +296,10 @@ fn write(name: &str, model: &Model, report: &Report, conflict: &str) -> Result<u
             report.recall_after.into(),
             body.into(),
         ];
-        Spi::connect_mut(|client| {
-            let written = client.update(statement.as_str(), None, &arguments)?;
-            Ok(written.len())
-        })
+        let owner = changed(&statement, &arguments)?;
+        if let Some(owner) = owner {
+            record_dependency(owner)?;
+        }
+        Ok(owner.is_some())
     })?
 }

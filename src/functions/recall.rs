@@ -5,10 +5,10 @@
 //! one pass over the table for all queries, with the operator's own function and the same snapshot.
 
 use crate::error::{Error, Purpose, Result, or_raise};
-use crate::functions::{check_kind, check_readable, in_range_of, query_log};
+use crate::functions::{check_all_rows, check_kind, check_readable, in_range_of, query_log};
 use crate::pg::nearest::{Measured, Query, access_method_of, setting};
-use crate::pg::relation::{Index, Maintained};
-use crate::pg::rights::{has_hidden_rows, may_read};
+use crate::pg::relation::{Index, Maintained, table_of};
+use crate::pg::rights::may_read;
 use crate::pg::spi::{VectorColumn, quoted_relation};
 use crate::pg::store::RelationStore;
 use crate::sample::Reservoir;
@@ -123,13 +123,10 @@ fn measure(oid: Oid, k: usize, sample: usize, log: Option<&VectorColumn>) -> Res
 fn open(oid: Oid) -> Result<Maintained> {
     let purpose = Purpose::Measure;
     check_kind(oid, purpose)?;
-    let table = crate::pg::relation::table_of(oid);
     if !may_read(oid) {
-        return Err(Error::NoSelect(quoted_relation(table)?));
+        return Err(Error::NoSelect(quoted_relation(table_of(oid))?));
     }
-    if has_hidden_rows(table) {
-        return Err(Error::RowSecurity(quoted_relation(table)?));
-    }
+    check_all_rows(oid, purpose)?;
     let locked = Maintained::for_reading(oid);
     check_readable(&locked, purpose)?;
     Ok(locked)

@@ -11,12 +11,15 @@ use crate::am::calibrate::{now, training};
 use crate::am::scan::Target;
 use crate::error::{Error, Purpose, Result, of_index, or_raise};
 use crate::functions::calibrate::{calibrate, logged};
-use crate::functions::{check_index, in_range_of, models, query_log};
+use crate::functions::{
+    check_all_rows, check_index, check_readable, in_range_of, models, query_log,
+};
 use crate::pg::Progress;
 use crate::pg::options::Options;
-use crate::pg::relation::{Maintained, refuse_if_read_only};
+use crate::pg::relation::{Maintained, RelationKind, refuse_if_read_only, relation_kind};
 use crate::pg::spi::{VectorColumn, relation_name};
 use crate::pg::store::RelationStore;
+use crate::pg::text::{from_c, from_server, to_server};
 use crate::sample::Reservoir;
 use distillvq_ivf::{Calibration, QueryKind, Training, describe, replace_student};
 use distillvq_quantizer::{
@@ -46,13 +49,13 @@ struct Request {
 }
 
 /// The row that the function returns: model, rows, queries, recall before and after, seconds.
-type Outcome = (String, i64, i64, f32, f32, f32);
+type Outcome = (Vec<u8>, i64, i64, f32, f32, f32);
 
 /// The same with the names of its columns.
 type Row = TableIterator<
     'static,
     (
-        name!(model, String),
+        name!(model, Vec<u8>),
         name!(rows, i64),
         name!(queries, i64),
         name!(recall_before, f32),
@@ -67,18 +70,19 @@ type Row = TableIterator<
 fn distillvq_train(
     table: Option<Oid>,
     column: Option<&std::ffi::CStr>,
-    model: Option<&str>,
-    metric: Option<&str>,
+    model: Option<&[u8]>,
+    metric: Option<&[u8]>,
     queries: Option<Oid>,
     query_column: Option<&std::ffi::CStr>,
     lists: Option<i32>,
     subquantizers: Option<i32>,
     bits: Option<i32>,
     seed: Option<i64>,
-    loss: Option<&str>,
+    loss: Option<&[u8]>,
 ) -> Row {
     let table = or_raise(table.ok_or(Error::Null("table")));
     let column = or_raise(column.ok_or(Error::Null("column")));
+    let (model, metric) = (model.map(from_server), metric.map(from_server));
     let request = Request::check(table, column, model, metric, queries, query_column)
         .and_then(|request| request.with_shape(lists, subquantizers, bits, seed))
         .and_then(|request| {
@@ -95,7 +99,7 @@ fn distillvq_train_index(
     queries: Option<Oid>,
     query_column: Option<&std::ffi::CStr>,
     seed: Option<i64>,
-    loss: Option<&str>,
+    loss: Option<&[u8]>,
 ) -> Row {
     let index = or_raise(index.ok_or(Error::NullIndex(Purpose::Train)));
     let seed = seed.unwrap_or(0) as u64;
@@ -107,10 +111,9 @@ fn distillvq_train_index(
     TableIterator::once(or_raise(outcome))
 }
 
-fn loss_named(name: Option<&str>) -> Result<Loss> {
-    let unknown = |name: &str| Error::UnknownLoss(name.to_owned());
-    name.map_or(Ok(Loss::default()), |name| {
-        name.parse().map_err(|_| unknown(name))
+fn loss_named(name: Option<&[u8]>) -> Result<Loss> {
+    name.map(from_server).map_or(Ok(Loss::default()), |name| {
+        name.parse().map_err(|_| Error::UnknownLoss(name))
     })
 }
 
@@ -122,11 +125,10 @@ fn train_index(
 ) -> Result<Outcome> {
     let start = Instant::now();
     check_index(oid, Purpose::Train)?;
+    check_all_rows(oid, Purpose::Train)?;
     let locked = Maintained::for_change(oid, TRAIN);
     let index = locked.index();
-    if locked.of_another_session() {
-        return Err(Error::OtherSession(index.name()));
-    }
+    check_readable(&locked, Purpose::Train)?;
     let target = Target::open(index)?;
     let meta = target.meta;
     let model = target
@@ -197,7 +199,7 @@ fn measure_again(
 
 fn outcome(model: String, report: &Report, start: Instant) -> Outcome {
     (
-        model,
+        to_server(&model),
         report.rows as i64,
         report.queries as i64,
         report.recall_before,
@@ -289,20 +291,27 @@ impl Request {
     fn check(
         table: Oid,
         column: &std::ffi::CStr,
-        model: Option<&str>,
-        metric: Option<&str>,
+        model: Option<String>,
+        metric: Option<String>,
         queries: Option<Oid>,
         query_column: Option<&std::ffi::CStr>,
     ) -> Result<Self> {
-        let column = column.to_string_lossy();
-        let rows = VectorColumn::find(table, &column)?;
-        let metric = metric.unwrap_or("cosine");
-        let metric = metric
-            .parse()
-            .map_err(|_| Error::UnknownMetric(metric.to_owned()))?;
+        let table_name = relation_name(table).unwrap_or_default();
+        let is_index = [
+            RelationKind::Index,
+            RelationKind::Partitioned,
+            RelationKind::OtherIndex,
+        ];
+        if relation_kind(table).is_some_and(|kind| is_index.contains(&kind)) {
+            return Err(Error::IndexAsTable { index: table_name });
+        }
+        let rows = VectorColumn::find(table, column)?;
+        let metric = match metric {
+            Some(metric) => metric.parse().map_err(|_| Error::UnknownMetric(metric))?,
+            None => Metric::Cosine,
+        };
         let queries = query_log(queries, query_column)?;
-        let default_name = || format!("{}_{column}", relation_name(table).unwrap_or_default());
-        let model = model.map_or_else(default_name, str::to_owned);
+        let model = model.unwrap_or_else(|| format!("{table_name}_{}", from_c(column)));
         models::check_new(&model)?;
         Ok(Self {
             table,

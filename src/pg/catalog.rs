@@ -1,7 +1,8 @@
 //! `amvalidate`: whether an operator class fits the access method (compare `bloom`'s blvalidate.c).
 
 use crate::pg::relation::{DISTANCE_PROCEDURE, METRIC_PROCEDURE};
-use pgrx::pg_sys::{self, Oid};
+use crate::pg::text;
+use pgrx::pg_sys::{self, Oid, panic::ErrorReport};
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 use std::ffi::CStr;
 
@@ -23,15 +24,12 @@ pub fn validate(class: Oid) -> bool {
     };
     let problems = problems(&class);
     for problem in &problems {
-        let text = format!(
+        let problem = format!(
             "operator class \"{}\" of access method distillvq {problem}",
             class.name
         );
-        pgrx::ereport!(
-            PgLogLevel::INFO,
-            PgSqlErrorCode::ERRCODE_INVALID_OBJECT_DEFINITION,
-            text
-        );
+        let state = PgSqlErrorCode::ERRCODE_INVALID_OBJECT_DEFINITION;
+        ErrorReport::new(state, text::message(&problem), "distillvq").report(PgLogLevel::INFO);
     }
     problems.is_empty()
 }
@@ -134,9 +132,7 @@ fn read_class(class: Oid) -> Option<Class> {
             return None;
         }
         let row = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_opclass>();
-        let name = CStr::from_ptr(row.opcname.data.as_ptr())
-            .to_string_lossy()
-            .into_owned();
+        let name = text::from_c(CStr::from_ptr(row.opcname.data.as_ptr()));
         let class = Class {
             name,
             family: row.opcfamily,

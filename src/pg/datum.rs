@@ -1,6 +1,7 @@
 //! pgvector's values on disk: a varlena whose payload is the number of dimensions (16 bits), 16 unused bits, and the
 //! elements, 32-bit floats for `vector` and 16-bit ones for `halfvec` (pgvector's `vector.h` and `halfvec.h`).
 
+use crate::error::{Error, Result, or_raise};
 use crate::pg::relation::Element;
 use half::f16;
 use pgrx::datum::TimestampWithTimeZone;
@@ -67,12 +68,12 @@ pub type ReadElements<'a> = dyn Fn(&mut Vec<f32>) -> usize + 'a;
 pub unsafe fn append_elements(datum: pg_sys::Datum, element: Element, out: &mut Vec<f32>) -> usize {
     // SAFETY: as promised by the caller.
     let value = unsafe { Detoasted::new(datum) };
-    decode(value.bytes(), element, out)
+    or_raise(decode(value.bytes(), element, out))
 }
 
-fn decode(bytes: &[u8], element: Element, out: &mut Vec<f32>) -> usize {
+fn decode(bytes: &[u8], element: Element, out: &mut Vec<f32>) -> Result<usize> {
     let before = out.len();
-    let payload = bytes.get(HEADER..).unwrap_or_default();
+    let payload = checked(bytes, element)?;
     match element {
         Element::Single => {
             out.extend(
@@ -87,7 +88,20 @@ fn decode(bytes: &[u8], element: Element, out: &mut Vec<f32>) -> usize {
                 .map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()),
         ),
     }
-    out.len() - before
+    Ok(out.len() - before)
+}
+
+/// The bytes of the elements. Their number is that of the header: the type of a value was recognized by what the catalogs say,
+/// and this is a second look.
+fn checked(bytes: &[u8], element: Element) -> Result<&[u8]> {
+    match bytes.split_at_checked(HEADER) {
+        Some((&[_, _, _, _, low, high, _, _], payload))
+            if usize::from(u16::from_ne_bytes([low, high])) * element.bytes() == payload.len() =>
+        {
+            Ok(payload)
+        }
+        _ => Err(Error::Malformed(element)),
+    }
 }
 
 /// A copy of a vector in Rust's memory, kept across calls: a plain varlena that functions of PostgreSQL can be given.
@@ -105,6 +119,7 @@ impl OwnedVector {
         // SAFETY: as promised by the caller.
         let value = unsafe { Detoasted::new(datum) };
         let bytes = value.bytes();
+        or_raise(checked(bytes, element));
         let word = |chunk: &[u8]| {
             let mut whole = [0; 8];
             whole[..chunk.len()].copy_from_slice(chunk);
@@ -153,7 +168,8 @@ impl OwnedVector {
         let bytes =
             unsafe { std::slice::from_raw_parts(self.words.as_ptr().cast::<u8>(), self.len) };
         let mut out = Vec::new();
-        decode(bytes, self.element, &mut out);
+        // Was checked when it was made.
+        let _ = decode(bytes, self.element, &mut out);
         out
     }
 }

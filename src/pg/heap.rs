@@ -13,7 +13,7 @@ mod sample;
 mod values;
 
 pub(super) use fetch::Rows;
-pub use fetch::{Exact, look_up};
+pub use fetch::{Exact, count_dead, look_up};
 pub use passes::{VisibleRows, build_scan};
 pub use sample::{Picked, distances_of_some, pick, sample};
 pub use values::IndexInfo;

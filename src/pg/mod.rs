@@ -26,6 +26,8 @@ pub mod scan;
 pub mod spi;
 pub mod store;
 pub mod target;
+pub mod text;
+mod vector_types;
 
 use pgrx::pg_sys::{self, panic::ErrorReport};
 use pgrx::{PgLogLevel, PgSqlErrorCode};
@@ -129,14 +131,23 @@ pub fn report_progress(done: usize, total: usize) {
 
 /// Tells the user something that is no error.
 pub fn notice(message: &str, detail: &str, hint: &str) {
-    ErrorReport::new(
-        PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
-        message.to_owned(),
-        "distillvq",
-    )
-    .set_detail(detail)
-    .set_hint(hint)
-    .report(PgLogLevel::NOTICE);
+    let state = PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
+    report(state, message, Some(detail), hint).report(PgLogLevel::NOTICE);
+}
+
+/// What the server is told, in the database's encoding.
+pub fn report(
+    state: PgSqlErrorCode,
+    message: &str,
+    detail: Option<&str>,
+    hint: &str,
+) -> ErrorReport {
+    let report =
+        ErrorReport::new(state, text::message(message), "distillvq").set_hint(text::message(hint));
+    match detail {
+        Some(detail) => report.set_detail(text::message(detail)),
+        None => report,
+    }
 }
 
 /// Writes a line to the server's log.

@@ -5,7 +5,7 @@ use crate::pg::datum::{Detoasted, OwnedVector};
 use crate::pg::heap::{Rows, VisibleRows, tid_of};
 use crate::pg::relation::{Element, Heap, Index, Maintained};
 use crate::pg::spi::as_role;
-use crate::pg::{compat, with_temporary_memory};
+use crate::pg::{compat, text, with_temporary_memory};
 use distillvq_ivf::Tid;
 use distillvq_ivf::measure::Nearest;
 use pgrx::pg_sys;
@@ -238,7 +238,7 @@ pub fn access_method_of(index: Index) -> String {
         if name.is_null() {
             return String::new();
         }
-        CStr::from_ptr(name).to_string_lossy().into_owned()
+        text::from_c(CStr::from_ptr(name))
     }
 }
 
@@ -247,6 +247,6 @@ pub fn setting(name: &CStr) -> Option<String> {
     // SAFETY: null means that there is none; the text is copied before anything can change it.
     unsafe {
         let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
-        (!value.is_null()).then(|| CStr::from_ptr(value).to_string_lossy().into_owned())
+        (!value.is_null()).then(|| text::from_c(CStr::from_ptr(value)))
     }
 }

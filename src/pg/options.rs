@@ -6,8 +6,9 @@
 use crate::error::{Error, Result};
 use crate::pg::compat::parse_element;
 use crate::pg::target::RANGE;
+use crate::pg::text;
 use distillvq_quantizer::{MAX_LISTS, max_subquantizers};
-use pgrx::{FromDatum, pg_sys};
+use pgrx::{Array, FromDatum, pg_sys};
 use std::ffi::CStr;
 use std::sync::OnceLock;
 
@@ -194,11 +195,13 @@ pub fn parse(definition: pg_sys::Datum, validate: bool) -> Result<*mut pg_sys::b
 /// Refuses unknown names and values out of range, with our own words.
 fn check(definition: pg_sys::Datum) -> Result<()> {
     let is_null = definition.is_null();
-    // SAFETY: the server passes null or a text array.
-    let items =
-        unsafe { Vec::<Option<String>>::from_datum(definition, is_null) }.unwrap_or_default();
+    // SAFETY: the server passes null or a text array, whose elements are varlenas of bytes.
+    let Some(items) = (unsafe { Array::<&[u8]>::from_datum(definition, is_null) }) else {
+        return Ok(());
+    };
     items.iter().flatten().try_for_each(|item| {
-        let (name, value) = item.split_once('=').unwrap_or((item, "true"));
+        let item = text::from_server(item);
+        let (name, value) = item.split_once('=').unwrap_or((&item, "true"));
         check_one(name, value)
     })
 }
@@ -257,7 +260,7 @@ impl Options {
             let string = (offset > 0).then(|| unsafe {
                 CStr::from_ptr(raw.cast::<std::ffi::c_char>().offset(offset as isize))
             });
-            string.map(|string| string.to_string_lossy().into_owned())
+            string.map(text::from_c)
         };
         let refine = string(fixed.refine).unwrap_or_default();
         Self {

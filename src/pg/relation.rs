@@ -3,6 +3,8 @@
 use crate::error::{Error, Result};
 use crate::pg::options::Options;
 use crate::pg::spi::quoted_relation;
+use crate::pg::text;
+use crate::pg::vector_types::{base_type, element_of, type_name};
 use distillvq_quantizer::{MAX_DIM, Metric};
 use pgrx::pg_sys;
 use std::ffi::CStr;
@@ -33,31 +35,9 @@ impl Element {
         }
     }
 
-    /// The element type of a type's name, if it is one of pgvector's.
+    /// The element type of a type, if it is one of pgvector's, or a domain over one.
     pub fn of_type(oid: pg_sys::Oid) -> Option<Self> {
-        let name = type_name(oid);
-        [Self::Single, Self::Half]
-            .into_iter()
-            .find(|element| element.name() == name)
-    }
-}
-
-/// The name of a type without its schema; a domain's base type's.
-pub fn type_name(oid: pg_sys::Oid) -> String {
-    // SAFETY: catalog look-ups inside a transaction; the string is copied before anything can free it.
-    unsafe {
-        let base = pg_sys::getBaseType(oid);
-        let cache = pg_sys::SysCacheIdentifier::TYPEOID as i32;
-        let tuple = pg_sys::SearchSysCache1(cache, pg_sys::Datum::from(base));
-        if tuple.is_null() {
-            return String::new();
-        }
-        let row = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_type>();
-        let name = CStr::from_ptr(row.typname.data.as_ptr())
-            .to_string_lossy()
-            .into_owned();
-        pg_sys::ReleaseSysCache(tuple);
-        name
+        element_of(oid)
     }
 }
 
@@ -81,6 +61,12 @@ impl IndexName {
     pub fn quoted(&self) -> &str {
         &self.quoted
     }
+
+    /// Whether it is a name that `REINDEX CONCURRENTLY` gives to the index that it makes, or replaces, until it is done.
+    pub fn is_transient(&self) -> bool {
+        let name = self.plain.trim_end_matches(|c: char| c.is_ascii_digit());
+        name.ends_with("_ccnew") || name.ends_with("_ccold")
+    }
 }
 
 impl std::fmt::Display for IndexName {
@@ -92,11 +78,7 @@ impl std::fmt::Display for IndexName {
 /// Name of a relation.
 fn relation_name(relation: pg_sys::Relation) -> String {
     // SAFETY: an open relation has a catalog row with a terminated name.
-    unsafe {
-        CStr::from_ptr((*(*relation).rd_rel).relname.data.as_ptr())
-            .to_string_lossy()
-            .into_owned()
-    }
+    unsafe { text::from_c(CStr::from_ptr((*(*relation).rd_rel).relname.data.as_ptr())) }
 }
 
 /// Blocks of a relation's main fork.
@@ -252,10 +234,14 @@ impl Index {
         metric_of_code(code).ok_or_else(|| Error::NoMetric(self.name()))
     }
 
-    /// Dimensions of the indexed vectors, from the column's type modifier.
+    /// Dimensions of the indexed vectors, from the column's type modifier, or that of the domain that its type is.
     pub fn dimensions(self) -> Result<usize> {
         // SAFETY: a distillvq index has exactly one column.
-        let modifier = unsafe { (*crate::pg::compat::attribute((*self.0).rd_att, 0)).atttypmod };
+        let (of_type, modifier) = unsafe {
+            let column = &*crate::pg::compat::attribute((*self.0).rd_att, 0);
+            (column.atttypid, column.atttypmod)
+        };
+        let (_, modifier) = base_type(of_type, modifier);
         match usize::try_from(modifier) {
             Ok(dim) if (1..=MAX_DIM).contains(&dim) => Ok(dim),
             _ => Err(Error::NoDimensions),

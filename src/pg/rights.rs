@@ -3,6 +3,7 @@
 use crate::pg::compat::ACL_SELECT;
 use crate::pg::relation::{may_maintain, table_of};
 use pgrx::pg_sys;
+use std::ffi::{CStr, CString};
 
 /// Whether the current user may read what an index takes from its table: by the right to the whole table, or to the column if
 /// that is all the index has.
@@ -40,7 +41,8 @@ pub fn may_select(table: pg_sys::Oid) -> bool {
     }
 }
 
-fn may_select_column(table: pg_sys::Oid, column: i16) -> bool {
+/// Whether the current user may read a column of a table.
+pub fn may_select_column(table: pg_sys::Oid, column: i16) -> bool {
     // SAFETY: a catalog look-up.
     unsafe {
         pg_sys::pg_attribute_aclcheck(table, column, pg_sys::GetUserId(), ACL_SELECT)
@@ -67,4 +69,26 @@ fn plain_column(index: pg_sys::Oid) -> Option<i16> {
         pg_sys::ReleaseSysCache(row);
         (column > 0 && null).then_some(column)
     }
+}
+
+/// The role of a name, which is in the database's encoding; invalid if there is none.
+pub fn role_named(name: &CStr) -> pg_sys::Oid {
+    // SAFETY: a catalog look-up.
+    unsafe { pg_sys::get_role_oid(name.as_ptr(), true) }
+}
+
+/// The name of a role in whatever encoding it was given, if the role exists.
+pub fn role_name(role: pg_sys::Oid) -> Option<CString> {
+    // SAFETY: a catalog look-up; null means none, and the name is copied.
+    unsafe {
+        let name = pg_sys::GetUserNameFromId(role, true);
+        (!name.is_null()).then(|| CStr::from_ptr(name).to_owned())
+    }
+}
+
+/// The same, quoted as an identifier if need be.
+pub fn quoted_role(role: pg_sys::Oid) -> Option<CString> {
+    let name = role_name(role)?;
+    // SAFETY: a C string, and the answer is one that lives in the current memory context, or the argument itself.
+    Some(unsafe { CStr::from_ptr(pg_sys::quote_identifier(name.as_ptr())) }.to_owned())
 }

@@ -49,6 +49,20 @@ impl Database {
         }
     }
 
+    /// Makes it with this encoding.
+    pub fn of_encoding(name: &str, encoding: &str) -> Self {
+        server().connect().unwrap().run(&format!(
+            "CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0"
+        ));
+        let mut client = server().connect_to(name).unwrap();
+        client.run("CREATE EXTENSION distillvq CASCADE");
+        Self {
+            name: name.into(),
+            damaged: false,
+            client,
+        }
+    }
+
     /// Makes it with a table `items` of vectors.
     pub fn of_items(name: &str, vectors: &Vectors) -> Self {
         let mut db = Self::new(name);

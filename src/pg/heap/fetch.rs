@@ -47,41 +47,48 @@ impl Exact<'_> {
     }
 }
 
-/// What is done with each of the rows that are looked up: its place among them, and a way to read its vector, if the row is
-/// alive and has one.
-pub type EachFound<'a> = dyn FnMut(usize, Option<&ReadElements<'_>>) -> Result<()> + 'a;
+/// What is done with each of the rows that are alive and have a vector: its place among those looked up, and a way to read
+/// the vector.
+pub type EachFound<'a> = dyn FnMut(usize, &ReadElements<'_>) + 'a;
 
-/// Looks rows up by the addresses that an index has of them, best in the order of their blocks. A row is alive unless it was
-/// deleted for good, or its insertion failed. Functions in the index's definition run as the owner of the table.
-pub fn look_up(heap: Heap, index: Index, tids: &[Tid], each: &mut EachFound<'_>) -> Result<()> {
-    let element = index.element()?;
-    let mut snapshot = pg_sys::SnapshotData {
+/// A snapshot that sees what was not deleted for good, and whose insertion did not fail.
+fn dirty() -> pg_sys::SnapshotData {
+    pg_sys::SnapshotData {
         snapshot_type: pg_sys::SnapshotType::SNAPSHOT_DIRTY,
         ..Default::default()
-    };
-    let end = heap.blocks();
+    }
+}
+
+/// Looks rows up by the addresses that an index has of them, best in the order of their blocks. Functions in the index's
+/// definition run as the owner of the table.
+pub fn look_up(heap: Heap, index: Index, tids: &[Tid], each: &mut EachFound<'_>) -> Result<()> {
+    let element = index.element()?;
+    let (mut snapshot, end) = (dirty(), heap.blocks());
     let look = || {
         let mut rows = Rows::new(index, heap);
-        for (i, tid) in tids.iter().enumerate() {
+        for (i, tid) in tids.iter().enumerate().filter(|(_, tid)| tid.block < end) {
             pgrx::check_for_interrupts!();
-            let inside = tid.block < end;
-            let value = inside
-                .then(|| rows.fetch(*tid, &raw mut snapshot))
-                .flatten();
-            match value {
-                Some(value) => each(
-                    i,
-                    Some(&|out| {
-                        // SAFETY: a value of the index's type, valid until the next row.
-                        unsafe { append_elements(value, element, out) }
-                    }),
-                )?,
-                None => each(i, None)?,
+            if let Some(value) = rows.fetch(*tid, &raw mut snapshot) {
+                // SAFETY: a value of the index's type, valid until the next row.
+                each(i, &|out| unsafe { append_elements(value, element, out) });
             }
         }
-        Ok(())
     };
-    with_temporary_memory(|| as_role(index.owner(), look))
+    with_temporary_memory(|| as_role(index.owner(), look));
+    Ok(())
+}
+
+/// Counts the rows that are dead among those of these addresses. Nothing of the index's definition is evaluated.
+pub fn count_dead(heap: Heap, index: Index, tids: &[Tid]) -> usize {
+    let (mut snapshot, end) = (dirty(), heap.blocks());
+    with_temporary_memory(|| {
+        let mut rows = Rows::new(index, heap);
+        let mut alive = |tid: &&Tid| {
+            pgrx::check_for_interrupts!();
+            tid.block < end && rows.find(**tid, &raw mut snapshot)
+        };
+        tids.len() - tids.iter().filter(&mut alive).count()
+    })
 }
 
 /// Rows ahead of the one being compared that the processor is asked for, in two steps: what leads to the row, and the row.
@@ -142,6 +149,15 @@ impl Rows {
         tid: Tid,
         snapshot: pg_sys::Snapshot,
     ) -> Option<pg_sys::Datum> {
+        if self.find(tid, snapshot) {
+            self.values.value()
+        } else {
+            None
+        }
+    }
+
+    /// Brings a row into the slot, if the snapshot sees it.
+    fn find(&mut self, tid: Tid, snapshot: pg_sys::Snapshot) -> bool {
         self.pin(tid.block);
         let (mut again, mut dead) = (false, false);
         let mut pointer = item_pointer(tid);
@@ -158,7 +174,7 @@ impl Rows {
             )
         };
         self.remember(tid.block);
-        if found { self.values.value() } else { None }
+        found
     }
 
     /// The buffer that the fetch has pinned, 0 if it has none (`IndexFetchHeapData` of heapam.h).
