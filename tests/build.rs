@@ -184,6 +184,7 @@ fn a_partial_index_holds_its_rows_alone() {
     );
     let query = queries.row(0);
     let all = search("items WHERE id % 2 = 0", Metric::L2, query, "");
+    db.run("SET distillvq.iterative_scan = relaxed_order");
     let found = common::ids(&by_index(&mut db, &all));
     let truth: Vec<i64> = db.column("SELECT id FROM items WHERE id % 2 = 0 ORDER BY id");
     assert_eq!(found, truth);

@@ -299,6 +299,7 @@ fn nulls_and_zeros() {
              UPDATE items SET embedding = NULL WHERE id BETWEEN 0 AND 99;
              UPDATE items SET embedding = array_fill(0, ARRAY[12])::vector WHERE id BETWEEN 100 AND 149",
         );
+        db.run("SET distillvq.iterative_scan = relaxed_order");
         let zeros = |db: &mut Database| {
             let found = ids(&by_index(db, &search("items", metric, others.row(0), "")));
             let truth = "SELECT count(*) FROM items WHERE embedding IS NOT NULL";
@@ -414,6 +415,7 @@ fn many_sessions_at_once() {
         let (mut reader, mut deleter, done, query) =
             (db.session(), db.session(), &done, others.row(1_500));
         scope.spawn(move || {
+            reader.run("SET distillvq.iterative_scan = relaxed_order");
             while !done.load(Ordering::Relaxed) {
                 // A row that was there all the time is always found, and none twice.
                 let found = ids(&by_index(
@@ -521,7 +523,10 @@ fn a_vacuum_in_several_passes() {
     ]);
     db.run("VACUUM items");
     let query = [0.5, 0.1, 0.9, 0.2];
-    db.run("SET enable_seqscan = off; SET enable_sort = off");
+    db.run(
+        "SET enable_seqscan = off; SET enable_sort = off;
+         SET distillvq.iterative_scan = relaxed_order",
+    );
     let distance = format!("embedding <-> {}", common::literal(&query));
     let counts: String = db.one(&format!(
         "SELECT format('%s %s %s', count(*), count(DISTINCT id), sum(id % 2))

@@ -13,10 +13,10 @@
 //! Distances are compared bit by bit, ids as sets within ties. What README.md, docs/tuning.md and `distillvq_ivf::stream` promise:
 //!
 //! * In any mode each row is one that fulfils the conditions, at its very distance, and comes once. The rows are in order;
-//!   only with `relaxed_order` and `off`, and only when everything else was given out, others follow, in order among themselves.
-//! * As many rows come as by a sequential scan, with all lists and also with few. So whatever needs all rows that fulfil the
-//!   conditions has the very same ones. Exempt are `strict_order`, which drops rows that come too late; `off` and
-//!   `distillvq.max_probes` with few lists; and limits of the distance, where a search ends when nothing nearer is plausible.
+//!   only with `relaxed_order`, and only when everything else was given out, others follow, in order among themselves.
+//! * With `relaxed_order` as many rows come as by a sequential scan, with all lists and also with few. So whatever needs all
+//!   rows that fulfil the conditions has the very same ones. The other modes drop rows that come too late. Exempt are
+//!   `distillvq.max_probes` with few lists, and limits of the distance, where a search ends when nothing nearer is plausible.
 //! * An index over fewer than 1,000 rows compares all: its answers are those of the sequential scan, in any mode.
 //! * Else codes say which rows are compared, and a row whose code is much worse than those of others is found late: three or
 //!   more standard deviations (`StreamOptions::z`). So with all lists some rows may be missing before the end, and others from

@@ -100,11 +100,10 @@ fn off_stays_with_the_first_lists() {
         assert!(by_index(&mut client, &sql).len() < 10);
         let counters = last_scan(&mut client);
         assert_eq!(counters.probed, 3);
-        // All rows of those lists come.
-        assert!(
-            counters.returned > 10 && counters.returned == counters.compared,
-            "{counters:?}"
-        );
+        // Nearly all rows of those lists come.
+        let (returned, compared) = (counters.returned, counters.compared);
+        assert!(returned > 10 && returned <= compared, "{counters:?}");
+        assert!(returned * 10 >= compared * 9, "{counters:?}");
         client.run("SET distillvq.max_probes = 50");
         by_index(&mut client, &sql);
         assert_eq!(last_scan(&mut client).probed, 3);
@@ -113,21 +112,80 @@ fn off_stays_with_the_first_lists() {
 }
 
 #[test]
-fn strict_order_leaves_late_rows_out() {
+fn by_default_late_rows_are_dropped() {
     let (mut client, queries) = session();
     for name in TABLES {
         client.run("SET distillvq.probes = 1");
         let sql = search(name, Metric::L2, queries.row(1), "");
-        assert_eq!(by_index(&mut client, &sql).len(), ROWS);
-        client.run("SET distillvq.iterative_scan = strict_order");
         let found = by_index(&mut client, &sql);
         in_order(&found);
-        assert!(
-            (ROWS / 10..ROWS).contains(&found.len()),
-            "{name}: {}",
-            found.len()
-        );
+        let rows = found.len();
+        assert!((ROWS / 10..ROWS).contains(&rows), "{name}: {rows}");
+        client.run("SET distillvq.iterative_scan = relaxed_order");
+        assert_eq!(by_index(&mut client, &sql).len(), ROWS);
         client.run("RESET ALL");
+    }
+}
+
+/// Runs a statement as the planner likes it, and by sequential scans.
+fn by_default_and_by_table<T>(client: &mut Client, sql: &str) -> [Vec<T>; 2]
+where
+    T: for<'a> postgres::types::FromSql<'a>,
+{
+    client.run("SET enable_seqscan = off; SET enable_sort = off; SET enable_hashagg = off");
+    let plan = client.plan(sql);
+    assert!(plan.contains("Index Scan using"), "{plan}");
+    let found = client.column(sql);
+    client.run("RESET ALL; SET enable_indexscan = off");
+    let truth = client.column(sql);
+    client.run("RESET ALL");
+    [found, truth]
+}
+
+#[test]
+fn what_is_computed_from_the_order_is_right() {
+    let mut db = Database::new("computed_from_order");
+    db.run(
+        "SELECT setseed(0.5);
+         CREATE TABLE items AS SELECT id, (SELECT array_agg(trunc(random() * 4)) FROM generate_series(1, 8) WHERE id > 0)::vector(8)
+             AS embedding FROM generate_series(1, 20000) AS id;
+         CREATE INDEX ON items USING distillvq (embedding)",
+    );
+    db.run_each(&["VACUUM ANALYZE items"]);
+    for q in [
+        "'[1,2,0,3,1,1,2,0]'",
+        "'[0,0,3,1,2,3,0,1]'",
+        "'[3,1,1,1,0,2,2,2]'",
+    ] {
+        let near = format!(
+            "(SELECT id, embedding <-> {q} AS d FROM items WHERE embedding <-> {q} < 3 ORDER BY embedding <-> {q}) near"
+        );
+        let distances = [
+            format!("SELECT DISTINCT d FROM {near} ORDER BY d"),
+            format!("SELECT d FROM {near} GROUP BY d ORDER BY d"),
+            format!(
+                "SELECT DISTINCT embedding <-> {q} AS d FROM items WHERE embedding <-> {q} < 3 ORDER BY d"
+            ),
+        ];
+        for sql in distances {
+            let [found, truth] = by_default_and_by_table::<f64>(&mut db, &sql);
+            assert!(found.is_sorted_by(|a, b| a < b), "{sql}: {found:?}");
+            assert!(found.iter().all(|d| truth.contains(d)), "{sql}: {found:?}");
+            assert!(found.len() + 1 >= truth.len(), "{sql}: {found:?}");
+        }
+        // Windows and sorted aggregates: no distance is less than the one before.
+        for sql in [
+            format!(
+                "SELECT count(*) FROM (SELECT d - lag(d) OVER (ORDER BY d) AS step FROM {near}) steps WHERE step < 0"
+            ),
+            format!("SELECT count(*) - count(DISTINCT d) FROM (SELECT DISTINCT d FROM {near}) one"),
+        ] {
+            let [found, truth] = by_default_and_by_table::<i64>(&mut db, &sql);
+            assert_eq!((found, truth), (vec![0], vec![0]), "{sql}");
+        }
+        let sql = format!("SELECT array_agg(d ORDER BY d) FROM {near}");
+        let [found, _] = by_default_and_by_table::<Vec<f64>>(&mut db, &sql);
+        assert!(found.iter().all(|all| all.is_sorted()), "{sql}");
     }
 }
 
@@ -224,7 +282,9 @@ fn a_distance_ends_the_search_in_all_forms() {
 #[test]
 fn a_distance_that_is_no_limit_of_the_scan() {
     let (mut client, queries) = session();
-    client.run(&format!("SET distillvq.probes = {ALL}"));
+    client.run(&format!(
+        "SET distillvq.probes = {ALL}; SET distillvq.iterative_scan = relaxed_order"
+    ));
     let (q, other) = (literal(queries.row(0)), literal(queries.row(1)));
     let near = by_table(
         &mut client,
@@ -279,7 +339,9 @@ fn a_distance_for_the_other_metrics() {
 #[test]
 fn the_distance_of_a_prepared_statement() {
     let (mut client, queries) = session();
-    client.run(&format!("SET distillvq.probes = {ALL}"));
+    client.run(&format!(
+        "SET distillvq.probes = {ALL}; SET distillvq.iterative_scan = relaxed_order"
+    ));
     let q = literal(queries.row(3));
     let near = by_table(
         &mut client,

@@ -284,6 +284,7 @@ fn a_snapshot_stays_as_it_was() {
         "VACUUM items",
     ]);
     assert_eq!(ids(&by_index(&mut reader, &sql)), ids(&before));
+    reader.run("SET distillvq.iterative_scan = relaxed_order");
     assert!(ids(&by_index(&mut reader, &all)).into_iter().eq(0..2_000));
     reader.run("COMMIT");
     all_found(&mut reader, "items", Metric::L2, query);
@@ -296,7 +297,8 @@ fn a_cursor_outlives_deletes_and_vacuums() {
     let sql = search("items", Metric::L2, queries.row(0), "");
     let mut reader = db.session();
     reader.run(&format!(
-        "SET enable_seqscan = off; SET enable_sort = off; BEGIN; DECLARE c NO SCROLL CURSOR FOR {sql}"
+        "SET enable_seqscan = off; SET enable_sort = off; SET distillvq.iterative_scan = relaxed_order;
+         BEGIN; DECLARE c NO SCROLL CURSOR FOR {sql}"
     ));
     let mut found: Vec<i64> = reader.column("FETCH 5 FROM c");
     db.run_each(&[

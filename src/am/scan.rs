@@ -273,10 +273,6 @@ impl Source for Timed {
         self.0.close();
     }
 
-    fn late(&mut self, out: &mut Vec<Candidate>) {
-        self.0.late(out);
-    }
-
     fn leave_out(&mut self, tid: Tid) {
         self.0.leave_out(tid);
     }

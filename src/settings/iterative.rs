@@ -1,23 +1,23 @@
 //! How far a search goes on when its first lists were not enough, in settings named as pgvector names its own.
 
-use distillvq_ivf::stream::StreamOptions;
+use distillvq_ivf::stream::{LateRows, StreamOptions};
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
 /// The values of `distillvq.iterative_scan`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
 enum Iterative {
-    /// The first lists alone are looked at.
+    /// Only the first lists are probed.
     #[name = c"off"]
     Off,
-    /// What is found too late to stand in order follows at the end.
+    /// Further lists are probed; late rows follow at the end.
     #[name = c"relaxed_order"]
     Relaxed,
-    /// What is found too late is left out.
+    /// Further lists are probed; late rows are dropped.
     #[name = c"strict_order"]
     Strict,
 }
 
-static ITERATIVE_SCAN: GucSetting<Iterative> = GucSetting::<Iterative>::new(Iterative::Relaxed);
+static ITERATIVE_SCAN: GucSetting<Iterative> = GucSetting::<Iterative>::new(Iterative::Strict);
 /// `distillvq.max_probes`: 0 is no limit.
 static MAX_PROBES: GucSetting<i32> = GucSetting::<i32>::new(0);
 /// `distillvq.max_scan_tuples`: 0 is no limit.
@@ -28,8 +28,9 @@ pub fn register() {
     GucRegistry::define_enum_guc(
         c"distillvq.iterative_scan",
         c"Whether a search looks at further lists when its first ones do not give enough rows.",
-        c"\"relaxed_order\" does, and returns rows that turn up too late to stand in order after all others; \"strict_order\" \
-          leaves those out; \"off\" stays with the first lists, so that a query may come back with fewer rows than its LIMIT.",
+        c"\"strict_order\" does, and drops a row that is found after a farther one was returned; \"relaxed_order\" returns such \
+          rows after all others, out of order, which DISTINCT, GROUP BY and window functions do not allow for; \"off\" probes \
+          only the first lists, so that a query may return fewer rows than its LIMIT.",
         &ITERATIVE_SCAN,
         GucContext::Userset,
         GucFlags::EXPLAIN,
@@ -61,7 +62,7 @@ pub fn register() {
 pub struct Limits {
     max_probes: usize,
     max_compared: u64,
-    strict: bool,
+    late: LateRows,
 }
 
 impl Limits {
@@ -69,7 +70,7 @@ impl Limits {
     pub const NONE: Limits = Limits {
         max_probes: usize::MAX,
         max_compared: u64::MAX,
-        strict: false,
+        late: LateRows::Drop,
     };
 
     /// Those of the session's settings.
@@ -84,7 +85,10 @@ impl Limits {
                 0 => u64::MAX,
                 most => most as u64,
             },
-            strict: ITERATIVE_SCAN.get() == Iterative::Strict,
+            late: match ITERATIVE_SCAN.get() {
+                Iterative::Relaxed => LateRows::Append,
+                Iterative::Off | Iterative::Strict => LateRows::Drop,
+            },
         }
     }
 
@@ -100,7 +104,7 @@ impl Limits {
     pub fn on_rows(&self, options: StreamOptions) -> StreamOptions {
         StreamOptions {
             max_compared: self.max_compared,
-            strict: self.strict,
+            late: self.late,
             ..options
         }
     }

@@ -390,7 +390,9 @@ pub fn mean_recall(
 #[track_caller]
 pub fn all_found(client: &mut Client, table: &str, metric: Metric, query: &[f32]) {
     let sql = search(table, metric, query, "");
+    client.run("SET distillvq.iterative_scan = relaxed_order");
     let found = ids(&by_index(client, &sql));
+    client.run("RESET distillvq.iterative_scan");
     let truth = client.column::<i64>(&format!(
         "SELECT id FROM {table} WHERE embedding IS NOT NULL ORDER BY id"
     ));

@@ -58,14 +58,12 @@ impl Mode {
     }
 
     pub fn promise(&self, world: &World, statement: &Statement) -> Promise {
-        let strict = self.iterative_scan == "strict_order";
-        let goes_on = self.iterative_scan == "relaxed_order"
-            && self.max_probes == 0
-            && self.max_scan_tuples == 0;
+        let relaxed = self.iterative_scan == "relaxed_order";
+        let goes_on = self.max_probes == 0 && self.max_scan_tuples == 0;
         let exact = !world.trained;
         Promise {
-            full: exact || !strict && !statement.has_radius() && (self.probes == ALL || goes_on),
-            late_rows_follow: !strict,
+            full: exact || relaxed && !statement.has_radius() && (self.probes == ALL || goes_on),
+            late_rows_follow: relaxed,
             exact,
         }
     }

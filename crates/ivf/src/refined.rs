@@ -2,14 +2,15 @@
 //! that a query wants and a few more are compared exactly.
 //!
 //! It is a [`Stream`] over the short codes that "compares" rows by their refine codes, and itself the [`Source`] of another
-//! stream, which compares them exactly. So both steps look at as many rows as the error of the step before asks for.
+//! stream, which compares them exactly. So both steps look at as many rows as the error of the step before asks for. A row
+//! that is late among the refine codes is passed on at once: by its exact distance it may be in time.
 
 use crate::error::Error;
 use crate::page::{BODY, HEADER_SIZE, Head, Kind, NO_BLOCK};
 use crate::posting::check_link;
 use crate::search::{Candidate, Place, Search};
 use crate::store::PageStore;
-use crate::stream::{Hit, Source, Stream, StreamOptions, Work};
+use crate::stream::{Hit, LateRows, Source, Stream, StreamOptions, Work};
 use crate::{CodeShape, Tid};
 use distillvq_quantizer::RefineQuery;
 
@@ -20,7 +21,7 @@ const AHEAD: usize = 8;
 pub struct Refined<S: PageStore> {
     codes: Codes<S>,
     stream: Stream<Coarse<S>>,
-    /// Score of the last candidate given out: none of the others is better.
+    /// The worst score given out: what is still to come is plausibly no better.
     last: f32,
     ended: bool,
 }
@@ -38,7 +39,13 @@ impl<S: PageStore> Refined<S> {
                 query,
                 bytes,
             },
-            stream: Stream::new(Coarse(search), options),
+            stream: Stream::new(
+                Coarse(search),
+                StreamOptions {
+                    late: LateRows::Return,
+                    ..options
+                },
+            ),
             last: f32::INFINITY,
             ended: false,
         })
@@ -94,7 +101,8 @@ impl<S: PageStore> Source for Refined<S> {
                 break;
             };
             let candidate = ranked(hit);
-            self.last = candidate.score;
+            // A late row is better than those before it.
+            self.last = self.last.min(candidate.score);
             out.push(candidate);
         }
         Ok(())
@@ -122,10 +130,6 @@ impl<S: PageStore> Source for Refined<S> {
 
     fn close(&mut self) {
         self.stream.close();
-    }
-
-    fn late(&mut self, out: &mut Vec<Candidate>) {
-        out.extend(self.stream.take_aside().into_iter().map(ranked));
     }
 
     fn leave_out(&mut self, tid: Tid) {

@@ -10,15 +10,14 @@
 //!    as the tenth: a filter that few rows pass makes one of the first ten of it. Scanning codes is cheaper than the exact rows
 //!    that were paid for until then. When all candidates of the probed lists are compared, twice as many are probed before the
 //!    farther ones among them are given out.
-//! 4. The order is never broken: a row that turns out nearer than the last one given out is put aside, and follows, in
-//!    order, after everything else. So a LIMIT reached before sees an exact order, and a filtered query never comes back
-//!    short.
+//! 4. The order is never broken: a *late* row, which is compared only after a farther one was returned, is dropped. Once
+//!    everything is compared, the rest is sorted, so that no further row is late.
 //! 5. No TID is given out twice.
 //! 6. Where only rows within a distance are wanted ([`Stream::within`]), the stream ends when the next row is beyond it and no
-//!    unseen candidate of the probed lists is plausibly within. Rows put aside still follow.
+//!    unseen candidate of the probed lists is plausibly within.
 //!
-//! [`StreamOptions`] may bend two of them: `max_probes` and `max_compared` end the probing of rule 3, and `strict` drops the
-//! rows of rule 4 that would follow.
+//! [`StreamOptions`] may bend two of them: `max_probes` and `max_compared` end the probing of rule 3, and `late` says what
+//! becomes of the rows of rule 4 ([`LateRows`]).
 //!
 //! # Where things are
 //! Here is what becomes of rows once they are compared (rules 1, 2, 4 to 6), and when to go for more. What is not compared yet,
@@ -28,7 +27,7 @@ mod frontier;
 mod options;
 mod source;
 
-pub use options::{ROWS, StreamOptions, growth};
+pub use options::{LateRows, ROWS, StreamOptions, growth};
 pub use source::{Source, Work};
 
 use crate::Tid;
@@ -83,6 +82,8 @@ impl Ord for Hit {
 pub struct StreamStats {
     /// Rows given out.
     pub given: u64,
+    /// Late rows that were dropped.
+    pub dropped: u64,
     /// Rows handed to `fetch`.
     pub compared: u64,
     /// Candidates pulled from the source.
@@ -125,11 +126,11 @@ pub struct Stream<C: Source> {
     started: bool,
     /// Rows compared, nearest first.
     ready: BinaryHeap<Reverse<Hit>>,
-    /// Rows found too late.
+    /// Late rows that follow at the end.
     aside: Vec<Hit>,
     /// Everything else is exhausted; `aside` is sorted, nearest last.
     ending: bool,
-    /// Distance of the last row given out.
+    /// The largest distance given out.
     last: Option<f64>,
     /// Distance beyond which no row is wanted.
     farthest: Option<f64>,
@@ -189,24 +190,18 @@ impl<C: Source> Stream<C> {
                 unseen = self.frontier.refill()?;
             }
             if self.is_complete(unseen) {
-                // What the source held back has to be looked at too.
-                if !self.frontier.add_late() {
-                    self.end();
-                }
+                self.end();
                 continue;
             }
             if unseen.is_none() && self.frontier.probe(self.source().probed())? {
                 continue;
             }
             if let Some(hit) = self.take_ready(unseen) {
-                let is_late = |last: f64| hit.distance.total_cmp(&last).is_lt();
-                if self.last.is_some_and(is_late) {
-                    self.put_aside(hit);
-                    continue;
+                if self.admit(hit) {
+                    self.stats.given += 1;
+                    return Ok(Some(hit));
                 }
-                self.last = Some(hit.distance);
-                self.stats.given += 1;
-                return Ok(Some(hit));
+                continue;
             }
             if unseen.is_some() {
                 self.compare_batch(fetch)?;
@@ -252,15 +247,19 @@ impl<C: Source> Stream<C> {
         self.frontier.close(self.options.probes);
     }
 
-    /// The rows that were put aside so far.
-    pub(crate) fn take_aside(&mut self) -> Vec<Hit> {
-        std::mem::take(&mut self.aside)
-    }
-
-    fn put_aside(&mut self, hit: Hit) {
-        if !self.options.strict {
-            self.aside.push(hit);
+    /// Rule 4: whether a row is returned now.
+    fn admit(&mut self, hit: Hit) -> bool {
+        let is_late = |last: f64| hit.distance.total_cmp(&last).is_lt();
+        if !self.last.is_some_and(is_late) {
+            self.last = Some(hit.distance);
+            return true;
         }
+        match self.options.late {
+            LateRows::Drop => self.stats.dropped += 1,
+            LateRows::Append => self.aside.push(hit),
+            LateRows::Return => return true,
+        }
+        false
     }
 
     /// From here on only what was put aside follows.

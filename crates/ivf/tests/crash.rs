@@ -5,7 +5,7 @@ mod common;
 
 use common::*;
 use distillvq_ivf::refined::Refined;
-use distillvq_ivf::stream::{Stream, StreamOptions};
+use distillvq_ivf::stream::{LateRows, Stream, StreamOptions};
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
     Builder, Calibration, Candidate, Create, EachRow, Error, Meta, Metric, Model, Point, QueryKind,
@@ -119,7 +119,12 @@ fn searches(store: &MemoryStore, meta: &Meta, model: &Model, query: &[f32]) -> V
     if meta.refine {
         let options = StreamOptions::for_refining(meta.shape);
         let refined = Refined::new(begin(), store, options).unwrap();
-        let mut stream = Stream::new(refined, StreamOptions::for_refined());
+        // The distances here have nothing to do with the codes: nearly all rows are late.
+        let options = StreamOptions {
+            late: LateRows::Append,
+            ..StreamOptions::for_refined()
+        };
+        let mut stream = Stream::new(refined, options);
         let mut fetch = |batch: &[Candidate], out: &mut Vec<Option<f64>>| {
             out.extend(batch.iter().map(|c| Some(f64::from(c.tid.block))));
             Ok::<(), Error>(())

@@ -7,7 +7,7 @@ mod schedule;
 
 use common::*;
 use distillvq_ivf::refined::Refined;
-use distillvq_ivf::stream::{Stream, StreamOptions};
+use distillvq_ivf::stream::{LateRows, Stream, StreamOptions};
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
     Candidate, Error, Layout, Meta, Metric, Model, PageStore, Search, Tid, check, insert,
@@ -89,7 +89,12 @@ impl Index {
             let search = Search::new(store, &self.meta, searcher, &vectors(1, 4)).unwrap();
             let options = StreamOptions::for_refining(self.meta.shape);
             let refined = Refined::new(search, store, options).unwrap();
-            let mut stream = Stream::new(refined, StreamOptions::for_refined());
+            // The distances here have nothing to do with the codes: nearly all rows are late.
+            let options = StreamOptions {
+                late: LateRows::Append,
+                ..StreamOptions::for_refined()
+            };
+            let mut stream = Stream::new(refined, options);
             let mut found = Vec::new();
             let mut fetch = |batch: &[Candidate], out: &mut Vec<Option<f64>>| {
                 out.extend(batch.iter().map(|c| Some(f64::from(c.tid.offset))));

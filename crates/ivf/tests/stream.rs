@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use distillvq_ivf::search::Place;
-use distillvq_ivf::stream::{Hit, Source, Stream, StreamOptions};
+use distillvq_ivf::stream::{Hit, LateRows, Source, Stream, StreamOptions};
 use distillvq_ivf::{Candidate, Error, Tid};
 use proptest::prelude::*;
 use std::cmp::Ordering;
@@ -135,6 +135,14 @@ fn compare(a: f64, b: f64) -> Ordering {
     }
 }
 
+/// Late rows follow at the end.
+fn relaxed(options: StreamOptions) -> StreamOptions {
+    StreamOptions {
+        late: LateRows::Append,
+        ..options
+    }
+}
+
 fn descents(hits: &[Hit]) -> usize {
     let falls = |pair: &&[Hit]| compare(pair[0].distance, pair[1].distance).is_gt();
     hits.windows(2).filter(falls).count()
@@ -168,12 +176,28 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn exhaustion_gives_every_visible_row_once_with_at_most_one_descent(
+    fn by_default_the_order_is_exact_and_only_late_rows_are_missing(
         rows in prop::collection::vec((0..8usize, distance(), -0.3..0.3f64), 0..300),
         options in options(),
     ) {
         let world = World::new(7, &rows);
-        let hits = world.all(options);
+        let mut stream = world.stream(options);
+        let hits: Vec<Hit> = std::iter::from_fn(|| world.next(&mut stream)).collect();
+        let given: HashSet<Tid> = hits.iter().map(|hit| hit.tid).collect();
+        prop_assert_eq!(given.len(), hits.len());
+        prop_assert!(given.is_subset(&world.visible()));
+        prop_assert_eq!(descents(&hits), 0);
+        let dropped = stream.stats().dropped as usize;
+        prop_assert_eq!(hits.len() + dropped, world.visible().len());
+    }
+
+    #[test]
+    fn relaxed_exhaustion_gives_every_visible_row_once_with_at_most_one_descent(
+        rows in prop::collection::vec((0..8usize, distance(), -0.3..0.3f64), 0..300),
+        options in options(),
+    ) {
+        let world = World::new(7, &rows);
+        let hits = world.all(relaxed(options));
         let given: HashSet<Tid> = hits.iter().map(|hit| hit.tid).collect();
         prop_assert_eq!(given.len(), hits.len());
         prop_assert_eq!(given, world.visible());
@@ -197,8 +221,11 @@ proptest! {
         let mut world = World::new(4, &rows);
         let copies = world.source.lists[0].clone();
         world.source.lists[3].extend(copies.iter().map(|c| Candidate { score: c.score - 0.2, ..*c }));
-        let hits = world.all(StreamOptions::default());
+        let hits = world.all(relaxed(StreamOptions::default()));
         prop_assert_eq!(hits.len(), world.visible().len());
+        let hits = world.all(StreamOptions::default());
+        let given: HashSet<Tid> = hits.iter().map(|hit| hit.tid).collect();
+        prop_assert_eq!(given.len(), hits.len());
     }
 }
 
@@ -296,7 +323,7 @@ fn probes_stop_at_their_limit() {
 
 #[test]
 fn a_row_found_late_comes_last_and_the_order_stays() {
-    let hits = with_two_found_late().all(StreamOptions::default());
+    let hits = with_two_found_late().all(relaxed(StreamOptions::default()));
     assert_eq!(descents(&hits[..200]), 0);
     assert_eq!(hits[200].distance, 0.2);
     assert_eq!(hits[201].distance, 0.5);
@@ -366,11 +393,7 @@ fn with_two_found_late() -> World {
 
 #[test]
 fn a_strict_order_drops_what_is_found_late() {
-    let strict = StreamOptions {
-        strict: true,
-        ..probing(1)
-    };
-    let hits = with_two_found_late().all(strict);
+    let hits = with_two_found_late().all(probing(1));
     assert_eq!(hits.len(), 200);
     assert_eq!(descents(&hits), 0);
 }
@@ -456,7 +479,7 @@ fn what_was_put_aside_follows_also_after_a_distance() {
             refine: Place::default(),
         });
     }
-    let (hits, compared) = within(&stream, 150.0, probing(1));
+    let (hits, compared) = within(&stream, 150.0, relaxed(probing(1)));
     let last: Vec<f64> = hits.iter().rev().take(2).map(|hit| hit.distance).collect();
     assert_eq!(last, [0.5, 0.2]);
     assert_eq!(hits.iter().filter(|hit| hit.distance <= 150.0).count(), 152);

@@ -5,7 +5,7 @@ mod common;
 
 use common::*;
 use distillvq_ivf::refined::Refined;
-use distillvq_ivf::stream::{Stream, StreamOptions};
+use distillvq_ivf::stream::{LateRows, Stream, StreamOptions};
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
     Candidate, Error, Meta, Metric, Model, PageStore, Search, Tid, check, create_empty, insert,
@@ -247,6 +247,7 @@ fn a_stream_over_an_index_gives_exact_order_and_good_recall() {
             let stream = |probes| {
                 let options = StreamOptions {
                     probes,
+                    late: LateRows::Append,
                     ..StreamOptions::default()
                 };
                 Stream::new(index.search(query), options)
@@ -297,7 +298,11 @@ fn refine_codes_leave_little_to_compare() {
                     ..StreamOptions::for_refining(index.meta.shape)
                 };
                 let refined = Refined::new(index.search(query), &index.store, options).unwrap();
-                Stream::new(refined, StreamOptions::for_refined())
+                let relaxed = StreamOptions {
+                    late: LateRows::Append,
+                    ..StreamOptions::for_refined()
+                };
+                Stream::new(refined, relaxed)
             };
             let mut every = stream(LISTS);
             let top: BTreeSet<Tid> = all[..10].iter().map(|(_, tid)| *tid).collect();

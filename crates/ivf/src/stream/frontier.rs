@@ -100,22 +100,10 @@ impl<C: Source> Frontier<C> {
                 // A source that neither gives nor ends.
                 return Ok(best);
             }
-            // What a pull gives is in order, but best first.
-            if before == 0 {
-                self.queue.reverse();
-            } else {
-                self.queue.sort_unstable_by(|a, b| order(b, a));
-            }
+            // A pull gives runs that are in order, best first, which is what the sort is quickest with.
+            self.queue.sort_unstable_by(|a, b| order(b, a));
             self.pull_size = (2 * self.pull_size).min(self.largest_pull);
         }
-    }
-
-    /// Adds what the source held back for its end; false if there is nothing.
-    pub(super) fn add_late(&mut self) -> bool {
-        let before = self.queue.len();
-        self.source.late(&mut self.queue);
-        self.queue.sort_unstable_by(|a, b| order(b, a));
-        self.queue.len() > before
     }
 
     /// Moves up to `size` of the best candidates to `out`, and to `seen`; those seen before are left out.

@@ -13,6 +13,17 @@ pub fn growth(given: f64, rows: f64) -> f64 {
     if share > 1.0 { share.powf(GROWTH) } else { 1.0 }
 }
 
+/// What becomes of a row that is compared after a farther one was returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LateRows {
+    /// It is never returned: the order of the rows is exact.
+    Drop,
+    /// It follows after all others, in order among the late ones.
+    Append,
+    /// It is returned at once, for a consumer that does not rely on the order.
+    Return,
+}
+
 /// How much to look at.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StreamOptions {
@@ -24,8 +35,8 @@ pub struct StreamOptions {
     pub max_probes: usize,
     /// Rows compared after which no further lists are probed; `u64::MAX` is no limit.
     pub max_compared: u64,
-    /// Whether rows found too late to stand in order are never given out.
-    pub strict: bool,
+    /// What becomes of late rows.
+    pub late: LateRows,
     /// Standard deviations of the estimate's error that a row must be ahead of all unseen ones to be given out.
     pub z: f64,
     /// Visible rows to compare before the first one is given out, unless there are fewer.
@@ -47,7 +58,7 @@ impl Default for StreamOptions {
             rows: ROWS,
             max_probes: usize::MAX,
             max_compared: u64::MAX,
-            strict: false,
+            late: LateRows::Drop,
             z: 3.5,
             first_batch: 64,
             batch: 32,

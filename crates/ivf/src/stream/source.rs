@@ -31,8 +31,6 @@ pub trait Source {
     }
     /// Has a source that probes lists by itself stop at those that it has.
     fn close(&mut self) {}
-    /// Appends what the source holds back for its end.
-    fn late(&mut self, _out: &mut Vec<Candidate>) {}
     /// Has a source that compares rows by itself never compare this one.
     fn leave_out(&mut self, _tid: Tid) {}
 }
