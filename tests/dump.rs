@@ -174,7 +174,7 @@ fn a_dump_keeps_the_owners_of_models() {
     );
     let owners = ["of gone", "of new_one:old_one", "of old_one:Renamed Rôle"];
     assert_eq!(db.column::<String>(OWNERS), owners);
-    let plain = dump("owned", &[]);
+    let (plain, bare) = (dump("owned", &[]), dump("owned", &["--no-privileges"]));
     let strict = ["-X", "-v", "ON_ERROR_STOP=1"];
     let mut copy = restore(&plain, "psql", &strict, "owned_copy");
     assert_eq!(copy.column::<String>(OWNERS), owners);
@@ -183,7 +183,6 @@ fn a_dump_keeps_the_owners_of_models() {
     assert_eq!(db.refusal("DROP ROLE old_one").state, "2BP01");
     copy.run("DROP OWNED BY old_one; DROP ROLE old_one");
     // Without the role its models are nobody's, and those of the others stay theirs.
-    let bare = dump("owned", &["--no-privileges"]);
     let text = String::from_utf8_lossy(&bare).replace("old_one\tcosine", "never_was\tcosine");
     let mut other = restore(text.as_bytes(), "psql", &strict, "owned_elsewhere");
     let owners = ["of gone", "of new_one", "of old_one:Renamed Rôle"];

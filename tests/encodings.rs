@@ -95,15 +95,11 @@ fn names_come_through_whole() {
         let refusal = db.refusal(&format!("SELECT distillvq_train('{n}.{n}', '{name} no')"));
         assert_eq!(refusal.state, "42703", "{encoding}: {refusal:?}");
         assert!(
-            refusal.message.contains(&format!("{name} no"))
-                && refusal.message.contains(&whole[1..4]),
+            refusal.message.contains(&format!("{name} no")) && refusal.message.contains(&n),
             "{encoding}: {refusal:?}"
         );
         let refusal = db.refusal(&format!("SELECT distillvq_train('{n}.{n}')"));
-        assert!(
-            refusal.hint.contains(&format!("{name} i")),
-            "{encoding}: {refusal:?}"
-        );
+        assert!(refusal.hint.contains(&index), "{encoding}: {refusal:?}");
         db.run(&format!(
             "CREATE TABLE few (v vector(8)); INSERT INTO few SELECT embedding FROM plain LIMIT 5;
              CREATE INDEX {index} ON few USING distillvq (v); INSERT INTO few SELECT embedding FROM plain"
@@ -196,7 +192,7 @@ fn bytes_that_are_no_characters_are_a_name_too() {
         &Vectors::clustered(1_100, 8, 10, 2),
     );
     db.run(
-        "DO $$ BEGIN EXECUTE E'CREATE TABLE \"B\\xfccher\" AS TABLE plain'; EXECUTE E'CREATE TABLE \"B\\xefbfbdcher\" AS TABLE plain LIMIT 5';
+        "DO $$ BEGIN EXECUTE E'CREATE TABLE \"B\\xfccher\" AS TABLE plain'; EXECUTE E'CREATE TABLE \"B\\xef\\xbf\\xbdcher\" AS TABLE plain LIMIT 5';
                 EXECUTE E'CREATE INDEX \"\\xff i\" ON \"B\\xfccher\" USING distillvq (embedding)'; END $$",
     );
     let relation = "(SELECT oid::regclass FROM pg_class WHERE relname = E'B\\xfccher'::name)";

@@ -88,7 +88,7 @@ impl Database {
     /// Runs statements in `psql` and returns the notices and warnings.
     pub fn notices(&self, sql: &str) -> String {
         let mut psql = server().command("psql");
-        psql.args([
+        psql.env("PGCLIENTENCODING", "UTF8").args([
             "-XAtq",
             "-v",
             "ON_ERROR_STOP=1",
