@@ -124,9 +124,10 @@ GRANT SELECT ON distillvq.model TO pg_database_owner;
 SELECT pg_catalog.pg_extension_config_dump('distillvq.model', '');
 
 CREATE VIEW distillvq_models AS
-    SELECT m.name, r.rolname AS owner, m.metric, m.dimensions, m.lists, m.subquantizers, m.bits, m.rows, m.queries,
-           m.recall_before, m.recall_after, m.trained, pg_catalog.octet_length(m.body) AS bytes
-    FROM distillvq.model m LEFT JOIN pg_catalog.pg_roles r ON r.oid = m.owner::pg_catalog.oid;
+    SELECT name, (SELECT r.rolname FROM pg_catalog.pg_roles r WHERE r.oid = m.owner::pg_catalog.oid) AS owner, metric,
+           dimensions, lists, subquantizers, bits, rows, queries, recall_before, recall_after, trained,
+           pg_catalog.octet_length(body) AS bytes
+    FROM distillvq.model m;
 
 COMMENT ON VIEW distillvq_models IS 'the models that CREATE INDEX ... WITH (model = ...) can use';
 

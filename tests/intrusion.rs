@@ -41,11 +41,13 @@ fn functions_of_an_index_run_as_its_owner_whoever_maintains_it() {
         .map(|sql| format!("BEGIN EXECUTE '{sql}'; EXCEPTION WHEN OTHERS THEN NULL; END;"))
         .collect();
     mallory.run(&format!(
-        "CREATE TABLE own.seen (who text, path text); CREATE TABLE own.armed (a int);
+        "CREATE TABLE own.seen (who text); CREATE TABLE own.armed (a int);
+         CREATE FUNCTION own.act() RETURNS void LANGUAGE plpgsql AS
+             $$ BEGIN INSERT INTO own.seen VALUES (current_user); {} END $$;
          CREATE FUNCTION own.evil(v public.vector) RETURNS public.vector(8) IMMUTABLE LANGUAGE plpgsql AS $$
          BEGIN
              IF random() < 0.02 AND EXISTS (SELECT FROM own.armed) THEN
-                 INSERT INTO own.seen VALUES (current_user, current_setting('search_path')); {}
+                 PERFORM own.act();
              END IF;
              RETURN v;
          END $$;
@@ -128,7 +130,7 @@ fn a_query_log_that_changes_what_is_trained_does_no_harm() {
             if let Err(error) = mallory.batch_execute(&sql) {
                 let state = error.code().unwrap().code().to_owned();
                 assert!(
-                    ["55006", "42501"].contains(&&*state),
+                    ["55006", "42501", "2BP01", "0A000"].contains(&&*state),
                     "{act}: {call}: {error:?}"
                 );
             }

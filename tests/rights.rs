@@ -271,7 +271,7 @@ fn hidden(name: &str, definition: &str) -> Option<(Database, Client)> {
     }
     let warden = db.session_of("warden");
     db.run(&format!(
-        "CREATE INDEX one ON items USING distillvq {definition} WITH (lists = 16);
+        "CREATE INDEX one ON items USING distillvq {definition};
          ALTER TABLE items ENABLE ROW LEVEL SECURITY; GRANT SELECT, MAINTAIN ON items TO warden;
          GRANT SELECT ON log TO warden; CREATE POLICY part ON items FOR SELECT TO warden USING (id < 250)"
     ));
@@ -281,8 +281,8 @@ fn hidden(name: &str, definition: &str) -> Option<(Database, Client)> {
 #[test]
 fn who_sees_a_part_of_the_rows_changes_no_index_of_all() {
     for (name, definition) in [
-        ("hidden_plain", "(embedding)"),
-        ("hidden_part", "(embedding) WHERE id > 5"),
+        ("hidden_plain", "(embedding) WITH (lists = 16)"),
+        ("hidden_part", "(embedding) WITH (lists = 16) WHERE id > 5"),
         ("hidden_cast", "((embedding::halfvec(16)) halfvec_l2_ops)"),
     ] {
         let Some((mut db, mut warden)) = hidden(name, definition) else {

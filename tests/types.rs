@@ -97,13 +97,13 @@ fn names_make_no_vectors() {
             let what = format!("{kind} {schema}.{name}");
             let create = create.replace("{s}", schema).replace("{t}", name);
             mallory.run(&format!(
-                "{create}; CREATE TEMP TABLE false (c {schema}.{name});
-                 INSERT INTO false SELECT {value} FROM generate_series(1, {ROWS});
-                 CREATE TEMP VIEW seen AS TABLE false"
+                "{create}; CREATE TEMP TABLE fake (c {schema}.{name});
+                 INSERT INTO fake SELECT {value} FROM generate_series(1, {ROWS});
+                 CREATE TEMP VIEW seen AS TABLE fake"
             ));
-            is_refused(&mut mallory, "false", &what);
+            is_refused(&mut mallory, "fake", &what);
             is_refused(&mut mallory, "seen", &what);
-            mallory.run("DROP TABLE false CASCADE; DISCARD TEMP; DROP TYPE IF EXISTS own.vector, own.halfvec CASCADE");
+            mallory.run("DROP TABLE fake CASCADE; DISCARD TEMP; DROP TYPE IF EXISTS own.vector, own.halfvec CASCADE");
             mallory.run("DROP TYPE IF EXISTS own.other CASCADE");
         }
     }
@@ -117,27 +117,18 @@ fn names_make_no_vectors() {
 
 #[test]
 fn an_extension_makes_no_vectors_of_what_is_added_to_it() {
-    let mut db = Database::new("added");
-    let mut owner = db.session_of("added_owner");
+    let (mut db, mut mallory) = of_mallory("added");
+    // Where pgvector is trusted, who may create objects in the database owns it, and may add to it.
+    mallory.run("CREATE TYPE own.vector AS ENUM ('a'); CREATE DOMAIN own.halfvec AS bytea");
     db.run(
-        "DROP EXTENSION distillvq; DROP EXTENSION vector;
-         ALTER DATABASE added OWNER TO added_owner; CREATE SCHEMA own AUTHORIZATION added_owner;
-         GRANT CREATE ON SCHEMA public TO added_owner",
+        "ALTER EXTENSION vector ADD TYPE own.vector; ALTER EXTENSION vector ADD DOMAIN own.halfvec",
     );
-    // pgvector is trusted: whoever may create objects in the database may install it, and owns it.
-    owner.run("CREATE EXTENSION vector SCHEMA public");
-    db.run("CREATE EXTENSION distillvq");
-    let vectors = Vectors::clustered(1_100, 8, 10, 2);
-    table(&mut owner, "own.items", "vector", &vectors);
-    owner.run(&format!(
-        "CREATE INDEX one ON own.items USING distillvq (embedding) WITH (lists = 8);
-         CREATE TYPE own.vector AS ENUM ('a'); ALTER EXTENSION vector ADD TYPE own.vector;
-         CREATE DOMAIN own.halfvec AS bytea; ALTER EXTENSION vector ADD DOMAIN own.halfvec;
-         CREATE TABLE own.false (c own.vector); INSERT INTO own.false SELECT 'a' FROM generate_series(1, {ROWS});
+    mallory.run(&format!(
+        "CREATE TABLE own.fake (c own.vector); INSERT INTO own.fake SELECT 'a' FROM generate_series(1, {ROWS});
          CREATE TABLE own.bytes (c own.halfvec); INSERT INTO own.bytes SELECT '\\x08' FROM generate_series(1, {ROWS})"
     ));
-    is_refused(&mut owner, "own.false", "enum in the extension");
-    is_refused(&mut owner, "own.bytes", "domain in the extension");
+    is_refused(&mut mallory, "own.fake", "enum in the extension");
+    is_refused(&mut mallory, "own.bytes", "domain in the extension");
 }
 
 #[test]
