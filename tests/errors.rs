@@ -289,16 +289,10 @@ fn parameters_of_a_training() {
             (&train("bits => 5"), "22023", &["5", "bits"], &["4", "8"]),
             (&train("bits => 0"), "22023", &["0", "bits"], &["4", "8"]),
             (
-                &train("queries => 'items'"),
-                "22023",
-                &["queries", "query_column"],
-                &["query_column"],
-            ),
-            (
                 &train("query_column => 'embedding'"),
                 "22023",
                 &["queries", "query_column"],
-                &["query_column"],
+                &["queries"],
             ),
             (
                 &train("queries => 'items', query_column => 'embed'"),

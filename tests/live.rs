@@ -193,10 +193,10 @@ fn wrong_relations_are_named() {
     );
     expect("999999::regclass", "42809", "no relation", "Name an index");
     expect(
-        "'one', queries => 'log'",
+        "'one', query_column => 'embedding'",
         "22023",
-        "queries",
         "query_column",
+        "queries",
     );
     let narrow = "'one', queries => 'narrow', query_column => 'embedding'";
     expect(narrow, "22000", "16 and 2", "16");
