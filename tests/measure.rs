@@ -185,7 +185,7 @@ fn what_is_no_vector_index_is_refused() {
         ("NULL", "22004", "Name an index"),
         ("'one', 0", "22023", "1"),
         ("'one', 10, -1", "22023", "1"),
-        ("'one', queries => 'log'", "22023", "query_column"),
+        ("'one', query_column => 'embedding'", "22023", "queries"),
         (
             "'one', queries => 'log', query_column => 'id'",
             "42804",
