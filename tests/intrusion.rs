@@ -120,8 +120,8 @@ fn a_query_log_that_changes_what_is_trained_does_no_harm() {
     .enumerate()
     {
         mallory.run(&format!(
-            "CREATE FUNCTION own.act{number}(id bigint, v public.vector) RETURNS public.vector(8) LANGUAGE plpgsql AS $$
-             BEGIN IF id = 300 THEN {act}; END IF; RETURN v; END $$;
+            "CREATE FUNCTION own.act{number}(of_row bigint, v public.vector) RETURNS public.vector(8) LANGUAGE plpgsql AS $$
+             BEGIN IF of_row = 300 THEN {act}; END IF; RETURN v; END $$;
              CREATE VIEW own.log{number} AS SELECT own.act{number}(id, embedding)::public.vector(8) AS q FROM own.items"
         ));
         for call in ["train", "calibrate", "recall"] {
