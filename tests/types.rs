@@ -103,8 +103,10 @@ fn names_make_no_vectors() {
             ));
             is_refused(&mut mallory, "fake", &what);
             is_refused(&mut mallory, "seen", &what);
-            mallory.run("DROP TABLE fake CASCADE; DISCARD TEMP; DROP TYPE IF EXISTS own.vector, own.halfvec CASCADE");
-            mallory.run("DROP TYPE IF EXISTS own.other CASCADE");
+            mallory.run(
+                "DROP TABLE fake CASCADE; DROP TYPE IF EXISTS own.other, pg_temp.other CASCADE",
+            );
+            mallory.run(&format!("DROP TYPE IF EXISTS {schema}.{name} CASCADE"));
         }
     }
     mallory.run(&format!(
