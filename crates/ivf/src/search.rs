@@ -131,6 +131,7 @@ pub struct Search<S: PageStore> {
     bound: Option<f32>,
     /// See [`Search::scanned`].
     scanned: Cell<u64>,
+    left_out: Option<Tid>,
 }
 
 impl<S: PageStore> Search<S> {
@@ -154,6 +155,7 @@ impl<S: PageStore> Search<S> {
             probes: Vec::new(),
             bound: None,
             scanned: Cell::new(0),
+            left_out: None,
         };
         if meta.trained() {
             let model = model.ok_or(Error::Mismatch("the index has a model"))?;
@@ -166,6 +168,11 @@ impl<S: PageStore> Search<S> {
             search.scorer = Some(scorer);
         }
         Ok(search)
+    }
+
+    /// Has this row's codes passed over, as if the lists did not have it. To be called before the first pull.
+    pub fn leave_out(&mut self, tid: Tid) {
+        self.left_out = Some(tid);
     }
 
     /// Number of lists, without the exact list.
@@ -353,7 +360,7 @@ impl<S: PageStore> Search<S> {
             };
             self.store.interrupts()?;
             let (next, count) = self.store.read(*block, |page| {
-                scorer.scan_page(page, *block, probe, &mut best)
+                scorer.scan_page(page, *block, (probe, self.left_out), &mut best)
             })??;
             self.scanned.set(self.scanned.get() + count as u64);
             if next == NO_BLOCK {
@@ -404,12 +411,12 @@ impl Scorer {
         })
     }
 
-    /// Scores the rows of a page and offers them to `best`. Returns the next page of the chain, and the number of rows.
+    /// Scores the rows of a page but the one to be left out, and offers them to `best`. Returns the next page of the chain, and the number of rows.
     fn scan_page(
         &self,
         page: &[u8],
         block: u32,
-        probe: &Probe,
+        (probe, left_out): (&Probe, Option<Tid>),
         best: &mut Reservoir,
     ) -> Result<(u32, usize), Error> {
         let layout = &self.layout;
@@ -435,7 +442,9 @@ impl Scorer {
                         tid: layout.tid(page, i),
                         refine: layout.refine_of(page, i),
                     };
-                    best.offer(candidate, |c| probe.cursor.is_before(c));
+                    best.offer(candidate, |c| {
+                        probe.cursor.is_before(c) && left_out != Some(c.tid)
+                    });
                 }
             }
         }
