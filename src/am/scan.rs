@@ -84,6 +84,8 @@ pub struct Counters {
     pub compared: u64,
     /// Rows given to the executor.
     pub returned: u64,
+    /// Rows dropped because they were found after a farther one was returned.
+    pub dropped: u64,
 }
 
 impl Counters {
@@ -96,6 +98,7 @@ impl Counters {
             refined: self.refined + earlier.refined,
             compared: self.compared + earlier.compared,
             returned: self.returned + earlier.returned,
+            dropped: self.dropped + earlier.dropped,
         }
     }
 }
@@ -172,7 +175,8 @@ impl Searching {
     ) -> Result<Self> {
         let store = RelationStore::for_search(target.index);
         let search = timing::stage(Stage::Route, || {
-            Search::new(store, &target.meta, model, query)
+            let search = Search::new(store, &target.meta, model, query);
+            search.map(|search| search.with_memory(limits.score_bytes()))
         })
         .map_err(of_index(target.index))?;
         let stream = if target.meta.refine {
@@ -200,6 +204,7 @@ impl Searching {
             refined: stats.work.refined,
             compared: stats.compared,
             returned: stats.given,
+            dropped: stats.dropped,
         }
     }
 
@@ -237,6 +242,10 @@ impl Source for Timed {
         self.0.probed()
     }
 
+    fn rows(&self) -> u64 {
+        self.0.rows()
+    }
+
     fn probe(&mut self, more: usize) -> std::result::Result<(), ivf::Error> {
         timing::stage(Stage::Probe, || self.0.probe(more))
     }
@@ -261,8 +270,12 @@ impl Source for Timed {
         self.0.score(distance)
     }
 
-    fn exact(&mut self, out: &mut Vec<Tid>) -> std::result::Result<(), ivf::Error> {
-        timing::stage(Stage::Probe, || self.0.exact(out))
+    fn next_exact(&mut self, out: &mut Vec<Tid>) -> std::result::Result<(), ivf::Error> {
+        timing::stage(Stage::Probe, || self.0.next_exact(out))
+    }
+
+    fn rewind(&mut self) {
+        self.0.rewind();
     }
 
     fn work(&self) -> Work {

@@ -244,6 +244,7 @@ impl Meta {
             list: 0,
             next: 0,
             inserted: 0,
+            moves: 0,
         }
         .write(page);
         put(page, BODY, &MAGIC);
