@@ -5,6 +5,7 @@ pub mod iterative;
 use crate::pg::options::Options;
 use crate::pg::target;
 use distillvq_ivf::Meta;
+use distillvq_ivf::stream::Growth;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
 /// `distillvq.probes`: how many lists a search scans first; 0 chooses automatically.
@@ -52,26 +53,46 @@ pub fn model_cache_bytes() -> usize {
     MODEL_CACHE.get() as usize * 1024
 }
 
-/// Lists to probe first, never more than there are: the setting, else the index's parameter, else as many as the target
-/// recall asks for; if the index was never measured, a tenth.
-pub fn probes(options: &Options, meta: &Meta) -> usize {
-    let lists = meta.lists as usize;
-    let wanted = match (PROBES.get(), options.probes) {
+/// Lists that searches probe.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Probing {
+    /// For the first rows; never more than there are.
+    pub first: usize,
+    /// For further rows.
+    pub growth: Growth,
+}
+
+/// The lists to probe: the setting, else the index's parameter, else as many as the target recall asks for; if the index was
+/// never measured, a tenth. Further rows are found as surely as the first ones.
+pub fn probing(options: &Options, meta: &Meta) -> Probing {
+    let given = match (PROBES.get(), options.probes) {
         (set, _) if set > 0 => set as usize,
-        (_, own) if own > 0 => own,
-        _ => for_target(target::target_recall(options.target_recall), meta),
+        (_, own) => own,
     };
-    wanted.min(lists)
+    if given == 0 {
+        return for_target(target::target_recall(options.target_recall), meta);
+    }
+    let first = given.min(meta.lists as usize);
+    let growth = meta.calibration.map(|it| it.growth_from(first as u32));
+    Probing {
+        first,
+        growth: growth.unwrap_or_default(),
+    }
 }
 
 /// Lists that reach a target recall, all of them if none do.
-fn for_target(target: f64, meta: &Meta) -> usize {
+fn for_target(target: f64, meta: &Meta) -> Probing {
     let lists = meta.lists as usize;
-    match &meta.calibration {
+    let first = match &meta.calibration {
         _ if target >= 1.0 => lists,
         Some(curve) => curve
             .probes_for(target)
             .map_or(lists, |probes| probes as usize),
         None => lists.div_ceil(AUTOMATIC_SHARE).max(AUTOMATIC_LEAST),
+    };
+    let growth = meta.calibration.map(|it| it.bands.growth(target));
+    Probing {
+        first: first.min(lists),
+        growth: growth.unwrap_or_default(),
     }
 }

@@ -96,6 +96,80 @@ fn figures_after_each_kind_of_change() {
 }
 
 #[test]
+fn rows_that_are_gone_are_a_reason_to_calibrate() {
+    let mut db = Database::of_items("gone", &Vectors::clustered(20_000, 16, 1_000, 3));
+    db.run("CREATE INDEX one ON items USING distillvq (embedding)");
+    assert_eq!(advice(&mut db), "fine");
+    db.run("DELETE FROM items WHERE id % 10 > 0");
+    db.run_each(&["VACUUM items"]);
+    let told = advice(&mut db);
+    assert!(
+        told.starts_with("calibrate: since its recall was measured, 90 % of the rows are gone; "),
+        "{told}"
+    );
+    follow(&mut db, &told);
+    assert_eq!(advice(&mut db), "fine");
+}
+
+#[test]
+fn rows_without_codes_are_a_reason_to_reindex() {
+    let mut db = Database::of_items("unquantized", &Vectors::like_texts(5_000, 64, 3, 0));
+    db.run("CREATE INDEX one ON items USING distillvq (embedding)");
+    // Of a model that does not normalize: too long for the codes of unit vectors.
+    db.run(
+        "INSERT INTO items SELECT id + 10000, l2_normalize(embedding) * array_fill(n::real, ARRAY[64])::vector
+         FROM items, (VALUES (300), (400)) AS long (n)",
+    );
+    assert!(said::<i64>(&mut db, "exact_rows") > 9_000);
+    let told = advice(&mut db);
+    assert!(
+        told.starts_with("reindex: 10000 of 15000 rows are not quantized"),
+        "{told}"
+    );
+    // Measuring again does not help.
+    db.run("SELECT distillvq_calibrate('one')");
+    assert_eq!(advice(&mut db), told);
+    db.run_each(&[told.split("; ").last().unwrap()]);
+    assert!(said::<i64>(&mut db, "exact_rows") < 1_000);
+    assert!(!advice(&mut db).contains("not quantized"));
+}
+
+#[test]
+fn a_model_that_is_missing_is_told() {
+    let (mut db, _) = items("missing");
+    let refusal = db.refusal("ALTER INDEX one SET (model = 'nope')");
+    assert_eq!(refusal.state, "42704", "{refusal:?}");
+    assert!(refusal.message.contains("nope"), "{refusal:?}");
+    let other = "CREATE INDEX two ON items USING distillvq (embedding) WITH (model = 'nope')";
+    assert_eq!(db.refusal(other).state, "42704");
+    assert_eq!(advice(&mut db), "fine");
+    db.run("SELECT distillvq_train('items', 'embedding', 'm', metric => 'l2'); ALTER INDEX one SET (model = 'm')");
+    assert_eq!(advice(&mut db), "fine");
+    let problems = "SELECT count(*) FROM distillvq_check('one')";
+    assert_eq!(db.one::<i64>(problems), 0);
+    db.run("SELECT distillvq_drop_model('m', force => true)");
+    let told = advice(&mut db);
+    assert!(told.contains("\"m\" does not exist"), "{told}");
+    assert_eq!(
+        db.one::<String>("SELECT problem FROM distillvq_check('one')"),
+        "its model \"m\" does not exist: it can be neither rebuilt nor restored"
+    );
+    // Other options can be changed all the same.
+    db.run("ALTER INDEX one SET (probes = 3); ALTER INDEX one RESET (probes)");
+    follow(&mut db, &told);
+    assert_eq!(advice(&mut db), "fine");
+    // Of another metric.
+    db.run("SELECT distillvq_train('items', 'embedding', 'm', metric => 'cosine')");
+    db.run("ALTER INDEX one SET (model = 'm')");
+    let told = advice(&mut db);
+    assert!(
+        told.contains("\"m\" is for 12 dimensions and cosine"),
+        "{told}"
+    );
+    db.run("ALTER INDEX one RESET (model)");
+}
+
+#[test]
 fn training_and_calibration_are_told() {
     let (mut db, more) = items("training");
     table(&mut db, "log", "vector", &more.slice(0..400));

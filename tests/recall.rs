@@ -117,6 +117,19 @@ fn targets_are_met_by_logged_queries_that_are_unlike_the_rows() {
             "{target}: {recall}"
         );
     }
+    // The first ten rows take no more lists than they did without what further rows need.
+    let queries = set.test.slice(0..100);
+    let mut probed = |mode: &str| -> i64 {
+        db.run(&format!("SET distillvq.iterative_scan = {mode}"));
+        let one = |query: &[f32]| -> i64 {
+            db.run(&search("items", Metric::Cosine, query, "LIMIT 10"));
+            db.one("SELECT probed FROM distillvq_last_scan()")
+        };
+        queries.iter().map(one).sum()
+    };
+    let (first, all) = (probed("off"), probed("strict_order"));
+    assert!(all * 100 <= first * 105, "{all} lists instead of {first}");
+    db.run("RESET distillvq.iterative_scan");
     // The model's queries are used again, as long as it is there.
     let measured = calibrate(&mut db, "'items_idx'");
     assert_eq!((measured.kind.as_str(), measured.rows), ("log", 20_000));
@@ -127,6 +140,127 @@ fn targets_are_met_by_logged_queries_that_are_unlike_the_rows() {
     assert!(by_rows.probes < measured.probes, "{by_rows:?} {measured:?}");
     let by_log = calibrate(&mut db, "'items_idx', 'log', 'embedding'");
     assert_eq!(by_log.kind, "log");
+}
+
+/// Ids of the rows of `items` that a statement with the operator, the query and a limit finds for each query.
+fn found_by(
+    client: &mut Client,
+    sql: impl Fn(usize, &str) -> String,
+    queries: &Vectors,
+) -> Vec<Vec<i64>> {
+    let each = queries.iter().enumerate();
+    each.map(|(i, query)| client.column(&sql(i, &common::literal(query))))
+        .collect()
+}
+
+#[test]
+fn targets_are_met_at_any_depth() {
+    const ROWS: usize = 20_000;
+    let mut low = Vec::new();
+    let mut check = |what: String, recall: f64| {
+        println!("{what}: {recall:.3}");
+        if recall < 0.93 {
+            low.push(format!("{what}: {recall}"));
+        }
+    };
+    for (metric, ops, dim) in [
+        (Metric::L2, "vector_l2_ops", 16),
+        (Metric::Cosine, "vector_cosine_ops", 64),
+        (Metric::L2, "vector_l2_ops", 384),
+    ] {
+        // Groups of about twenty rows: what a query wants beyond its group lies in many lists.
+        let all = Vectors::clustered(ROWS + 150, dim, 1_000, 3);
+        let (rows, queries) = (all.slice(0..ROWS), all.slice(ROWS..ROWS + 150));
+        let mut db = Database::of_items(&format!("recall_depth_{dim}_{}", metric.name()), &rows);
+        db.run(&format!(
+            "CREATE INDEX items_idx ON items USING distillvq (embedding {ops}); ANALYZE items;
+             SET enable_seqscan = off; SET enable_sort = off; SET distillvq.target_recall = 0.95"
+        ));
+        let op = metric.operator();
+        for k in [10, 30, 50, 100, 300] {
+            let truth = Truth::new(metric, &rows, &queries, k);
+            let found = find(&mut db, &nearest("items", metric, k), &queries).unwrap();
+            let recall = truth.recall(&found);
+            check(format!("{metric:?} {dim}, LIMIT {k}"), recall);
+        }
+        for of in [5, 10] {
+            let truth = Truth::among(metric, &rows, &queries, 10, |row| row % of == 0);
+            let sql = |_: usize, query: &str| {
+                format!(
+                    "SELECT id FROM items WHERE id % {of} = 0 ORDER BY embedding {op} {query} LIMIT 10"
+                )
+            };
+            let recall = truth.recall(&found_by(&mut db, sql, &queries));
+            check(format!("{metric:?} {dim}, one of {of} rows"), recall);
+        }
+        // A limit of the distance finds what is within, without any LIMIT.
+        let truth = Truth::new(metric, &rows, &queries, 60);
+        let farthest = |i: usize| {
+            let last = truth.neighbours(i).last().unwrap();
+            let distance = metric.distance(queries.row(i), rows.row(last));
+            if metric == Metric::L2 {
+                distance.sqrt()
+            } else {
+                distance
+            }
+        };
+        let sql = |i: usize, query: &str| {
+            let limit = farthest(i);
+            format!(
+                "SELECT id FROM items WHERE embedding {op} {query} <= {limit} ORDER BY embedding {op} {query}"
+            )
+        };
+        let recall = truth.recall(&found_by(&mut db, sql, &queries));
+        check(format!("{metric:?} {dim}, within a distance"), recall);
+    }
+    assert!(low.is_empty(), "{}", low.join("\n"));
+}
+
+#[test]
+fn a_calibration_runs_the_search_that_users_run() {
+    let mut off = Vec::new();
+    // Coordinates: most of the table's rows that are near are as near as others.
+    for (rows, dim, seed) in [(3_000, 2, 1), (4_000, 3, 2), (5_500, 2, 3)] {
+        let mut db = Database::new(&format!("recall_coordinates_{rows}_{dim}"));
+        db.run(&format!(
+            "SELECT setseed(0.{seed});
+             CREATE TABLE items AS SELECT i AS id, (SELECT array_agg(trunc(random() * 1000)) FROM generate_series(1, {dim}) j WHERE j + i > 0)::vector({dim}) AS embedding
+                 FROM generate_series(1, {rows}) i;
+             CREATE TABLE log AS SELECT i AS id, (SELECT array_agg(trunc(random() * 1000)) FROM generate_series(1, {dim}) j WHERE j + i > 0)::vector({dim}) AS embedding
+                 FROM generate_series(1, 2000) i;
+             CREATE INDEX items_idx ON items USING distillvq (embedding);
+             SET distillvq.probes = 1"
+        ));
+        let curve: f64 = db.one(
+            "SELECT (calibration->0->>'recall')::float8 FROM distillvq_index_info('items_idx')
+             WHERE (calibration->0->>'probes')::int = 1",
+        );
+        let recall: f32 = db.one(
+            "SELECT recall FROM distillvq_recall('items_idx', 10, 2000, queries => 'log', query_column => 'embedding')",
+        );
+        let difference = curve - f64::from(recall);
+        if difference.abs() > 0.015 {
+            off.push(format!("{rows} x {dim}: {curve} {recall}"));
+        }
+    }
+    assert!(off.is_empty(), "{}", off.join("\n"));
+}
+
+#[test]
+fn a_calibration_ends_where_every_search_compares_everything() {
+    let mut db = Database::of_items("recall_time", &Vectors::noise(60_000, 32, 5));
+    let start = std::time::Instant::now();
+    let told = db.notices(
+        "CREATE INDEX items_idx ON items USING distillvq (embedding) WITH (lists = 16, subquantizers = 1, refine = sq7)",
+    );
+    let seconds = start.elapsed().as_secs();
+    assert!(told.contains("searches instead of"), "{told}");
+    assert!(seconds < 60, "{seconds}");
+    // What was measured is there.
+    db.run("ANALYZE items");
+    let points: i32 =
+        db.one("SELECT json_array_length(calibration) FROM distillvq_index_info('items_idx')");
+    assert!(points > 3, "{points}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What an index learns of its own recall: queries whose true neighbours are known are searched on its finished pages.
 //!
 //! The truth comes from the pass of the build, or from one of its own over a table that has changed since ([`truth`]).
-//! [`measure`] then searches as any scan does, with exact distances from the table.
+//! [`measure`] then searches as any scan does, with exact distances from the table, for [`SEARCH_TIME`] at most.
 
 use crate::am::build::{Batch, CALIBRATING, Sizes};
 use crate::am::scan::{Effort, Searching, Target};
@@ -10,12 +10,15 @@ use crate::pg::compute;
 use crate::pg::datum::OwnedVector;
 use crate::pg::heap::{Exact, Snapshot, VisibleRows};
 use crate::pg::relation::{Heap, Index};
+use crate::settings::Probing;
 use crate::settings::iterative::Limits;
+use distillvq_ivf::stream::{BANDS, Growth, RANKS};
 use distillvq_ivf::{
-    Calibration, Candidate, Curve, Meta, NEIGHBOURS, Neighbours, QueryKind, RowEncoder, Tid,
-    Training, Truth, TruthCollector, choose_depth,
+    BandLists, Bands, Calibration, Candidate, Curve, DEEP_QUERIES, Meta, NEIGHBOURS, Neighbours,
+    QueryKind, RowEncoder, Tid, Training, Truth, TruthCollector, choose_depth,
 };
 use distillvq_quantizer::{MOST_HELD_OUT, Model, Monitor, Ranking, Report, TrainError, pick};
+use std::time::{Duration, Instant};
 
 /// Multiply-adds that finding the truth of all queries may take: less than three seconds of a processor with AVX2.
 const PRODUCTS: usize = 120_000_000_000;
@@ -27,6 +30,14 @@ const ROWS_A_QUERY: usize = 8;
 const SEARCHED: std::ops::RangeInclusive<usize> = 48..=256;
 /// Codes that these searches scan, at the most, if [`SEARCHED`] allows.
 const CODES: f64 = 4e7;
+/// Most time that all searches of a calibration take: where codes are so coarse that each search compares the whole table,
+/// what was measured until then has to do.
+const SEARCH_TIME: Duration = Duration::from_secs(10);
+/// Fewest searches that tell what searches with a number of lists lose.
+const LEAST_SEARCHES: usize = 8;
+/// Queries that are searched for rows behind the first ten, and the recall that these searches aim at.
+const DEEP_SEARCHES: usize = 32;
+const DEEP_TARGET: f64 = 0.95;
 
 /// Seed of the choice of queries.
 const SEED: u64 = 1;
@@ -162,26 +173,91 @@ pub fn measure(
     let mut curve = Curve::new(lists, reached.collect());
     let settings = curve.worth_measuring();
     let widest = settings.last().copied().unwrap_or(lists);
+    let mut clock = Clock::start();
     let searched = bench.affordable(truth.rows, widest, &questions);
     let depth = choose_depth(|depth| {
-        let (recalls, compared) = bench.search_all(searched, effort(widest, depth))?;
+        let until = clock.share(settings.len() + 2);
+        let (recalls, compared) = bench.search_all(searched, effort(widest, depth), until)?;
+        let enough = clock.is_enough(recalls.len(), searched.len());
+        let compared = if enough { compared } else { f64::INFINITY };
         Ok::<_, Error>((curve.loss(widest, &recalls), compared))
     })?;
     for (done, &probes) in settings.iter().enumerate() {
         crate::pg::report_progress(done, settings.len());
         let searched = bench.affordable(truth.rows, probes, &questions);
-        let (recalls, compared) = bench.search_all(searched, effort(probes, depth))?;
-        curve.measured(probes, &recalls, compared);
+        let until = clock.share(settings.len() + 1 - done);
+        let (recalls, compared) = bench.search_all(searched, effort(probes, depth), until)?;
+        if clock.is_enough(recalls.len(), searched.len()) {
+            curve.measured(probes, &recalls, compared);
+        }
     }
     let (queries, k) = (questions.len() as u32, NEIGHBOURS as u8);
     let measured = Calibration::new(truth.kind, queries, k, truth.rows, now());
-    let measured = measured.with_depth(depth);
-    Ok(Some(measured.with_points(&curve.points())))
+    let measured = measured.with_depth(depth).with_points(&curve.points());
+    let bands = bench.bands(&questions, &measured, &mut clock)?;
+    clock.tell(target.index);
+    Ok(Some(measured.with_bands(bands)))
 }
 
+/// A search with so many lists and no others.
 fn effort(probes: u32, depth: f32) -> Effort {
-    let probes = probes as usize;
-    Effort { probes, depth }
+    let probing = Probing {
+        first: probes as usize,
+        growth: Growth::new(&[0; BANDS]),
+    };
+    Effort { probing, depth }
+}
+
+/// The time that searches may take.
+struct Clock {
+    start: Instant,
+    searches: usize,
+    /// Searches that there was no time for.
+    missed: usize,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Clock {
+            start: Instant::now(),
+            searches: 0,
+            missed: 0,
+        }
+    }
+
+    /// Until when one of so many parts may take that are left.
+    fn share(&self, parts: usize) -> Instant {
+        let left = SEARCH_TIME.saturating_sub(self.start.elapsed());
+        Instant::now() + left / parts.max(1) as u32
+    }
+
+    /// Counts searches that were done of those wanted; whether they are enough to go by.
+    fn is_enough(&mut self, done: usize, wanted: usize) -> bool {
+        self.searches += done;
+        self.missed += wanted - done.min(wanted);
+        done >= LEAST_SEARCHES.min(wanted)
+    }
+
+    /// Tells whoever waited when there was not enough time.
+    fn tell(&self, index: Index) {
+        if self.missed == 0 {
+            return;
+        }
+        let each = self.start.elapsed().as_millis() as usize / self.searches.max(1);
+        crate::pg::notice(
+            &format!(
+                "the recall of index \"{}\" was measured with {} searches instead of {}",
+                index.name(),
+                self.searches,
+                self.searches + self.missed
+            ),
+            &format!(
+                "A search took {each} ms, and a calibration searches for {} s at most.",
+                SEARCH_TIME.as_secs()
+            ),
+            "Give rows longer codes with a larger \"subquantizers\", bits = 8, or refine = sq7.",
+        );
+    }
 }
 
 /// Where questions are put.
@@ -202,6 +278,10 @@ struct Question {
     farthest: f64,
     /// Lists to be probed to reach each of them.
     reached: Vec<u32>,
+    /// The same for the neighbours behind them, by rank.
+    further: Vec<u32>,
+    /// The neighbours at each of [`RANKS`].
+    ranked: Vec<Tid>,
 }
 
 impl Bench<'_> {
@@ -212,12 +292,12 @@ impl Bench<'_> {
     /// What can be asked: neighbours that are not visible, as a build meets them in rows that others still see, are none.
     fn question(&self, elements: &[f32], neighbours: &Neighbours) -> Result<Option<Question>> {
         let query = OwnedVector::of(elements, self.target.index.element()?);
-        let mut rows = neighbours.rows.clone();
+        let near = neighbours.rows.len().min(NEIGHBOURS);
+        let (near, further) = neighbours.rows.split_at(near);
+        let mut rows = near.to_vec();
         rows.sort_unstable();
-        let candidates: Vec<Candidate> =
-            rows.iter().map(|(tid, _)| Candidate::exact(*tid)).collect();
-        let mut distances = Vec::new();
-        self.exact(&query).distances(&candidates, &mut distances)?;
+        let tids = rows.iter().map(|(tid, _)| *tid);
+        let distances = self.distances(&query, tids)?;
         let visible = rows.iter().zip(&distances);
         let visible: Vec<(u32, f64)> = visible
             .filter_map(|((_, list), distance)| Some((*list, (*distance)?)))
@@ -229,15 +309,121 @@ impl Bench<'_> {
         }
         let places = places(self.model.query(elements).ranking());
         // Rows of the exact list are always compared.
-        let reached = |(list, _): &(u32, f64)| places.get(*list as usize).copied().unwrap_or(1);
+        let reached = |list: u32| places.get(list as usize).copied().unwrap_or(1);
+        let ranked = RANKS
+            .iter()
+            .map_while(|rank| neighbours.rows.get(*rank as usize - 1));
         Ok(Some(Question {
             query,
             elements: elements.to_vec(),
             own: neighbours.own,
             neighbours: visible.len(),
             farthest,
-            reached: visible.iter().map(reached).collect(),
+            reached: visible.iter().map(|(list, _)| reached(*list)).collect(),
+            further: further.iter().map(|(_, list)| reached(*list)).collect(),
+            ranked: ranked.map(|(tid, _)| *tid).collect(),
         }))
+    }
+
+    /// The exact distances of rows in the order of the table, none of those that are not visible.
+    fn distances(
+        &self,
+        query: &OwnedVector,
+        tids: impl Iterator<Item = Tid>,
+    ) -> Result<Vec<Option<f64>>> {
+        let candidates: Vec<Candidate> = tids.map(Candidate::exact).collect();
+        let mut distances = Vec::new();
+        self.exact(query).distances(&candidates, &mut distances)?;
+        Ok(distances)
+    }
+
+    /// The lists that the rows behind the first ten need: from where the neighbours lie, and what searches lose of them.
+    fn bands(
+        &self,
+        questions: &[Question],
+        measured: &Calibration,
+        clock: &mut Clock,
+    ) -> Result<BandLists> {
+        let lists = self.target.meta.lists;
+        let deep = questions.iter().filter(|it| !it.further.is_empty());
+        let deep: Vec<&Question> = deep.take(DEEP_QUERIES).collect();
+        let reached: Vec<Vec<u32>> = deep.iter().map(|it| it.further.clone()).collect();
+        let bands = Bands::new(lists, &reached);
+        if bands.is_empty() {
+            return Ok(BandLists::default());
+        }
+        let probing = Probing {
+            first: measured.probes_for(DEEP_TARGET).unwrap_or(lists) as usize,
+            growth: bands.lists(&[]).growth(DEEP_TARGET),
+        };
+        let effort = Effort {
+            probing,
+            depth: measured.depth,
+        };
+        let probed = |band: usize| {
+            let returned = RANKS.get(band).map_or(0.0, |rank| f64::from(*rank));
+            probing.growth.lists(probing.first as f64, returned) as u32
+        };
+        let (mut lost, mut searched) = (vec![0.0; bands.len()], 0);
+        let until = clock.share(1);
+        let mut wanted = deep.len().min(DEEP_SEARCHES);
+        for (i, question) in deep.iter().enumerate().take(wanted) {
+            if searched > 0 && Instant::now() > until {
+                break;
+            }
+            let Some(found) = self.search_deep(question, bands.len(), effort)? else {
+                wanted -= 1;
+                continue;
+            };
+            searched += 1;
+            for (band, (lost, found)) in lost.iter_mut().zip(found).enumerate() {
+                *lost += bands.share(band, i, probed(band)).unwrap_or(0.0) - found;
+            }
+        }
+        if !clock.is_enough(searched, wanted) || searched == 0 {
+            return Ok(bands.lists(&[]));
+        }
+        lost.iter_mut().for_each(|lost| *lost /= searched as f64);
+        Ok(bands.lists(&lost))
+    }
+
+    /// The share of the neighbours that a search finds in each of so many bands, as far as it returns rows in order; none if a
+    /// row is not visible that a band ends with.
+    fn search_deep(
+        &self,
+        question: &Question,
+        bands: usize,
+        effort: Effort,
+    ) -> Result<Option<Vec<f64>>> {
+        let mut edges = Vec::new();
+        for tid in question.ranked.iter().take(bands + 1) {
+            let distance = self.distances(&question.query, std::iter::once(*tid))?;
+            let Some(Some(distance)) = distance.first() else {
+                return Ok(None);
+            };
+            edges.push((*distance, 0u32));
+        }
+        let Some(&(farthest, _)) = edges.last() else {
+            return Ok(None);
+        };
+        let most = RANKS.get(bands).copied().unwrap_or(0);
+        self.search_for(question, effort, most as usize, &mut |distance| {
+            for (edge, within) in &mut edges {
+                *within += u32::from(distance <= *edge);
+            }
+            distance <= farthest
+        })?;
+        let edges = edges.iter().zip(RANKS);
+        let found: Vec<(u32, u32)> = edges
+            .map(|((_, within), rank)| ((*within).min(rank), rank))
+            .collect();
+        let share = |pair: &[(u32, u32)]| match pair {
+            [(nearer, from), (within, to)] => {
+                f64::from(within.saturating_sub(*nearer)) / f64::from(to - from)
+            }
+            _ => 0.0,
+        };
+        Ok(Some(found.windows(2).map(share).collect()))
     }
 
     /// The first questions, as many as may be searched with so many lists.
@@ -249,10 +435,19 @@ impl Bench<'_> {
         questions.get(..searched).unwrap_or(questions)
     }
 
-    /// The recall of each search that probes so many lists and re-ranks so deep, and how many rows they compared in the mean.
-    fn search_all(&self, questions: &[Question], effort: Effort) -> Result<(Vec<f32>, f64)> {
+    /// The recall of each search that looks so far, as many as begin in time and at least one, and how many rows they compared
+    /// in the mean.
+    fn search_all(
+        &self,
+        questions: &[Question],
+        effort: Effort,
+        until: Instant,
+    ) -> Result<(Vec<f32>, f64)> {
         let (mut recalls, mut compared) = (Vec::new(), 0);
         for question in questions {
+            if !recalls.is_empty() && Instant::now() > until {
+                break;
+            }
             let (recall, rows) = self.search(question, effort)?;
             recalls.push(recall);
             compared += rows;
@@ -263,6 +458,22 @@ impl Bench<'_> {
 
     /// The recall of a search, and how many rows it compared. Rows as near as the farthest neighbour are as good as that.
     fn search(&self, question: &Question, effort: Effort) -> Result<(f32, u64)> {
+        let mut found = 0;
+        let compared = self.search_for(question, effort, question.neighbours, &mut |distance| {
+            found += usize::from(distance <= question.farthest);
+            true
+        })?;
+        Ok((found as f32 / question.neighbours as f32, compared))
+    }
+
+    /// Searches for so many rows, while `each` wants more: it gets their distances. Returns how many rows were compared.
+    fn search_for(
+        &self,
+        question: &Question,
+        effort: Effort,
+        rows: usize,
+        each: &mut dyn FnMut(f64) -> bool,
+    ) -> Result<u64> {
         let (index, searcher) = (self.target.index, self.model.searcher());
         let exact = self.exact(&question.query);
         let mut search = Searching::start(
@@ -277,14 +488,13 @@ impl Bench<'_> {
             .own
             .into_iter()
             .for_each(|own| search.leave_out(own));
-        let mut found = 0;
-        for _ in 0..question.neighbours {
+        for _ in 0..rows {
             let hit = search.next(index, &mut |rows, out| exact.distances(rows, out))?;
-            let Some(hit) = hit else { break };
-            found += usize::from(hit.distance <= question.farthest);
+            if !hit.is_some_and(|hit| each(hit.distance)) {
+                break;
+            }
         }
-        let recall = found as f32 / question.neighbours as f32;
-        Ok((recall, search.counters().compared))
+        Ok(search.counters().compared)
     }
 }
 

@@ -19,7 +19,7 @@
 //! A search whose query limits the distance ends at the limit. The planner knows nothing of distances; how many rows lie within
 //! is estimated by a few rows of the table.
 
-use distillvq_ivf::stream::{ROWS, growth};
+use distillvq_ivf::stream::Growth;
 
 /// The table, and the vectors in it.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +45,8 @@ pub struct Shape {
     pub lists: f64,
     /// Lists probed first.
     pub probes: f64,
+    /// Lists probed for further rows.
+    pub growth: Growth,
     /// Dimensions of the vectors.
     pub dimensions: f64,
     /// Subquantizers of a code.
@@ -409,8 +411,8 @@ impl Inputs {
 
     /// The share of the lists that is probed until so many rows were given out.
     fn probed(&self, given: f64) -> f64 {
-        let share = self.index.probes / self.index.lists.max(1.0);
-        (share * growth(given, ROWS as f64)).clamp(0.0, 1.0)
+        let lists = self.index.growth.lists(self.index.probes, given);
+        (lists / self.index.lists.max(1.0)).clamp(0.0, 1.0)
     }
 
     /// Candidates compared until so many rows were given out.

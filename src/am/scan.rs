@@ -5,6 +5,7 @@ use crate::error::{Error, Failure, Result, of_index};
 use crate::pg::datum::OwnedVector;
 use crate::pg::relation::Index;
 use crate::pg::store::RelationStore;
+use crate::settings::Probing;
 use crate::settings::iterative::Limits;
 use crate::timing::{self, Stage};
 use distillvq_ivf::refined::Refined;
@@ -140,7 +141,7 @@ pub type Fetch<'a> = dyn FnMut(&[Candidate], &mut Vec<Option<f64>>) -> Result<()
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {
     /// Lists probed.
-    pub probes: usize,
+    pub probing: Probing,
     /// How deep it re-ranks ([`ivf::DEPTHS`]).
     pub depth: f32,
 }
@@ -150,7 +151,7 @@ impl Effort {
     fn of_session(target: &Target) -> Self {
         let measured = target.meta.calibration;
         Self {
-            probes: crate::settings::probes(&target.index.options(), &target.meta),
+            probing: crate::settings::probing(&target.index.options(), &target.meta),
             depth: measured.map_or(ivf::DEPTHS[0], |it| it.depth),
         }
     }
@@ -158,7 +159,8 @@ impl Effort {
     /// Of a search that goes by the errors of these codes.
     fn on(self, options: StreamOptions) -> StreamOptions {
         StreamOptions {
-            probes: self.probes,
+            probes: self.probing.first,
+            growth: self.probing.growth,
             ..options.deeper(self.depth)
         }
     }

@@ -1,7 +1,7 @@
 //! `distillvq_check`: the problems of an index, none if it is sound.
 
 use crate::error::{Error, Failure, Purpose, Result, or_raise};
-use crate::functions::{check_index, check_readable};
+use crate::functions::{check_index, check_readable, models};
 use crate::pg::heap::VisibleRows;
 use crate::pg::relation::Maintained;
 use crate::pg::store::RelationStore;
@@ -26,13 +26,27 @@ fn check(oid: Oid, heap: bool) -> Result<Vec<Problem>> {
     check_index(oid, Purpose::Check)?;
     let locked = Maintained::for_check(oid);
     check_readable(&locked, Purpose::Check)?;
-    let first = look(&locked, heap)?.problems;
-    if first.is_empty() || !crate::pg::relation::in_recovery() {
-        return Ok(first);
+    let mut problems = look(&locked, heap)?.problems;
+    if !problems.is_empty() && crate::pg::relation::in_recovery() {
+        // No lock holds off what a standby replays: what it shows twice is a problem.
+        let second = look(&locked, heap)?.problems;
+        problems.retain(|it| second.contains(it));
     }
-    // No lock holds off what a standby replays: what it shows twice is a problem.
-    let second = look(&locked, heap)?.problems;
-    Ok(first.into_iter().filter(|it| second.contains(it)).collect())
+    problems.extend(missing_model(&locked)?);
+    Ok(problems)
+}
+
+/// A model without which the index can be neither rebuilt nor restored.
+fn missing_model(locked: &Maintained) -> Result<Option<Problem>> {
+    let index = locked.index();
+    let Some(name) = index.options().model else {
+        return Ok(None);
+    };
+    let unfit = models::unfit(&name, index.metric()?, index.dimensions()?)?;
+    Ok(unfit.map(|why| Problem {
+        block: None,
+        what: format!("its model \"{name}\" {why}: it can be neither rebuilt nor restored"),
+    }))
 }
 
 fn look(locked: &Maintained, heap: bool) -> Result<CheckReport> {

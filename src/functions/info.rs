@@ -5,7 +5,7 @@
 
 use crate::am::scan::Target;
 use crate::error::{Error, Purpose, Result, of_index, or_raise};
-use crate::functions::{check_readable, open_to_look_at};
+use crate::functions::{check_readable, models, open_to_look_at};
 use crate::pg::attempt::{Failed, attempt};
 use crate::pg::datum::time_of;
 use crate::pg::heap::look_up;
@@ -129,6 +129,8 @@ struct Figures {
     /// Share of the entries whose rows are dead.
     dead: Option<f64>,
     drift: Option<f64>,
+    /// Why the index cannot be built with the model that it names.
+    unfit: Option<String>,
 }
 
 impl Figures {
@@ -153,7 +155,11 @@ impl Figures {
             census,
             dead: (looked_at > 0).then(|| dead as f64 / looked_at as f64),
             drift: None,
+            unfit: None,
         };
+        if let Some(name) = index.options().model {
+            figures.unfit = models::unfit(&name, index.metric()?, index.dimensions()?)?;
+        }
         if figures.census.recent.len() >= LEAST_NEW_ROWS
             && let Some(before) = figures.meta.training.code_error
             && let Some(model) = target.model()?
@@ -200,6 +206,12 @@ impl Figures {
         };
         Condition {
             trained: self.meta.trained(),
+            model_missing: self.unfit.is_some(),
+            unquantized: match options.model {
+                // The model knew what the table's rows are like only if it was trained on them.
+                Some(_) => self.census.exact_rows(),
+                None => self.census.inserted_exact.min(self.census.exact_rows()),
+            },
             rows,
             dead: self.dead,
             inserted: self.census.inserted,
@@ -213,7 +225,7 @@ impl Figures {
         let (rows, balance) = (self.census.rows(), self.census.balance());
         let (meta, training) = (&self.meta, &self.meta.training);
         let trained = meta.trained();
-        let listed: u64 = rows - self.census.lists.last().copied().unwrap_or(0);
+        let listed = rows - self.census.exact_rows();
         let bytes = self.index.bytes();
         let calibration = meta.calibration.as_ref();
         let of_training = |value: u64| trained.then_some(value as i64);
@@ -267,17 +279,29 @@ impl Figures {
         };
         let name = pgrx::spi::quote_literal(&index);
         let again = |function: &str| format!("SELECT * FROM {function}({name}{queries})");
+        let anew = match &self.index.options().model {
+            Some(model) => {
+                let model = pgrx::spi::quote_literal(model);
+                format!("train {model} again, then {reindex}")
+            }
+            None => reindex.clone(),
+        };
         match self.condition().care() {
             Care::Fine => "fine".to_owned(),
+            Care::ModelMissing => self.without_model(&index),
+            Care::Unquantized(rows) => format!(
+                "reindex: {rows} of {} rows are not quantized, every search compares each of them; {anew}",
+                self.census.rows()
+            ),
             Care::Untrained => format!(
                 "reindex: it was built over too few rows to learn from, and searches compare every row; {reindex}"
             ),
             Care::Drift(times) => format!(
-                "reindex: new rows are of another kind, their codes err {times:.2} times as much; {reindex}"
+                "reindex: new rows are of another kind, their codes err {times:.2} times as much; {anew}"
             ),
             Care::Uneven(times) => format!(
                 "reindex: new rows crowd in some lists, the longest has {times:.0} times the rows of an average one; \
-                 {reindex}"
+                 {anew}"
             ),
             Care::Dead(share) => format!(
                 "vacuum: {} % of its entries are of dead rows; VACUUM {table}",
@@ -289,11 +313,26 @@ impl Figures {
                 percent(share),
                 again("distillvq_train")
             ),
+            Care::Shrunk(share) => format!(
+                "calibrate: since its recall was measured, {} % of the rows are gone; {}",
+                percent(share),
+                again("distillvq_calibrate")
+            ),
             Care::Unmeasured => format!(
                 "calibrate: its recall was not measured; {}",
                 again("distillvq_calibrate")
             ),
         }
+    }
+
+    /// How to make an index rebuildable whose model is missing.
+    fn without_model(&self, index: &str) -> String {
+        let name = self.index.options().model.unwrap_or_default();
+        let why = self.unfit.as_deref().unwrap_or_default();
+        format!(
+            "train or reset the model: \"{name}\" {why}, the index can be neither rebuilt nor restored; \
+             ALTER INDEX {index} RESET (model)"
+        )
     }
 
     /// How to get codes that reach the target, or a target that they reach.

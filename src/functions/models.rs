@@ -5,7 +5,7 @@
 
 use crate::error::{Error, Result, or_raise};
 use crate::pg::spi::{as_extension_owner, current_user};
-use distillvq_quantizer::{Model, Report};
+use distillvq_quantizer::{Metric, Model, Report};
 use pgrx::datum::DatumWithOid;
 use pgrx::{Spi, pg_extern};
 
@@ -26,6 +26,46 @@ pub fn load(name: &str) -> Result<Model> {
         name: name.to_owned(),
         source,
     })
+}
+
+/// Why an index over so many dimensions cannot be built with the model of a name; none if it can.
+pub fn unfit(name: &str, metric: Metric, dim: usize) -> Result<Option<String>> {
+    let query = "SELECT metric, dimensions FROM distillvq.model WHERE name = $1";
+    let found = as_extension_owner(|| {
+        Spi::connect(|client| {
+            let rows = client.select(query, Some(1), &[DatumWithOid::from(name)])?;
+            if rows.is_empty() {
+                Ok(None)
+            } else {
+                rows.first().get_two::<String, i32>().map(Some)
+            }
+        })
+    })??;
+    Ok(match found {
+        None => Some("does not exist".to_owned()),
+        Some((Some(of), Some(dimensions))) => {
+            let fits = of == metric.to_string() && usize::try_from(dimensions) == Ok(dim);
+            (!fits).then(|| format!("is for {dimensions} dimensions and {of}"))
+        }
+        Some(_) => None,
+    })
+}
+
+/// Refuses a name in the options of an index that is no model's. A name that some index has already is let pass: its other
+/// options can be changed although its model was dropped.
+pub fn check_option(name: &str) -> Result<()> {
+    let query = "SELECT 1 FROM distillvq.model WHERE name = $1";
+    let exists = as_extension_owner(|| {
+        Spi::connect(|client| {
+            let rows = client.select(query, Some(1), &[DatumWithOid::from(name)])?;
+            Ok::<bool, pgrx::spi::Error>(!rows.is_empty())
+        })
+    })??;
+    if exists || !indexes_of(name)?.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::NoModel(name.to_owned()))
+    }
 }
 
 /// The bytes of a model.

@@ -197,7 +197,7 @@ fn settings_in_force(index: Index) -> Option<String> {
     let known = match access_method_of(index).as_str() {
         "distillvq" => {
             let meta = Meta::read(&RelationStore::new(index)).ok()?;
-            let probes = crate::settings::probes(&index.options(), &meta);
+            let probes = crate::settings::probing(&index.options(), &meta).first;
             return Some(format!("distillvq.probes = {probes}"));
         }
         "hnsw" => c"hnsw.ef_search",

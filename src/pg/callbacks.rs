@@ -7,6 +7,7 @@
 
 use crate::am;
 use crate::error::or_raise;
+use crate::functions::models::check_option;
 use crate::pg::datum::append_elements;
 use crate::pg::heap::{IndexInfo, item_pointer, tid_of};
 use crate::pg::relation::{Heap, Index};
@@ -227,7 +228,14 @@ unsafe extern "C-unwind" fn amoptions(
     definition: pg_sys::Datum,
     validate: bool,
 ) -> *mut pg_sys::bytea {
-    or_raise(options::parse(definition, validate))
+    let parsed = or_raise(options::parse(definition, validate));
+    // An upgrade makes indexes before the models are there; what is only read was checked when it was set.
+    if validate && !crate::pg::in_binary_upgrade() {
+        // SAFETY: just made.
+        let options = unsafe { options::Options::from_raw(parsed) };
+        or_raise(options.model.map_or(Ok(()), |name| check_option(&name)));
+    }
+    parsed
 }
 
 #[pg_guard]

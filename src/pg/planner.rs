@@ -6,7 +6,9 @@ use crate::pg::executor::{Farthest, binary, items, limit_of};
 use crate::pg::heap::distances_of_some;
 use crate::pg::relation::{Element, Heap, Index};
 use crate::pg::store::RelationStore;
+use crate::settings::Probing;
 use distillvq_ivf::Meta;
+use distillvq_ivf::stream::Growth;
 use pgrx::pg_sys;
 
 /// `amcostestimate`: reads the metapage, and a few rows if the query limits the distance; clamps what it does not know.
@@ -197,19 +199,21 @@ fn read_shape(info: &pg_sys::IndexOptInfo) -> (Shape, f64) {
         rows: info.tuples,
         lists: 100.0,
         probes: 10.0,
+        growth: Growth::default(),
         dimensions: 384.0,
         subquantizers: 96.0,
         bits: 4,
         refine: false,
     };
-    let (meta, probes, element) = match read_meta(info) {
+    let (meta, probing, element) = match read_meta(info) {
         Some(read) => read,
         None => return (unknown, 4.0 * unknown.dimensions),
     };
     let known = Shape {
         pages: pages * share_of_codes(&meta),
         lists: f64::from(meta.lists),
-        probes: probes as f64,
+        probes: probing.first as f64,
+        growth: probing.growth,
         dimensions: meta.dim as f64,
         subquantizers: meta.shape.subquantizers as f64,
         bits: meta.shape.bits,
@@ -220,7 +224,7 @@ fn read_shape(info: &pg_sys::IndexOptInfo) -> (Shape, f64) {
 }
 
 /// The metapage, the lists to probe, and the type of the vectors, of an index that exists and is whole.
-fn read_meta(info: &pg_sys::IndexOptInfo) -> Option<(Meta, usize, Element)> {
+fn read_meta(info: &pg_sys::IndexOptInfo) -> Option<(Meta, Probing, Element)> {
     if info.hypothetical || info.pages == 0 {
         return None;
     }
@@ -234,8 +238,8 @@ fn read_meta(info: &pg_sys::IndexOptInfo) -> Option<(Meta, usize, Element)> {
     // SAFETY: opened above.
     unsafe { pg_sys::index_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE) };
     let meta = meta?;
-    let probes = crate::settings::probes(&options, &meta);
-    Some((meta, probes, element?))
+    let probing = crate::settings::probing(&options, &meta);
+    Some((meta, probing, element?))
 }
 
 /// The share of the index's pages that codes are on: refine codes have pages of their own.

@@ -3,12 +3,17 @@
 //!
 //! The curve is by the number of lists. Rows that come later make lists longer, not other: a query's neighbours lie in as
 //! many lists as before as long as the rows are of the same kind, so the curve holds while an index grows, and searches
-//! cost more. When the kind of rows or queries changes, it has to be measured again.
+//! cost more. When the kind of rows or queries changes, it has to be measured again; so it has when most rows are gone: the
+//! neighbours that are left lie farther apart.
+//!
+//! The curve is that of the first ten neighbours. How many lists the rows behind them need is kept beside it ([`BandLists`]).
 
+use crate::bands::{BandLists, LEVELS};
 use crate::error::Error;
 use crate::meta::{Meta, change_meta};
 use crate::page::{get, get_f32, get_u32, get_u64, put};
 use crate::store::PageStore;
+use crate::stream::{BANDS, Growth};
 use std::ops::Range;
 
 /// Most points of a curve.
@@ -19,14 +24,14 @@ pub const MOST_POINTS: usize = 24;
 pub const DEPTHS: [f32; 3] = [1.0, 1.7, 2.7];
 
 /// Bytes of the metapage that the record takes, its checksum first.
-pub(crate) const RECORD: Range<usize> = 192..656;
+pub(crate) const RECORD: Range<usize> = 192..BAND_LISTS + BANDS * BAND_SIZE;
 const CRC: usize = RECORD.start;
 const CHECKED: Range<usize> = CRC + 4..RECORD.end;
 const DEPTH: usize = 264;
 const POINTS: usize = 272;
 const POINT_SIZE: usize = 16;
-
-const _: () = assert!(POINTS + MOST_POINTS * POINT_SIZE == RECORD.end);
+const BAND_LISTS: usize = POINTS + MOST_POINTS * POINT_SIZE;
+const BAND_SIZE: usize = LEVELS.len() * 4;
 
 /// Queries that a curve was measured with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +80,8 @@ pub struct Calibration {
     pub measured_at: i64,
     /// How deep searches re-rank, one of [`DEPTHS`]: the points are of such searches.
     pub depth: f32,
+    /// Lists that the rows behind the first ten need.
+    pub bands: BandLists,
     points: [Point; MOST_POINTS],
     len: u8,
 }
@@ -89,6 +96,7 @@ impl Calibration {
             rows,
             measured_at,
             depth: DEPTHS[0],
+            bands: BandLists::default(),
             points: [Point::default(); MOST_POINTS],
             len: 0,
         }
@@ -98,6 +106,12 @@ impl Calibration {
     #[must_use]
     pub fn with_depth(self, depth: f32) -> Self {
         Calibration { depth, ..self }
+    }
+
+    /// The same with the lists that further rows need.
+    #[must_use]
+    pub fn with_bands(self, bands: BandLists) -> Self {
+        Calibration { bands, ..self }
     }
 
     /// The same with these points, in the order of their probes; those beyond [`MOST_POINTS`] are left out.
@@ -124,6 +138,25 @@ impl Calibration {
     pub fn probes_for(&self, target: f64) -> Option<u32> {
         let sure = self.crossing(|point| f64::from(point.recall - point.error), target);
         sure.or_else(|| self.crossing(|point| f64::from(point.recall), target))
+    }
+
+    /// How the lists of a search that begins with so many have to grow, so that further rows are found as surely as the first
+    /// ones are with these.
+    pub fn growth_from(&self, probes: u32) -> Growth {
+        let value = |point: &Point| f64::from(point.recall - point.error);
+        let points = self.points();
+        let above = points.partition_point(|point| point.probes < probes);
+        let recall = match (
+            above.checked_sub(1).and_then(|i| points.get(i)),
+            points.get(above),
+        ) {
+            (Some(a), Some(b)) => {
+                let [from, at, to] = [a.probes, probes, b.probes].map(|x| f64::from(x.max(1)).ln());
+                value(a) + (at - from) / (to - from) * (value(b) - value(a))
+            }
+            (one, other) => one.or(other).map_or(0.0, value),
+        };
+        self.bands.growth(recall)
     }
 
     /// The lists at which a rising value of the points reaches the target: between two points, the value rises with the
@@ -201,7 +234,7 @@ impl Record {
         }
         let time = |at| get_u64(page, at).cast_signed();
         let share = |at| Some(get_f32(page, at)).filter(|value| value.is_finite());
-        let [kind, k, len, _] = get(page, 196);
+        let [kind, k, len, bands] = get(page, 196);
         let kind = match kind {
             0 => None,
             1 => Some(QueryKind::Rows),
@@ -213,11 +246,15 @@ impl Record {
             let points: [Point; MOST_POINTS] =
                 std::array::from_fn(|i| point(page, POINTS + i * POINT_SIZE));
             let points = points.get(..usize::from(len)).unwrap_or(&points);
-            // Records from before there were depths have a zero here.
+            let band_lists: [[u32; LEVELS.len()]; BANDS] = std::array::from_fn(|band| {
+                std::array::from_fn(|level| get_u32(page, band_lists_at(band, level)))
+            });
+            let bands = band_lists.get(..usize::from(bands)).unwrap_or(&band_lists);
             let depth = get_f32(page, DEPTH);
             let depth = DEPTHS.into_iter().find(|it| *it == depth);
             Calibration::new(kind, queries, k, rows, time(216))
                 .with_depth(depth.unwrap_or(DEPTHS[0]))
+                .with_bands(BandLists::new(bands))
                 .with_points(points)
         });
         Ok(Record {
@@ -251,11 +288,17 @@ impl Record {
                 QueryKind::Rows => 1,
                 QueryKind::Log => 2,
             };
-            put(page, 196, &[kind, it.k, it.len, 0]);
+            let bands = it.bands.bands();
+            put(page, 196, &[kind, it.k, it.len, bands.len() as u8]);
             put(page, 200, &it.queries.to_le_bytes());
             put(page, 208, &it.rows.to_le_bytes());
             put(page, 216, &it.measured_at.to_le_bytes());
             put(page, DEPTH, &it.depth.to_le_bytes());
+            for (band, of_band) in bands.iter().enumerate() {
+                for (level, lists) in of_band.iter().enumerate() {
+                    put(page, band_lists_at(band, level), &lists.to_le_bytes());
+                }
+            }
             for (i, point) in it.points().iter().enumerate() {
                 put_point(page, POINTS + i * POINT_SIZE, point);
             }
@@ -267,6 +310,10 @@ impl Record {
 
 fn checksum(page: &[u8]) -> u32 {
     crc32c::crc32c(page.get(CHECKED).unwrap_or_default())
+}
+
+fn band_lists_at(band: usize, level: usize) -> usize {
+    BAND_LISTS + band * BAND_SIZE + level * 4
 }
 
 fn point(page: &[u8], at: usize) -> Point {
@@ -303,6 +350,7 @@ mod tests {
             .collect();
         Calibration::new(QueryKind::Log, 400, 10, 1000, 5)
             .with_depth(DEPTHS[1])
+            .with_bands(BandLists::new(&[[3; 9], [1, 2, 3, 4, 5, 6, 7, 8, 9]]))
             .with_points(&points)
     }
 
@@ -329,6 +377,16 @@ mod tests {
             (curve(&[]).probes_for(0.5), curve(&[]).best()),
             (None, None)
         );
+    }
+
+    #[test]
+    fn further_rows_are_found_as_surely_as_the_first() {
+        let it = curve(&[(1, 0.5, 0.0), (4, 0.96, 0.01), (64, 0.999, 0.0)]);
+        assert_eq!(it.growth_from(4), Growth::new(&[3, 5]));
+        assert_eq!(it.growth_from(1), Growth::new(&[3, 1]));
+        assert_eq!(it.growth_from(100), Growth::new(&[3, 9]));
+        assert_eq!(it.growth_from(2), it.bands.growth(0.725));
+        assert_eq!(curve(&[]).growth_from(7), it.bands.growth(0.0));
     }
 
     #[test]

@@ -2,13 +2,16 @@
 //!
 //! | rule | the index needs |
 //! |---|---|
+//! | the model that it is to be built with is missing, or fits another index | that model, or none to be named |
 //! | no model, though there are rows enough to train on | to be built anew |
+//! | rows without codes, which another model would give them, are more than [`LEAST_UNQUANTIZED_ROWS`] and [`MOST_UNQUANTIZED`] of all | to be built anew |
 //! | rows came in numbers, and one list is more than [`MOST_IMBALANCE`] times as long as the average | to be built anew |
 //! | the codes of new rows err more than [`MOST_DRIFT`] times as much as those of the build did | to be built anew |
 //! | more than [`MOST_DEAD`] of its entries are of dead rows | a vacuum |
 //! | all lists together do not reach the target recall | finer codes, or a lower target ([`Finer`]) |
 //! | more than [`MOST_GROWTH`] as many rows as there were came since its recall was measured | to be trained again |
-//! | its recall was never measured, though there is a model | to be trained again |
+//! | more than [`MOST_SHRINKAGE`] of the rows that there were are gone since its recall was measured | to be measured again |
+//! | its recall was never measured, though there is a model | to be measured |
 //!
 //! The first rule that applies is the advice: building anew mends what is below it.
 
@@ -31,6 +34,15 @@ pub const MOST_DEAD: f64 = 0.2;
 pub const MOST_DRIFT: f64 = 1.75;
 /// Rows that came since the recall was measured, over those that there were, above which it is to be measured again.
 pub const MOST_GROWTH: f64 = 0.5;
+/// Share of the rows that are gone since the recall was measured, above which it is to be measured again: the neighbours of a
+/// query then lie in more lists.
+pub const MOST_SHRINKAGE: f64 = 0.5;
+/// Fewest rows with which a recall is worth a measurement.
+pub const LEAST_MEASURED_ROWS: u64 = 100;
+/// Rows without codes that a search compares in the time that it takes otherwise.
+pub const LEAST_UNQUANTIZED_ROWS: u64 = 1_000;
+/// The same as a share of all rows: searches of large tables take longer.
+pub const MOST_UNQUANTIZED: f64 = 1e-3;
 /// Rows of the longest list over those of an average one, above which lists are uneven.
 pub const MOST_IMBALANCE: f64 = 10.0;
 /// Rows that the longest list has at least, if that matters.
@@ -43,6 +55,10 @@ pub const LEAST_NEW_ROWS: f64 = 0.1;
 pub struct Condition {
     /// Whether there is a model.
     pub trained: bool,
+    /// Whether the index names a model that it cannot be built with again.
+    pub model_missing: bool,
+    /// Rows without codes that another model would give codes: each is compared by every search.
+    pub unquantized: u64,
     /// Rows.
     pub rows: u64,
     /// Share of the rows that are dead, if that is known.
@@ -73,6 +89,10 @@ pub struct Measured {
 pub enum Care {
     /// Nothing.
     Fine,
+    /// The model that it names, or another name.
+    ModelMissing,
+    /// To be built anew, for so many rows have no codes.
+    Unquantized(u64),
     /// To be built anew, for it has no model.
     Untrained,
     /// To be built anew, for new rows are of another kind: their error over that of old ones.
@@ -85,7 +105,9 @@ pub enum Care {
     Coarse,
     /// To be trained again, for it has grown: rows that came, over those that there were.
     Grown(f64),
-    /// To be trained again, for nobody has measured its recall.
+    /// To be measured again: the share of the rows that are gone.
+    Shrunk(f64),
+    /// To be measured, for nobody has measured its recall.
     Unmeasured,
 }
 
@@ -93,8 +115,15 @@ impl Condition {
     /// What is most needed.
     pub fn care(&self) -> Care {
         let enough = self.rows >= MIN_TRAIN_ROWS as u64;
+        if self.model_missing {
+            return Care::ModelMissing;
+        }
         if !self.trained {
             return if enough { Care::Untrained } else { Care::Fine };
+        }
+        let most = (MOST_UNQUANTIZED * self.rows as f64) as u64;
+        if self.unquantized > most.max(LEAST_UNQUANTIZED_ROWS) {
+            return Care::Unquantized(self.unquantized);
         }
         if let Some(times) = self.uneven() {
             return Care::Uneven(times);
@@ -111,8 +140,11 @@ impl Condition {
             Some(it) if !it.reaches_target => Care::Coarse,
             Some(it) => {
                 let growth = it.inserted as f64 / it.rows.max(1) as f64;
+                let shrinkage = 1.0 - self.rows as f64 / it.rows.max(1) as f64;
                 if growth > MOST_GROWTH && enough {
                     Care::Grown(growth)
+                } else if shrinkage > MOST_SHRINKAGE && self.rows >= LEAST_MEASURED_ROWS {
+                    Care::Shrunk(shrinkage)
                 } else {
                     Care::Fine
                 }
@@ -182,6 +214,8 @@ mod tests {
 
     const FINE: Condition = Condition {
         trained: true,
+        model_missing: false,
+        unquantized: 1_000,
         rows: 10_000,
         dead: Some(0.1),
         inserted: 4_000,
@@ -213,6 +247,16 @@ mod tests {
         assert_eq!(change(|it| it.drift = None), Care::Fine);
         assert_eq!(change(|it| it.measured = None), Care::Unmeasured);
         assert_eq!(change(|it| it.trained = false), Care::Untrained);
+        assert_eq!(change(|it| it.model_missing = true), Care::ModelMissing);
+        assert_eq!(
+            change(|it| it.unquantized = 1_001),
+            Care::Unquantized(1_001)
+        );
+        let many = |it: &mut Condition| (it.rows, it.unquantized) = (10_000_000, 10_000);
+        assert_eq!(change(many), Care::Fine);
+        let gone = |rows: u64| Condition { rows, ..FINE }.care();
+        assert_eq!((gone(4_000), gone(2_000)), (Care::Fine, Care::Shrunk(0.75)));
+        assert_eq!((gone(100), gone(99)), (Care::Shrunk(0.9875), Care::Fine));
         let measured = |it: &mut Condition, inserted, reaches_target| {
             it.measured = Some(Measured {
                 rows: 8_000,

@@ -21,6 +21,8 @@ pub struct Census {
     pub lists: Vec<u64>,
     /// Rows inserted since the build, those included that were removed later.
     pub inserted: u64,
+    /// Those of them that went to the exact list.
+    pub inserted_exact: u64,
     /// A uniform sample of all rows.
     pub drawn: Vec<Tid>,
     /// A uniform sample of the rows in lists that were most likely inserted since the build: the last ones of their pages, as
@@ -57,6 +59,11 @@ impl Census {
     /// All rows.
     pub fn rows(&self) -> u64 {
         self.lists.iter().sum()
+    }
+
+    /// Rows of the exact list.
+    pub fn exact_rows(&self) -> u64 {
+        self.lists.last().copied().unwrap_or(0)
     }
 
     /// The spread of rows over lists, none if there are no lists.
@@ -97,6 +104,9 @@ pub fn take_census<S: PageStore>(
                 return Ok(());
             };
             census.inserted += u64::from(head.inserted);
+            if head.list == meta.exact_list() {
+                census.inserted_exact += u64::from(head.inserted);
+            }
             let rows = count(page, &head, &layout, meta, &mut all, &mut new);
             if let Some(list) = census.lists.get_mut(head.list as usize) {
                 *list += rows;

@@ -188,13 +188,13 @@ impl Curve {
 }
 
 /// The share of a query's neighbours that so many lists reach.
-fn share(reached: &[u32], probes: u32) -> f64 {
+pub(crate) fn share(reached: &[u32], probes: u32) -> f64 {
     let within = reached.partition_point(|needed| *needed <= probes);
     within as f64 / reached.len().max(1) as f64
 }
 
 /// Mean and variance.
-fn moments(values: &[f64]) -> (f64, f64) {
+pub(crate) fn moments(values: &[f64]) -> (f64, f64) {
     let n = values.len().max(1) as f64;
     let mean = values.iter().sum::<f64>() / n;
     let squares: f64 = values.iter().map(|x| (x - mean) * (x - mean)).sum();

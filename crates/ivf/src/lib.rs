@@ -16,6 +16,7 @@
 //! * The encoder in the pages never changes; a new student appears in one change, and readers see the old or the new one.
 //! * A row moves only within its page, so a walk over all blocks (vacuum) meets every row that existed when it began.
 
+mod bands;
 mod build;
 mod calibration;
 pub mod care;
@@ -42,6 +43,7 @@ mod truth;
 mod vacuum;
 mod walk;
 
+pub use bands::{BandLists, Bands, LEVELS};
 pub use build::{Builder, Create, create_empty};
 pub use calibration::{Calibration, DEPTHS, MOST_POINTS, Point, QueryKind, Training, describe};
 pub use census::{Balance, Census, Recent, read_all, take_census};
@@ -56,7 +58,7 @@ pub use page::{HEADER_SIZE, Layout, MOST_REFINE_BYTES, PAGE_SIZE};
 pub use search::{Candidate, Search};
 pub use store::{MAX_PAGES_IN_WRITE, PageStore, PageWrite};
 pub use student::replace_student;
-pub use truth::{NEIGHBOURS, Neighbours, Truth, TruthCollector};
+pub use truth::{DEEP_QUERIES, NEIGHBOURS, Neighbours, Truth, TruthCollector};
 pub use vacuum::{VacuumStats, vacuum};
 
 /// Address of a row in the table: page and line number. Offset 0 is no row.

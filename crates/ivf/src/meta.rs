@@ -15,13 +15,15 @@
 //! The record says how the index was trained and what recall it was measured to have (see `calibration`). Times are in
 //! microseconds since 1970, unknown shares NaN.
 //! ```text
-//! 192  crc32c u32 of 196..656      204  error of the codes f32      248  trained with queries u64
+//! 192  crc32c u32 of 196..908      204  error of the codes f32      248  trained with queries u64
 //! 196  queries u8: 0 not           208  rows when measured u64      256  recall before f32
 //!      measured, 1 rows, 2 log     216  measured at i64             260  recall after f32
 //! 197  k u8                        224  built at i64                264  depth f32, 0 as 1
 //! 198  points u8                   232  trained at i64              272  24 points
-//! 200  queries measured with u32   240  trained on rows u64
+//! 199  bands u8                    240  trained on rows u64         656  7 bands
+//! 200  queries measured with u32
 //! point { probes u32, recall f32, standard error f32, rows compared f32 }
+//! band { lists for each of nine levels of recall u32 }
 //! ```
 //!
 //! The metapage is written incomplete when a build begins, and complete when it ends. After that only a replacement of

@@ -209,6 +209,10 @@ impl<S: PageStore> Source for Coarse<S> {
     fn work(&self) -> Work {
         self.0.work()
     }
+
+    fn leave_out(&mut self, tid: Tid) {
+        self.0.leave_out(tid);
+    }
 }
 
 /// Where the refine codes are, and what they are compared with.

@@ -133,6 +133,8 @@ struct Scorer {
     layout: Layout,
     kernels: &'static Kernels,
     scan: fn(&[u8], &[u8], &mut [u16; LANES]),
+    /// A row that the lists are searched without.
+    left_out: Option<Tid>,
 }
 
 /// A search under way. It holds no page between calls.
@@ -200,6 +202,13 @@ impl<S: PageStore> Search<S> {
         Search {
             scores: Scores::new(bytes),
             ..self
+        }
+    }
+
+    /// Has this row's codes passed over, as if the lists did not have it. To be called before the first pull.
+    pub fn leave_out(&mut self, tid: Tid) {
+        if let Some(scorer) = &mut self.scorer {
+            scorer.left_out = Some(tid);
         }
     }
 
@@ -561,6 +570,7 @@ impl Scorer {
             } else {
                 kernels.scan4
             },
+            left_out: None,
         })
     }
 
@@ -604,7 +614,9 @@ impl Scorer {
             tid: self.layout.tid(page, row),
             refine: self.layout.refine_of(page, row),
         };
-        best.offer(candidate, |c| probe.cursor.is_before(c));
+        best.offer(candidate, |c| {
+            probe.cursor.is_before(c) && self.left_out != Some(c.tid)
+        });
     }
 }
 

@@ -5,11 +5,10 @@
 //! 2. A row is given out when no unseen candidate of the probed lists can plausibly beat it: its score must reach the
 //!    next estimate plus `μ + z·σ`, where μ and σ are mean and standard deviation of (exact − estimated) over the rows
 //!    compared so far. Until then further batches are compared.
-//! 3. The more rows are given out, the further the neighbourhood reaches into other lists: beyond the `rows` that they are
-//!    meant for, at least `probes·(given/rows)^0.6` are probed ([`growth`]), so that the hundredth row is found about as surely
-//!    as the tenth: a filter that few rows pass makes one of the first ten of it. Scanning codes is cheaper than the exact rows
-//!    that were paid for until then. When all candidates of the probed lists are compared, twice as many are probed before the
-//!    farther ones among them are given out.
+//! 3. The more rows are given out, the further the neighbourhood reaches into other lists: beyond the `rows` that the first
+//!    probes are meant for, as many lists are probed as the index has measured that the next rows need ([`Growth`]), so that the
+//!    hundredth row is found about as surely as the tenth: a filter that few rows pass makes one of the first ten of it. When
+//!    all candidates of the probed lists are compared, twice as many are probed before the farther ones among them are given out.
 //! 4. The order is never broken: a *late* row, which is compared only after a farther one was returned, is dropped. Once
 //!    everything is compared, the rest is sorted, so that no further row is late.
 //! 5. No TID is given out twice.
@@ -36,11 +35,13 @@
 //! and the probing of lists, is in `frontier`; where candidates come from is a [`Source`]; how much to look at, in `options`.
 
 mod frontier;
+mod growth;
 mod options;
 mod ready;
 mod source;
 
-pub use options::{LateRows, ROWS, StreamOptions, growth};
+pub use growth::{BANDS, Growth, RANKS, ROWS};
+pub use options::{LateRows, StreamOptions};
 pub use source::{Source, Work};
 
 use crate::Tid;
@@ -419,8 +420,7 @@ impl<C: Source> Stream<C> {
         let is_early = self.stats.given < self.options.rows as u64;
         let wanted = if is_early { 0.0 } else { self.wanted as f64 };
         let rows = self.ahead_of_returned(self.options.ahead) + wanted;
-        let growth = growth(rows, self.options.rows as f64);
-        (self.options.probes as f64 * growth).ceil() as usize
+        self.options.wanted_probes(rows as u64)
     }
 
     /// Whether the search is far enough ahead of the rows returned, or of all that is within the distance wanted. Rows up to that

@@ -2,6 +2,7 @@
 
 use crate::Tid;
 use crate::calibration::QueryKind;
+use crate::stream::RANKS;
 use distillvq_quantizer::{
     Encoded, EncodedRows, ExactScores, Model, Monitor, Placement, ScoreBuffers, TrainError,
 };
@@ -10,6 +11,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Neighbours of each query: the `k` of recall@k.
 pub const NEIGHBOURS: usize = 10;
+/// Queries, the first ones, whose neighbours are kept as far as the last rank of [`RANKS`].
+pub const DEEP_QUERIES: usize = 128;
 /// Rows between two for which the error of the codes is measured.
 const ERROR_STEP: usize = 128;
 
@@ -34,7 +37,8 @@ fn order(a: &Near, b: &Near) -> std::cmp::Ordering {
 pub struct Neighbours {
     /// The row that poses as the query, if it is one: it is none of the neighbours, nor is it to be counted when found.
     pub own: Option<Tid>,
-    /// The nearest rows and their lists, best first, [`NEIGHBOURS`] if there are so many.
+    /// The nearest rows and their lists, best first, as far as there are so many: [`NEIGHBOURS`], or for the first
+    /// [`DEEP_QUERIES`] as many as the last of [`RANKS`].
     pub rows: Vec<(Tid, u32)>,
 }
 
@@ -47,7 +51,7 @@ pub struct TruthCollector<'a> {
     /// Raw, row-major.
     queries: Vec<f32>,
     scores: ExactScores,
-    /// The best so far of each query, in order.
+    /// The best so far of each query, in no order, and some more.
     best: Vec<Mutex<Vec<Near>>>,
     /// The bits of the score below which nothing is wanted, of each query: may lag behind.
     least: Vec<AtomicU32>,
@@ -82,7 +86,9 @@ impl<'a> TruthCollector<'a> {
             kind,
             queries,
             scores,
-            best: (0..n).map(|_| Mutex::default()).collect(),
+            best: (0..n)
+                .map(|query| Mutex::new(Vec::with_capacity(room(query))))
+                .collect(),
             least: (0..n).map(|_| AtomicU32::new(nothing)).collect(),
             errors: Mutex::default(),
             rows: AtomicU64::new(0),
@@ -93,7 +99,8 @@ impl<'a> TruthCollector<'a> {
     pub fn bytes(&self, threads: usize) -> usize {
         let n = self.best.len();
         let buffers = ExactScores::ROWS * (n + self.model.dim()) * size_of::<f32>();
-        let best = n * (NEIGHBOURS + 1) * size_of::<Near>();
+        let best: usize = (0..n).map(room).sum();
+        let best = best * size_of::<Near>();
         2 * size_of_val(&self.queries[..]) + best + threads * buffers
     }
 
@@ -163,11 +170,14 @@ impl<'a> TruthCollector<'a> {
             return;
         }
         let mut best = lock(best);
-        best.extend(found);
-        best.sort_unstable_by(order);
-        best.truncate(NEIGHBOURS + 1);
-        if let Some(last) = best.get(NEIGHBOURS) {
-            least.store(last.score.to_bits(), Ordering::Relaxed);
+        let kept = kept(query);
+        for near in found {
+            best.push(near);
+            if best.len() >= room(query) {
+                let (_, last, _) = best.select_nth_unstable_by(kept - 1, order);
+                least.store(last.score.to_bits(), Ordering::Relaxed);
+                best.truncate(kept);
+            }
         }
     }
 
@@ -188,14 +198,16 @@ impl<'a> TruthCollector<'a> {
     /// What was found among all rows offered.
     pub fn finish(self) -> Truth {
         let (sum, count) = *lock(&self.errors);
-        let neighbours = self.best.iter().map(|best| {
+        let neighbours = self.best.iter().enumerate().map(|(query, best)| {
             let mut best = lock(best);
+            best.sort_unstable_by(order);
+            best.truncate(kept(query));
             let own = match self.kind {
                 QueryKind::Rows => best.iter().position(|near| near.same),
                 QueryKind::Log => None,
             };
             let own = own.map(|i| best.remove(i).tid);
-            let rows = best.iter().take(NEIGHBOURS);
+            let rows = best.iter().take(kept(query) - 1);
             Neighbours {
                 own,
                 rows: rows.map(|near| (near.tid, near.list)).collect(),
@@ -209,6 +221,19 @@ impl<'a> TruthCollector<'a> {
             queries: self.queries,
         }
     }
+}
+
+/// Rows that are kept of a query, itself included.
+fn kept(query: usize) -> usize {
+    match RANKS.last() {
+        Some(&last) if query < DEEP_QUERIES => last as usize + 1,
+        _ => NEIGHBOURS + 1,
+    }
+}
+
+/// Rows for which there is room, so that the best need not be told from the others at each row.
+fn room(query: usize) -> usize {
+    kept(query) + kept(query) / 4 + 16
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

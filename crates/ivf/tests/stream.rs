@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use distillvq_ivf::search::Place;
-use distillvq_ivf::stream::{Hit, LateRows, Source, Stream, StreamOptions};
+use distillvq_ivf::stream::{Growth, Hit, LateRows, Source, Stream, StreamOptions};
 use distillvq_ivf::{Candidate, Error, Tid};
 use proptest::prelude::*;
 use std::cmp::Ordering;
@@ -303,6 +303,31 @@ fn a_row_left_out_is_as_if_it_were_not_there() {
     assert_eq!(ten(&with, Some(own)), expected);
     let (hits, compared) = ten(&with, None);
     assert!(hits[0].tid == own && compared > expected.1, "{compared}");
+}
+
+#[test]
+fn probes_grow_as_measured() {
+    let world = graded(10_000, 100, 0.001);
+    let options = StreamOptions {
+        probes: 4,
+        growth: Growth::new(&[6, 30]),
+        ahead: 0.0,
+        ..StreamOptions::default()
+    };
+    // The second gives out 15 rows ahead of those that are wanted.
+    for (rows, ahead) in [(10, 0), (25, 15)] {
+        let mut stream = world.stream(StreamOptions { rows, ..options });
+        for given in 0..100 {
+            world.next(&mut stream).unwrap();
+            let probed = stream.stats().probed;
+            let expected = match given - ahead {
+                ..10 => 4..=4,
+                10..20 => 6..=9,
+                _ => 30..=100,
+            };
+            assert!(expected.contains(&probed), "{given} given, {probed} probed");
+        }
+    }
 }
 
 #[test]

@@ -326,6 +326,50 @@ fn refine_codes_leave_little_to_compare() {
     }
 }
 
+#[test]
+fn a_row_left_out_is_as_if_it_were_not_there() {
+    let data = vectors(1500, 2);
+    for metric in METRICS {
+        let model = model(metric, 4);
+        let rows = encode_refined(&model, &data, 0);
+        for own in [3, 700, 1499] {
+            let query = &data[own * DIM..][..DIM];
+            // Everything that ten rows take, with lists enough that the first pull is full.
+            let ten = |rows: &[Owned], left_out: Option<Tid>| {
+                let store = MemoryStore::new();
+                let meta = build(&store, &model, &[rows]);
+                let search = Search::new(&store, &meta, Some(model.searcher()), query).unwrap();
+                let options = StreamOptions {
+                    probes: 4,
+                    ..StreamOptions::for_refining(meta.shape)
+                };
+                let refined = Refined::new(search, &store, options).unwrap();
+                let mut stream = Stream::new(refined, StreamOptions::for_refined());
+                left_out.into_iter().for_each(|tid| stream.leave_out(tid));
+                let mut fetch =
+                    |batch: &[Candidate], out: &mut Vec<Option<f64>>| -> Result<(), Error> {
+                        let row = |tid: Tid| tid.block as usize * 40 + tid.offset as usize - 1;
+                        out.extend(batch.iter().map(|c| {
+                            Some(distance(metric, query, &data[row(c.tid) * DIM..][..DIM]))
+                        }));
+                        Ok(())
+                    };
+                let hits: Vec<_> = (0..10)
+                    .map(|_| stream.next(&mut fetch).unwrap().unwrap())
+                    .collect();
+                let stats = stream.stats();
+                (hits, stats.probed, stats.compared, stats.work.refined)
+            };
+            let without: Vec<Owned> = rows
+                .iter()
+                .filter(|row| row.tid != tid(own))
+                .cloned()
+                .collect();
+            assert_eq!(ten(&rows, Some(tid(own))), ten(&without, None), "{metric}");
+        }
+    }
+}
+
 /// What a user of a search may do.
 #[derive(Clone, Debug)]
 enum Step {

@@ -4,12 +4,13 @@
 mod common;
 
 use common::*;
-use distillvq_ivf::{Metric, NEIGHBOURS, Neighbours, QueryKind, Tid, TruthCollector};
+use distillvq_ivf::{DEEP_QUERIES, Metric, NEIGHBOURS, Neighbours, QueryKind, Tid, TruthCollector};
 use distillvq_quantizer::{EncodedRows, Monitor, Phase, Placement, Quiet, TrainError};
+use std::collections::HashSet;
 
 const ROWS: usize = 3000;
 
-/// The neighbours of a query by brute force, without the row `own`.
+/// All rows by their distance from a query by brute force, without the row `own`.
 fn brute(metric: Metric, rows: &[f32], query: &[f32], own: Option<usize>) -> Vec<Tid> {
     let dot = |a: &[f32], b: &[f32]| -> f64 {
         let pairs = a.iter().zip(b);
@@ -23,10 +24,18 @@ fn brute(metric: Metric, rows: &[f32], query: &[f32], own: Option<usize>) -> Vec
     let mut all: Vec<(f64, usize)> = rows.chunks(DIM).map(distance).zip(0..).collect();
     all.retain(|(_, row)| Some(*row) != own);
     all.sort_by(|a, b| a.0.total_cmp(&b.0));
-    all.iter()
-        .take(NEIGHBOURS)
-        .map(|(_, row)| tid(*row))
-        .collect()
+    all.iter().map(|(_, row)| tid(*row)).collect()
+}
+
+/// Whether these are the first of the rows in order; of many, rounding may exchange the last ones.
+#[track_caller]
+fn are_first(found: &[(Tid, u32)], all: &[Tid], count: usize) {
+    let found: Vec<Tid> = found.iter().map(|(tid, _)| *tid).collect();
+    assert_eq!(found.len(), count);
+    assert_eq!(found[..NEIGHBOURS], all[..NEIGHBOURS]);
+    let first: HashSet<Tid> = all[..count].iter().copied().collect();
+    let others = found.iter().filter(|tid| !first.contains(tid)).count();
+    assert!(others <= 1, "{others} of {count}");
 }
 
 fn part(encoded: &EncodedRows, m: usize, rows: std::ops::Range<usize>) -> EncodedRows {
@@ -83,13 +92,13 @@ fn collect(
 
 #[test]
 fn the_neighbours_are_those_of_brute_force() {
-    let (rows, queries) = (vectors(ROWS, 5), vectors(40, 6));
+    let (rows, queries) = (vectors(ROWS, 5), vectors(DEEP_QUERIES + 12, 6));
     for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine] {
         let found = collect(metric, QueryKind::Log, &rows, &queries, (700, false));
-        assert_eq!(found.len(), 40);
-        for (found, query) in found.iter().zip(queries.chunks(DIM)) {
-            let tids: Vec<Tid> = found.rows.iter().map(|(tid, _)| *tid).collect();
-            assert_eq!(tids, brute(metric, &rows, query, None));
+        assert_eq!(found.len(), DEEP_QUERIES + 12);
+        for (i, (found, query)) in found.iter().zip(queries.chunks(DIM)).enumerate() {
+            let count = if i < DEEP_QUERIES { 1000 } else { NEIGHBOURS };
+            are_first(&found.rows, &brute(metric, &rows, query, None), count);
             assert_eq!(found.own, None);
         }
         for how in [(1, false), (97, true), (ROWS, false)] {
@@ -110,13 +119,12 @@ fn a_row_that_poses_as_a_query_is_left_out_once() {
     for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine] {
         let found = collect(metric, QueryKind::Rows, &rows, &queries, (256, true));
         for (found, (row, query)) in found.iter().zip([7, 500].iter().zip(queries.chunks(DIM))) {
-            let tids: Vec<Tid> = found.rows.iter().map(|(tid, _)| *tid).collect();
             if metric == Metric::InnerProduct && found.own.is_none() {
-                // Eleven longer rows are nearer to it than it is itself.
-                assert_eq!(tids, brute(metric, &rows, query, None));
+                // Longer rows are nearer to it than it is itself.
+                are_first(&found.rows, &brute(metric, &rows, query, None), 1000);
             } else {
                 assert_eq!(found.own, Some(tid(*row)));
-                assert_eq!(tids, brute(metric, &rows, query, Some(*row)));
+                are_first(&found.rows, &brute(metric, &rows, query, Some(*row)), 1000);
             }
         }
     }

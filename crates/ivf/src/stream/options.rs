@@ -1,17 +1,7 @@
 //! How far a stream looks: how many lists and rows, for how many results, and how sure it is to be.
 
+use super::growth::{Growth, ROWS};
 use crate::CodeShape;
-
-/// How the lists grow with the rows: the power that finds the rows behind a filter as surely as without one.
-const GROWTH: f64 = 0.6;
-/// Rows of a search for which its first probes are meant.
-pub const ROWS: usize = 10;
-
-/// By how much more lists are probed once so many rows were given out, where the first probes are meant for `rows`.
-pub fn growth(given: f64, rows: f64) -> f64 {
-    let share = given / rows;
-    if share > 1.0 { share.powf(GROWTH) } else { 1.0 }
-}
 
 /// What becomes of a row that is compared after a farther one was returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +19,11 @@ pub enum LateRows {
 pub struct StreamOptions {
     /// Lists probed for the first results, at least 1.
     pub probes: usize,
-    /// Rows given out for which those are meant, at least 1.
+    /// Rows given out for which those are meant, at least [`ROWS`]: so many more than [`ROWS`] are given out ahead of the rows
+    /// that are wanted.
     pub rows: usize,
+    /// Lists probed for the rows behind those.
+    pub growth: Growth,
     /// Most lists probed ever; `usize::MAX` is no limit.
     pub max_probes: usize,
     /// Rows compared after which no further lists are probed; `u64::MAX` is no limit.
@@ -62,6 +55,7 @@ impl Default for StreamOptions {
         StreamOptions {
             probes: 1,
             rows: ROWS,
+            growth: Growth::default(),
             max_probes: usize::MAX,
             max_compared: u64::MAX,
             late: LateRows::Drop,
@@ -77,6 +71,13 @@ impl Default for StreamOptions {
 }
 
 impl StreamOptions {
+    /// Lists to probe before the next row is given out, where so many were.
+    pub fn wanted_probes(&self, given: u64) -> usize {
+        let ahead = self.rows.saturating_sub(ROWS) as u64;
+        let returned = given.saturating_sub(ahead) as f64;
+        self.growth.lists(self.probes as f64, returned).ceil() as usize
+    }
+
     /// The same, comparing more rows before one is given out: by how much the margin is wider.
     #[must_use]
     pub fn deeper(self, depth: f32) -> Self {

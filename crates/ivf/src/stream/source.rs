@@ -37,7 +37,7 @@ pub trait Source {
     }
     /// Has a source that probes lists by itself stop at those that it has.
     fn close(&mut self) {}
-    /// Has a source that compares rows by itself never compare this one.
+    /// Has the source pass over this row.
     fn leave_out(&mut self, _tid: Tid) {}
 }
 
@@ -96,5 +96,9 @@ impl<S: PageStore> Source for Search<S> {
             codes: self.scanned(),
             refined: 0,
         }
+    }
+
+    fn leave_out(&mut self, tid: Tid) {
+        Search::leave_out(self, tid);
     }
 }
