@@ -97,6 +97,13 @@ pub fn build(heap: Heap, index: Index, info: &IndexInfo) -> Result<Counts> {
         refine: refine(element, dim, &options)?,
         options,
     };
+    if plan.options.model.is_none() {
+        let asked = train_options(&plan.options, plan.metric, 0, SEED);
+        asked.check(dim).map_err(|source| Error::Train {
+            relation: index.name(),
+            source,
+        })?;
+    }
     let (lesson, rows) = match &plan.options.model {
         // The tables are empty, that of the models too: the old index's file takes the place of what is built here.
         Some(_) if crate::pg::in_binary_upgrade() => (None, 0),
