@@ -476,3 +476,54 @@ fn a_search_of_short_vectors_compares_few_rows() {
     }
     assert!(compared < 20 * 60, "{compared} rows for 20 searches");
 }
+
+#[test]
+fn temporary_tables_are_emptied_at_commits() {
+    let (mut db, _) = items_and_queries("emptied", 1_500, 8);
+    db.run("SELECT distillvq_train('items', 'embedding', 'm', metric => 'l2')");
+    let create = |options: &str| {
+        format!(
+            "CREATE TEMPORARY TABLE brief (id bigint, embedding vector(8)) ON COMMIT DELETE ROWS;
+             CREATE INDEX one ON brief USING distillvq (embedding) {options};"
+        )
+    };
+    let fill = "BEGIN; INSERT INTO brief SELECT * FROM items; SET LOCAL enable_seqscan = off;
+        SELECT 'nearest ' || id FROM brief ORDER BY embedding <-> (SELECT embedding FROM items WHERE id = 7) LIMIT 1;
+        COMMIT;";
+    for options in ["", "WITH (model = m)"] {
+        let sql = format!("SET client_min_messages = warning; {}", create(options));
+        let sql =
+            format!("{sql} RESET client_min_messages; {fill} {fill} SELECT count(*) FROM brief");
+        let said = db.notices(&sql);
+        assert_eq!(said, "", "{options}");
+    }
+    // The index still has its model; where that is gone, commits go on.
+    let mut session = db.session();
+    session.run(&create("WITH (model = m)"));
+    session.run("BEGIN; INSERT INTO brief SELECT * FROM items");
+    let trained = "SELECT lists > 0 FROM distillvq_index_info('one')";
+    assert!(session.one::<bool>(trained));
+    session.run("COMMIT");
+    db.run("SELECT distillvq_drop_model('m', force => true)");
+    session.run("BEGIN; INSERT INTO brief SELECT * FROM items");
+    session.run("COMMIT");
+    session.run("BEGIN; INSERT INTO brief SELECT * FROM items");
+    assert!(!session.one::<bool>(trained));
+    session.run("COMMIT");
+}
+
+#[test]
+fn a_build_under_an_old_snapshot_learns_from_the_rows_that_it_indexes() {
+    let mut db = Database::new("old_snapshot");
+    let (vectors, queries) = vectors_and_queries(2_000, 8);
+    db.run("CREATE TABLE items (id bigint, embedding vector(8))");
+    let mut old = db.session();
+    old.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1");
+    load::copy_vectors(&mut db, "items", &vectors).unwrap();
+    old.run("CREATE INDEX one ON items USING distillvq (embedding); COMMIT");
+    let trained: bool =
+        db.one("SELECT lists > 1 AND calibration IS NOT NULL FROM distillvq_index_info('one')");
+    assert!(trained);
+    let recall = mean_recall(&mut db, "items", Metric::L2, &queries, ALL);
+    assert!(recall >= 0.99, "{recall}");
+}
