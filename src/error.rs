@@ -245,6 +245,9 @@ pub enum Error {
         index: IndexName,
         source: ivf::Error,
     },
+    /// A row of the index whose address is not in the table.
+    #[error("index \"{index}\" names a row in block {block}, which its table does not have")]
+    NoSuchRow { index: IndexName, block: u32 },
     /// The bytes of a model.
     #[error("model \"{name}\" cannot be read: {source}")]
     Model { name: String, source: ModelError },
@@ -343,7 +346,7 @@ impl Error {
                 ..
             } => S::ERRCODE_OUT_OF_MEMORY,
             Self::Threads(_) => S::ERRCODE_INSUFFICIENT_RESOURCES,
-            Self::Pages { .. } => S::ERRCODE_INDEX_CORRUPTED,
+            Self::Pages { .. } | Self::NoSuchRow { .. } => S::ERRCODE_INDEX_CORRUPTED,
             Self::Model { .. } => S::ERRCODE_DATA_CORRUPTED,
             Self::Spi(_) | Self::Worker(_) => S::ERRCODE_INTERNAL_ERROR,
         }
@@ -470,7 +473,7 @@ impl Error {
             Self::Snapshot => "Search through SQL, as in SELECT ... ORDER BY embedding <-> $1 LIMIT 10.".into(),
             Self::NoOrder => "Add ORDER BY with the index's distance operator.".into(),
             Self::NoMetric(_) => "Use one of distillvq's own operator classes, such as vector_cosine_ops.".into(),
-            Self::Pages { index, .. } => {
+            Self::Pages { index, .. } | Self::NoSuchRow { index, .. } => {
                 format!("REINDEX INDEX {} builds the index anew; the table's rows are not affected.", index.quoted())
             }
             Self::Model { name, .. } => format!("Train the model \"{name}\" anew with distillvq_train."),

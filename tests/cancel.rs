@@ -235,3 +235,21 @@ fn inserts_and_vacuums_can_be_cancelled() {
     let counts = "SELECT count(DISTINCT reltuples) FROM pg_class WHERE relname IN ('one', 'items')";
     assert_eq!(db.one::<i64>(counts), 1);
 }
+
+#[test]
+fn a_cancel_tells_no_backtrace() {
+    let mut db = documents("backtrace");
+    db.run("SET statement_timeout = '50ms'");
+    for sql in [
+        "SELECT distillvq_train('items', 'embedding', 'm')",
+        "CREATE INDEX one ON items USING distillvq (embedding)",
+    ] {
+        let error = db.batch_execute(sql).unwrap_err();
+        let error = error.as_db_error().unwrap();
+        assert_eq!(
+            (error.code().code(), error.detail()),
+            ("57014", None),
+            "{sql}"
+        );
+    }
+}

@@ -179,31 +179,27 @@ fn the_planner_is_told_what_is_there() {
          CREATE INDEX part ON items USING distillvq (embedding) WHERE id % 4 = 0;
          CREATE INDEX fine ON items USING distillvq (embedding) WITH (refine = sq7)",
     );
-    let told = |db: &mut Database, rows: [f32; 3]| {
-        for (index, rows) in ["one", "part", "fine"].into_iter().zip(rows) {
-            assert_eq!(tuples(db, index), rows, "{index}");
+    let told = |db: &mut Database, rows: &[f32]| {
+        for (index, rows) in ["one", "fine", "part"].into_iter().zip(rows) {
+            assert_eq!(tuples(db, index), *rows, "{index}");
             let right = format!(
                 "SELECT relpages = pg_relation_size(oid) / 8192 FROM pg_class WHERE relname = '{index}'"
             );
             assert!(db.one::<bool>(&right), "{index}");
         }
     };
-    told(&mut db, [2_000.0, 500.0, 2_000.0]);
-    // A vacuum that has nothing to remove counts nevertheless.
+    told(&mut db, &[2_000.0, 2_000.0, 500.0]);
+    // A vacuum that has nothing to remove tells how many there should be now.
     insert(&mut db, "items", 2_000, &all.slice(2_000..2_800));
     db.run("VACUUM items");
-    told(&mut db, [2_800.0, 700.0, 2_800.0]);
+    told(&mut db, &[2_800.0, 2_800.0, 700.0]);
     db.run_each(&[
         "VACUUM items",
         "INSERT INTO items VALUES (1, NULL)",
-        "VACUUM items",
-    ]);
-    told(&mut db, [2_800.0, 700.0, 2_800.0]);
-    db.run_each(&[
         "DELETE FROM items WHERE id % 4 = 0 AND id < 800",
         "VACUUM items",
     ]);
-    told(&mut db, [2_600.0, 500.0, 2_600.0]);
+    told(&mut db, &[2_600.0, 2_600.0, 500.0]);
     // Rows that others still see, or that nobody sees yet, are there too.
     let mut other = db.session();
     other.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM items");
@@ -211,20 +207,70 @@ fn the_planner_is_told_what_is_there() {
         "DELETE FROM items WHERE id BETWEEN 1001 AND 1004",
         "VACUUM items",
     ]);
-    told(&mut db, [2_600.0, 500.0, 2_600.0]);
+    told(&mut db, &[2_601.0, 2_601.0, 500.0]); // one of them is NULL
     other.run("COMMIT");
     db.run("VACUUM (PARALLEL 2) items");
-    told(&mut db, [2_596.0, 499.0, 2_596.0]);
+    told(&mut db, &[2_596.0, 2_596.0, 499.0]);
     // Holes among refine codes are no rows.
     db.run_each(&[
         "INSERT INTO items SELECT id + 5000, embedding FROM items WHERE id BETWEEN 1100 AND 1139",
+        "DELETE FROM items WHERE id = 2003",
         "VACUUM items",
     ]);
-    told(&mut db, [2_636.0, 509.0, 2_636.0]);
+    told(&mut db, &[2_635.0, 2_635.0, 509.0]);
     db.run("ANALYZE items");
     assert!(tuples(&mut db, "one") >= 2_600.0);
     db.run("REINDEX TABLE items");
     assert_eq!(tuples(&mut db, "fine"), tuples(&mut db, "one"));
+}
+
+#[test]
+fn a_vacuum_that_has_nothing_to_remove_reads_nothing() {
+    let (mut db, others) = items("nothing", Metric::L2);
+    db.run(
+        "CREATE INDEX fine ON items USING distillvq (embedding) WITH (refine = sq7);
+         CREATE INDEX part ON items USING distillvq (embedding) WHERE id % 4 = 0",
+    );
+    db.run("VACUUM items");
+    insert(&mut db, "items", 10_000, &others.slice(0..50));
+    let accesses = |db: &Database| {
+        let sql = "SELECT sum(idx_blks_read + idx_blks_hit)::bigint FROM pg_statio_user_indexes";
+        db.session().one::<i64>(sql)
+    };
+    let vacuumed = |db: &mut Database| {
+        db.run("SELECT pg_stat_force_next_flush()");
+        let before = accesses(db);
+        db.run_each(&["VACUUM items", "SELECT pg_stat_force_next_flush()"]);
+        accesses(db) - before
+    };
+    assert_eq!(vacuumed(&mut db), 0);
+    // With something to remove it does, so accesses are seen.
+    db.run("DELETE FROM items WHERE id < 100");
+    assert!(vacuumed(&mut db) > 10);
+}
+
+#[test]
+fn a_partial_index_of_which_nothing_is_known_is_counted() {
+    let mut db = Database::new("grown");
+    let all = Vectors::clustered(4_000, 12, 20, 47);
+    table(&mut db, "items", "vector", &all.slice(0..0));
+    db.run(
+        "CREATE INDEX part ON items USING distillvq (embedding) WHERE id % 4 = 0;
+         CREATE INDEX fine ON items USING distillvq (embedding) WITH (refine = sq7) WHERE id % 2 = 0",
+    );
+    load::copy_vectors(&mut db, "items", &all).unwrap();
+    db.run("VACUUM items");
+    assert_eq!(tuples(&mut db, "part"), 1_000.0);
+    db.run_each(&[
+        "REINDEX INDEX fine",
+        "DELETE FROM items WHERE id < 8",
+        "VACUUM items",
+    ]);
+    load::copy_vectors(&mut db, "items", &all).unwrap();
+    db.run("VACUUM items");
+    // Of a table that is not read whole its own number is an estimate.
+    let fine = tuples(&mut db, "fine");
+    assert!((3_800.0..4_200.0).contains(&fine), "{fine}");
 }
 
 #[test]

@@ -52,9 +52,9 @@ fn options_of_an_index() {
         ("lists = 1.5", &["\"1.5\"", "\"lists\""], &["32768"]),
         ("lists", &["\"true\"", "\"lists\""], &["32768"]),
         (
-            "subquantizers = 481",
-            &["\"481\"", "\"subquantizers\""],
-            &["480"],
+            "subquantizers = 479",
+            &["\"479\"", "\"subquantizers\""],
+            &["478"],
         ),
         (
             "subquantizers = 9",
@@ -64,7 +64,7 @@ fn options_of_an_index() {
         (
             "subquantizers = -2",
             &["\"-2\"", "\"subquantizers\""],
-            &["480"],
+            &["478"],
         ),
         ("bits = 5", &["5", "\"bits\""], &["4", "8"]),
         ("bits = 16", &["16", "\"bits\""], &["8"]),
@@ -269,16 +269,16 @@ fn parameters_of_a_training() {
                 &["32768"],
             ),
             (
-                &train("subquantizers => 481"),
+                &train("subquantizers => 479"),
                 "22023",
-                &["\"481\"", "subquantizers"],
-                &["480"],
+                &["\"479\"", "subquantizers"],
+                &["478"],
             ),
             (
-                &train("subquantizers => 241, bits => 8"),
+                &train("subquantizers => 240, bits => 8"),
                 "22023",
-                &["\"241\"", "subquantizers"],
-                &["240"],
+                &["\"240\"", "subquantizers"],
+                &["239"],
             ),
             (
                 &train("subquantizers => 9"),
@@ -597,4 +597,64 @@ fn a_parameter_of_a_function_is_not_called_one_of_an_index() {
     let refusal = guest.refusal("SELECT distillvq_drop_model('m')");
     assert_eq!(refusal.state, "42501", "{refusal:?}");
     assert!(!refusal.hint.contains("parameter"), "{refusal:?}");
+}
+
+/// What a server tells of an error beside its message: SQLSTATE, detail, hint, context.
+fn told(client: &mut Client, sql: &str) -> [String; 4] {
+    let error = client.batch_execute(sql).unwrap_err();
+    let error = error.as_db_error().unwrap();
+    let text = |part: Option<&str>| part.unwrap_or_default().to_owned();
+    [
+        error.code().code().to_owned(),
+        text(error.detail()),
+        text(error.hint()),
+        text(error.where_()),
+    ]
+}
+
+#[test]
+fn errors_of_an_expression_stay_what_they_are() {
+    let mut db = items("expression");
+    db.run(
+        "CREATE FUNCTION picky(v vector, OUT same vector) LANGUAGE plpgsql IMMUTABLE AS $$
+         BEGIN
+             IF current_setting('test.picky', true) = 'on' THEN
+                 RAISE EXCEPTION 'no such vector' USING ERRCODE = 'P0042', DETAIL = 'a detail', HINT = 'a hint';
+             END IF;
+             same := v;
+         END $$",
+    );
+    let create = |method: &str, class: &str| {
+        format!(
+            "CREATE INDEX {method} ON items USING {method} ((picky(embedding)::vector(8)) {class})"
+        )
+    };
+    db.run("SET test.picky = 'on'");
+    let expected = told(&mut db, &create("hnsw", "vector_l2_ops"));
+    let parts = [&expected[0], &expected[1], &expected[2]];
+    assert_eq!(parts, ["P0042", "a detail", "a hint"]);
+    assert!(expected[3].contains("PL/pgSQL function"), "{}", expected[3]);
+    assert_eq!(told(&mut db, &create("distillvq", "")), expected);
+    // The function is met by the pass over the table as well as by the sample.
+    db.run("SELECT distillvq_train('items', 'embedding', 'named', metric => 'l2')");
+    let with_model = format!("{} WITH (model = named)", create("distillvq", ""));
+    assert_eq!(told(&mut db, &with_model), expected);
+    db.run(&format!(
+        "SET test.picky = 'off'; {}; SET test.picky = 'on'",
+        create("distillvq", "")
+    ));
+    assert_eq!(told(&mut db, "REINDEX INDEX distillvq"), expected);
+    let search =
+        "SELECT id FROM items ORDER BY picky(embedding)::vector(8) <-> '[1,1,1,1,1,1,1,1]' LIMIT 3";
+    db.run("SET enable_seqscan = off");
+    let [state, .., context] = told(&mut db, search);
+    assert_eq!(state, "P0042");
+    assert!(context.contains("PL/pgSQL function"), "{context}");
+    // With the context of what surrounds the statement, once.
+    let around = format!("DO $$ DECLARE nearest bigint; BEGIN {search} INTO nearest; END $$");
+    let [state, .., context] = told(&mut db, &around);
+    assert_eq!(state, "P0042");
+    let blocks = context.matches("inline_code_block").count();
+    assert_eq!(blocks, 1, "{context}");
+    db.run("SET test.picky = 'off'");
 }

@@ -4,7 +4,8 @@
 mod common;
 
 use common::{
-    Database, Sql, all_found, by_index, by_table, ids, in_order, literal, recall, search, table,
+    ALL, Database, Sql, all_found, by_index, by_table, ids, in_order, literal, recall, search,
+    table,
 };
 use distillvq_harness::{Embedding, Metric, Vectors};
 
@@ -381,4 +382,26 @@ fn serializable_transactions_notice_each_other() {
     }
     db.run("COMMIT");
     assert_eq!(other.refusal("COMMIT").state, "40001");
+}
+
+#[test]
+fn pages_in_use_are_the_last_to_be_evicted() {
+    let (mut db, queries) = items("in_use", 4_000, 24);
+    db.run("CREATE EXTENSION pg_buffercache");
+    let mut session = db.session();
+    session.run("SET enable_seqscan = off");
+    session.run(&format!("SET distillvq.probes = {ALL}"));
+    for _ in 0..10 {
+        by_index(
+            &mut session,
+            &search("items", Metric::L2, queries.row(0), "LIMIT 10"),
+        );
+    }
+    // Every search reads all pages of the index but those of encoder and metapage.
+    let hot: f64 = db.one(
+        "SELECT (count(*) FILTER (WHERE usagecount = 5))::float8 / count(*) FROM pg_buffercache
+         WHERE relfilenode = pg_relation_filenode('items_idx') AND relforknumber = 0
+         AND reldatabase = (SELECT oid FROM pg_database WHERE datname = current_database())",
+    );
+    assert!(hot >= 0.9, "{hot} of the index are counted as used often");
 }

@@ -97,9 +97,18 @@ pub fn build(heap: Heap, index: Index, info: &IndexInfo) -> Result<Counts> {
         refine: refine(element, dim, &options)?,
         options,
     };
+    // At a commit, without a snapshot, nothing may fail.
+    if plan.options.model.is_none() && crate::pg::has_snapshot() {
+        let asked = train_options(&plan.options, plan.metric, 0, SEED);
+        asked.check(dim).map_err(|source| Error::Train {
+            relation: index.name(),
+            source,
+        })?;
+    }
+    if heap.is_empty() || crate::pg::in_binary_upgrade() {
+        return over_nothing(&plan);
+    }
     let (lesson, rows) = match &plan.options.model {
-        // The tables are empty, that of the models too: the old index's file takes the place of what is built here.
-        Some(_) if crate::pg::in_binary_upgrade() => (None, 0),
         Some(name) => {
             let (lesson, rows) = with_queries(&plan, heap, named_model(&plan, name)?)?;
             (Some(lesson), rows)
@@ -107,6 +116,31 @@ pub fn build(heap: Heap, index: Index, info: &IndexInfo) -> Result<Counts> {
         None => train_from_table(&plan, heap)?,
     };
     load::load(&plan, heap, info, lesson, rows)
+}
+
+/// Builds the index of an empty table. That happens at each commit to those of temporary tables `ON COMMIT DELETE ROWS`, where
+/// nobody waits for an answer, and nothing may fail: then it says nothing, and does without a model that is gone.
+fn over_nothing(plan: &Plan) -> Result<Counts> {
+    let at_commit = !crate::pg::has_snapshot();
+    let model = match &plan.options.model {
+        // The tables are empty, that of the models too: the old index's file takes the place of what is built here.
+        Some(_) if crate::pg::in_binary_upgrade() => None,
+        Some(name) => match crate::pg::with_snapshot(|| named_model(plan, name)) {
+            Ok(model) => Some(model),
+            Err(_) if at_commit => None,
+            Err(error) => return Err(error),
+        },
+        None if at_commit => None,
+        None => {
+            too_few_rows(plan, 0);
+            None
+        }
+    };
+    load::load_nothing(plan, model.as_ref())?;
+    Ok(Counts {
+        heap: 0.0,
+        index: 0.0,
+    })
 }
 
 /// Whether the index keeps refine codes. Unless it is told, it does where vectors do not lie in the table's own pages: there

@@ -82,11 +82,14 @@ pub fn now() -> i64 {
     since.map_or(0, |since| since.as_micros() as i64)
 }
 
-/// What a report tells of the training of an index.
+/// What a report tells of the training of an index that is built now.
 pub fn training(report: &Report) -> Training {
     // Nothing is measured where nothing was distilled.
     let known = |recall: f32| Some(recall).filter(|recall| *recall > 0.0);
+    let now = now();
     Training {
+        built_at: now,
+        trained_at: now,
         rows: report.rows as u64,
         queries: report.queries as u64,
         recall_before: known(report.recall_before),
@@ -158,7 +161,7 @@ pub fn measure(
         heap,
         target,
         model,
-        snapshot: Snapshot::new(),
+        snapshot: Snapshot::latest(),
     };
     let each = truth.queries.chunks_exact(target.meta.dim.max(1));
     let mut questions = Vec::new();

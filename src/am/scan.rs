@@ -10,7 +10,7 @@ use crate::settings::iterative::Limits;
 use crate::timing::{self, Stage};
 use distillvq_ivf::refined::Refined;
 use distillvq_ivf::stream::{Hit, Source, Stream, StreamOptions, Work};
-use distillvq_ivf::{self as ivf, Candidate, Meta, Model, Search, Tid};
+use distillvq_ivf::{self as ivf, Candidate, Meta, Model, Search, Tid, load_model};
 use distillvq_quantizer::Searcher;
 
 /// An index opened for a search or a change, with its metapage as it is now.
@@ -29,12 +29,18 @@ impl Target {
         Ok(Self { index, meta })
     }
 
-    /// The model from the backend's cache or the pages, unless the index is untrained.
+    /// The whole model from the pages, unless the index is untrained.
     pub fn model(&self) -> Result<Option<Model>> {
-        self.trained(cache::model)
+        let store = RelationStore::new(self.index);
+        load_model(&store, &mut self.meta.clone()).map_err(of_index(self.index))
     }
 
-    /// What a search needs of it.
+    /// A model that encodes as the index's does, from the backend's cache if it is there.
+    pub fn encoder(&self) -> Result<Option<Model>> {
+        self.trained(cache::encoder)
+    }
+
+    /// What a search needs of the model, from the backend's cache if it is there.
     pub fn searcher(&self) -> Result<Option<Searcher>> {
         self.trained(cache::searcher)
     }

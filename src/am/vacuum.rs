@@ -13,3 +13,17 @@ pub fn bulk_delete(
 ) -> Result<VacuumStats> {
     ivf::vacuum(store, dead).map_err(of_index(index))
 }
+
+/// About how many rows an index has, after a vacuum of a table of so many that has removed none. Only a partial index of which
+/// nothing is known is read: of others the planner uses no more than this.
+pub fn estimate(index: Index, store: &RelationStore, table: f64) -> Result<f64> {
+    if !index.is_partial() {
+        return Ok(table);
+    }
+    let (rows, of) = index.known_rows();
+    if rows > 0.0 && of > 0.0 {
+        return Ok((rows * table / of).round());
+    }
+    let counted = ivf::count_rows(store).map_err(of_index(index))?;
+    Ok(counted as f64)
+}

@@ -9,6 +9,7 @@ use crate::am;
 use crate::error::or_raise;
 use crate::functions::models::check_option;
 use crate::pg::datum::append_elements;
+use crate::pg::guard::guard;
 use crate::pg::heap::{IndexInfo, item_pointer, tid_of};
 use crate::pg::relation::{Heap, Index};
 use crate::pg::store::RelationStore;
@@ -60,35 +61,36 @@ fn describe(routine: &mut pg_sys::IndexAmRoutine) {
     routine.amendscan = Some(amendscan);
 }
 
-#[pg_guard]
 unsafe extern "C-unwind" fn ambuild(
     heap: pg_sys::Relation,
     index: pg_sys::Relation,
     info: *mut pg_sys::IndexInfo,
 ) -> *mut pg_sys::IndexBuildResult {
-    // SAFETY: the server passes open relations and a valid description, all alive during the call.
-    unsafe {
-        let counts = or_raise(am::build::build(
-            Heap::new(heap),
-            Index::new(index),
-            &IndexInfo::new(info),
-        ));
-        let result = pg_sys::palloc0(size_of::<pg_sys::IndexBuildResult>())
-            .cast::<pg_sys::IndexBuildResult>();
-        (*result).heap_tuples = counts.heap;
-        (*result).index_tuples = counts.index;
-        result
-    }
+    guard(|| {
+        // SAFETY: the server passes open relations and a valid description, all alive during the call.
+        unsafe {
+            let counts = or_raise(am::build::build(
+                Heap::new(heap),
+                Index::new(index),
+                &IndexInfo::new(info),
+            ));
+            let result = pg_sys::palloc0(size_of::<pg_sys::IndexBuildResult>())
+                .cast::<pg_sys::IndexBuildResult>();
+            (*result).heap_tuples = counts.heap;
+            (*result).index_tuples = counts.index;
+            result
+        }
+    })
 }
 
-#[pg_guard]
 unsafe extern "C-unwind" fn ambuildempty(index: pg_sys::Relation) {
-    // SAFETY: the server passes an open relation whose main fork is built and whose init fork exists.
-    let index = unsafe { Index::new(index) };
-    or_raise(am::build::build_empty(index));
+    guard(|| {
+        // SAFETY: the server passes an open relation whose main fork is built and whose init fork exists.
+        let index = unsafe { Index::new(index) };
+        or_raise(am::build::build_empty(index));
+    })
 }
 
-#[pg_guard]
 unsafe extern "C-unwind" fn aminsert(
     index: pg_sys::Relation,
     values: *mut pg_sys::Datum,
@@ -99,27 +101,30 @@ unsafe extern "C-unwind" fn aminsert(
     _unchanged: bool,
     _info: *mut pg_sys::IndexInfo,
 ) -> bool {
-    // SAFETY: the server passes an open relation and one value of the operator class's type.
-    unsafe {
-        if !*nulls {
-            let index = Index::new(index);
-            let mut vector = Vec::new();
-            append_elements(*values, or_raise(index.element()), &mut vector);
-            or_raise(am::insert::insert(index, tid_of(&*tid), &vector));
+    guard(|| {
+        // SAFETY: the server passes an open relation and one value of the operator class's type.
+        unsafe {
+            if !*nulls {
+                let index = Index::new(index);
+                let mut vector = Vec::new();
+                append_elements(*values, or_raise(index.element()), &mut vector);
+                or_raise(am::insert::insert(index, tid_of(&*tid), &vector));
+            }
         }
-    }
-    false
+        false
+    })
 }
 
-#[pg_guard]
 unsafe extern "C-unwind" fn ambulkdelete(
     info: *mut pg_sys::IndexVacuumInfo,
     stats: *mut pg_sys::IndexBulkDeleteResult,
     callback: pg_sys::IndexBulkDeleteCallback,
     state: *mut c_void,
 ) -> *mut pg_sys::IndexBulkDeleteResult {
-    // SAFETY: the server passes its vacuum's description, earlier statistics or null, and a callback with its state.
-    unsafe { remove(info, stats, &mut |tid| is_dead(callback, tid, state)) }
+    guard(|| {
+        // SAFETY: the server passes its vacuum's description, earlier statistics or null, and a callback with its state.
+        unsafe { remove(info, stats, &mut |tid| is_dead(callback, tid, state)) }
+    })
 }
 
 /// Removes the rows that are dead, and counts the others.
@@ -172,26 +177,34 @@ unsafe fn statistics(
     }
 }
 
-#[pg_guard]
 unsafe extern "C-unwind" fn amvacuumcleanup(
     info: *mut pg_sys::IndexVacuumInfo,
     stats: *mut pg_sys::IndexBulkDeleteResult,
 ) -> *mut pg_sys::IndexBulkDeleteResult {
-    // SAFETY: the server passes its vacuum's description and the statistics of the bulk deletes, or null.
-    unsafe {
-        if (*info).analyze_only {
-            return stats;
+    guard(|| {
+        // SAFETY: the server passes its vacuum's description and the statistics of the bulk deletes, or null.
+        unsafe {
+            if (*info).analyze_only {
+                return stats;
+            }
+            let index = Index::new((*info).index);
+            let store = RelationStore::for_vacuum(index, (*info).strategy);
+            let pages = store.block_count();
+            if !stats.is_null() {
+                (*stats).num_pages = pages;
+                return stats;
+            }
+            let rows = or_raise(am::vacuum::estimate(index, &store, (*info).num_heap_tuples));
+            let stats = statistics(stats);
+            (*stats).num_pages = pages;
+            // What is said to be an estimate is not kept in the catalog, where the table's own number is one too.
+            (*stats).estimated_count = false;
+            (*stats).num_index_tuples = rows;
+            stats
         }
-        if stats.is_null() {
-            // Nothing was to be removed, and nobody has counted: the same walk does, and tells inserts where there is room.
-            return remove(info, stats, &mut |_| false);
-        }
-        (*stats).num_pages = RelationStore::new(Index::new((*info).index)).block_count();
-    }
-    stats
+    })
 }
 
-#[pg_guard]
 unsafe extern "C-unwind" fn amcostestimate(
     root: *mut pg_sys::PlannerInfo,
     path: *mut pg_sys::IndexPath,
@@ -202,25 +215,27 @@ unsafe extern "C-unwind" fn amcostestimate(
     correlation: *mut f64,
     pages: *mut f64,
 ) {
-    // SAFETY: the planner's own structures and places for the answer.
-    unsafe {
-        match planner::estimate_path(root, path) {
-            Some(estimate) => {
-                *startup = estimate.startup;
-                *total = estimate.total;
-                *selectivity = estimate.selectivity;
-                *correlation = estimate.correlation;
-                *pages = estimate.pages;
-            }
-            None => {
-                *startup = f64::INFINITY;
-                *total = f64::INFINITY;
-                *selectivity = 0.0;
-                *correlation = 0.0;
-                *pages = 0.0;
+    guard(|| {
+        // SAFETY: the planner's own structures and places for the answer.
+        unsafe {
+            match planner::estimate_path(root, path) {
+                Some(estimate) => {
+                    *startup = estimate.startup;
+                    *total = estimate.total;
+                    *selectivity = estimate.selectivity;
+                    *correlation = estimate.correlation;
+                    *pages = estimate.pages;
+                }
+                None => {
+                    *startup = f64::INFINITY;
+                    *total = f64::INFINITY;
+                    *selectivity = 0.0;
+                    *correlation = 0.0;
+                    *pages = 0.0;
+                }
             }
         }
-    }
+    })
 }
 
 #[pg_guard]
@@ -258,7 +273,6 @@ unsafe extern "C-unwind" fn ambeginscan(
     unsafe { scan::begin(index, keys, orders) }
 }
 
-#[pg_guard]
 unsafe extern "C-unwind" fn amrescan(
     scan: pg_sys::IndexScanDesc,
     keys: pg_sys::ScanKey,
@@ -266,17 +280,20 @@ unsafe extern "C-unwind" fn amrescan(
     orders: pg_sys::ScanKey,
     _number_of_orders: c_int,
 ) {
-    // SAFETY: a descriptor of ours, with as many keys as it was begun with.
-    unsafe { scan::rescan(scan, keys, orders) }
+    guard(|| {
+        // SAFETY: a descriptor of ours, with as many keys as it was begun with.
+        unsafe { scan::rescan(scan, keys, orders) }
+    })
 }
 
-#[pg_guard]
 unsafe extern "C-unwind" fn amgettuple(
     scan: pg_sys::IndexScanDesc,
     _direction: pg_sys::ScanDirection::Type,
 ) -> bool {
-    // SAFETY: a descriptor of ours. Only forward scans happen: amcanbackward is false.
-    or_raise(unsafe { scan::next(scan) })
+    guard(|| {
+        // SAFETY: a descriptor of ours. Only forward scans happen: amcanbackward is false.
+        or_raise(unsafe { scan::next(scan) })
+    })
 }
 
 #[pg_guard]

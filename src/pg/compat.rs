@@ -2,6 +2,8 @@
 
 use crate::pg::relation::Index;
 use pgrx::pg_sys;
+use std::ffi::c_int;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Functions of PostgreSQL without the guard that pgrx puts around each: several may go under one, and an error that only
 /// passes is left as it is.
@@ -85,33 +87,39 @@ type File = pg_sys::RelFileNode;
 #[cfg(not(feature = "pg15"))]
 type File = pg_sys::RelFileLocator;
 
-/// Names a relation's file.
+/// Names a relation's file, and the buffers that its pages are in: the backend's own for a temporary relation, whose file may
+/// have the number of another one's.
 #[derive(Clone, Copy)]
-pub struct Locator(File);
+pub struct Locator(File, c_int);
 
 impl Locator {
     /// The file that the relation has now.
     pub fn of(relation: &pg_sys::RelationData) -> Self {
         #[cfg(feature = "pg15")]
-        return Self(relation.rd_node);
+        return Self(relation.rd_node, relation.rd_backend);
         #[cfg(not(feature = "pg15"))]
-        Self(relation.rd_locator)
+        Self(relation.rd_locator, relation.rd_backend)
     }
 
     /// Whether both are one file.
     pub fn same(&self, other: &Self) -> bool {
-        let (a, b) = (&self.0, &other.0);
+        let (Self(a, mine), Self(b, others)) = (self, other);
         #[cfg(feature = "pg15")]
-        return (a.spcNode, a.dbNode, a.relNode) == (b.spcNode, b.dbNode, b.relNode);
+        let same = (a.spcNode, a.dbNode, a.relNode) == (b.spcNode, b.dbNode, b.relNode);
         #[cfg(not(feature = "pg15"))]
-        return (a.spcOid, a.dbOid, a.relNumber) == (b.spcOid, b.dbOid, b.relNumber);
+        let same = (a.spcOid, a.dbOid, a.relNumber) == (b.spcOid, b.dbOid, b.relNumber);
+        same && mine == others
     }
 
     /// Pins a buffer if it holds this block of the main fork.
     pub fn pin(&self, block: u32, buffer: pg_sys::Buffer) -> bool {
         let fork = pg_sys::ForkNumber::MAIN_FORKNUM;
         // SAFETY: the number is that of a buffer, whatever it holds by now.
-        unsafe { pg_sys::ReadRecentBuffer(self.0, fork, block, buffer) }
+        let pinned = unsafe { pg_sys::ReadRecentBuffer(self.0, fork, block, buffer) };
+        if pinned {
+            count_use(buffer);
+        }
+        pinned
     }
 
     /// As [`Locator::pin`], and locks the buffer for reading. A search does both for each page; guarding against errors
@@ -119,7 +127,7 @@ impl Locator {
     pub fn pin_shared(&self, block: u32, buffer: pg_sys::Buffer) -> bool {
         let (file, fork) = (self.0, pg_sys::ForkNumber::MAIN_FORKNUM);
         // SAFETY: as in `pin`. The closure has nothing to drop when an error leaves it; then the abort releases the pin.
-        unsafe {
+        let pinned = unsafe {
             pg_sys::submodules::ffi::pg_guard_ffi_boundary(|| {
                 let pinned = bare::ReadRecentBuffer(file, fork, block, buffer);
                 if pinned {
@@ -127,8 +135,62 @@ impl Locator {
                 }
                 pinned
             })
+        };
+        if pinned {
+            count_use(buffer);
+        }
+        pinned
+    }
+}
+
+/// Counts the use of a buffer that this backend has pinned, as `PinBuffer` of bufmgr.c does. [`pg_sys::ReadRecentBuffer`] does
+/// not, and pages whose use is not counted are the first to be evicted.
+fn count_use(buffer: pg_sys::Buffer) {
+    use pg_sys::{BM_LOCKED, BUF_USAGECOUNT_MASK, BUF_USAGECOUNT_ONE};
+    const MOST: u32 = pg_sys::BM_MAX_USAGE_COUNT * BUF_USAGECOUNT_ONE;
+    // Those of temporary relations are counted as ever.
+    let Some(number) = usize::try_from(buffer)
+        .ok()
+        .and_then(|it| it.checked_sub(1))
+    else {
+        return;
+    };
+    // SAFETY: descriptors lie one after the other while the server runs. All processes change the state of one atomically,
+    // and without holding its lock only where nobody else holds that.
+    unsafe {
+        let descriptor = pg_sys::BufferDescriptors.add(number);
+        let state = AtomicU32::from_ptr(&raw mut (*descriptor).bufferdesc.state.value);
+        let before = state.load(Ordering::Relaxed);
+        if before & BM_LOCKED == 0 && before & BUF_USAGECOUNT_MASK < MOST {
+            // Somebody else may have changed it meanwhile; the next use is counted then.
+            let _ = state.compare_exchange(
+                before,
+                before + BUF_USAGECOUNT_ONE,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            );
         }
     }
+}
+
+/// Whether the server's own maintenance of a table looks names up in `pg_catalog` alone.
+pub const MAINTENANCE_IN_PG_CATALOG: bool = cfg!(any(feature = "pg17", feature = "pg18"));
+
+/// Raises an error if rows that a snapshot sees may have been removed already (`old_snapshot_threshold`, up to PostgreSQL 16).
+///
+/// # Safety
+/// The snapshot must be registered.
+pub unsafe fn check_age(snapshot: pg_sys::Snapshot, index: Index) {
+    #[cfg(any(feature = "pg15", feature = "pg16"))]
+    // SAFETY: as promised; the relation is open.
+    unsafe {
+        // A snapshot without it was taken before the setting had an effect.
+        if pg_sys::old_snapshot_threshold >= 0 && (*snapshot).lsn != 0 {
+            pg_sys::TestForOldSnapshot_impl(snapshot, index.as_ptr());
+        }
+    }
+    #[cfg(not(any(feature = "pg15", feature = "pg16")))]
+    let _ = (snapshot, index);
 }
 
 /// Memory that the server keeps with a setting's value, and frees; null if there is none.

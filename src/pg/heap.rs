@@ -34,6 +34,12 @@ impl Snapshot {
         Self(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetTransactionSnapshot()) })
     }
 
+    /// Takes one that sees what has been committed by now, whatever the transaction's isolation level: what a build indexes.
+    pub fn latest() -> Self {
+        // SAFETY: as in `new`.
+        Self(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()) })
+    }
+
     /// Takes that of the running statement.
     fn of_statement() -> Self {
         // SAFETY: functions are called under an active snapshot; released in Drop, or by the abort after an error.

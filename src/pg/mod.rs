@@ -5,7 +5,7 @@
 //! pointer that PostgreSQL guarantees for the callback's duration, and is not kept beyond it.
 //!
 //! A PostgreSQL error inside a call unwinds as a Rust panic (pgrx) and becomes an `ERROR` again at the callback's
-//! `#[pg_guard]`; destructors here therefore touch nothing of PostgreSQL's while a panic is under way.
+//! [`guard`] or `#[pg_guard]`; destructors here therefore touch nothing of PostgreSQL's while a panic is under way.
 #![allow(unsafe_code)]
 
 pub mod attempt;
@@ -15,6 +15,7 @@ pub mod compat;
 pub mod compute;
 pub mod datum;
 pub mod executor;
+pub mod guard;
 pub mod heap;
 pub mod nearest;
 pub mod options;
@@ -53,6 +54,25 @@ pub fn commit_durably() {
 pub fn in_binary_upgrade() -> bool {
     // SAFETY: set at the server's start.
     unsafe { pg_sys::IsBinaryUpgrade }
+}
+
+/// Whether a statement runs: at the end of a transaction none does any more.
+pub fn has_snapshot() -> bool {
+    // SAFETY: reads the backend's own state.
+    unsafe { pg_sys::ActiveSnapshotSet() }
+}
+
+/// Runs `work`, which may run SQL, under the statement's snapshot, or a new one at the end of a transaction.
+pub fn with_snapshot<T>(work: impl FnOnce() -> T) -> T {
+    if has_snapshot() {
+        return work();
+    }
+    // SAFETY: inside a transaction; popped below, or by the abort after an error.
+    unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
+    let done = work();
+    // SAFETY: the one that was pushed above.
+    unsafe { pg_sys::PopActiveSnapshot() };
+    done
 }
 
 /// `maintenance_work_mem` in bytes.
@@ -182,6 +202,7 @@ pub fn with_temporary_memory<T>(work: impl FnOnce() -> T) -> T {
 
 #[pgrx::pg_guard]
 extern "C-unwind" fn _PG_init() {
+    guard::spare_backtraces();
     options::register();
     crate::settings::register();
     executor::install();

@@ -118,7 +118,12 @@ impl Recent {
 
     fn buffer(&self, block: u32) -> pg_sys::Buffer {
         let buffers = self.buffers.borrow();
-        let place = block as usize & buffers.len().wrapping_sub(1);
+        let block = block as usize;
+        // Only those of very large relations share places.
+        let place = match buffers.len() {
+            PLACES => block & (PLACES - 1),
+            _ => block,
+        };
         buffers.get(place).copied().unwrap_or(0)
     }
 

@@ -129,6 +129,11 @@ impl Heap {
         self.data().rd_tableam == unsafe { pg_sys::GetHeapamTableAmRoutine() }
     }
 
+    /// Whether it is known to have no rows.
+    pub fn is_empty(self) -> bool {
+        self.is_plain() && self.blocks() == 0
+    }
+
     /// Its blocks, as many as there are now.
     pub fn blocks(self) -> u32 {
         main_blocks(self.0)
@@ -213,6 +218,27 @@ impl Index {
         unsafe {
             !pg_sys::RelationGetIndexExpressions(self.0).is_null()
                 || !pg_sys::RelationGetIndexPredicate(self.0).is_null()
+        }
+    }
+
+    /// Whether it is on some of its table's rows only.
+    pub fn is_partial(self) -> bool {
+        // SAFETY: an open index; the list is the relation's own.
+        unsafe { !pg_sys::RelationGetIndexPredicate(self.0).is_null() }
+    }
+
+    /// Its rows and those of its table as the catalog has them, not above 0 if they were never counted.
+    pub fn known_rows(self) -> (f64, f64) {
+        // SAFETY: an open relation has a catalog row; that of the table is read before it is released.
+        unsafe {
+            let cache = pg_sys::SysCacheIdentifier::RELOID as i32;
+            let row = pg_sys::SearchSysCache1(cache, pg_sys::Datum::from(self.table()));
+            if row.is_null() {
+                return (0.0, 0.0);
+            }
+            let table = (*pg_sys::GETSTRUCT(row).cast::<pg_sys::FormData_pg_class>()).reltuples;
+            pg_sys::ReleaseSysCache(row);
+            ((*(*self.0).rd_rel).reltuples.into(), table.into())
         }
     }
 

@@ -2,6 +2,7 @@
 
 use crate::am::scan::{Counters, Scan, Target};
 use crate::error::{Error, Result};
+use crate::pg::compat::check_age;
 use crate::pg::datum::OwnedVector;
 use crate::pg::executor::{Farthest, farthest};
 use crate::pg::heap::{Exact, item_pointer};
@@ -110,6 +111,8 @@ pub unsafe fn next(scan: pg_sys::IndexScanDesc) -> Result<bool> {
             start(scan, index)?
         }
     };
+    // SAFETY: the executor keeps the snapshot registered.
+    unsafe { check_age(scan.xs_snapshot, index) };
     // SAFETY: an index scan that returns rows has its table open.
     let heap = unsafe { Heap::new(scan.heapRelation) };
     let (query, search) = running.parts();

@@ -1,6 +1,7 @@
 //! Queries, as the caller and, for the extension's own table, as its owner.
 
 use crate::error::{Error, Result};
+use crate::pg::compat::MAINTENANCE_IN_PG_CATALOG;
 use crate::pg::datum::{ReadElements, append_elements};
 use crate::pg::relation::{Element, Index, type_name};
 use crate::pg::rights::may_select;
@@ -10,8 +11,8 @@ use std::ffi::CStr;
 /// Rows that one fetch from a cursor brings.
 const ROWS_A_FETCH: std::ffi::c_long = 512;
 
-/// The rights of another user and a search path that nobody else can write to, until dropped; after an error the abort
-/// restores both.
+/// The rights of another user and, if it is `safe`, a search path that nobody else can write to, until dropped; after an error
+/// the abort restores both.
 struct AsOwner {
     user: pg_sys::Oid,
     context: i32,
@@ -19,7 +20,7 @@ struct AsOwner {
 }
 
 impl AsOwner {
-    fn new(owner: pg_sys::Oid) -> Self {
+    fn new(owner: pg_sys::Oid, safe: bool) -> Self {
         let (mut user, mut context) = (pg_sys::InvalidOid, 0);
         let flags =
             (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_RESTRICTED_OPERATION) as i32;
@@ -28,16 +29,18 @@ impl AsOwner {
             pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
             pg_sys::SetUserIdAndSecContext(owner, context | flags);
             let settings = pg_sys::NewGUCNestLevel();
-            pg_sys::set_config_option(
-                c"search_path".as_ptr(),
-                c"pg_catalog, pg_temp".as_ptr(),
-                pg_sys::GucContext::PGC_USERSET,
-                pg_sys::GucSource::PGC_S_SESSION,
-                pg_sys::GucAction::GUC_ACTION_SAVE,
-                true,
-                0,
-                false,
-            );
+            if safe {
+                pg_sys::set_config_option(
+                    c"search_path".as_ptr(),
+                    c"pg_catalog, pg_temp".as_ptr(),
+                    pg_sys::GucContext::PGC_USERSET,
+                    pg_sys::GucSource::PGC_S_SESSION,
+                    pg_sys::GucAction::GUC_ACTION_SAVE,
+                    true,
+                    0,
+                    false,
+                );
+            }
             Self {
                 user,
                 context,
@@ -59,9 +62,10 @@ impl Drop for AsOwner {
     }
 }
 
-/// Runs `work` with the rights of a role, names being looked up in `pg_catalog` alone.
+/// Runs `work`, which runs functions of an index's definition, with the rights of a role, as REINDEX does: from PostgreSQL 17 on
+/// names are looked up in `pg_catalog` alone.
 pub fn as_role<T>(role: pg_sys::Oid, work: impl FnOnce() -> T) -> T {
-    let _guard = AsOwner::new(role);
+    let _guard = AsOwner::new(role, MAINTENANCE_IN_PG_CATALOG);
     work()
 }
 
@@ -83,7 +87,8 @@ pub fn as_extension_owner<T>(work: impl FnOnce() -> T) -> Result<T> {
         pg_sys::ReleaseSysCache(row);
         owner
     };
-    Ok(as_role(owner, work))
+    let _guard = AsOwner::new(owner, true);
+    Ok(work())
 }
 
 /// The name of the current user.

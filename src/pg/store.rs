@@ -6,8 +6,9 @@
 
 use crate::pg::recent::Recent;
 use crate::pg::relation::Index;
-use distillvq_ivf::{Error, PAGE_SIZE, PageStore, PageWrite};
+use distillvq_ivf::{Error, PAGE_SIZE, PageStore, PageWrite, check_lock};
 use pgrx::pg_sys;
+use std::cell::Cell;
 
 /// Which file of the relation, and how changes reach the WAL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub struct RelationStore {
     vacuum: bool,
     /// Where searches found pages before; none for other uses.
     recent: Option<Recent>,
+    /// Pages of the fork when it was last asked for.
+    known: Cell<u32>,
 }
 
 const _: () = assert!(
@@ -49,6 +52,7 @@ impl RelationStore {
             strategy: std::ptr::null_mut(),
             vacuum: false,
             recent: None,
+            known: Cell::new(0),
         }
     }
 
@@ -63,33 +67,25 @@ impl RelationStore {
     /// The store for VACUUM's walks over all pages, with its buffer ring and its cost-based delay.
     pub fn for_vacuum(index: Index, strategy: pg_sys::BufferAccessStrategy) -> Self {
         Self {
-            index,
-            mode: Mode::Logged,
             strategy,
             vacuum: true,
-            recent: None,
+            ..Self::new(index)
         }
     }
 
     /// The store for a build, which is logged once at its end.
     pub fn for_build(index: Index) -> Self {
         Self {
-            index,
             mode: Mode::Build,
-            strategy: std::ptr::null_mut(),
-            vacuum: false,
-            recent: None,
+            ..Self::new(index)
         }
     }
 
     /// The store over the init fork of an unlogged index.
     pub fn for_init_fork(index: Index) -> Self {
         Self {
-            index,
             mode: Mode::Init,
-            strategy: std::ptr::null_mut(),
-            vacuum: false,
-            recent: None,
+            ..Self::new(index)
         }
     }
 
@@ -103,7 +99,15 @@ impl RelationStore {
     /// Number of pages of the fork.
     pub fn block_count(&self) -> u32 {
         // SAFETY: the relation is open for as long as `Index` is used.
-        unsafe { pg_sys::RelationGetNumberOfBlocksInFork(self.index.as_ptr(), self.fork()) }
+        let blocks =
+            unsafe { pg_sys::RelationGetNumberOfBlocksInFork(self.index.as_ptr(), self.fork()) };
+        self.known.set(blocks);
+        blocks
+    }
+
+    /// Whether there is such a page. Links are followed to their pages only afterwards, but prefetched as they are found.
+    fn has(&self, block: u32) -> bool {
+        block < self.known.get() || block < self.block_count()
     }
 
     /// Logs all pages of a build in one pass, if this relation needs WAL at all (an init fork always does).
@@ -199,7 +203,10 @@ impl PageStore for RelationStore {
         if self.recent.as_ref().is_some_and(|it| it.knows(block)) {
             return;
         }
-        // SAFETY: the relation is open; prefetching a block out of range does nothing.
+        if !self.has(block) {
+            return;
+        }
+        // SAFETY: the relation is open, and the block in range: beyond a missing file it would be an error.
         unsafe { pg_sys::PrefetchBuffer(self.index.as_ptr(), self.fork(), block) };
     }
 
@@ -262,6 +269,13 @@ fn init_page(image: pg_sys::Page) {
 
 impl PageWrite for RelationWrite<'_> {
     fn lock(&mut self, block: u32) -> Result<usize, Error> {
+        // SAFETY: the buffer is pinned.
+        let number = |(page, _): &(Locked, _)| unsafe { pg_sys::BufferGetBlockNumber(page.0) };
+        check_lock(
+            self.pages.last().map(number),
+            block,
+            self.store.block_count(),
+        )?;
         let page = Locked::new(self.store.read_buffer(block), pg_sys::BUFFER_LOCK_EXCLUSIVE);
         // A page that a crash left all zero has not even PostgreSQL's header.
         let fresh = page.bytes()[..16].iter().all(|&byte| byte == 0);

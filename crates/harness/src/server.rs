@@ -399,6 +399,8 @@ impl Server {
         postgres
             .arg("-D")
             .arg(self.data())
+            // Nothing that the server says may depend on it.
+            .env("RUST_BACKTRACE", "1")
             .stdout(log)
             .stderr(errors)
             .process_group(0);

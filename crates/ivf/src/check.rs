@@ -319,6 +319,9 @@ impl<S: PageStore> Walk<'_, S> {
                 if p < needed {
                     self.report.add(Some(block), "rows without a refine page");
                 }
+            } else if link <= block {
+                let what = "link to a refine page leads backwards";
+                self.report.add(Some(block), what);
             } else if link >= self.store.blocks()? {
                 self.report.add(Some(block), "refine page beyond the end");
             } else if !self.visit(link) {

@@ -53,13 +53,13 @@ pub use distillvq_quantizer::{CodeShape, Metric, Model, ModelError};
 pub use encode::RowEncoder;
 pub use error::Error;
 pub use insert::insert;
-pub use meta::{Chain, Extent, Meta, VERSION, list_rows, load_model};
+pub use meta::{Chain, Extent, Meta, VERSION, encoder_bytes, list_rows, load_model, model_bytes};
 pub use page::{HEADER_SIZE, Layout, MOST_REFINE_BYTES, PAGE_SIZE};
 pub use search::{Candidate, Search};
-pub use store::{MAX_PAGES_IN_WRITE, PageStore, PageWrite};
+pub use store::{MAX_PAGES_IN_WRITE, PageStore, PageWrite, check_lock};
 pub use student::replace_student;
 pub use truth::{DEEP_QUERIES, NEIGHBOURS, Neighbours, Truth, TruthCollector};
-pub use vacuum::{VacuumStats, vacuum};
+pub use vacuum::{VacuumStats, count_rows, vacuum};
 
 /// Address of a row in the table: page and line number. Offset 0 is no row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -3,7 +3,7 @@
 //! # Rules
 //! * [`PageStore::read`] holds a share lock on one page while `look` runs; no two pages are ever read-locked at once.
 //! * A [`PageWrite`] is one atomic change of at most [`MAX_PAGES_IN_WRITE`] pages: after a crash either all of it is there
-//!   or nothing. Pages are locked in the order directory → page → next page, so writers cannot deadlock.
+//!   or nothing. Pages are locked in the order of their numbers ([`check_lock`]), so writers cannot deadlock.
 //! * [`PageStore::interrupts`] is called between pages with nothing locked.
 
 use crate::error::Error;
@@ -43,7 +43,7 @@ pub trait PageStore {
 /// An atomic change of at most [`MAX_PAGES_IN_WRITE`] pages. Dropping it without [`PageWrite::commit`] changes nothing
 /// (a page taken by [`PageWrite::extend`] may stay behind, all zero).
 pub trait PageWrite {
-    /// Locks a page exclusively and returns its slot in this change. A page is locked at most once in a change.
+    /// Locks a page exclusively and returns its slot in this change, if [`check_lock`] allows it.
     fn lock(&mut self, block: u32) -> Result<usize, Error>;
 
     /// Appends a page, all zero after PostgreSQL's header, locked. Returns its block number, which is greater than that
@@ -56,6 +56,22 @@ pub trait PageWrite {
 
     /// Makes the change durable and visible, and unlocks.
     fn commit(self) -> Result<(), Error>;
+}
+
+/// Checks that a change may wait for the lock of a page: the page exists, and comes behind the last one that the change has
+/// locked. In this order nobody waits for a lock of their own or in a circle, whatever a damaged link says.
+///
+/// # Errors
+/// [`Error::Damaged`] with the page that was locked last, which must have named this one.
+pub fn check_lock(last: Option<u32>, block: u32, blocks: u32) -> Result<(), Error> {
+    let from = last.unwrap_or(block);
+    if last.is_some_and(|last| block <= last) {
+        Err(Error::damaged(from, "link leads backwards"))
+    } else if block >= blocks {
+        Err(Error::damaged(from, "link leads beyond the end"))
+    } else {
+        Ok(())
+    }
 }
 
 impl<T: PageStore> PageStore for &T {

@@ -15,6 +15,7 @@ use crate::page::NO_BLOCK;
 use crate::posting::extend_after;
 use crate::store::{PageStore, PageWrite};
 use crate::{Model, chain};
+use std::collections::HashSet;
 
 /// Gives a trained index a new student, as bytes from [`Model::student_bytes`]. At most one replacement may be under way;
 /// everything else may go on. `build_id` is a random number that marks the change. Returns the new metapage.
@@ -28,10 +29,14 @@ pub fn replace_student<S: PageStore>(
         return Err(Error::Mismatch("an untrained index has no model"));
     }
     Model::from_parts(&chain::read(store, &meta.encoder)?, student)?;
+    let in_use = model_blocks(store, &meta)?;
     let (mut last, mut block) = (NO_BLOCK, meta.spare.start);
     for (ordinal, piece) in (0u32..).zip(pieces(student)) {
         store.interrupts()?;
         let next = if ordinal < meta.spare.blocks {
+            if in_use.contains(&block) {
+                return Err(Error::damaged(last, "the spare pages are the model's"));
+            }
             overwrite(store, &meta.spare, block, ordinal, piece)?
         } else {
             block = grow(store, last, ordinal, piece)?;
@@ -55,6 +60,18 @@ pub fn replace_student<S: PageStore>(
         meta.build_id = build_id;
         Ok(())
     })
+}
+
+/// The pages of encoder and student, which a damaged link may lead the spare chain to.
+fn model_blocks<S: PageStore>(store: &S, meta: &Meta) -> Result<HashSet<u32>, Error> {
+    let mut blocks = HashSet::new();
+    for chain in [&meta.encoder, &meta.student] {
+        chain::walk(store, chain, chain.blocks, |block, _, _| {
+            blocks.insert(block);
+            Ok(())
+        })?;
+    }
+    Ok(blocks)
 }
 
 /// Writes a piece over the `ordinal`-th page of the spare chain. Returns the next page.

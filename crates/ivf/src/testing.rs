@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::page::PAGE_SIZE;
-use crate::store::{MAX_PAGES_IN_WRITE, PageStore, PageWrite};
+use crate::store::{MAX_PAGES_IN_WRITE, PageStore, PageWrite, check_lock};
 use std::cell::Cell;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -184,7 +184,11 @@ pub struct MemoryWrite<'a> {
 impl PageWrite for MemoryWrite<'_> {
     fn lock(&mut self, block: u32) -> Result<usize, Error> {
         assert!(self.pages.len() < MAX_PAGES_IN_WRITE, "too many pages");
-        assert!(self.pages.iter().all(|(b, ..)| *b != block), "locked twice");
+        check_lock(
+            self.pages.last().map(|page| page.0),
+            block,
+            self.store.blocks()?,
+        )?;
         let slot = self.store.slot(block)?;
         slot.lock();
         let copy = slot

@@ -5,9 +5,9 @@
 
 use crate::Tid;
 use crate::error::Error;
-use crate::meta::{Entry, Meta, check_directory_page, entries_on, entry_offset};
+use crate::meta::{Entry, Meta, check_directory_page, entries_on, entry_offset, read_directory};
 use crate::page::{Layout, NO_BLOCK};
-use crate::posting::{compact, open, open_any, punch};
+use crate::posting::{check_link, compact, open, open_any, punch};
 use crate::store::{PageStore, PageWrite};
 use crate::walk::each_page;
 
@@ -68,6 +68,30 @@ pub fn vacuum<S: PageStore>(
     stats.pages = pages;
     update_directory(store, &meta, &lists)?;
     Ok(stats)
+}
+
+/// Counts the rows of an index, of which only directory and posting pages are read. What writers do meanwhile may be counted or
+/// not.
+pub fn count_rows<S: PageStore>(store: &S) -> Result<u64, Error> {
+    let meta = Meta::read(store)?;
+    let (mut rows, mut blocks) = (0, store.blocks()?);
+    for (list, entry) in (0u32..).zip(read_directory(store, &meta)?) {
+        let layout = meta.layout(list)?;
+        let (mut from, mut block) = (meta.entry_page(list), entry.first);
+        while block != NO_BLOCK {
+            store.interrupts()?;
+            check_link(store, from, block, &mut blocks)?;
+            let (next, found) = store.read(block, |page| {
+                let head = open(page, block, list, &layout)?;
+                let all = 0..usize::from(head.count);
+                let found = all.filter(|&i| layout.tid(page, i).offset != 0).count();
+                Ok::<_, Error>((head.next, found as u64))
+            })??;
+            rows += found;
+            (from, block) = (block, next);
+        }
+    }
+    Ok(rows)
 }
 
 /// Copies the TIDs of a posting page; `None` for a page of another kind.

@@ -5,7 +5,7 @@ mod common;
 
 use common::*;
 use distillvq_ivf::testing::MemoryStore;
-use distillvq_ivf::{Metric, Tid, insert, take_census, vacuum};
+use distillvq_ivf::{Metric, Tid, count_rows, insert, take_census, vacuum};
 use std::collections::BTreeSet;
 
 /// Rows of a census' sample.
@@ -54,6 +54,7 @@ fn inserts_are_counted_with_and_without_refine_codes() {
                 .filter(|tid| tid.block % 2 == 1),
         );
         assert_eq!((left.rows(), left.inserted), (kept.len() as u64, 300));
+        assert_eq!(count_rows(&store).unwrap(), kept.len() as u64);
         assert_eq!((left.drawn.len(), left.recent.len()), (50, 20));
         assert!(left.drawn.iter().all(|tid| kept.contains(tid)));
         assert!(left.recent.iter().all(|row| kept.contains(&row.tid)));

@@ -9,9 +9,15 @@ use distillvq_ivf::stream::{Stream, StreamOptions};
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
     Builder, Candidate, Create, Error, HEADER_SIZE, Meta, Metric, Model, PAGE_SIZE, PageStore, Row,
-    Search, check, create_empty, insert, load_model, replace_student, take_census, vacuum,
+    Search, check, count_rows, create_empty, insert, load_model, read_all, replace_student,
+    take_census, vacuum,
 };
+use distillvq_quantizer::{Quiet, TrainOptions, train};
 use proptest::prelude::*;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 /// Does everything that can be done with an index.
 fn use_everything(store: &MemoryStore, model: &Model, row: &Owned) -> Result<(), Error> {
@@ -54,7 +60,10 @@ fn use_everything(store: &MemoryStore, model: &Model, row: &Owned) -> Result<(),
         let _ = replace_student(store, &student, 8);
     }
     let _ = take_census(store, &meta, (100, 50), 1);
+    let _ = read_all(store);
+    let _ = count_rows(store);
     let _ = vacuum(store, &mut |tid| tid.offset.is_multiple_of(7));
+    let _ = insert(store, &meta, row.row());
     let _ = check(store);
     Ok(())
 }
@@ -139,6 +148,182 @@ proptest! {
         }
         let _ = use_everything(&store, &model, &row);
     }
+}
+
+/// Lists of [`large_model`].
+const MANY_LISTS: usize = 400;
+
+/// A model whose parts take several pages each.
+fn large_model() -> Model {
+    let options = TrainOptions {
+        metric: Metric::L2,
+        lists: MANY_LISTS,
+        subquantizers: 7,
+        ..TrainOptions::default()
+    };
+    let trained = train(vectors(5_000, 1), DIM, None, &options, &Quiet);
+    trained.unwrap().model
+}
+
+/// A link: its page, and where it is there.
+type Link = (u32, usize);
+
+fn get(store: &MemoryStore, (block, at): Link) -> u32 {
+    let bytes = store.read(block, |page| page[at..at + 4].to_vec()).unwrap();
+    u32::from_le_bytes(bytes.try_into().unwrap())
+}
+
+/// Kind of a page (`page.rs`).
+fn kind(store: &MemoryStore, block: u32) -> u8 {
+    store.read(block, |page| page[24]).unwrap()
+}
+
+/// The links of an index: all of the metapage and of the model's pages, of the lists that are in use, and of some posting pages.
+fn links(store: &MemoryStore) -> Vec<Link> {
+    let mut links: Vec<Link> = [92, 96, 120, 124, 144, 148, 168, 172]
+        .map(|at| (0, at))
+        .into();
+    let mut postings = 0;
+    for block in 1..store.blocks().unwrap() {
+        match kind(store, block) {
+            2 => links.push((block, 32)),
+            3 => {
+                let entries = (0..=MANY_LISTS).map(|list| 64 + list * 16);
+                let used = entries.filter(|&at| get(store, (block, at)) != 0);
+                links.extend(used.flat_map(|at| [(block, at), (block, at + 4)]));
+            }
+            4 if postings < 4 => {
+                postings += 1;
+                links.push((block, 32));
+                links.extend(refine_links(store, block));
+            }
+            5 if postings < 4 => links.push((block, 32)),
+            _ => {}
+        }
+    }
+    links
+}
+
+/// Where a posting page names its refine pages: they name it too.
+fn refine_links(store: &MemoryStore, posting: u32) -> Vec<Link> {
+    let of_it = |block: &u32| kind(store, *block) == 5 && get(store, (*block, 32)) == posting;
+    let named = (0..store.blocks().unwrap()).filter(of_it);
+    let place = |refine: u32| {
+        let mut places = (64..=PAGE_SIZE - 4).rev();
+        (
+            posting,
+            places
+                .find(|&at| get(store, (posting, at)) == refine)
+                .unwrap(),
+        )
+    };
+    named.map(place).collect()
+}
+
+/// Pages that a link might lead to.
+fn targets(store: &MemoryStore, (block, _): Link) -> Vec<u32> {
+    let blocks = store.blocks().unwrap();
+    let mut targets = vec![block, 0, 1, blocks - 1, blocks, 1 << 17, u32::MAX];
+    // The pages before and behind, and of each kind some of the same list and some of others.
+    targets.extend([block.saturating_sub(1), block + 1]);
+    for wanted in 2..=5 {
+        let pages: Vec<u32> = (0..blocks).filter(|&b| kind(store, b) == wanted).collect();
+        targets.extend(pages.first().into_iter().chain(pages.last()));
+        targets.extend(pages.get(pages.len() / 2));
+    }
+    targets.sort_unstable();
+    targets.dedup();
+    targets
+}
+
+#[test]
+fn damaged_links_end_in_errors() {
+    for refine in [false, true] {
+        let model = large_model();
+        let (sound, row) = index(&model, refine);
+        // A spare chain too.
+        let student = model.student_bytes().unwrap();
+        replace_student(&sound, &student, 6).unwrap();
+        replace_student(&sound, &student, 7).unwrap();
+        let (links, mut cases) = (links(&sound), 0);
+        for &link in &links {
+            for target in targets(&sound, link) {
+                let store = sound.copy();
+                store.mutate(link.0, |page| {
+                    page[link.1..link.1 + 4].copy_from_slice(&target.to_le_bytes());
+                });
+                cases += 1;
+                let (model, row) = (model.clone(), row.clone());
+                ends(
+                    format!("link {link:?} to {target}, refine: {refine}"),
+                    move || {
+                        let _ = use_everything(&store, &model, &row);
+                    },
+                );
+            }
+        }
+        assert!(links.len() >= 20 && cases >= 250, "{} {cases}", links.len());
+    }
+}
+
+/// Runs work that must end soon, and without a panic.
+fn ends(what: String, work: impl FnOnce() + Send + 'static) {
+    let (done, ended) = mpsc::channel();
+    thread::spawn(move || {
+        let outcome = catch_unwind(AssertUnwindSafe(work));
+        let _ = done.send(outcome.is_ok());
+    });
+    let outcome = ended.recv_timeout(Duration::from_secs(10));
+    assert_eq!(outcome, Ok(true), "{what}");
+}
+
+#[test]
+fn a_link_to_the_page_itself_is_refused_before_its_lock() {
+    let model = model(Metric::L2, 4);
+    let (store, row) = index(&model, true);
+    let meta = Meta::read(&store).unwrap();
+    let posting = (0..store.blocks().unwrap())
+        .filter(|&block| kind(&store, block) == 4 && get(&store, (block, 28)) == row.list);
+    for block in posting.collect::<Vec<_>>() {
+        for (block, at) in refine_links(&store, block) {
+            store.mutate(block, |page| {
+                page[at..at + 4].copy_from_slice(&block.to_le_bytes());
+            });
+        }
+    }
+    let refused = insert(&store, &meta, row.row()).unwrap_err();
+    assert!(
+        refused.to_string().contains("link leads backwards"),
+        "{refused}"
+    );
+    let problems = check(&store).unwrap().problems;
+    let told = problems
+        .iter()
+        .any(|it| it.what == "link to a refine page leads backwards");
+    assert!(told, "{problems:?}");
+}
+
+#[test]
+fn a_new_student_spares_the_models_pages() {
+    let model = large_model();
+    let (store, _) = index(&model, false);
+    let student = model.student_bytes().unwrap();
+    replace_student(&store, &student, 6).unwrap();
+    let meta = Meta::read(&store).unwrap();
+    assert!(meta.spare.blocks > 1 && meta.student.blocks > 1);
+    // From the first spare page on into the student's chain, whose second page has the right number.
+    let second = get(&store, (meta.student.start, 32));
+    store.mutate(meta.spare.start, |page| {
+        page[32..36].copy_from_slice(&second.to_le_bytes());
+    });
+    let before = load_model(&store, &mut meta.clone()).unwrap().unwrap();
+    let refused = replace_student(&store, &student, 8).unwrap_err();
+    assert!(matches!(refused, Error::Damaged { .. }), "{refused}");
+    let after = load_model(&store, &mut meta.clone()).unwrap().unwrap();
+    assert_eq!(
+        before.student_bytes().unwrap(),
+        after.student_bytes().unwrap()
+    );
 }
 
 /// The first posting page of the first list that has one.

@@ -89,6 +89,33 @@ fn encode(
     Ok(Done { tids, encoded })
 }
 
+/// What the pages are made with.
+fn create<'a>(plan: &Plan, model: Option<&'a Model>) -> Create<'a> {
+    Create {
+        metric: plan.metric,
+        dim: plan.dim,
+        model,
+        refine: plan.refine,
+        build_id: crate::pg::random_u64(),
+    }
+}
+
+/// Builds the pages over a table without rows.
+pub fn load_nothing(plan: &Plan, model: Option<&Model>) -> Result<()> {
+    let store = RelationStore::for_build(plan.index);
+    let build = || -> std::result::Result<(), distillvq_ivf::Error> {
+        let meta = Builder::create(&store, create(plan, model))?.finish()?;
+        if let Some(model) = model {
+            let training = calibrate::training(model.report());
+            describe(&store, meta.build_id, training, None)?;
+        }
+        Ok(())
+    };
+    build().map_err(of_index(plan.index))?;
+    store.log_all();
+    Ok(())
+}
+
 /// Builds the pages over the table's rows, of which there should be `expected`.
 pub fn load(
     plan: &Plan,
@@ -105,14 +132,7 @@ pub fn load(
         .zip(queries)
         .map(|(model, queries)| TruthCollector::new(model, queries.kind, queries.vectors));
     let store = RelationStore::for_build(plan.index);
-    let create = Create {
-        metric: plan.metric,
-        dim: plan.dim,
-        model,
-        refine: plan.refine,
-        build_id: crate::pg::random_u64(),
-    };
-    let builder = Builder::create(&store, create).map_err(of_index(plan.index))?;
+    let builder = Builder::create(&store, create(plan, model)).map_err(of_index(plan.index))?;
     let encoder = RowEncoder::new(builder.meta(), model).map_err(of_index(plan.index))?;
     let mut sizes = Sizes::new();
     let beside = truth.as_ref().map_or(0, |it| it.bytes(sizes.workers));
@@ -166,10 +186,7 @@ fn calibrate(
 ) -> Result<()> {
     let Target { index, meta } = target;
     let calibration = calibrate::measure(heap, &target, model, truth)?;
-    let now = calibrate::now();
     let training = Training {
-        built_at: now,
-        trained_at: now,
         code_error: truth.code_error,
         ..calibrate::training(model.report())
     };

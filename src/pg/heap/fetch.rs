@@ -3,7 +3,7 @@
 
 use super::item_pointer;
 use super::values::Values;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::pg::datum::{OwnedVector, ReadElements, append_elements};
 use crate::pg::recent::Recent;
 use crate::pg::relation::{Heap, Index};
@@ -32,7 +32,10 @@ impl Exact<'_> {
         let distance = self.index.distance();
         with_temporary_memory(|| {
             let mut rows = Rows::new(self.index, self.heap);
-            rows.prefetch(candidates);
+            if let Some(block) = rows.prefetch(candidates) {
+                let index = self.index.named();
+                return Err(Error::NoSuchRow { index, block });
+            }
             for (i, candidate) in candidates.iter().enumerate() {
                 rows.warm(candidates, i);
                 let value = rows.fetch(candidate.tid, self.snapshot);
@@ -42,8 +45,8 @@ impl Exact<'_> {
                     None => 0.0,
                 }));
             }
-        });
-        Ok(())
+            Ok(())
+        })
     }
 }
 
@@ -108,18 +111,27 @@ impl Rows {
         }
     }
 
-    /// Has pages that were not met before brought from disk, all at once instead of one by one.
-    fn prefetch(&self, rows: &[Candidate]) {
-        let Some(recent) = &self.recent else { return };
+    /// Has pages that were not met before brought from disk, all at once instead of one by one. Returns a page that a row
+    /// names, but the table does not have.
+    fn prefetch(&self, rows: &[Candidate]) -> Option<u32> {
+        let recent = self.recent.as_ref()?;
         let (heap, fork) = (self.heap.as_ptr(), pg_sys::ForkNumber::MAIN_FORKNUM);
+        let mut blocks = 0;
         for same_page in rows.chunk_by(|a, b| a.tid.block == b.tid.block) {
             if let Some(row) = same_page.first()
                 && !recent.knows(row.tid.block)
             {
-                // SAFETY: the relation is open; a page that is not there any more is nothing to wait for.
+                if row.tid.block >= blocks {
+                    blocks = self.heap.blocks();
+                }
+                if row.tid.block >= blocks {
+                    return Some(row.tid.block);
+                }
+                // SAFETY: the relation is open, the block in range: beyond a missing file it would be an error.
                 unsafe { pg_sys::PrefetchBuffer(heap, fork, row.tid.block) };
             }
         }
+        None
     }
 
     /// Asks the processor for rows that follow the `i`-th.

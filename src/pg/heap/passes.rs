@@ -4,6 +4,7 @@
 use super::{IndexInfo, Snapshot, begin_scan, tid_of};
 use crate::error::{Error, Purpose, Result, or_raise};
 use crate::pg::datum::{ReadElements, append_elements};
+use crate::pg::guard::guard;
 use crate::pg::relation::{Element, Heap, Index};
 use crate::pg::spi::as_role;
 use crate::pg::with_temporary_memory;
@@ -54,7 +55,6 @@ pub fn build_scan(
     }
 }
 
-#[pgrx::pg_guard]
 unsafe extern "C-unwind" fn build_row(
     _index: pg_sys::Relation,
     tid: pg_sys::ItemPointer,
@@ -63,13 +63,14 @@ unsafe extern "C-unwind" fn build_row(
     _alive: bool,
     state: *mut std::ffi::c_void,
 ) {
-    // SAFETY: called by `build_scan` only, with its own state and one value, which is alive during the call.
-    unsafe {
+    // SAFETY: called by the server for `build_scan` and `show_values` only, with their own state and one value, which is alive
+    // during the call.
+    guard(|| unsafe {
         if !*nulls {
             let state = &mut *state.cast::<BuildState<'_, '_>>();
             or_raise((state.each)(tid_of(&*tid), *values));
         }
-    }
+    });
 }
 
 /// The rows that are visible, of a table whose index is checked or measured: the snapshot stays the same until it is dropped.
@@ -83,7 +84,7 @@ pub struct VisibleRows {
 impl VisibleRows {
     /// Those visible now. Whoever looks at the index afterwards finds all of these rows there.
     pub fn new(heap: Heap, index: Index) -> Result<Self> {
-        Self::with(heap, index, Snapshot::new(), Purpose::Check)
+        Self::with(heap, index, Snapshot::latest(), Purpose::Check)
     }
 
     /// Those that the running statement sees.

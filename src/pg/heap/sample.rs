@@ -14,11 +14,11 @@ use rand_chacha::ChaCha8Rng;
 /// Seed of the places where [`distances_of_some`] looks.
 const SEED: u64 = 1;
 
-/// Offers every row that an MVCC snapshot sees to a reservoir; the vectors of rows not chosen are not even read.
+/// Offers every row that has been committed by now to a reservoir; the vectors of rows not chosen are not even read.
 pub fn sample(heap: Heap, index: Index, element: Element, reservoir: &mut Reservoir) -> Result<()> {
     let mut rows = Values::new(index, heap);
     let predicate = Predicate::new(index, rows.slot);
-    let snapshot = Snapshot::new();
+    let snapshot = Snapshot::latest();
     let Some(scan) = begin_scan(heap, &snapshot, &(0..u32::MAX)) else {
         return Ok(());
     };
@@ -51,7 +51,7 @@ pub struct Picked {
     pub rows: usize,
 }
 
-/// Picks `wanted` rows at random among those that an MVCC snapshot sees, or as many as there are. Not all blocks of a large
+/// Picks `wanted` rows at random among those that have been committed by now, or as many as there are. Not all blocks of a large
 /// table are looked at, and only the vectors picked are read or computed.
 pub fn pick(
     heap: Heap,
@@ -62,7 +62,7 @@ pub fn pick(
 ) -> Result<Picked> {
     let mut rows = Values::new(index, heap);
     let predicate = Predicate::new(index, rows.slot);
-    let snapshot = Snapshot::new();
+    let snapshot = Snapshot::latest();
     let mut tids = Vec::new();
     let blocks = heap.blocks();
     let chosen = sample_of(blocks as usize, PICKED_BLOCKS, random);
