@@ -43,6 +43,11 @@ bench-plans:
 bench-recall:
 	@tools/bench-recall.sh "$(or $(DATA),data/wordnet-20k)" "$(ONLY)"
 
+## bench-parameters the automatic parameters beside a sweep over others, into docs/; DATA=… as above, and generated sets; ONLY=one of them
+.PHONY: bench-parameters
+bench-parameters:
+	@tools/bench-parameters.sh "$(or $(DATA),data/wordnet-20k)" "$(ONLY)"
+
 ## test         all tests: the pure crates, then the extension in private servers
 .PHONY: test
 test:

@@ -241,11 +241,11 @@ COMMENT ON FUNCTION distillvq_check(regclass, boolean) IS
 -- What the session's last search has done, over all its rescans; no row before the first one.
 CREATE FUNCTION distillvq_last_scan()
     RETURNS TABLE ("index" regclass, lists bigint, probed bigint, codes bigint, refined bigint, compared bigint,
-                   returned bigint)
+                   returned bigint, dropped bigint)
     LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'distillvq_last_scan_wrapper';
 
 COMMENT ON FUNCTION distillvq_last_scan() IS
-    'work of the last distillvq index scan of this session: lists probed, codes scanned, rows compared and returned';
+    'work of the last distillvq index scan of this session: lists probed, codes scanned, rows compared, returned, and dropped as late';
 
 -- Knowing an index --------------------------------------------------------------
 

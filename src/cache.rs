@@ -1,116 +1,215 @@
 //! The backend's cache of decoded models.
 //!
-//! The key is the index and the build identifier in its metapage, which every search reads anyway: a rebuilt index or a
-//! changed model is noticed without any invalidation message. Whoever uses a model shares it by reference count, so that
-//! dropping an entry never hurts a search under way. Searches keep a fraction of the model, changes of rows the whole.
+//! Searches need a fraction of a model, changes of rows its encoder alone. Each of these parts is kept by itself, and once for
+//! all indexes that have the same bytes of it, as the partitions of a table have that are built with one named model.
+//!
+//! An index is known by its OID and the build identifier in its metapage, which every search reads anyway: a rebuilt index
+//! or a changed model is noticed without any invalidation message. The bytes of one that is new are looked up by a hash whose
+//! secret is this backend's, so that nobody can make a model that is taken for another one. Whoever uses a part shares it by
+//! reference count, so that dropping an entry never hurts a search under way.
 
-use crate::error::{Error, Result, of_index};
+use crate::error::{Result, of_index};
 use crate::pg::compute;
 use crate::pg::relation::Index;
 use crate::pg::store::RelationStore;
 use crate::settings;
 use crate::timing::{self, Stage};
-use distillvq_ivf::{self as ivf, Meta, Model, load_model};
+use distillvq_ivf::{Error, Meta, Model, encoder_bytes, model_bytes};
 use distillvq_quantizer::Searcher;
+use pgrx::pg_sys::Oid;
 use std::cell::RefCell;
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::mem::discriminant;
 
-/// What is kept of a model.
+/// Indexes that an entry remembers at the most.
+const MOST_INDEXES: usize = 65_536;
+
+/// A part of a model, decoded.
 #[derive(Clone)]
 enum Held {
-    Whole(Model),
+    Encoder(Model),
     Searcher(Searcher),
 }
 
 impl Held {
     fn memory_bytes(&self) -> usize {
         match self {
-            Self::Whole(model) => model.memory_bytes(),
+            Self::Encoder(model) => model.memory_bytes(),
             Self::Searcher(searcher) => searcher.memory_bytes(),
         }
     }
+}
 
-    fn is_whole(&self) -> bool {
-        matches!(self, Self::Whole(_))
+/// What can be held.
+trait Part: Clone {
+    /// The bytes that it is decoded from. If the model is replaced meanwhile, `meta` is brought up to date.
+    fn read(store: &RelationStore, meta: &mut Meta) -> std::result::Result<Vec<Vec<u8>>, Error>;
+    fn decode(bytes: &[Vec<u8>], meta: &Meta) -> std::result::Result<Self, Error>;
+    fn hold(self) -> Held;
+    fn of(held: &Held) -> Option<&Self>;
+}
+
+impl Part for Model {
+    fn read(store: &RelationStore, meta: &mut Meta) -> std::result::Result<Vec<Vec<u8>>, Error> {
+        Ok(vec![encoder_bytes(store, meta)?])
+    }
+
+    fn decode(bytes: &[Vec<u8>], meta: &Meta) -> std::result::Result<Self, Error> {
+        let encoder = bytes.first().map_or(&[][..], Vec::as_slice);
+        let model = Model::from_encoder(encoder)?;
+        meta.check_model(&model)?;
+        Ok(model)
+    }
+
+    fn hold(self) -> Held {
+        Held::Encoder(self)
+    }
+
+    fn of(held: &Held) -> Option<&Self> {
+        match held {
+            Held::Encoder(model) => Some(model),
+            Held::Searcher(_) => None,
+        }
+    }
+}
+
+impl Part for Searcher {
+    fn read(store: &RelationStore, meta: &mut Meta) -> std::result::Result<Vec<Vec<u8>>, Error> {
+        model_bytes(store, meta).map(Vec::from)
+    }
+
+    fn decode(bytes: &[Vec<u8>], meta: &Meta) -> std::result::Result<Self, Error> {
+        let part = |i: usize| bytes.get(i).map_or(&[][..], Vec::as_slice);
+        let model = Model::from_parts(part(0), part(1))?;
+        meta.check_model(&model)?;
+        Ok(model.searcher().clone())
+    }
+
+    fn hold(self) -> Held {
+        Held::Searcher(self)
+    }
+
+    fn of(held: &Held) -> Option<&Self> {
+        match held {
+            Held::Searcher(searcher) => Some(searcher),
+            Held::Encoder(_) => None,
+        }
     }
 }
 
 struct Entry {
-    index: pgrx::pg_sys::Oid,
-    build_id: u64,
+    /// Of the bytes.
+    hash: u64,
+    /// The indexes that have them, each with its build identifier.
+    indexes: HashMap<Oid, u64>,
     held: Held,
 }
 
 thread_local! {
     /// Most recently used last.
-    static MODELS: RefCell<Vec<Entry>> = const { RefCell::new(Vec::new()) };
+    static ENTRIES: RefCell<Vec<Entry>> = const { RefCell::new(Vec::new()) };
+    static SECRET: RandomState = RandomState::new();
 }
 
-/// The model of an index whose metapage says `meta`, or what the metapage says by now if the model is replaced meanwhile.
-pub fn model(index: Index, store: &RelationStore, meta: &Meta) -> Result<Model> {
-    if let Some(Held::Whole(found)) = find(index, meta.build_id, true) {
-        return Ok(found);
-    }
-    let (model, build_id) = load(index, store, meta)?;
-    remember(index, build_id, Held::Whole(model.clone()));
-    Ok(model)
+/// What encodes the rows of an index whose metapage says `meta`.
+pub fn encoder(index: Index, store: &RelationStore, meta: &Meta) -> Result<Model> {
+    get(index, store, meta)
 }
 
-/// As [`model()`], for a search.
+/// What searches an index whose metapage says `meta`, or what the metapage says by now if the model is replaced meanwhile.
 pub fn searcher(index: Index, store: &RelationStore, meta: &Meta) -> Result<Searcher> {
-    match find(index, meta.build_id, false) {
-        Some(Held::Searcher(found)) => Ok(found),
-        Some(Held::Whole(model)) => Ok(model.searcher().clone()),
-        None => {
-            let (searcher, build_id) = timing::stage(Stage::Load, || {
-                let (model, build_id) = load(index, store, meta)?;
-                Ok::<_, Error>((model.searcher().clone(), build_id))
-            })?;
-            // The whole model was decoded for the fraction that is kept, and many sessions do so.
-            compute::return_memory();
-            remember(index, build_id, Held::Searcher(searcher.clone()));
-            Ok(searcher)
-        }
+    get(index, store, meta)
+}
+
+fn get<P: Part>(index: Index, store: &RelationStore, meta: &Meta) -> Result<P> {
+    let of = (index.oid(), meta.build_id);
+    match find(|entry| entry.indexes.get(&of.0) == Some(&of.1)) {
+        Some(found) => Ok(found),
+        None => timing::stage(Stage::Load, || load(index, store, *meta)),
     }
 }
 
-fn load(index: Index, store: &RelationStore, meta: &Meta) -> Result<(Model, u64)> {
-    let mut meta = *meta;
-    let missing = || ivf::Error::Mismatch("a trained index has no model");
-    let model = load_model(store, &mut meta)
-        .and_then(|model| model.ok_or_else(missing))
-        .map_err(of_index(index))?;
-    Ok((model, meta.build_id))
+/// Reads the bytes of a part, and decodes them if no other index has the same.
+fn load<P: Part>(index: Index, store: &RelationStore, mut meta: Meta) -> Result<P> {
+    let bytes = P::read(store, &mut meta).map_err(of_index(index))?;
+    let shape = (meta.metric, meta.dim, meta.lists, meta.shape);
+    let hash = SECRET.with(|secret| secret.hash_one((shape, &bytes)));
+    let held = match find(|entry| entry.hash == hash) {
+        Some(shared) => shared,
+        None => {
+            let decoded = P::decode(&bytes, &meta).map_err(of_index(index))?;
+            drop(bytes);
+            // More was decoded than is kept, and many sessions do so.
+            compute::return_memory();
+            decoded
+        }
+    };
+    remember(hash, (index.oid(), meta.build_id), P::hold(held.clone()));
+    Ok(held)
 }
 
-/// What is held of this model: the whole of it, or anything.
-fn find(index: Index, build_id: u64, whole: bool) -> Option<Held> {
-    MODELS.with_borrow_mut(|entries| {
-        let place = entries.iter().position(|entry| {
-            let same = entry.index == index.oid() && entry.build_id == build_id;
-            same && (!whole || entry.held.is_whole())
-        })?;
+/// A part that is held, which is now the last used.
+fn find<P: Part>(wanted: impl Fn(&Entry) -> bool) -> Option<P> {
+    ENTRIES.with_borrow_mut(|entries| {
+        let place = entries
+            .iter()
+            .position(|entry| P::of(&entry.held).is_some() && wanted(entry))?;
         let entry = entries.remove(place);
-        let held = entry.held.clone();
+        let found = P::of(&entry.held).cloned();
         entries.push(entry);
-        Some(held)
+        found
     })
 }
 
-/// Keeps a model in place of the index's older ones. The least recently used go first; what does not fit alone is not kept.
-fn remember(index: Index, build_id: u64, held: Held) {
-    MODELS.with_borrow_mut(|entries| {
-        let index = index.oid();
-        entries.retain(|entry| entry.index != index);
-        entries.push(Entry {
-            index,
-            build_id,
-            held,
-        });
-        let bytes = |entries: &[Entry]| -> usize {
-            entries.iter().map(|entry| entry.held.memory_bytes()).sum()
-        };
-        while bytes(entries) > settings::model_cache_bytes() {
-            entries.remove(0);
+/// Keeps a part for an index, in place of what was kept for it before, as far as `distillvq.model_cache` allows.
+fn remember(hash: u64, (index, build_id): (Oid, u64), held: Held) {
+    ENTRIES.with_borrow_mut(|entries| {
+        let part = discriminant(&held);
+        let same = |entry: &Entry| discriminant(&entry.held) == part;
+        for entry in entries.iter_mut().filter(|entry| same(entry)) {
+            entry.indexes.remove(&index);
         }
+        let place = entries
+            .iter()
+            .position(|entry| same(entry) && entry.hash == hash);
+        let mut entry = match place {
+            Some(place) => entries.remove(place),
+            None => Entry {
+                hash,
+                indexes: HashMap::new(),
+                held,
+            },
+        };
+        if entry.indexes.len() >= MOST_INDEXES {
+            entry.indexes.clear();
+        }
+        entry.indexes.insert(index, build_id);
+        entries.push(entry);
+        entries.retain(|entry| !entry.indexes.is_empty());
+        drop_the_oldest(entries, settings::model_cache_bytes());
     });
+}
+
+/// Keeps what was used last and fits together into so many bytes. What does not fit alone takes no room from others: the last
+/// used of its kind is kept beside them, since a session that decodes it for each row or search would be far too slow.
+fn drop_the_oldest(entries: &mut Vec<Entry>, bytes: usize) {
+    let mut left = bytes;
+    let mut large = Vec::new();
+    let mut kept: Vec<bool> = entries
+        .iter()
+        .rev()
+        .map(|Entry { held, .. }| {
+            let size = held.memory_bytes();
+            if size > bytes {
+                let first = !large.contains(&discriminant(held));
+                large.push(discriminant(held));
+                return first;
+            }
+            let fits = size <= left;
+            left = if fits { left - size } else { 0 };
+            fits
+        })
+        .collect();
+    entries.retain(|_| kept.pop().unwrap_or(false));
 }

@@ -360,7 +360,11 @@ impl Error {
             } => S::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::OutOfMemory { .. }
             | Self::Pages {
-                source: ivf::Error::OutOfMemory | ivf::Error::Model(ModelError::OutOfMemory { .. }),
+                source:
+                    ivf::Error::OutOfMemory
+                    | ivf::Error::LateRows { .. }
+                    | ivf::Error::WaitingRows { .. }
+                    | ivf::Error::Model(ModelError::OutOfMemory { .. }),
                 ..
             }
             | Self::Model {
@@ -436,6 +440,10 @@ impl Error {
             | Self::Pages {
                 source: ivf::Error::OutOfMemory | ivf::Error::Model(ModelError::OutOfMemory { .. }), ..
             } => "Free some of the server's memory, or use a model of fewer lists.".into(),
+            Self::Pages { source: ivf::Error::LateRows { .. }, .. } => {
+                "Raise work_mem, or SET distillvq.iterative_scan = strict_order.".into()
+            }
+            Self::Pages { source: ivf::Error::WaitingRows { .. }, .. } => "Raise work_mem.".into(),
             Self::OutOfMemory { .. } => {
                 "Lower maintenance_work_mem, or free some of the server's memory.".into()
             }

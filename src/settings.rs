@@ -35,8 +35,8 @@ pub fn register() {
     GucRegistry::define_int_guc(
         c"distillvq.model_cache",
         c"Memory for decoded models in each session.",
-        c"A session decodes an index's model when it first uses it, and keeps it as far as this allows. What does not fit \
-          is decoded again by every search.",
+        c"A session decodes an index's model when it first uses it, and keeps it as far as this allows. Of models that are \
+          larger, the one used last is kept.",
         &MODEL_CACHE,
         0,
         i32::MAX,

@@ -386,6 +386,97 @@ fn the_catalogs_count_the_rows() {
     );
 }
 
+/// Refine codes of more than 4,608 dimensions lie one a page, those of more than 9,280 on none; the longest vectors have the
+/// most sub-quantizers.
+#[test]
+fn every_length_at_which_a_layout_changes_can_be_indexed() {
+    let mut db = Database::new("lengths");
+    for (kind, dim) in [
+        ("vector", 4_608),
+        ("vector", 4_609),
+        ("halfvec", 9_280),
+        ("vector", 9_281),
+        ("halfvec", 16_000),
+    ] {
+        let vectors = Vectors::clustered(1_003, dim, 10, 1);
+        table(&mut db, "items", kind, &vectors.slice(0..1_000));
+        db.run(&format!(
+            "CREATE INDEX one ON items USING distillvq (embedding {kind}_l2_ops) WITH (lists = 4)"
+        ));
+        let queries = vectors.slice(1_000..1_003);
+        let recall = mean_recall(&mut db, "items", Metric::L2, &queries, ALL);
+        assert!(recall >= 0.9, "{kind} {dim}: {recall}");
+        db.run("DROP TABLE items");
+    }
+}
+
+#[test]
+fn options_that_fit_no_index_are_refused_however_few_the_rows() {
+    let mut db = Database::new("unfit");
+    db.run(
+        "CREATE TABLE long (id bigint, embedding vector(4700));
+         INSERT INTO long SELECT i, array_fill(i, ARRAY[4700])::vector FROM generate_series(1, 3) i;
+         CREATE TABLE short (id bigint, embedding vector(8)); INSERT INTO short VALUES (1, '[1,2,3,4,5,6,7,8]')",
+    );
+    for (table, options, most) in [
+        ("long", "subquantizers = 479", "478"),
+        ("long", "subquantizers = 240, bits = 8", "239"),
+        ("short", "subquantizers = 9", "8"),
+    ] {
+        let refusal = db.refusal(&format!(
+            "CREATE INDEX one ON {table} USING distillvq (embedding) WITH ({options})"
+        ));
+        assert_eq!(refusal.state, "22023", "{options}: {refusal:?}");
+        assert!(refusal.hint.contains("subquantizers"), "{refusal:?}");
+        let told = format!("{} {}", refusal.message, refusal.hint);
+        assert!(told.contains(most), "{options}: {refusal:?}");
+    }
+}
+
+/// A table pays for a matrix of all dimensions, and for the learning of it, or has none.
+#[test]
+fn the_model_of_a_small_table_is_small() {
+    let mut db = Database::new("small_models");
+    for (dim, options) in [
+        (768, "bits = 4"),
+        (1_024, "bits = 4"),
+        (1_024, "bits = 8"),
+        (2_000, "bits = 8"),
+    ] {
+        let vectors = Vectors::clustered(1_100, dim, 10, 1);
+        table(&mut db, "items", "vector", &vectors);
+        db.run(&format!(
+            "CREATE INDEX one ON items USING distillvq (embedding) WITH (refine = none, {options})"
+        ));
+        let size: i64 = db.one("SELECT pg_relation_size('one')");
+        let vectors = 1_100 * 4 * dim as i64;
+        // Each list has a page of its own. Codebooks of 256 words are large for so few rows.
+        let rest = size - 40 * 8_192;
+        let most = if options == "bits = 8" { 0.25 } else { 0.125 };
+        assert!(
+            (rest as f64) < most * vectors as f64,
+            "{dim} {options}: {size} of {vectors}"
+        );
+        db.run("DROP TABLE items");
+    }
+}
+
+#[test]
+fn a_search_of_short_vectors_compares_few_rows() {
+    let all = Vectors::like_words(6_020, 100, 1);
+    let mut db = Database::of_items("short_vectors", &all.slice(0..6_000));
+    db.run(
+        "CREATE INDEX one ON items USING distillvq (embedding vector_cosine_ops);
+         SET enable_seqscan = off",
+    );
+    let mut compared = 0;
+    for query in all.slice(6_000..6_020).iter() {
+        db.run(&search("items", Metric::Cosine, query, "LIMIT 10"));
+        compared += db.one::<i64>("SELECT compared FROM distillvq_last_scan()");
+    }
+    assert!(compared < 20 * 60, "{compared} rows for 20 searches");
+}
+
 #[test]
 fn temporary_tables_are_emptied_at_commits() {
     let (mut db, _) = items_and_queries("emptied", 1_500, 8);

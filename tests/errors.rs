@@ -52,9 +52,9 @@ fn options_of_an_index() {
         ("lists = 1.5", &["\"1.5\"", "\"lists\""], &["32768"]),
         ("lists", &["\"true\"", "\"lists\""], &["32768"]),
         (
-            "subquantizers = 481",
-            &["\"481\"", "\"subquantizers\""],
-            &["480"],
+            "subquantizers = 479",
+            &["\"479\"", "\"subquantizers\""],
+            &["478"],
         ),
         (
             "subquantizers = 9",
@@ -64,7 +64,7 @@ fn options_of_an_index() {
         (
             "subquantizers = -2",
             &["\"-2\"", "\"subquantizers\""],
-            &["480"],
+            &["478"],
         ),
         ("bits = 5", &["5", "\"bits\""], &["4", "8"]),
         ("bits = 16", &["16", "\"bits\""], &["8"]),
@@ -269,16 +269,16 @@ fn parameters_of_a_training() {
                 &["32768"],
             ),
             (
-                &train("subquantizers => 481"),
+                &train("subquantizers => 479"),
                 "22023",
-                &["\"481\"", "subquantizers"],
-                &["480"],
+                &["\"479\"", "subquantizers"],
+                &["478"],
             ),
             (
-                &train("subquantizers => 241, bits => 8"),
+                &train("subquantizers => 240, bits => 8"),
                 "22023",
-                &["\"241\"", "subquantizers"],
-                &["240"],
+                &["\"240\"", "subquantizers"],
+                &["239"],
             ),
             (
                 &train("subquantizers => 9"),

@@ -49,10 +49,12 @@ struct Counters {
     refined: i64,
     compared: i64,
     returned: i64,
+    dropped: i64,
 }
 
 fn last_scan(client: &mut Client) -> Counters {
-    let sql = "SELECT index::text, lists, probed, codes, refined, compared, returned FROM distillvq_last_scan()";
+    let sql = "SELECT index::text, lists, probed, codes, refined, compared, returned, dropped
+               FROM distillvq_last_scan()";
     let row = client.query_one(sql, &[]).unwrap();
     Counters {
         index: row.get(0),
@@ -62,6 +64,7 @@ fn last_scan(client: &mut Client) -> Counters {
         refined: row.get(4),
         compared: row.get(5),
         returned: row.get(6),
+        dropped: row.get(7),
     }
 }
 
@@ -119,10 +122,12 @@ fn by_default_late_rows_are_dropped() {
         let sql = search(name, Metric::L2, queries.row(1), "");
         let found = by_index(&mut client, &sql);
         in_order(&found);
-        let rows = found.len();
-        assert!((ROWS / 10..ROWS).contains(&rows), "{name}: {rows}");
+        let (rows, counters) = (found.len(), last_scan(&mut client));
+        assert!((ROWS * 9 / 10..=ROWS).contains(&rows), "{name}: {rows}");
+        assert_eq!(counters.dropped, (ROWS - rows) as i64, "{counters:?}");
         client.run("SET distillvq.iterative_scan = relaxed_order");
         assert_eq!(by_index(&mut client, &sql).len(), ROWS);
+        assert_eq!(last_scan(&mut client).dropped, 0);
         client.run("RESET ALL");
     }
 }

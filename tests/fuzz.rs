@@ -12,7 +12,7 @@ use rand_chacha::ChaCha8Rng;
 /// Integer options and their largest values.
 const INTEGERS: [(&str, i64); 4] = [
     ("lists", 32_768),
-    ("subquantizers", 480),
+    ("subquantizers", 478),
     ("bits", 8),
     ("probes", 32_768),
 ];

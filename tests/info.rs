@@ -343,7 +343,7 @@ fn a_target_that_no_codes_reach_is_to_be_lowered() {
     let told = follow_all(&mut db);
     let expected = [
         "(subquantizers = 280); REINDEX",
-        "(bits = 8, subquantizers = 240); REINDEX",
+        "(bits = 8, subquantizers = 239); REINDEX",
         "(refine = sq7); REINDEX",
         "lower target_recall: ",
         "fine",

@@ -166,3 +166,44 @@ fn very_many_queries_leave_a_session_as_it_was() {
         "{few} bytes after 50 rescans, {many} after 2,000"
     );
 }
+
+/// A search that has to look at all rows, by codes or without, takes as much memory as the settings say and no more.
+#[test]
+fn searches_keep_within_work_mem() {
+    let mut db = Database::new("search_memory");
+    db.run(
+        "CREATE TABLE plain (id bigint, embedding vector(4)); CREATE INDEX plain_idx ON plain USING distillvq (embedding);
+         SELECT setseed(0.5);
+         INSERT INTO plain SELECT id, ARRAY[random(), random(), random(), random()]::vector FROM generate_series(1, 300000) AS id;
+         CREATE TABLE coarse AS SELECT * FROM plain;
+         CREATE INDEX coarse_idx ON coarse USING distillvq (embedding) WITH (lists = 8, subquantizers = 1)",
+    );
+    db.run_each(&["VACUUM ANALYZE plain", "VACUUM ANALYZE coarse"]);
+    let little = "SET enable_seqscan = off; SET enable_sort = off; SET work_mem = '64kB'";
+    let order = "ORDER BY embedding <-> '[0.5,0.2,0.4,0.7]'";
+    for name in ["plain", "coarse"] {
+        let ten = format!("SELECT id FROM {name} {order} LIMIT 10");
+        assert_eq!(with_only(&db, 4 * MB, little, &ten), None, "{name}");
+        // A filter that no row passes.
+        let none = format!("SELECT id FROM {name} WHERE id < 0 {order} LIMIT 10");
+        let more = little.replace("64kB", "4MB");
+        assert_eq!(with_only(&db, 16 * MB, &more, &none), None, "{name}");
+    }
+    let none = format!("SELECT id FROM plain WHERE id < 0 {order}");
+    let state = with_only(&db, 4 * MB, little, &none);
+    assert_eq!(state.as_deref(), Some("53200"));
+    // More rows than there is room for are still all returned, in order, by further passes over them.
+    let unordered = format!(
+        "SELECT format('%s %s', count(*), count(*) FILTER (WHERE d < before)) FROM
+         (SELECT d, lag(d) OVER () AS before FROM
+          (SELECT embedding <-> '[0.5,0.2,0.4,0.7]' AS d FROM plain {order} LIMIT 20000) near OFFSET 0) near"
+    );
+    db.run(little);
+    assert_eq!(db.one::<String>(&unordered), "20000 0");
+    db.run("SET distillvq.iterative_scan = relaxed_order; SET distillvq.probes = 1");
+    let refusal = db.refusal(&format!(
+        "SELECT count(*) FROM (SELECT id FROM coarse {order} OFFSET 0) all_rows"
+    ));
+    assert_eq!(refusal.state, "53200", "{refusal:?}");
+    assert!(refusal.hint.contains("work_mem"), "{refusal:?}");
+}

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{ALL, Database, Found, Sql, all_found, by_index, mean_recall, search, table};
+use common::{ALL, Database, Found, Sql, all_found, by_index, literal, mean_recall, search, table};
 use distillvq_harness::{Metric, Vectors};
 use postgres::Client;
 
@@ -213,4 +213,102 @@ fn one_model_serves_all_partitions() {
     db.run("SELECT distillvq_train('p1_embedding_idx')");
     let refusal = db.refusal("SELECT distillvq_train('p2_embedding_idx')");
     assert_eq!(refusal.state, "55000", "{refusal:?}");
+}
+
+/// Pages that a statement looks at.
+fn pages(client: &mut Client, sql: &str) -> usize {
+    let lines: Vec<String> =
+        client.column(&format!("EXPLAIN (ANALYZE, BUFFERS, TIMING OFF) {sql}"));
+    let counts = lines
+        .iter()
+        .filter_map(|line| line.trim().strip_prefix("Buffers: shared "))
+        .flat_map(|counts| counts.split(' '))
+        .filter(|count| count.starts_with("hit=") || count.starts_with("read="));
+    let numbers = counts.filter_map(|count| count.split_once('=')?.1.parse::<usize>().ok());
+    numbers.max().unwrap_or_default()
+}
+
+/// Pages that the cheapest of many inserts of a row into one partition, then into the other, look at.
+fn pages_of_inserts(client: &mut Client, row: &[f32]) -> usize {
+    let row = literal(row);
+    let two = |i: i32| format!("INSERT INTO items VALUES (0, {row}), (1, {row}) -- {i}");
+    (0..4).map(|i| pages(client, &two(i))).min().unwrap()
+}
+
+/// A table of two partitions whose indexes have one model of some 100 pages, and a row.
+fn partitions(name: &str, models: [&str; 2]) -> (Database, Vec<f32>) {
+    let mut db = Database::new(name);
+    let vectors = Vectors::clustered(1_200, 128, 30, 1);
+    table(&mut db, "rows", "vector", &vectors);
+    for model in ["a", "b"] {
+        db.run(&format!(
+            "SELECT distillvq_train('rows', 'embedding', '{model}', metric => 'l2', lists => 1000, seed => {})",
+            model.len() + usize::from(model == "b")
+        ));
+    }
+    db.run("CREATE TABLE items (id bigint, embedding vector(128)) PARTITION BY LIST ((id % 2))");
+    for (i, model) in models.iter().enumerate() {
+        db.run(&format!(
+            "CREATE TABLE items_{i} PARTITION OF items FOR VALUES IN ({i});
+             INSERT INTO items_{i} SELECT 2 * id + {i}, embedding FROM rows LIMIT 100;
+             CREATE INDEX ON items_{i} USING distillvq (embedding) WITH (model = {model})"
+        ));
+    }
+    (db, vectors.row(7).to_vec())
+}
+
+#[test]
+fn indexes_of_one_model_share_what_is_decoded() {
+    let (db, row) = partitions("shared", ["a", "a"]);
+    let mut session = db.session();
+    // Room for one encoder, of half a megabyte, not for two.
+    session.run("SET distillvq.model_cache = '1500kB'");
+    let looked_at = pages_of_inserts(&mut session, &row);
+    assert!(looked_at < 40, "{looked_at}");
+    // A model that is not the same is not taken for it.
+    let (db, row) = partitions("unshared", ["a", "b"]);
+    let mut session = db.session();
+    pages_of_inserts(&mut session, &row);
+    session.run("SET distillvq.probes = 1000");
+    all_found(&mut session, "items", Metric::L2, &row);
+}
+
+#[test]
+fn a_model_larger_than_the_cache_is_kept_and_takes_no_room_from_others() {
+    let (mut db, row) = partitions("large", ["a", "a"]);
+    db.run(
+        "CREATE TABLE few (id bigint, embedding vector(128));
+         INSERT INTO few SELECT * FROM rows LIMIT 1100;
+         CREATE INDEX ON few USING distillvq (embedding) WITH (lists = 40)",
+    );
+    let search = |table: &str| {
+        let row = literal(&row);
+        format!("SELECT * FROM {table} ORDER BY embedding <-> {row} LIMIT 1")
+    };
+    let insert = |table: &str| format!("INSERT INTO {table} VALUES (0, {})", literal(&row));
+    let statements = [
+        search("items_0"),
+        search("few"),
+        insert("few"),
+        insert("items_0"),
+    ];
+    // Pages that each statement looks at when all have been run before.
+    let looked_at = |memory: &str| {
+        let mut session = db.session();
+        session.run(&format!(
+            "SET distillvq.model_cache = '{memory}'; SET enable_seqscan = off; SET distillvq.probes = 4"
+        ));
+        for statement in statements.iter().cycle().take(2 * statements.len()) {
+            session.run(statement);
+        }
+        statements
+            .iter()
+            .map(|sql| pages(&mut session, sql))
+            .collect::<Vec<_>>()
+    };
+    let (roomy, tight) = (looked_at("64MB"), looked_at("200kB"));
+    for (tight, roomy) in tight.iter().zip(&roomy) {
+        // The parts of the large model, of more than sixty pages, do not fit into 200 kB; those of the small one do together.
+        assert!(tight <= &(roomy + 3), "{tight} {roomy}");
+    }
 }

@@ -97,6 +97,14 @@ pub fn build(heap: Heap, index: Index, info: &IndexInfo) -> Result<Counts> {
         refine: refine(element, dim, &options)?,
         options,
     };
+    // At a commit, without a snapshot, nothing may fail.
+    if plan.options.model.is_none() && crate::pg::has_snapshot() {
+        let asked = train_options(&plan.options, plan.metric, 0, SEED);
+        asked.check(dim).map_err(|source| Error::Train {
+            relation: index.name(),
+            source,
+        })?;
+    }
     if heap.is_empty() || crate::pg::in_binary_upgrade() {
         return over_nothing(&plan);
     }

@@ -10,7 +10,7 @@ use distillvq_ivf::{self as ivf, Row, RowEncoder, Tid};
 pub fn insert(index: Index, tid: Tid, vector: &[f32]) -> Result<()> {
     let target = Target::open(index)?;
     target.check_dimensions(vector.len())?;
-    let model = target.model()?;
+    let model = target.encoder()?;
     let encoder = RowEncoder::new(&target.meta, model.as_ref()).map_err(of_index(index))?;
     let encoded = encoder.encode(vector);
     let store = RelationStore::new(index);

@@ -10,7 +10,7 @@ use crate::settings::iterative::Limits;
 use crate::timing::{self, Stage};
 use distillvq_ivf::refined::Refined;
 use distillvq_ivf::stream::{Hit, Source, Stream, StreamOptions, Work};
-use distillvq_ivf::{self as ivf, Candidate, Meta, Model, Search, Tid};
+use distillvq_ivf::{self as ivf, Candidate, Meta, Model, Search, Tid, load_model};
 use distillvq_quantizer::Searcher;
 
 /// An index opened for a search or a change, with its metapage as it is now.
@@ -29,12 +29,18 @@ impl Target {
         Ok(Self { index, meta })
     }
 
-    /// The model from the backend's cache or the pages, unless the index is untrained.
+    /// The whole model from the pages, unless the index is untrained.
     pub fn model(&self) -> Result<Option<Model>> {
-        self.trained(cache::model)
+        let store = RelationStore::new(self.index);
+        load_model(&store, &mut self.meta.clone()).map_err(of_index(self.index))
     }
 
-    /// What a search needs of it.
+    /// A model that encodes as the index's does, from the backend's cache if it is there.
+    pub fn encoder(&self) -> Result<Option<Model>> {
+        self.trained(cache::encoder)
+    }
+
+    /// What a search needs of the model, from the backend's cache if it is there.
     pub fn searcher(&self) -> Result<Option<Searcher>> {
         self.trained(cache::searcher)
     }
@@ -85,6 +91,8 @@ pub struct Counters {
     pub compared: u64,
     /// Rows given to the executor.
     pub returned: u64,
+    /// Rows dropped because they were found after a farther one was returned.
+    pub dropped: u64,
 }
 
 impl Counters {
@@ -97,6 +105,7 @@ impl Counters {
             refined: self.refined + earlier.refined,
             compared: self.compared + earlier.compared,
             returned: self.returned + earlier.returned,
+            dropped: self.dropped + earlier.dropped,
         }
     }
 }
@@ -174,7 +183,8 @@ impl Searching {
     ) -> Result<Self> {
         let store = RelationStore::for_search(target.index);
         let search = timing::stage(Stage::Route, || {
-            Search::new(store, &target.meta, model, query)
+            let search = Search::new(store, &target.meta, model, query);
+            search.map(|search| search.with_memory(limits.score_bytes()))
         })
         .map_err(of_index(target.index))?;
         let stream = if target.meta.refine {
@@ -202,6 +212,7 @@ impl Searching {
             refined: stats.work.refined,
             compared: stats.compared,
             returned: stats.given,
+            dropped: stats.dropped,
         }
     }
 
@@ -239,6 +250,10 @@ impl Source for Timed {
         self.0.probed()
     }
 
+    fn rows(&self) -> u64 {
+        self.0.rows()
+    }
+
     fn probe(&mut self, more: usize) -> std::result::Result<(), ivf::Error> {
         timing::stage(Stage::Probe, || self.0.probe(more))
     }
@@ -263,8 +278,12 @@ impl Source for Timed {
         self.0.score(distance)
     }
 
-    fn exact(&mut self, out: &mut Vec<Tid>) -> std::result::Result<(), ivf::Error> {
-        timing::stage(Stage::Probe, || self.0.exact(out))
+    fn next_exact(&mut self, out: &mut Vec<Tid>) -> std::result::Result<(), ivf::Error> {
+        timing::stage(Stage::Probe, || self.0.next_exact(out))
+    }
+
+    fn rewind(&mut self) {
+        self.0.rewind();
     }
 
     fn work(&self) -> Work {

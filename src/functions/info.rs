@@ -181,7 +181,7 @@ impl Figures {
         }
         if figures.census.recent.len() >= LEAST_NEW_ROWS
             && let Some(before) = figures.meta.training.code_error
-            && let Some(model) = target.model()?
+            && let Some(model) = target.encoder()?
         {
             let now = figures.error_of_new_rows(locked, &model);
             figures.drift = now.map(|now| now / f64::from(before));

@@ -17,6 +17,7 @@ fn distillvq_last_scan() -> TableIterator<
         name!(refined, i64),
         name!(compared, i64),
         name!(returned, i64),
+        name!(dropped, i64),
     ),
 > {
     let row = last().map(|(index, counters)| {
@@ -29,6 +30,7 @@ fn distillvq_last_scan() -> TableIterator<
             number(counters.refined),
             number(counters.compared),
             number(counters.returned),
+            number(counters.dropped),
         )
     });
     TableIterator::new(row)

@@ -103,7 +103,11 @@ fn distillvq_train_index(
 ) -> Row {
     let index = or_raise(index.ok_or(Error::NullIndex(Purpose::Train)));
     let seed = seed.unwrap_or(0) as u64;
-    let options = loss_named(loss).map(|loss| RetrainOptions { seed, loss });
+    let options = loss_named(loss).map(|loss| RetrainOptions {
+        seed,
+        loss,
+        ..RetrainOptions::default()
+    });
     let outcome = options.and_then(|options| {
         let queries = query_log(queries, query_column)?;
         train_index(index, queries.as_ref(), &options)
@@ -138,7 +142,15 @@ fn train_index(
     let rows = VectorColumn::of_index(index)?;
     let shared = queries.is_some();
     let seed = options.seed;
-    let sample = sample(&rows, seed, Some(meta.dim), Part::rows(shared))?.rows;
+    let Sample {
+        offered,
+        rows: sample,
+        ..
+    } = sample(&rows, seed, Some(meta.dim), Part::rows(shared))?;
+    let options = RetrainOptions {
+        rows_in_table: offered,
+        ..*options
+    };
     let mut log = match queries {
         Some(column) => Some(sample_queries(column, seed, meta.dim)?),
         None => None,
@@ -148,7 +160,7 @@ fn train_index(
     });
     memory_for_training(&sample, meta.dim)?;
     let trained = run_training(&index.name(), |monitor| {
-        retrain(&model, sample, log.map(Cow::from), options, monitor)
+        retrain(&model, sample, log.map(Cow::from), &options, monitor)
     })?;
     let trained_at = if trained.report.improved() {
         let unwritten = |source| Error::Model {

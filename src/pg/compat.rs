@@ -296,6 +296,9 @@ pub fn install_explain_hook() {
                 line(c"Refine Codes Compared", counters.refined);
             }
             line(c"Rows Compared", counters.compared);
+            if counters.dropped > 0 {
+                line(c"Late Rows Dropped", counters.dropped);
+            }
         }
     }
 

@@ -84,6 +84,12 @@ pub fn maintenance_bytes() -> usize {
     kilobytes.max(1024) as usize * 1024
 }
 
+/// `work_mem` times `hash_mem_multiplier` in bytes.
+pub fn hash_memory() -> usize {
+    // SAFETY: computes it from settings that only this thread changes.
+    unsafe { pg_sys::get_hash_memory_limit() }
+}
+
 /// A command that `pg_stat_progress_create_index` shows while this lives; an abort ends it after an error.
 pub struct Progress(());
 

@@ -63,7 +63,12 @@ pub struct Limits {
     max_probes: usize,
     max_compared: u64,
     late: LateRows,
+    /// Bytes that a search may take for candidates and rows.
+    memory: usize,
 }
+
+/// Bytes per candidate of a pull: twice as many are chosen from as are returned, and some wait in a queue.
+const CANDIDATE_BYTES: usize = 80;
 
 impl Limits {
     /// None at all.
@@ -71,6 +76,7 @@ impl Limits {
         max_probes: usize::MAX,
         max_compared: u64::MAX,
         late: LateRows::Drop,
+        memory: 8 << 20,
     };
 
     /// Those of the session's settings.
@@ -89,20 +95,31 @@ impl Limits {
                 Iterative::Relaxed => LateRows::Append,
                 Iterative::Off | Iterative::Strict => LateRows::Drop,
             },
+            memory: crate::pg::hash_memory(),
         }
     }
 
-    /// The options of the search that probes lists, within the limits.
+    /// Half of the memory is for the scores of the probed lists.
+    pub fn score_bytes(&self) -> usize {
+        self.memory / 2
+    }
+
+    /// The options of the search that probes lists, within the limits. An eighth of the memory is for its rows, and another
+    /// for the candidates that it pulls.
     pub fn on_probes(&self, options: StreamOptions) -> StreamOptions {
+        let largest_pull = self.memory / 8 / CANDIDATE_BYTES;
         StreamOptions {
             max_probes: self.max_probes.max(options.probes),
+            memory: self.memory / 8,
+            largest_pull: largest_pull.clamp(1 << 12, 1 << 16),
             ..options
         }
     }
 
-    /// The options of the search that compares rows exactly, within the limits.
+    /// The options of the search that compares rows exactly, within the limits. A quarter of the memory is for its rows.
     pub fn on_rows(&self, options: StreamOptions) -> StreamOptions {
         StreamOptions {
+            memory: self.memory / 4,
             max_compared: self.max_compared,
             late: self.late,
             ..options

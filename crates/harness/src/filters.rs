@@ -1,6 +1,7 @@
 //! Searches under filters: recall, time and missing rows by the share of rows that a filter keeps.
 
-use std::time::Duration;
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 use postgres::Client;
 
@@ -75,6 +76,68 @@ pub struct Outcome {
     pub mean: Duration,
     /// Queries that returned fewer rows than there are.
     pub short: usize,
+    /// Of the rows that all queries should return, those that they did not.
+    pub missing: usize,
+}
+
+/// How an index did for all rows within a distance.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WithinOutcome {
+    /// Rows that all queries should return.
+    pub rows: usize,
+    /// Those of them that they did not.
+    pub missing: usize,
+    /// Queries that returned a row after a farther one.
+    pub unordered: usize,
+    /// Mean time of a query.
+    pub mean: Duration,
+}
+
+/// Asks for all rows within a distance of each query, by an index and by a sequential scan.
+///
+/// # Errors
+/// If a query fails.
+pub fn measure_within(
+    client: &mut Client,
+    items: &str,
+    queries: &Vectors,
+    farthest: f64,
+    settings: &str,
+) -> Result<WithinOutcome> {
+    let mut outcome = WithinOutcome::default();
+    let mut took = Duration::ZERO;
+    for query in queries.iter() {
+        let elements: Vec<String> = query.iter().map(f32::to_string).collect();
+        let distance = format!("embedding <=> '[{}]'", elements.join(","));
+        let sql = format!(
+            "SELECT id, {distance} FROM {items} WHERE {distance} < {farthest} ORDER BY {distance}"
+        );
+        let mut run = |settings: &str| -> Result<(Vec<(i64, f64)>, Duration)> {
+            client.batch_execute(&format!(
+                "RESET ALL; SET max_parallel_workers_per_gather = 0; {settings}"
+            ))?;
+            let statement = client.prepare(&sql)?;
+            client.query(&statement, &[])?;
+            let start = Instant::now();
+            let rows = client.query(&statement, &[])?;
+            let took = start.elapsed();
+            let rows: Result<_> = rows
+                .iter()
+                .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+                .collect();
+            Ok((rows?, took))
+        };
+        let by_index = "SET enable_seqscan = off; SET enable_sort = off";
+        let (found, time) = run(&format!("{by_index}; {settings}"))?;
+        let (truth, _) = run("SET enable_indexscan = off")?;
+        took += time;
+        let ids: HashSet<i64> = found.iter().map(|(id, _)| *id).collect();
+        outcome.rows += truth.len();
+        outcome.missing += truth.iter().filter(|(id, _)| !ids.contains(id)).count();
+        outcome.unordered += usize::from(!found.is_sorted_by(|a, b| a.1 <= b.1));
+    }
+    outcome.mean = took / queries.rows().max(1) as u32;
+    Ok(outcome)
 }
 
 /// Measures an index under each filter, with statements that set the session up. Without an index, the planner does what it
@@ -130,8 +193,10 @@ fn measure_one(
     }
     let found = find_by_id(client, &sql, count)?;
     let timing = time_by_id(client, &sql, count, SHORTEST, LONGEST)?;
+    let recall = filter.truth.recall(&found);
     Ok(Outcome {
-        recall: filter.truth.recall(&found),
+        recall,
+        missing: ((1.0 - recall) * (filter.rows * count) as f64).round() as usize,
         mean: Duration::from_secs_f64(1.0 / timing.per_second.max(f64::MIN_POSITIVE)),
         short: found.iter().filter(|ids| ids.len() < filter.rows).count(),
     })

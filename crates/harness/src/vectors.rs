@@ -69,6 +69,18 @@ impl Vectors {
         Self { dim, values }
     }
 
+    /// Vectors like those of words: directions as texts', lengths over two orders of magnitude, short ones the most.
+    #[must_use]
+    pub fn like_words(rows: usize, dim: usize, seed: u64) -> Self {
+        let mut words = Self::like_texts(rows, dim, seed, 0);
+        let mut random = ChaCha8Rng::seed_from_u64(!seed);
+        for row in words.values.chunks_exact_mut(dim.max(1)) {
+            let length = 100f32.powf(random.random::<f32>().powi(2));
+            row.iter_mut().for_each(|x| *x *= length);
+        }
+        words
+    }
+
     /// Points of a normal distribution, the same for the same seed: without groups, and so the hardest there is for lists.
     #[must_use]
     pub fn noise(rows: usize, dim: usize, seed: u64) -> Self {

@@ -335,6 +335,7 @@ fn directory_page(meta: &Meta, ordinal: u32, entries: &[Entry], page: &mut [u8])
         list: ordinal,
         next: NO_BLOCK,
         inserted: 0,
+        moves: 0,
     }
     .write(page);
     for i in 0..count {

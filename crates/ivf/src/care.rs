@@ -316,10 +316,10 @@ mod tests {
         let long = steps(768);
         assert_eq!(
             long[long.len() - 3..],
-            [Subquantizers(480), Bits(240), Refine]
+            [Subquantizers(478), Bits(239), Refine]
         );
         // Whose refine codes do not fit a page.
-        assert_eq!(steps(16_000).last(), Some(&Bits(240)));
+        assert_eq!(steps(16_000).last(), Some(&Bits(239)));
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub(crate) fn write_piece(page: &mut [u8], ordinal: u32, next: u32, piece: &[u8]
         list: ordinal,
         next,
         inserted: 0,
+        moves: 0,
     }
     .write(page);
     put(page, BODY, piece);

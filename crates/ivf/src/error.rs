@@ -37,6 +37,18 @@ pub enum Error {
     /// There is no memory for what the pages hold.
     #[error("out of memory")]
     OutOfMemory,
+    /// A search was to return late rows at its end, and found more of them than it may keep.
+    #[error("the search found more rows out of order than fit in {bytes} bytes")]
+    LateRows {
+        /// The memory for them.
+        bytes: usize,
+    },
+    /// A search compared far more rows than it may keep until it is their turn.
+    #[error("the search has to sort more rows than fit in {bytes} bytes")]
+    WaitingRows {
+        /// The memory for them.
+        bytes: usize,
+    },
     /// The page store failed.
     #[error("{0}")]
     Store(String),

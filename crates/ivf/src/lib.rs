@@ -53,7 +53,7 @@ pub use distillvq_quantizer::{CodeShape, Metric, Model, ModelError};
 pub use encode::RowEncoder;
 pub use error::Error;
 pub use insert::insert;
-pub use meta::{Chain, Extent, Meta, VERSION, list_rows, load_model};
+pub use meta::{Chain, Extent, Meta, VERSION, encoder_bytes, list_rows, load_model, model_bytes};
 pub use page::{HEADER_SIZE, Layout, MOST_REFINE_BYTES, PAGE_SIZE};
 pub use search::{Candidate, Search};
 pub use store::{MAX_PAGES_IN_WRITE, PageStore, PageWrite, check_lock};

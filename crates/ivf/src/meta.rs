@@ -166,6 +166,22 @@ impl Meta {
         self.lists > 0
     }
 
+    /// Whether a model is of the kind that the metapage tells of.
+    ///
+    /// # Errors
+    /// If it is not: the metapage or the model's pages are damaged.
+    pub fn check_model(&self, model: &Model) -> Result<(), Error> {
+        let fits = model.metric() == self.metric
+            && model.dim() == self.dim
+            && model.lists() == self.lists as usize
+            && model.shape() == self.shape;
+        if fits {
+            Ok(())
+        } else {
+            Err(Error::damaged(0, "metapage and model differ"))
+        }
+    }
+
     /// The number of the exact list.
     pub fn exact_list(&self) -> u32 {
         self.lists
@@ -246,6 +262,7 @@ impl Meta {
             list: 0,
             next: 0,
             inserted: 0,
+            moves: 0,
         }
         .write(page);
         put(page, BODY, &MAGIC);
@@ -447,10 +464,15 @@ pub fn list_rows<S: PageStore>(store: &S, meta: &Meta) -> Result<Vec<u64>, Error
 /// Times that a reader begins anew because the student was replaced meanwhile.
 const RETRIES: usize = 10;
 
-/// The bytes of encoder and student. They are of one model even if the student is replaced meanwhile: then `meta` is
-/// brought up to date.
-pub(crate) fn model_bytes<S: PageStore>(store: &S, meta: &mut Meta) -> Result<[Vec<u8>; 2], Error> {
-    let encoder = chain::read(store, &meta.encoder)?;
+/// The bytes of the encoder of a trained index.
+pub fn encoder_bytes<S: PageStore>(store: &S, meta: &Meta) -> Result<Vec<u8>, Error> {
+    chain::read(store, &meta.encoder)
+}
+
+/// The bytes of encoder and student of a trained index. They are of one model even if the student is replaced meanwhile: then
+/// `meta` is brought up to date, and its build identifier is that of the model.
+pub fn model_bytes<S: PageStore>(store: &S, meta: &mut Meta) -> Result<[Vec<u8>; 2], Error> {
+    let encoder = encoder_bytes(store, meta)?;
     for _ in 0..RETRIES {
         match chain::read(store, &meta.student) {
             Ok(student) => return Ok([encoder, student]),
@@ -478,13 +500,6 @@ pub fn load_model<S: PageStore>(store: &S, meta: &mut Meta) -> Result<Option<Mod
     }
     let [encoder, student] = model_bytes(store, meta)?;
     let model = Model::from_parts(&encoder, &student)?;
-    let fits = model.metric() == meta.metric
-        && model.dim() == meta.dim
-        && model.lists() == meta.lists as usize
-        && model.shape() == meta.shape;
-    if fits {
-        Ok(Some(model))
-    } else {
-        Err(Error::damaged(0, "metapage and model differ"))
-    }
+    meta.check_model(&model)?;
+    Ok(Some(model))
 }

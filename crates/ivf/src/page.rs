@@ -3,12 +3,14 @@
 //! # Page map (format version 1, little-endian)
 //! ```text
 //!    0 ..   24   PostgreSQL's page header
-//!   24 ..   40   head { kind u8, format u8, count u16, list u32, next u32, inserted u32 }
-//!   40 ..   64   reserved, zero (rows then start on a cache line)
+//!   24 ..   44   head { kind u8, format u8, count u16, list u32, next u32, inserted u32, moves u32 }
+//!   44 ..   64   reserved, zero (rows then start on a cache line)
 //!   64 .. 8192   body, no hole
 //! ```
 //! `inserted` counts the rows that were put on a posting page since the build (0 on pages of other kinds): it is changed
-//! with the row, in one step, so the sum over all pages is right after a crash too. Removing rows leaves it alone.
+//! with the row, in one step, so the sum over all pages is right after a crash too. Removing rows leaves it alone. `moves`
+//! counts the times that rows of a posting page were moved to the places of removed ones: a search that keeps what it knows of
+//! a row by its place on the page sees by it that places have changed.
 //!
 //! `kind` 0 is a page that was never initialised: legal, and empty. Block 0 is the metapage, so `next` 0 means "none".
 //! Links only ever lead to higher block numbers, because a chain grows by pages appended to the file: a chain cannot be
@@ -68,6 +70,8 @@ pub(crate) struct Head {
     pub next: u32,
     /// Rows put on the page since the build (posting), as far as a u32 counts.
     pub inserted: u32,
+    /// Times that rows were moved within the page (posting), modulo 2^32.
+    pub moves: u32,
 }
 
 impl Head {
@@ -79,6 +83,7 @@ impl Head {
             list,
             next: NO_BLOCK,
             inserted: 0,
+            moves: 0,
         }
     }
 
@@ -90,6 +95,7 @@ impl Head {
             list,
             next: owner,
             inserted: 0,
+            moves: 0,
         }
     }
 
@@ -117,6 +123,7 @@ impl Head {
             list: get_u32(page, 28),
             next: get_u32(page, 32),
             inserted: get_u32(page, 36),
+            moves: get_u32(page, 40),
         })
     }
 
@@ -132,6 +139,7 @@ impl Head {
         put(page, 28, &self.list.to_le_bytes());
         put(page, 32, &self.next.to_le_bytes());
         put(page, 36, &self.inserted.to_le_bytes());
+        put(page, 40, &self.moves.to_le_bytes());
     }
 }
 
@@ -183,6 +191,7 @@ mod tests {
             count: 17,
             next: 99,
             inserted: 3,
+            moves: 8,
             ..Head::posting(5)
         };
         head.write(&mut page);

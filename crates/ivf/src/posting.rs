@@ -155,6 +155,7 @@ pub(crate) fn punch(page: &mut [u8], mut head: Head, layout: &Layout, victims: &
 /// Returns the rows left.
 pub(crate) fn compact(page: &mut [u8], mut head: Head, layout: &Layout, victims: &[Tid]) -> usize {
     let (mut i, mut count) = (0, usize::from(head.count));
+    let mut moved = false;
     while i < count {
         let tid = layout.tid(page, i);
         if tid.offset != 0 && victims.binary_search(&tid).is_err() {
@@ -164,9 +165,11 @@ pub(crate) fn compact(page: &mut [u8], mut head: Head, layout: &Layout, victims:
         count -= 1;
         if i < count {
             layout.move_row(page, count, i);
+            moved = true;
         }
         layout.put_tid(page, count, Tid::default());
     }
+    head.moves = head.moves.wrapping_add(u32::from(moved));
     head.count = count as u16;
     head.write(page);
     count

@@ -71,6 +71,7 @@ impl StreamOptions {
             z: 3.0,
             first_batch: 12,
             batch: 4,
+            ahead: 0.2,
             largest_pull: 12,
             ..StreamOptions::default()
         }
@@ -84,6 +85,10 @@ impl<S: PageStore> Source for Refined<S> {
 
     fn probed(&self) -> usize {
         self.stream.source().probed()
+    }
+
+    fn rows(&self) -> u64 {
+        self.stream.source().rows()
     }
 
     fn probe(&mut self, _more: usize) -> Result<(), Error> {
@@ -116,8 +121,14 @@ impl<S: PageStore> Source for Refined<S> {
         self.stream.source().0.score(distance)
     }
 
-    fn exact(&mut self, out: &mut Vec<Tid>) -> Result<(), Error> {
-        self.stream.source().0.exact(out)
+    fn next_exact(&mut self, out: &mut Vec<Tid>) -> Result<(), Error> {
+        self.stream.source_mut().0.next_exact(out)
+    }
+
+    fn rewind(&mut self) {
+        self.stream.rewind();
+        self.last = f32::INFINITY;
+        self.ended = false;
     }
 
     fn work(&self) -> Work {
@@ -139,8 +150,13 @@ impl<S: PageStore> Source for Refined<S> {
 
 /// A candidate that was "compared" by its refine code.
 fn ranked(hit: Hit) -> Candidate {
+    let score = -hit.distance as f32;
     Candidate {
-        score: -hit.distance as f32,
+        score: if score.is_nan() {
+            f32::NEG_INFINITY
+        } else {
+            score
+        },
         tid: hit.tid,
         refine: Place::default(),
     }
@@ -156,6 +172,10 @@ impl<S: PageStore> Source for Coarse<S> {
 
     fn probed(&self) -> usize {
         self.0.probed()
+    }
+
+    fn rows(&self) -> u64 {
+        self.0.rows()
     }
 
     fn probe(&mut self, more: usize) -> Result<(), Error> {
@@ -178,8 +198,12 @@ impl<S: PageStore> Source for Coarse<S> {
         -distance
     }
 
-    fn exact(&mut self, _out: &mut Vec<Tid>) -> Result<(), Error> {
+    fn next_exact(&mut self, _out: &mut Vec<Tid>) -> Result<(), Error> {
         Ok(())
+    }
+
+    fn rewind(&mut self) {
+        self.0.rewind();
     }
 
     fn work(&self) -> Work {

@@ -1,5 +1,6 @@
 //! The best `n` of a stream of candidates, in O(n) memory and amortised O(1) time each.
 
+use crate::error::Error;
 use crate::search::Candidate;
 use std::cmp::Ordering;
 
@@ -20,13 +21,16 @@ pub(crate) struct Reservoir {
 
 impl Reservoir {
     /// Room for the best `n` (at least 1) of the candidates that come before `floor`.
-    pub fn new(n: usize, floor: Option<Candidate>) -> Self {
-        Reservoir {
-            n: n.max(1),
-            kept: Vec::new(),
+    pub fn new(n: usize, floor: Option<Candidate>) -> Result<Self, Error> {
+        let (n, mut kept) = (n.max(1), Vec::new());
+        let reserved = kept.try_reserve_exact(n.saturating_mul(2));
+        reserved.map_err(|_| Error::OutOfMemory)?;
+        Ok(Reservoir {
+            n,
+            kept,
             threshold: floor.map_or(f32::NEG_INFINITY, |floor| floor.score),
             floor,
-        }
+        })
     }
 
     /// Whether a score may be among the best. NaN may: it counts as negative infinity.
@@ -78,6 +82,7 @@ impl Reservoir {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::Tid;
@@ -99,7 +104,7 @@ mod tests {
         fn keeps_the_best(scores in prop::collection::vec(score(), 0..400), n in 1..50usize, floor in score()) {
             let candidate = |score, block| Candidate { score, tid: Tid { block, offset: 1 }, refine: Place::default() };
             let floor = (floor < 0.0).then_some(candidate(floor, 100));
-            let mut reservoir = Reservoir::new(n, floor);
+            let mut reservoir = Reservoir::new(n, floor).unwrap();
             let mut expected = Vec::new();
             for (i, &score) in scores.iter().enumerate() {
                 if reservoir.wants(score) {

@@ -1,21 +1,30 @@
 //! Searching the lists: candidates with estimated scores, best first.
 //!
-//! The candidates of all probed lists have one total order: score descending, then TID. A *cursor* a list remembers up to
-//! where its candidates were given out, so a later pull scans the list's pages again and takes what comes behind; the
-//! memory of a pull is proportional to what it returns, never to what it scans. A list added between two pulls starts
+//! The candidates of all probed lists have one total order: score descending, then TID. A *cursor* per list remembers up to
+//! where its candidates were given out, and a later pull takes what comes behind. A list added between two pulls starts
 //! without a cursor. NaN scores count as the worst.
+//!
+//! A list is scanned once: its scores are kept, four bytes a row ([`scores`]), and later pulls choose among them. Only two
+//! things make a search scan codes again: a list for whose scores [`Search::with_memory`] leaves no room is scanned by each
+//! pull, and a page on which a vacuum moved rows meanwhile once more.
+
+mod scores;
 
 use crate::error::Error;
 use crate::meta::{Entry, Meta, check_directory_page};
-use crate::page::{Layout, NO_BLOCK};
+use crate::page::{Head, Layout, NO_BLOCK};
 use crate::posting::{check_link, open};
 use crate::reservoir::{Reservoir, order};
 use crate::store::PageStore;
 use crate::{Metric, Tid};
 use distillvq_kernels::{Affine, Kernels, LANES, kernels};
 use distillvq_quantizer::{QueryTables, Ranking, RefineQuery, Searcher};
+use scores::Scores;
 use std::cell::Cell;
 use std::cmp::Ordering;
+
+/// Bytes of scores that a search keeps unless it is told otherwise.
+const DEFAULT_SCORE_BYTES: usize = 4 << 20;
 
 /// Lists scanned by turns, a page of each, so that a page that was asked for has time to arrive.
 const LISTS_AT_ONCE: usize = 4;
@@ -96,6 +105,16 @@ impl Cursor {
     }
 }
 
+/// Whether all scores of a list are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kept {
+    /// It was not scanned yet.
+    Untried,
+    Yes,
+    /// There was no room.
+    No,
+}
+
 /// A list being probed.
 #[derive(Clone, Copy, Debug)]
 struct Probe {
@@ -104,6 +123,7 @@ struct Probe {
     /// Rows at build or the last vacuum.
     rows: u64,
     cursor: Cursor,
+    kept: Kept,
     affine: Affine,
 }
 
@@ -113,6 +133,8 @@ struct Scorer {
     layout: Layout,
     kernels: &'static Kernels,
     scan: fn(&[u8], &[u8], &mut [u16; LANES]),
+    /// A row that the lists are searched without.
+    left_out: Option<Tid>,
 }
 
 /// A search under way. It holds no page between calls.
@@ -129,9 +151,12 @@ pub struct Search<S: PageStore> {
     probes: Vec<Probe>,
     /// See [`Search::bound`].
     bound: Option<f32>,
+    /// The scores of the lists scanned so far.
+    scores: Scores,
+    /// The link to the next page of the exact list, and the page that it is on; `None` before the first.
+    exact: Option<(u32, u32)>,
     /// See [`Search::scanned`].
     scanned: Cell<u64>,
-    left_out: Option<Tid>,
 }
 
 impl<S: PageStore> Search<S> {
@@ -154,8 +179,9 @@ impl<S: PageStore> Search<S> {
             ranking: Ranking::default(),
             probes: Vec::new(),
             bound: None,
+            scores: Scores::new(DEFAULT_SCORE_BYTES),
+            exact: None,
             scanned: Cell::new(0),
-            left_out: None,
         };
         if meta.trained() {
             let model = model.ok_or(Error::Mismatch("the index has a model"))?;
@@ -170,9 +196,20 @@ impl<S: PageStore> Search<S> {
         Ok(search)
     }
 
+    /// The same, keeping at most so many bytes of scores.
+    #[must_use]
+    pub fn with_memory(self, bytes: usize) -> Self {
+        Search {
+            scores: Scores::new(bytes),
+            ..self
+        }
+    }
+
     /// Has this row's codes passed over, as if the lists did not have it. To be called before the first pull.
     pub fn leave_out(&mut self, tid: Tid) {
-        self.left_out = Some(tid);
+        if let Some(scorer) = &mut self.scorer {
+            scorer.left_out = Some(tid);
+        }
     }
 
     /// Number of lists, without the exact list.
@@ -185,7 +222,14 @@ impl<S: PageStore> Search<S> {
         self.probes.len()
     }
 
-    /// Codes scanned so far; those that were scanned again count again.
+    /// About how many rows all lists have, by those that are probed; 0 before the first.
+    pub fn rows(&self) -> u64 {
+        let rows = self.probes.iter().map(|probe| probe.rows);
+        let rows = rows.fold(0, u64::saturating_add) as f64;
+        (rows * self.lists() as f64 / self.probes.len().max(1) as f64) as u64
+    }
+
+    /// Codes scanned so far; those that had to be scanned again count again.
     pub fn scanned(&self) -> u64 {
         self.scanned.get()
     }
@@ -220,6 +264,7 @@ impl<S: PageStore> Search<S> {
                 first,
                 rows,
                 cursor,
+                kept: Kept::Untried,
                 affine,
             });
         }
@@ -300,24 +345,42 @@ impl<S: PageStore> Search<S> {
         Ok(())
     }
 
-    /// Appends the TIDs of the exact list.
-    pub fn exact(&self, out: &mut Vec<Tid>) -> Result<(), Error> {
+    /// Appends the TIDs of the exact list that come next, those of a page; none at its end.
+    pub fn next_exact(&mut self, out: &mut Vec<Tid>) -> Result<(), Error> {
         let list = self.meta.exact_list();
         let layout = self.meta.layout(list)?;
-        let mut blocks = self.store.blocks()?;
-        let (mut from, mut block) = (0, Entry::of(&self.store, &self.meta, list)?.first);
-        while block != NO_BLOCK {
+        let mut blocks = 0;
+        let (mut from, mut block) = match self.exact {
+            Some(link) => link,
+            None => (0, Entry::of(&self.store, &self.meta, list)?.first),
+        };
+        let before = out.len();
+        while block != NO_BLOCK && out.len() == before {
             check_link(&self.store, from, block, &mut blocks)?;
             self.store.interrupts()?;
             let next = self.store.read(block, |page| {
                 let head = open(page, block, list, &layout)?;
-                let rows = (0..usize::from(head.count)).map(|i| layout.tid(page, i));
+                let count = usize::from(head.count);
+                out.try_reserve(count).map_err(|_| Error::OutOfMemory)?;
+                let rows = (0..count).map(|i| layout.tid(page, i));
                 out.extend(rows.filter(|tid| tid.offset != 0));
                 Ok::<u32, Error>(head.next)
             })??;
             (from, block) = (block, next);
         }
+        self.exact = Some((from, block));
         Ok(())
+    }
+
+    /// Begins again: all candidates of the probed lists and the rows of the exact list come once more. Scores are kept.
+    pub fn rewind(&mut self) {
+        for probe in &mut self.probes {
+            if probe.first != NO_BLOCK {
+                probe.cursor = Cursor::Start;
+            }
+        }
+        self.exact = None;
+        self.find_bound();
     }
 
     /// Has what will be read of a page brought near.
@@ -328,47 +391,140 @@ impl<S: PageStore> Search<S> {
         }
     }
 
-    /// Scans the chosen lists for the `n` best candidates behind their cursors, and better than `floor`.
+    /// Searches the chosen lists for the `n` best candidates behind their cursors, and better than `floor`.
     fn collect(
-        &self,
+        &mut self,
         n: usize,
         chosen: impl Fn(&Probe) -> bool,
         floor: Option<Candidate>,
     ) -> Result<Vec<Candidate>, Error> {
-        let mut best = Reservoir::new(n, floor);
+        let mut best = Reservoir::new(n, floor)?;
+        let mut scores = std::mem::replace(&mut self.scores, Scores::new(0));
+        let mark = scores.mark();
+        let scanned = self
+            .choose_kept(&mut scores, &chosen, &mut best)
+            .and_then(|()| self.scan(&mut scores, &chosen, &mut best));
+        if scanned.is_err() {
+            scores.return_to(mark);
+        }
+        self.scores = scores;
+        for (index, kept) in scanned? {
+            if let Some(probe) = self.probes.get_mut(index as usize) {
+                probe.kept = kept;
+            }
+        }
+        Ok(best.finish())
+    }
+
+    /// Offers the candidates of the lists whose scores are kept.
+    fn choose_kept(
+        &self,
+        scores: &mut Scores,
+        chosen: &impl Fn(&Probe) -> bool,
+        best: &mut Reservoir,
+    ) -> Result<(), Error> {
         let Some(scorer) = &self.scorer else {
-            return Ok(best.finish());
+            return Ok(());
+        };
+        let mut places = Vec::new();
+        for i in 0..scores.pages.len() {
+            let Some(page) = scores.pages.get(i).copied() else {
+                break;
+            };
+            let probe = self.probes.get(page.probe as usize);
+            let Some(probe) = probe.filter(|probe| probe.kept == Kept::Yes && chosen(probe)) else {
+                continue;
+            };
+            let Some(bound) = probe.cursor.bound().filter(|bound| best.wants(*bound)) else {
+                continue;
+            };
+            scores.places(&page, best.threshold(), bound, &mut places);
+            if places.is_empty() {
+                continue;
+            }
+            self.store.interrupts()?;
+            let moves = self.store.read(page.block, |bytes| {
+                let head = open(bytes, page.block, probe.list, &scorer.layout)?;
+                if head.moves == page.moves {
+                    for &(row, score) in &places {
+                        scorer.offer(bytes, usize::from(row), score, probe, best);
+                    }
+                } else {
+                    let replace = |block, new: &[f32; LANES]| scores.replace(&page, block, new);
+                    scorer.scan_page(bytes, &head, probe, best, replace);
+                    self.scanned.set(self.scanned.get() + u64::from(head.count));
+                }
+                Ok::<u32, Error>(head.moves)
+            })??;
+            if let Some(page) = scores.pages.get_mut(i) {
+                page.moves = moves;
+            }
+        }
+        Ok(())
+    }
+
+    /// Scans the chosen lists whose scores are not kept, and keeps them if there is room. Returns the lists that were scanned.
+    fn scan(
+        &self,
+        scores: &mut Scores,
+        chosen: &impl Fn(&Probe) -> bool,
+        best: &mut Reservoir,
+    ) -> Result<Vec<(u32, Kept)>, Error> {
+        let mut scanned = Vec::new();
+        let Some(scorer) = &self.scorer else {
+            return Ok(scanned);
         };
         let mut blocks = self.store.blocks()?;
-        let mut waiting: Vec<&Probe> = self.probes.iter().filter(|p| chosen(p)).collect();
+        let probes = (0u32..).zip(&self.probes);
+        let mut waiting: Vec<(u32, &Probe)> = probes
+            .filter(|(_, probe)| probe.kept != Kept::Yes && chosen(probe))
+            .collect();
+        let rows = waiting.iter().map(|(_, probe)| probe.rows);
+        scores.reserve(rows.fold(0, u64::saturating_add), waiting.len());
         // Lists with more to give come first: they raise the threshold, and the rest may not need a scan at all.
-        waiting.sort_by(|a, b| a.cursor.progress(&b.cursor));
+        waiting.sort_by(|(_, a), (_, b)| a.cursor.progress(&b.cursor));
         let mut waiting = waiting.into_iter().peekable();
         let mut turns: Vec<Turn<'_>> = Vec::with_capacity(LISTS_AT_ONCE);
         let mut turn = 0;
         loop {
             while turns.len() < LISTS_AT_ONCE
-                && let Some(probe) = waiting.next_if(|p| best.may_take(p.cursor.bound()))
+                && let Some((index, probe)) =
+                    waiting.next_if(|(_, probe)| best.may_take(probe.cursor.bound()))
             {
                 check_link(&self.store, 0, probe.first, &mut blocks)?;
-                turns.push(Turn::new(probe));
+                turns.push(Turn::new(index, probe));
                 self.warm(scorer, turns.last());
             }
             turn = if turn < turns.len() { turn } else { 0 };
-            let Some(Turn { probe, block, rows }) = turns.get_mut(turn) else {
-                return Ok(best.finish());
+            let Some(Turn {
+                index,
+                probe,
+                block,
+                rows,
+                keeps,
+            }) = turns.get_mut(turn)
+            else {
+                return Ok(scanned);
             };
             self.store.interrupts()?;
-            let (next, count) = self.store.read(*block, |page| {
-                scorer.scan_page(page, *block, (probe, self.left_out), &mut best)
+            let head = self.store.read(*block, |page| {
+                let head = open(page, *block, probe.list, &scorer.layout)?;
+                *keeps = *keeps && scores.begin_page(*block, *index, &head);
+                scorer.scan_page(page, &head, probe, best, |_, new| {
+                    if *keeps {
+                        scores.push(new);
+                    }
+                });
+                Ok::<Head, Error>(head)
             })??;
-            self.scanned.set(self.scanned.get() + count as u64);
-            if next == NO_BLOCK {
+            self.scanned.set(self.scanned.get() + u64::from(head.count));
+            if head.next == NO_BLOCK {
+                scanned.push((*index, if *keeps { Kept::Yes } else { Kept::No }));
                 turns.swap_remove(turn);
             } else {
-                check_link(&self.store, *block, next, &mut blocks)?;
-                self.store.prefetch(next);
-                *block = next;
+                check_link(&self.store, *block, head.next, &mut blocks)?;
+                self.store.prefetch(head.next);
+                *block = head.next;
                 *rows = rows.saturating_sub(scorer.layout.capacity() as u64);
                 self.warm(scorer, turns.get(turn));
                 turn += 1;
@@ -379,19 +535,25 @@ impl<S: PageStore> Search<S> {
 
 /// A list whose pages are being scanned.
 struct Turn<'a> {
+    /// Its index among the probed ones.
+    index: u32,
     probe: &'a Probe,
     /// The next page.
     block: u32,
     /// Rows expected from there on.
     rows: u64,
+    /// There was room for the scores of all pages so far.
+    keeps: bool,
 }
 
 impl<'a> Turn<'a> {
-    fn new(probe: &'a Probe) -> Self {
+    fn new(index: u32, probe: &'a Probe) -> Self {
         Turn {
+            index,
             probe,
             block: probe.first,
             rows: probe.rows,
+            keeps: probe.kept == Kept::Untried,
         }
     }
 }
@@ -408,19 +570,20 @@ impl Scorer {
             } else {
                 kernels.scan4
             },
+            left_out: None,
         })
     }
 
-    /// Scores the rows of a page but the one to be left out, and offers them to `best`. Returns the next page of the chain, and the number of rows.
+    /// Scores the rows of a page and offers them to `best`. `show` gets the scores of each block of rows.
     fn scan_page(
         &self,
         page: &[u8],
-        block: u32,
-        (probe, left_out): (&Probe, Option<Tid>),
+        head: &Head,
+        probe: &Probe,
         best: &mut Reservoir,
-    ) -> Result<(u32, usize), Error> {
+        mut show: impl FnMut(usize, &[f32; LANES]),
+    ) {
         let layout = &self.layout;
-        let head = open(page, block, probe.list, layout)?;
         let count = usize::from(head.count);
         let (mut sums, mut scores) = ([0; LANES], [0.0; LANES]);
         for b in 0..count.div_ceil(LANES) {
@@ -432,23 +595,28 @@ impl Scorer {
             let threshold = best.threshold();
             let finish = self.kernels.finish;
             let mut wanted = finish(&sums, scales, norms, &probe.affine, threshold, &mut scores);
+            show(b, &scores);
             while wanted != 0 {
                 let lane = wanted.trailing_zeros() as usize;
                 wanted &= wanted - 1;
                 let (score, i) = (scores[lane], b * LANES + lane);
                 if i < count && best.wants(score) {
-                    let candidate = Candidate {
-                        score,
-                        tid: layout.tid(page, i),
-                        refine: layout.refine_of(page, i),
-                    };
-                    best.offer(candidate, |c| {
-                        probe.cursor.is_before(c) && left_out != Some(c.tid)
-                    });
+                    self.offer(page, i, score, probe, best);
                 }
             }
         }
-        Ok((head.next, count))
+    }
+
+    /// Offers a row of a page.
+    fn offer(&self, page: &[u8], row: usize, score: f32, probe: &Probe, best: &mut Reservoir) {
+        let candidate = Candidate {
+            score,
+            tid: self.layout.tid(page, row),
+            refine: self.layout.refine_of(page, row),
+        };
+        best.offer(candidate, |c| {
+            probe.cursor.is_before(c) && self.left_out != Some(c.tid)
+        });
     }
 }
 

@@ -18,6 +18,18 @@
 //! [`StreamOptions`] may bend two of them: `max_probes` and `max_compared` end the probing of rule 3, and `late` says what
 //! becomes of the rows of rule 4 ([`LateRows`]).
 //!
+//! # Looking ahead
+//! Each row returned makes more rows late: those nearer than it in lists that are not probed yet, and those whose estimate is off
+//! by more than the margin. So beyond the first `rows` the search is kept ahead of what it returns by a share of what it has
+//! done ([`StreamOptions::ahead`]): as many more rows are compared, and lists are probed for as many more rows, before the next one is
+//! returned. Once a share of all rows was compared ([`StreamOptions::all_from`]), all of them are before the next one is
+//! returned, if there is memory for so many. Where the distance is limited ([`Stream::within`]), rows up to the limit are compared early, for they will be anyway.
+//!
+//! # Memory
+//! Rows that were compared and not returned take at most `memory` bytes. Beyond that the farther half is dropped; where those
+//! are reached, the source begins again, and they are found in another pass. A query with a LIMIT hardly ever gets there; one that
+//! needs many passes fails ([`Error::WaitingRows`]).
+//!
 //! # Where things are
 //! Here is what becomes of rows once they are compared (rules 1, 2, 4 to 6), and when to go for more. What is not compared yet,
 //! and the probing of lists, is in `frontier`; where candidates come from is a [`Source`]; how much to look at, in `options`.
@@ -25,6 +37,7 @@
 mod frontier;
 mod growth;
 mod options;
+mod ready;
 mod source;
 
 pub use growth::{BANDS, Growth, RANKS, ROWS};
@@ -36,11 +49,11 @@ use crate::error::Error;
 use crate::search::Candidate;
 use crate::tidset::TidSet;
 use frontier::Frontier;
-use std::cmp::{Ordering, Reverse};
-use std::collections::BinaryHeap;
+use ready::Ready;
+use std::cmp::Ordering;
 
-/// Rows of the exact list compared at a time.
-const EXACT_BATCH: usize = 1024;
+/// By which share of the rows returned the search compares ahead of them where the distance is limited.
+const AHEAD_WITHIN: f64 = 4.0;
 
 /// A row with its exact distance. Ordered by distance (NaN last, as in PostgreSQL), then TID.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -124,9 +137,12 @@ impl Errors {
 pub struct Stream<C: Source> {
     frontier: Frontier<C>,
     options: StreamOptions,
+    /// The exact list was compared in this pass.
     started: bool,
     /// Rows compared, nearest first.
-    ready: BinaryHeap<Reverse<Hit>>,
+    ready: Ready,
+    /// Rows in `ready` that are within `farthest`.
+    wanted: usize,
     /// Late rows that follow at the end.
     aside: Vec<Hit>,
     /// Everything else is exhausted; `aside` is sorted, nearest last.
@@ -135,11 +151,19 @@ pub struct Stream<C: Source> {
     last: Option<f64>,
     /// Distance beyond which no row is wanted.
     farthest: Option<f64>,
-    seen: TidSet,
+    /// A row that is not there for this search.
+    left_out: Option<Tid>,
+    /// Rows that a source which repeats rows may not repeat: those returned at the distance `last`, or all where late rows
+    /// are returned at the end.
+    returned: TidSet,
     /// Visible candidates compared so far, and their errors.
     visible: usize,
     errors: Errors,
     stats: StreamStats,
+    /// Rows compared after which all others are too before the next one is returned; 0 if that is not known.
+    row_limit: u64,
+    /// Lists probed when that was reckoned.
+    probed: usize,
     /// Buffers of [`Stream::compare_batch`].
     batch: Vec<Candidate>,
     distances: Vec<Option<f64>>,
@@ -160,19 +184,29 @@ impl<C: Source> Stream<C> {
             largest_pull: options.largest_pull.max(1),
             ..options
         };
+        // A quarter for the rows returned, and another for late rows.
+        let for_others = if options.late == LateRows::Append {
+            2
+        } else {
+            4
+        };
         Stream {
             frontier: Frontier::new(source, &options),
             options,
             started: false,
-            ready: BinaryHeap::new(),
+            ready: Ready::new(options.memory - options.memory / for_others),
+            wanted: 0,
             aside: Vec::new(),
             ending: false,
             last: None,
             farthest: None,
-            seen: TidSet::default(),
+            left_out: None,
+            returned: TidSet::new(options.memory / 4),
             visible: 0,
             errors: Errors::default(),
             stats: StreamStats::default(),
+            row_limit: 0,
+            probed: 0,
             batch: Vec::new(),
             distances: Vec::new(),
         }
@@ -180,12 +214,12 @@ impl<C: Source> Stream<C> {
 
     /// The next row, or `None` after the last.
     pub fn next<E: From<Error>>(&mut self, fetch: &mut Fetch<'_, E>) -> Result<Option<Hit>, E> {
-        if !self.started {
-            self.compare_exact_list(fetch)?;
-            self.started = true;
-        }
         while !self.ending {
-            self.frontier.widen(self.wanted_probes())?;
+            if !self.started {
+                self.compare_exact_list(fetch)?;
+                self.started = true;
+            }
+            self.probe_wanted()?;
             let mut unseen = self.frontier.unseen();
             if !self.may_give(unseen) {
                 unseen = self.frontier.refill()?;
@@ -198,7 +232,7 @@ impl<C: Source> Stream<C> {
                 continue;
             }
             if let Some(hit) = self.take_ready(unseen) {
-                if self.admit(hit) {
+                if self.admit(hit)? {
                     self.stats.given += 1;
                     return Ok(Some(hit));
                 }
@@ -206,6 +240,10 @@ impl<C: Source> Stream<C> {
             }
             if unseen.is_some() {
                 self.compare_batch(fetch)?;
+            } else if self.ready.needs_pass() {
+                self.ready.begin_pass()?;
+                self.frontier.rewind();
+                (self.started, self.wanted) = (false, 0);
             } else {
                 self.end();
             }
@@ -218,6 +256,10 @@ impl<C: Source> Stream<C> {
     /// The source.
     pub fn source(&self) -> &C {
         &self.frontier.source
+    }
+
+    pub(crate) fn source_mut(&mut self) -> &mut C {
+        &mut self.frontier.source
     }
 
     /// What was done so far.
@@ -239,7 +281,7 @@ impl<C: Source> Stream<C> {
     /// Never compares a row, nor gives it out, as if it were not there: the error of its estimate would tell nothing of those
     /// of others if it is the query itself. To be called before the first row is asked for.
     pub fn leave_out(&mut self, tid: Tid) {
-        self.seen.insert(tid);
+        self.left_out = Some(tid);
         self.frontier.source.leave_out(tid);
     }
 
@@ -248,19 +290,52 @@ impl<C: Source> Stream<C> {
         self.frontier.close(self.options.probes);
     }
 
-    /// Rule 4: whether a row is returned now.
-    fn admit(&mut self, hit: Hit) -> bool {
-        let is_late = |last: f64| hit.distance.total_cmp(&last).is_lt();
-        if !self.last.is_some_and(is_late) {
+    /// Begins again: every row comes once more.
+    pub(crate) fn rewind(&mut self) {
+        self.frontier.rewind();
+        self.ready.clear();
+        self.returned.clear();
+        self.aside = Vec::new();
+        (self.started, self.ending) = (false, false);
+        (self.last, self.wanted) = (None, 0);
+    }
+
+    /// Rules 4 and 5: whether a row is returned now.
+    fn admit(&mut self, hit: Hit) -> Result<bool, Error> {
+        let order = self.last.map(|last| hit.distance.total_cmp(&last));
+        let keeps_all = self.options.late == LateRows::Append;
+        if order == Some(Ordering::Greater) && !keeps_all {
+            self.returned.clear();
+        }
+        let is_late = order == Some(Ordering::Less);
+        if (keeps_all || !is_late) && !self.returned.insert(hit.tid) {
+            return Ok(false);
+        }
+        if !is_late {
             self.last = Some(hit.distance);
-            return true;
+            return Ok(true);
         }
         match self.options.late {
             LateRows::Drop => self.stats.dropped += 1,
-            LateRows::Append => self.aside.push(hit),
-            LateRows::Return => return true,
+            LateRows::Append => self.put_aside(hit)?,
+            LateRows::Return => return Ok(true),
         }
-        false
+        Ok(false)
+    }
+
+    fn put_aside(&mut self, hit: Hit) -> Result<(), Error> {
+        let bytes = self.options.memory / 4;
+        let most = bytes / size_of::<Hit>();
+        if self.aside.len() >= most {
+            return Err(Error::LateRows { bytes });
+        }
+        if self.aside.len() == self.aside.capacity() {
+            let more = self.aside.len().max(64).min(most - self.aside.len());
+            let reserved = self.aside.try_reserve_exact(more);
+            reserved.map_err(|_| Error::OutOfMemory)?;
+        }
+        self.aside.push(hit);
+        Ok(())
     }
 
     /// From here on only what was put aside follows.
@@ -272,38 +347,109 @@ impl<C: Source> Stream<C> {
     /// Rule 1.
     fn compare_exact_list<E: From<Error>>(&mut self, fetch: &mut Fetch<'_, E>) -> Result<(), E> {
         let mut tids = Vec::new();
-        self.frontier.source.exact(&mut tids)?;
-        tids.retain(|&tid| self.seen.insert(tid));
-        tids.sort_unstable();
-        for batch in tids.chunks(EXACT_BATCH) {
+        loop {
+            tids.clear();
+            self.frontier.source.next_exact(&mut tids)?;
+            if tids.is_empty() {
+                return Ok(());
+            }
+            tids.sort_unstable();
+            tids.retain(|tid| Some(*tid) != self.left_out);
             self.batch.clear();
             self.batch
-                .extend(batch.iter().map(|tid| Candidate::exact(*tid)));
-            self.stats.compared += batch.len() as u64;
-            fetch_into(fetch, &self.batch, &mut self.distances)?;
-            for (&tid, distance) in batch.iter().zip(&self.distances) {
-                let hit = distance.map(|distance| Reverse(Hit::new(tid, distance)));
-                self.ready.extend(hit);
+                .extend(tids.iter().copied().map(Candidate::exact));
+            self.compare(fetch)?;
+        }
+    }
+
+    /// Compares the rows of `batch`.
+    fn compare<E: From<Error>>(&mut self, fetch: &mut Fetch<'_, E>) -> Result<(), E> {
+        self.stats.compared += self.batch.len() as u64;
+        fetch_into(fetch, &self.batch, &mut self.distances)?;
+        for (candidate, distance) in self.batch.iter().zip(&self.distances) {
+            let Some(distance) = *distance else { continue };
+            let hit = Hit::new(candidate.tid, distance);
+            if !candidate.score.is_nan() {
+                let score = self.frontier.source.score(hit.distance);
+                self.visible += 1;
+                self.errors.add(score - f64::from(candidate.score));
             }
+            let is_kept = self.ready.push(hit)?;
+            self.wanted += usize::from(is_kept && is_within(self.farthest, &hit));
         }
         Ok(())
     }
 
-    /// Rule 3: the lists that the number of rows given out asks for.
+    /// The rows returned, and as many more as the search is to be ahead of them; among the first ones it need not be.
+    fn ahead_of_returned(&self, share: f64) -> f64 {
+        let given = self.stats.given as f64;
+        if self.stats.given < self.options.rows as u64 {
+            return given;
+        }
+        given * (1.0 + share)
+    }
+
+    /// Whether so large a share of all rows was compared that the rest may as well be.
+    fn compares_all(&self) -> bool {
+        self.row_limit > 0 && self.stats.compared >= self.row_limit
+    }
+
+    /// Has the lists probed that are wanted now.
+    fn probe_wanted(&mut self) -> Result<(), Error> {
+        self.frontier.widen(self.wanted_probes())?;
+        let probed = self.source().probed();
+        if self.probed != probed {
+            self.probed = probed;
+            let rows = self.source().rows();
+            let share = if self.ready.has_room_for(rows) {
+                self.options.all_from
+            } else {
+                0.0
+            };
+            self.row_limit = (rows as f64 * share) as u64;
+        }
+        Ok(())
+    }
+
+    /// Rule 3: the lists that the number of rows asks for. Those that are within the distance wanted will be returned.
     fn wanted_probes(&self) -> usize {
-        self.options.wanted_probes(self.stats.given)
+        if self.compares_all() {
+            return usize::MAX;
+        }
+        // The first rows come at the price that they have without a limit.
+        let is_early = self.stats.given < self.options.rows as u64;
+        let wanted = if is_early { 0.0 } else { self.wanted as f64 };
+        let rows = self.ahead_of_returned(self.options.ahead) + wanted;
+        self.options.wanted_probes(rows as u64)
+    }
+
+    /// Whether the search is far enough ahead of the rows returned, or of all that is within the distance wanted. Rows up to that
+    /// distance will have to be compared anyway, as far as no LIMIT comes before.
+    fn is_ahead(&self, unseen: f32) -> bool {
+        let share = match self.farthest {
+            Some(_) => self.options.ahead.max(AHEAD_WITHIN),
+            None => self.options.ahead,
+        };
+        !self.compares_all() && self.stats.compared as f64 >= self.ahead_of_returned(share)
+            || self.has_passed_limit(unseen)
+    }
+
+    /// Whether nothing unseen is plausibly within the distance wanted.
+    fn has_passed_limit(&self, unseen: f32) -> bool {
+        let passed = |farthest| self.source().score(farthest) > self.rival(unseen);
+        self.knows_errors() && self.farthest.is_some_and(passed)
     }
 
     /// Rule 2: whether nothing unseen can plausibly beat the nearest row. No row at all may not be given.
     fn may_give(&self, unseen: Option<f32>) -> bool {
-        let Some(Reverse(head)) = self.ready.peek() else {
+        let Some(head) = self.ready.peek() else {
             return false;
         };
         let Some(unseen) = unseen else { return true };
-        let rival = self.rival(unseen);
         self.knows_errors()
-            && self.source().score(head.distance) >= rival
+            && self.source().score(head.distance) >= self.rival(unseen)
             && !head.distance.is_nan()
+            && self.is_ahead(unseen)
     }
 
     /// The best score that is plausible for what is unseen.
@@ -318,24 +464,24 @@ impl<C: Source> Stream<C> {
 
     /// Rule 6: whether all rows that are wanted, and plausibly in the probed lists, were given out.
     fn is_complete(&self, unseen: Option<f32>) -> bool {
-        let Some(farthest) = self.farthest else {
+        if self.farthest.is_none() {
             return false;
-        };
-        let is_beyond = |hit: &Reverse<Hit>| hit.0.distance.total_cmp(&farthest).is_gt();
-        let next_is_beyond = self.ready.peek().map(is_beyond);
-        match (next_is_beyond, unseen) {
-            (Some(false), _) | (None, None) => false,
-            (_, Some(unseen)) => {
-                self.knows_errors() && self.source().score(farthest) > self.rival(unseen)
-            }
-            (Some(true), None) => self.knows_errors() || self.frontier.probes_left() == 0,
+        }
+        let next = self.ready.nearest();
+        let next_is_within = next.map(|hit| is_within(self.farthest, &hit));
+        match (next_is_within, unseen) {
+            (Some(true), _) | (None, None) => false,
+            (_, Some(unseen)) => self.has_passed_limit(unseen),
+            (Some(false), None) => self.knows_errors() || self.frontier.probes_left() == 0,
         }
     }
 
     /// Takes the nearest row if it may be given.
     fn take_ready(&mut self, unseen: Option<f32>) -> Option<Hit> {
-        let next = self.may_give(unseen).then(|| self.ready.pop());
-        next.flatten().map(|Reverse(hit)| hit)
+        let hit = self.may_give(unseen).then(|| self.ready.pop()).flatten()?;
+        let was_wanted = is_within(self.farthest, &hit);
+        self.wanted = self.wanted.saturating_sub(usize::from(was_wanted));
+        Some(hit)
     }
 
     /// Compares the best candidates of the queue exactly.
@@ -343,23 +489,19 @@ impl<C: Source> Stream<C> {
         let missing = self.options.first_batch.saturating_sub(self.visible);
         let size = missing.max(self.options.batch);
         self.batch.clear();
-        self.frontier.take(size, &mut self.seen, &mut self.batch);
+        self.frontier.take(size, self.left_out, &mut self.batch);
         self.batch.sort_unstable_by_key(|candidate| candidate.tid);
-        self.stats.compared += self.batch.len() as u64;
-        fetch_into(fetch, &self.batch, &mut self.distances)?;
-        for (candidate, distance) in self.batch.iter().zip(&self.distances) {
-            let Some(distance) = *distance else { continue };
-            let hit = Hit::new(candidate.tid, distance);
-            let score = self.source().score(hit.distance);
-            self.visible += 1;
-            self.errors.add(score - f64::from(candidate.score));
-            self.ready.push(Reverse(hit));
-        }
+        self.compare(fetch)?;
         if self.stats.compared >= self.options.max_compared {
             self.close();
         }
         Ok(())
     }
+}
+
+/// Whether a row is within a limit of the distance; without a limit none is.
+fn is_within(farthest: Option<f64>, hit: &Hit) -> bool {
+    farthest.is_some_and(|farthest| hit.distance.total_cmp(&farthest).is_le())
 }
 
 /// Calls `fetch` and checks that it answered for every TID.

@@ -4,10 +4,14 @@ use crate::Tid;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
+/// Bytes per entry of the table: a key, a word and a control byte, at a load of one half.
+const ENTRY_BYTES: usize = 34;
+
 /// Row addresses, 64 neighbouring line numbers in one entry.
-#[derive(Default)]
+#[derive(Debug)]
 pub(crate) struct TidSet {
     words: HashMap<u64, u64, BuildHasherDefault<Mixer>>,
+    max_words: usize,
 }
 
 /// Spreads a number over all bits (the multiplier is 2^64 divided by the golden ratio). Nobody can choose row addresses so
@@ -31,13 +35,36 @@ impl Hasher for Mixer {
 }
 
 impl TidSet {
-    /// Adds an address; false if it was there already.
+    /// An empty set that takes at most `bytes`.
+    pub fn new(bytes: usize) -> Self {
+        TidSet {
+            words: HashMap::default(),
+            max_words: bytes / ENTRY_BYTES,
+        }
+    }
+
+    /// Adds an address; false if it was there already. Without memory for it, it is not added.
     pub fn insert(&mut self, tid: Tid) -> bool {
         let place = u64::from(tid.block) << 10 | u64::from(tid.offset >> 6);
-        let word = self.words.entry(place).or_default();
         let bit = 1u64 << (tid.offset & 63);
-        let new = *word & bit == 0;
-        *word |= bit;
-        new
+        if let Some(word) = self.words.get_mut(&place) {
+            let new = *word & bit == 0;
+            *word |= bit;
+            return new;
+        }
+        if self.words.len() < self.max_words && self.words.try_reserve(1).is_ok() {
+            self.words.insert(place, bit);
+        }
+        true
+    }
+
+    /// Removes all addresses.
+    pub fn clear(&mut self) {
+        // Emptying a large table takes as long as it is large.
+        if self.words.capacity() > 64 {
+            self.words = HashMap::default();
+        } else {
+            self.words.clear();
+        }
     }
 }

@@ -114,7 +114,7 @@ fn searches(store: &MemoryStore, meta: &Meta, model: &Model, query: &[f32]) -> V
     let begin = || Search::new(store, meta, Some(model.searcher()), query).unwrap();
     let found = pull_all(store, meta, model, query, 10_000);
     let mut by_codes: Vec<Tid> = found.iter().map(|c| c.tid).collect();
-    begin().exact(&mut by_codes).unwrap();
+    by_codes.extend(exact_rows(&mut begin()));
     let mut all = vec![by_codes];
     if meta.refine {
         let options = StreamOptions::for_refining(meta.shape);

@@ -28,7 +28,7 @@ fn use_everything(store: &MemoryStore, model: &Model, row: &Owned) -> Result<(),
     let _ = insert(store, &meta, row.row());
     let query = vectors(1, 1);
     if let Ok(mut search) = Search::new(store, &meta, Some(model.searcher()), &query) {
-        let _ = search.exact(&mut Vec::new());
+        let _ = search.next_exact(&mut Vec::new());
         let _ = search.probe(3);
         let _ = search.pull(100, &mut Vec::new());
         let _ = search.probe(usize::MAX);
@@ -121,8 +121,8 @@ proptest! {
         let _ = check(&store);
         let _ = create_empty(&store, &MemoryStore::new());
         if let Ok(meta) = Meta::read(&store) {
-            if let Ok(search) = Search::new(&store, &meta, None, &[0.5; DIM]) {
-                let _ = search.exact(&mut Vec::new());
+            if let Ok(mut search) = Search::new(&store, &meta, None, &[0.5; DIM]) {
+                let _ = search.next_exact(&mut Vec::new());
             }
             let _ = insert(&store, &meta, row(5_000));
             let _ = take_census(&store, &meta, (100, 50), 1);

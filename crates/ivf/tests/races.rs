@@ -110,8 +110,7 @@ impl Index {
 
 fn search(store: &impl PageStore, meta: &Meta, model: &Model) -> Vec<Tid> {
     let mut search = Search::new(store, meta, Some(model.searcher()), &vectors(1, 4)).unwrap();
-    let mut found = Vec::new();
-    search.exact(&mut found).unwrap();
+    let mut found = exact_rows(&mut search);
     search.probe(usize::MAX).unwrap();
     let mut candidates = Vec::new();
     while search.bound().is_some() {

@@ -183,9 +183,9 @@ fn rows_that_codes_cannot_represent_are_in_the_exact_list() {
     let rows = encode(&model, &data, 0);
     let store = MemoryStore::new();
     let meta = build(&store, &model, &[&rows]);
-    let search = Search::new(&store, &meta, Some(model.searcher()), &data[DIM..2 * DIM]).unwrap();
-    let mut exact = Vec::new();
-    search.exact(&mut exact).unwrap();
+    let mut search =
+        Search::new(&store, &meta, Some(model.searcher()), &data[DIM..2 * DIM]).unwrap();
+    let exact = exact_rows(&mut search);
     assert!(exact.contains(&tid(0)));
     let expected = rows.iter().filter(|row| row.list as usize == LISTS);
     assert_eq!(exact, expected.map(|row| row.tid).collect::<Vec<_>>());
@@ -376,13 +376,18 @@ enum Step {
     Probe(usize),
     Pull(usize),
     CatchUp(usize),
+    Rewind,
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         (1..4usize).prop_map(Step::Probe),
+        (1..4usize).prop_map(Step::Probe),
+        (1..200usize).prop_map(Step::Pull),
         (1..200usize).prop_map(Step::Pull),
         (1..200usize).prop_map(Step::CatchUp),
+        (1..200usize).prop_map(Step::CatchUp),
+        Just(Step::Rewind),
     ]
 }
 
@@ -392,6 +397,7 @@ proptest! {
     #[test]
     fn any_order_of_probes_and_pulls_is_complete_and_repeats_nothing(
         steps in prop::collection::vec(step(), 0..30), seed in 0..1000u64, eight in any::<bool>(),
+        bytes in prop_oneof![2 => Just(usize::MAX), 1 => 0..8_000usize],
     ) {
         let index = built(Metric::L2, if eight { 8 } else { 4 }, 1500);
         let query = vectors(1, seed);
@@ -399,7 +405,7 @@ proptest! {
         let expected = scores(&index.model, &index.rows, &query);
         let list_of: std::collections::HashMap<Tid, u32> =
             index.rows.iter().map(|row| (row.tid, row.list)).collect();
-        let mut search = index.search(&query);
+        let mut search = index.search(&query).with_memory(bytes);
         let mut given = BTreeSet::new();
         let steps = steps.into_iter().chain([Step::Probe(LISTS), Step::Pull(10_000)]);
         for step in steps {
@@ -409,6 +415,10 @@ proptest! {
                 .filter(|c| probed.contains(&list_of[&c.tid]) && !given.contains(&c.tid)).collect();
             match step {
                 Step::Probe(more) => search.probe(more).unwrap(),
+                Step::Rewind => {
+                    search.rewind();
+                    given.clear();
+                }
                 Step::Pull(n) => {
                     search.pull(n, &mut out).unwrap();
                     unseen.truncate(n);
@@ -424,6 +434,8 @@ proptest! {
                 prop_assert!(given.insert(candidate.tid), "no row twice");
             }
             let probed = &ranking[..search.probed()];
+            let codes = expected.iter().filter(|c| probed.contains(&list_of[&c.tid])).count() as u64;
+            prop_assert!(bytes < usize::MAX || search.scanned() <= codes, "no code is scanned twice");
             let best_unseen = expected.iter()
                 .find(|c| probed.contains(&list_of[&c.tid]) && !given.contains(&c.tid));
             if let Some(best) = best_unseen {
@@ -432,5 +444,39 @@ proptest! {
         }
         prop_assert_eq!(given.len(), expected.len());
         prop_assert_eq!(search.bound(), None);
+    }
+}
+
+#[test]
+fn rows_that_a_vacuum_moves_meanwhile_are_found_once() {
+    for (bits, bytes) in [(4, usize::MAX), (8, usize::MAX), (4, 0)] {
+        let index = built(Metric::L2, bits, 3000);
+        let query = vectors(1, 5);
+        let expected = scores(&index.model, &index.rows, &query);
+        let mut search = index.search(&query).with_memory(bytes);
+        search.probe(LISTS).unwrap();
+        let mut given = Vec::new();
+        search.pull(100, &mut given).unwrap();
+        // Every third row is removed, so that others take the places of most, and room is used again.
+        let is_dead = |tid: &Tid| (tid.block * 40 + u32::from(tid.offset)).is_multiple_of(3);
+        vacuum(&index.store, &mut |tid| is_dead(&tid)).unwrap();
+        let before = search.scanned();
+        while search.bound().is_some() {
+            search.pull(400, &mut given).unwrap();
+        }
+        let rescanned = search.scanned() - before;
+        assert!(
+            bytes == 0 || rescanned <= 2000,
+            "each changed page once more: {rescanned}"
+        );
+        let mut tids: Vec<Tid> = given.iter().map(|c| c.tid).collect();
+        tids.sort_unstable();
+        tids.dedup();
+        assert_eq!(tids.len(), given.len(), "no row twice");
+        let live = |all: &[Candidate]| -> Vec<(Tid, u32)> {
+            let live = all.iter().filter(|c| !is_dead(&c.tid));
+            live.map(|c| (c.tid, c.score.to_bits())).collect()
+        };
+        assert_eq!(live(&given), live(&expected));
     }
 }

@@ -42,9 +42,13 @@ fn build(store: &MemoryStore, rows: u32) -> Meta {
 }
 
 fn tids(store: &MemoryStore, meta: &Meta) -> BTreeSet<Tid> {
-    let search = Search::new(store, meta, None, &[0.0; 3]).unwrap();
+    let mut search = Search::new(store, meta, None, &[0.0; 3]).unwrap();
     let mut tids = Vec::new();
-    search.exact(&mut tids).unwrap();
+    let mut before = None;
+    while before != Some(tids.len()) {
+        before = Some(tids.len());
+        search.next_exact(&mut tids).unwrap();
+    }
     let set: BTreeSet<Tid> = tids.iter().copied().collect();
     assert_eq!(set.len(), tids.len(), "no row twice");
     set

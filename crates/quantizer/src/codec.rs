@@ -86,12 +86,24 @@ fn split(wanted: Magic, bytes: &[u8]) -> Result<(&[u8], &[u8]), ModelError> {
 /// become four, tables are kept in two orders, and the buffers of decoding grow by doubling.
 const DECODED: usize = 8;
 
+/// Whether so many bytes can be decoded.
+fn check_memory(bytes: usize) -> Result<(), ModelError> {
+    if memory_for(bytes.saturating_mul(DECODED)) {
+        Ok(())
+    } else {
+        Err(ModelError::OutOfMemory { bytes })
+    }
+}
+
+/// The encoder in its bytes. Its numbers are not checked yet.
+pub(crate) fn encoder(bytes: &[u8]) -> Result<Encoder, ModelError> {
+    check_memory(bytes.len())?;
+    decoded(unwrap(ENCODER, bytes)?)
+}
+
 /// The body in the bytes of both parts. Its numbers are not checked yet.
 pub(crate) fn from_parts(encoder: &[u8], student: &[u8]) -> Result<Body, ModelError> {
-    let bytes = encoder.len() + student.len();
-    if !memory_for(bytes.saturating_mul(DECODED)) {
-        return Err(ModelError::OutOfMemory { bytes });
-    }
+    check_memory(encoder.len() + student.len())?;
     let body = decoded(unwrap(ENCODER, encoder)?)?;
     let (expected, student) = decoded(unwrap(STUDENT, student)?)?;
     let found = crc32c::crc32c(encoder);

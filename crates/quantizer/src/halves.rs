@@ -1,7 +1,7 @@
-//! Large tables of the student in two bytes a number.
+//! Large tables of the model in two bytes a number.
 //!
 //! Queries multiply by bytes (see `compact`), so a student keeps no more than the upper half of an `f32`'s bits (bfloat16:
-//! the range of `f32`, steps of 1/256). [`round`] is called where training ends; serde's side then finds by itself that
+//! the range of `f32`, steps of 1/256). So do rotation and codebooks: rows are encoded by what is left of them. [`round`] is called where training ends; serde's side then finds by itself that
 //! nothing is lost, and writes a table that was never rounded in full.
 
 use crate::compact::FEWEST;

@@ -208,7 +208,7 @@ impl Encoder {
         let words = words.map(|book| longest(book, books.width).powi(2));
         let base = longest(&tables.centroids, self.space.dim);
         let correction = f64::from(self.scale.lo) + 255.0 * f64::from(self.scale.step);
-        // The minima of a look-up table, the steps above them, and the rounding of up to 480 steps: less than 8 times.
+        // The minima of a look-up table, the steps above them, and the rounding of up to 478 steps: less than 8 times.
         let product = LONGEST_QUERY * (base + 8.0 * words.sum::<f64>().sqrt());
         // For L2 twice the corrected product.
         product * (2.0 * correction).max(1.0)
@@ -457,6 +457,18 @@ impl Model {
     /// Every way in which the bytes can fail to be a model of a known version.
     pub fn from_bytes(bytes: &[u8]) -> Result<Model, ModelError> {
         Model::new(codec::from_bytes(bytes)?)
+    }
+
+    /// Reads the bytes of an encoder alone: the model encodes as the whole one does, and scores by the encoder's tables.
+    ///
+    /// # Errors
+    /// As [`Model::from_bytes`].
+    pub fn from_encoder(encoder: &[u8]) -> Result<Model, ModelError> {
+        Model::new(Body {
+            encoder: codec::encoder(encoder)?,
+            student: Student::default(),
+            held_out: Vec::new(),
+        })
     }
 
     /// Reads the bytes of an encoder and of a student that belongs to it. There are no held-out queries then.

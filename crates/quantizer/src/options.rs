@@ -1,5 +1,6 @@
 //! What a model is made of: metric, shape, limits, and the options of training.
 
+use crate::TrainError;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -11,6 +12,13 @@ pub const MAX_DIM: usize = 16_000;
 /// Most dimensions with which 4-bit codes stand behind a rotation, and queries are turned: each of the two costs every
 /// search `dim`² multiplications.
 pub const TURN_MOST: usize = 1_024;
+/// Rows that a table has at least for each dimension where its model holds matrices of `dim`² numbers (the rotation and the
+/// turn): with so many, both take an eighth of the bytes of halfvec rows at the most.
+const ROWS_PER_DIMENSION: usize = 16;
+/// Most dimensions of such matrices.
+const MATRIX_MOST: usize = 4_096;
+/// Multiplications that a table pays for with each of its numbers when a rotation is learned.
+const PRODUCTS_PER_NUMBER: usize = 20_000;
 /// Fewest usable rows that a model can be trained on.
 pub const MIN_TRAIN_ROWS: usize = 1_000;
 
@@ -61,8 +69,8 @@ impl FromStr for Metric {
 /// What turns the space in front of the product quantizer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Rotation {
-    /// Learned; but none where every dimension has a code of its own, and none for 4 bits with more than [`TURN_MOST`]
-    /// dimensions, where searches would feel it.
+    /// Learned; but none where every dimension has a code of its own, none for 4 bits with more than [`TURN_MOST`]
+    /// dimensions, where searches would feel it, and none that is large, or long to learn, for the table.
     #[default]
     Auto,
     /// None.
@@ -201,10 +209,47 @@ pub struct TrainOptions {
     pub loss: Loss,
     /// The candidates of the decoder's distillation.
     pub sampling: Sampling,
-    /// Whether the decoder may turn the query; with more than [`TURN_MOST`] dimensions it never does.
+    /// Whether the decoder may turn the query; with more than [`TURN_MOST`] dimensions, or few rows for them, it never does.
     pub turn: bool,
     /// Rows of the whole table, for the automatic number of lists; 0 = as many as the sample has.
     pub rows_in_table: usize,
+}
+
+impl TrainOptions {
+    /// Whether they are in range for vectors of so many dimensions.
+    ///
+    /// # Errors
+    /// [`TrainError::Dimension`] or [`TrainError::Option`].
+    pub fn check(&self, dim: usize) -> Result<(), TrainError> {
+        if dim == 0 || dim > MAX_DIM {
+            return Err(TrainError::Dimension { dim, max: MAX_DIM });
+        }
+        let option = |holds: bool, option, value, allowed: String| {
+            if holds {
+                Ok(())
+            } else {
+                Err(TrainError::Option {
+                    option,
+                    value,
+                    allowed,
+                })
+            }
+        };
+        let bits = usize::from(self.bits);
+        option(bits == 4 || bits == 8, "bits", bits, "4 or 8".to_owned())?;
+        let (lists, most) = (self.lists, MAX_LISTS);
+        option(lists <= most, "lists", lists, format!("0 to {most}"))?;
+        let (m, most) = (self.subquantizers, max_subquantizers(self.bits).min(dim));
+        option(m <= most, "subquantizers", m, format!("0 to {most}"))
+    }
+
+    /// Rows of the whole table, of which so many were sampled.
+    pub(crate) fn table_rows(&self, sampled: usize) -> usize {
+        match self.rows_in_table {
+            0 => sampled,
+            rows => rows,
+        }
+    }
 }
 
 impl Default for TrainOptions {
@@ -236,18 +281,54 @@ pub fn auto_lists(rows: usize) -> usize {
 
 /// Number of sub-quantizers for `dim` dimensions.
 ///
-/// With 4 bits a sub-quantizer covers 4 dimensions (1 up to 32, 2 up to 96 dimensions), with 8 bits 8 (2 and 4).
+/// With 4 bits a sub-quantizer covers 4 dimensions (1 up to 128, 2 up to 256 dimensions), with 8 bits 8 (2 and 4). Where there
+/// are few dimensions, rows differ by little more than a coarse code's error, and what is saved in the index is paid many times
+/// over by comparing rows.
 pub fn auto_subquantizers(dim: usize, bits: u8) -> usize {
     let narrow = match dim {
-        0..=32 => 1,
-        33..=96 => 2,
+        0..=128 => 1,
+        129..=256 => 2,
         _ => 4,
     };
     let width = if bits == 8 { 2 * narrow } else { narrow };
     dim.div_ceil(width).clamp(1, max_subquantizers(bits))
 }
 
-/// Most sub-quantizers with `bits` bits: a block of 32 rows must fit a page.
+/// Most sub-quantizers with `bits` bits: a block of 32 rows must fit a page, with norms and the links to refine codes.
 pub const fn max_subquantizers(bits: u8) -> usize {
-    if bits == 8 { 240 } else { 480 }
+    if bits == 8 { 239 } else { 478 }
+}
+
+/// Whether the model of a table of so many rows may hold a matrix of `dim`² numbers.
+pub(crate) fn affords_matrix(rows: usize, dim: usize) -> bool {
+    dim <= MATRIX_MOST && rows >= ROWS_PER_DIMENSION * dim
+}
+
+/// Multiplications that learning a rotation for a table of so many rows may take.
+pub(crate) fn rotation_products(rows: usize, dim: usize) -> usize {
+    rows.saturating_mul(dim).saturating_mul(PRODUCTS_PER_NUMBER)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fewer_the_dimensions_the_finer_the_codes() {
+        for (dim, four, eight) in [
+            (1, 1, 1),
+            (3, 3, 2),
+            (100, 100, 50),
+            (128, 128, 64),
+            (129, 65, 33),
+            (200, 100, 50),
+            (257, 65, 33),
+            (384, 96, 48),
+            (1_536, 384, 192),
+            (3_072, 478, 239),
+        ] {
+            let both = [4, 8].map(|bits| auto_subquantizers(dim, bits));
+            assert_eq!(both, [four, eight], "{dim}");
+        }
+    }
 }

@@ -38,6 +38,7 @@ pub struct Codebooks {
     /// Most dimensions of a sub-space.
     pub width: usize,
     /// `subquantizers`×`words`×`width` values.
+    #[serde(with = "crate::halves")]
     pub values: Vec<f32>,
 }
 
@@ -234,22 +235,24 @@ impl Residuals<'_> {
     pub fn gather(&self, from: usize, to: usize, out: &mut Vec<f32>) {
         out.clear();
         for &row in &self.chosen[from..to] {
-            out.extend(self.pair(row).map(|(x, c)| x - c));
+            let (row, centroid) = self.pair(row);
+            out.extend(row.iter().zip(centroid).map(|(x, c)| x - c));
         }
     }
 
-    /// The values of a row beside those of its centroid.
-    fn pair(&self, row: u32) -> impl Iterator<Item = (&f32, &f32)> {
+    /// A row and its centroid.
+    fn pair(&self, row: u32) -> (&[f32], &[f32]) {
         let list = self.nearest[row as usize].list as usize;
-        let row = self.x.row(row as usize);
-        row.iter().zip(self.centroids.row(list))
+        (self.x.row(row as usize), self.centroids.row(list))
     }
 
     /// One sub-space of all residuals, `width` values a row, padded with zeros.
     fn part(&self, range: Range<usize>, width: usize) -> Vec<f32> {
         let mut rows = vec![0f32; self.len() * width];
         for (out, &row) in rows.chunks_exact_mut(width).zip(self.chosen) {
-            let part = self.pair(row).skip(range.start).take(range.len());
+            // Sliced, not skipped, or the values before would be passed over one by one.
+            let (row, centroid) = self.pair(row);
+            let part = row[range.clone()].iter().zip(&centroid[range.clone()]);
             out.iter_mut().zip(part).for_each(|(o, (x, c))| *o = x - c);
         }
         rows

@@ -17,6 +17,8 @@ pub struct RetrainOptions {
     pub seed: u64,
     /// The loss of the decoder's distillation.
     pub loss: Loss,
+    /// Rows of the whole table; 0 = as many as the sample has.
+    pub rows_in_table: usize,
 }
 
 /// Distils a model again, with the rows as its encoder sees them: decoder and routing anew, from the
@@ -79,6 +81,7 @@ pub fn retrain<'a>(
             metric: model.metric(),
             seed: options.seed,
             loss: options.loss,
+            rows_in_table: options.rows_in_table,
             ..TrainOptions::default()
         },
         monitor,

@@ -8,6 +8,7 @@
 //! Matrices are row-major, `dim`×`dim`; a row vector `x` becomes `R·x`, so that rows of a batch become `X·Rᵀ`.
 
 use crate::linalg::{MatRef, ROWS, add_transposed, combine, products};
+use crate::options::{affords_matrix, rotation_products};
 use crate::product::{Codebooks, Residuals, update_words};
 use crate::train::keep_on;
 use crate::{Monitor, Phase, TrainError, par};
@@ -17,11 +18,14 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-/// Rounds of the alternation at the most; books of 16 words settle in half of them. And the products of matrices of `dim`³ multiplications that all rounds may take.
+/// Rounds of the alternation at the most; books of 16 words settle in half of them.
 const ROUNDS: usize = 30;
+/// Multiplications that all rounds may take, if they are not the fewest.
 const PRODUCTS: usize = 600_000_000_000;
-/// Fewest rounds, however many dimensions.
-const FEWEST_ROUNDS: usize = 4;
+/// Fewest rounds.
+pub const FEWEST_ROUNDS: usize = 4;
+/// Products of two matrices of `dim`² numbers that a round's polar factor takes.
+const PRODUCTS_PER_ROUND: usize = 40;
 /// Rows that are worked on together.
 const CHUNK: usize = 8 * ROWS;
 /// How strongly a round's solution is held to the last one, as a share of the mean singular value. It bounds the work of
@@ -38,10 +42,21 @@ pub struct Learned {
     pub books: Codebooks,
 }
 
-/// Learns the rotation and codebooks of `shape` (sub-quantizers, words) for the residuals.
+/// Rounds in which a rotation is learned for a table of so many rows; none where the table is too small for the matrix, or
+/// for the work of the fewest rounds.
+pub fn rounds(dim: usize, words: usize, rows: usize) -> Option<usize> {
+    let most = if words > 16 { ROUNDS } else { ROUNDS / 2 };
+    let each = PRODUCTS_PER_ROUND.saturating_mul(dim.pow(3)).max(1);
+    let paid = rotation_products(rows, dim) / each;
+    let rounds = (PRODUCTS / each).clamp(FEWEST_ROUNDS, most).min(paid);
+    (affords_matrix(rows, dim) && rounds >= FEWEST_ROUNDS).then_some(rounds)
+}
+
+/// Learns the rotation and codebooks of `shape` (sub-quantizers, words) for the residuals, in so many rounds.
 pub fn learn(
     residuals: &Residuals<'_>,
     shape: (usize, usize),
+    rounds: usize,
     seed: u64,
     monitor: &dyn Monitor,
 ) -> Result<Learned, TrainError> {
@@ -54,9 +69,6 @@ pub fn learn(
         monitor,
     };
     course.seed_words()?;
-    // A round's polar factor takes about forty products.
-    let most = if shape.1 > 16 { ROUNDS } else { ROUNDS / 2 };
-    let rounds = (PRODUCTS / (40 * dim.pow(3)).max(1)).clamp(FEWEST_ROUNDS, most);
     for round in 0..rounds {
         monitor.phase(Phase::Codebooks, round, 2 * rounds);
         course.move_words()?;
@@ -309,6 +321,24 @@ mod tests {
     }
 
     #[test]
+    fn a_rotation_is_learned_where_the_table_pays_for_it() {
+        // Dimensions, words, rows, rounds.
+        for (dim, words, rows, paid) in [
+            (384, 16, 6_143, None),
+            (384, 16, 6_144, Some(15)),
+            (384, 256, 20_000, Some(30)),
+            (1_024, 16, 1_100, None),
+            (1_024, 16, 16_384, Some(7)),
+            (1_024, 16, 1_000_000, Some(13)),
+            (3_072, 256, 60_000, None),
+            (3_072, 256, 100_000, Some(4)),
+            (16_000, 256, usize::MAX, None),
+        ] {
+            assert_eq!(rounds(dim, words, rows), paid, "{dim} {words} {rows}");
+        }
+    }
+
+    #[test]
     fn rotations_are_orthogonal() {
         for dim in [1, 2, 7, 24, 96] {
             is_rotation(&random(dim, 1, &Quiet).unwrap(), dim);
@@ -351,7 +381,7 @@ mod tests {
             nearest: &nearest,
             centroids: MatRef::new(&zero, 4),
         };
-        let learned = learn(&residuals, (2, 16), 1, &Quiet).unwrap();
+        let learned = learn(&residuals, (2, 16), 15, 1, &Quiet).unwrap();
         is_rotation(&learned.rotation, 4);
         let error = |rotation: &[f32]| {
             let mut turned = rows.clone();

@@ -7,7 +7,7 @@ use crate::halves;
 use crate::lessons::{Exact, FOREIGN, Queries, TRUTH, teach};
 use crate::linalg::MatRef;
 use crate::model::{Decoder, Report, Routing, Student, Tables};
-use crate::options::TURN_MOST;
+use crate::options::{TURN_MOST, affords_matrix};
 use crate::rank::Ranked;
 use crate::routing::{self, Routes, Shares, by_centroids};
 use crate::scan::Scanner;
@@ -43,6 +43,10 @@ const BATCH: usize = 32;
 /// Steps of the decoder's training at the most, and passes over its queries at the most.
 const STEPS: usize = 1200;
 const PASSES: usize = 5;
+/// Dimensions with which it makes all passes; the more there are beyond, the fewer it makes, since each costs as much more.
+const DIMENSIONS: usize = 2_048;
+/// Rows of the table for each word of a codebook that a second set of codebooks is kept for at least.
+const ROWS_PER_WORD: usize = 8;
 /// Steps between two exams.
 const EXAM_EVERY: usize = 400;
 
@@ -102,6 +106,7 @@ impl Graduates {
     fn rounded(mut self, dim: usize) -> Graduates {
         if let Verdict::Distilled(decoder) = &mut self.decoder {
             halves::round(&mut decoder.tables.centroids, dim);
+            halves::round(&mut decoder.tables.books.values, dim);
             halves::round(&mut decoder.turn, dim);
         }
         if let Some(routing) = &mut self.routing {
@@ -210,12 +215,17 @@ impl School<'_> {
         start: &Decoder,
         examine: impl Fn(&Decoder) -> Result<Vec<f32>, TrainError>,
     ) -> Result<Option<(Decoder, Vec<f32>)>, TrainError> {
+        let rows = self.options.table_rows(self.rows.x.rows());
         let Some(temperature) = temperature(taught) else {
             return Ok(None);
         };
+        if rows < ROWS_PER_WORD * self.encoder.books.words {
+            return Ok(None);
+        }
+        let passes = (PASSES * DIMENSIONS / self.rows.x.cols).clamp(1, PASSES);
         let plan = Plan {
             batch: BATCH,
-            steps: STEPS.min((PASSES * queries.len()).div_ceil(BATCH)),
+            steps: STEPS.min((passes * queries.len()).div_ceil(BATCH)),
             exam_every: EXAM_EVERY,
             temperature,
             loss: self.options.loss,
@@ -223,6 +233,7 @@ impl School<'_> {
             // With a code for every dimension there is nothing to turn towards, and their sizes may differ wildly.
             turn: self.options.turn
                 && self.rows.x.cols <= TURN_MOST
+                && affords_matrix(rows, self.rows.x.cols)
                 && self.encoder.books.subquantizers < self.rows.x.cols,
             seed: self.options.seed ^ 5,
         };

@@ -46,7 +46,8 @@ pub struct Space {
     pub unit: f32,
     /// Internal rows longer than this are [`Kind::Exact`].
     pub longest: f32,
-    /// `dim`×`dim`, an orthogonal matrix; empty if there is none.
+    /// `dim`×`dim`, an orthogonal matrix up to the rounding of its numbers; empty if there is none.
+    #[serde(with = "crate::halves")]
     pub rotation: Vec<f32>,
 }
 

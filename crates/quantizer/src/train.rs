@@ -5,14 +5,14 @@ use crate::kmeans::{Nearest, assign_chosen, kmeans};
 use crate::lessons::Exact;
 use crate::linalg::{MatRef, ROWS, half_norms, norm2};
 use crate::model::{Body, Encoder, Student, Tables};
-use crate::options::{MAX_DIM, MAX_LISTS, MIN_TRAIN_ROWS, TURN_MOST, max_subquantizers};
+use crate::options::{MAX_DIM, MIN_TRAIN_ROWS, TURN_MOST};
 use crate::product::{Codebooks, Residuals};
 use crate::scale::Scale;
 use crate::school::{Graduates, School};
 use crate::space::{Kind, Space};
 use crate::{
     Metric, Model, Monitor, Report, Rotation, TrainError, TrainOptions, auto_lists,
-    auto_subquantizers, par, product, rotation,
+    auto_subquantizers, halves, par, product, rotation,
 };
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -153,32 +153,7 @@ fn check(
     options: &TrainOptions,
 ) -> Result<(), TrainError> {
     check_shapes(sample, dim, queries)?;
-    let option = |holds: bool, option, value, allowed: String| {
-        if holds {
-            Ok(())
-        } else {
-            Err(TrainError::Option {
-                option,
-                value,
-                allowed,
-            })
-        }
-    };
-    let (bits, lists, m) = (options.bits, options.lists, options.subquantizers);
-    option(
-        bits == 4 || bits == 8,
-        "bits",
-        usize::from(bits),
-        "4 or 8".to_owned(),
-    )?;
-    option(
-        lists <= MAX_LISTS,
-        "lists",
-        lists,
-        format!("0 to {MAX_LISTS}"),
-    )?;
-    let most = max_subquantizers(bits).min(dim);
-    option(m <= most, "subquantizers", m, format!("0 to {most}"))
+    options.check(dim)
 }
 
 /// Turns raw rows into the internal vectors of those that can be learned from, as far as they are `wanted` (by number).
@@ -266,7 +241,8 @@ fn quantize(
         nearest: &nearest,
         centroids: MatRef::new(&centroids, x.cols),
     };
-    let books = product::train(&residuals, shape, start, options.seed ^ 3, monitor)?;
+    let mut books = product::train(&residuals, shape, start, options.seed ^ 3, monitor)?;
+    halves::round(&mut books.values, x.cols);
     let half_norms = half_norms(MatRef::new(&centroids, x.cols));
     let encoder = Tables { centroids, books };
     let (coded, scale) = Coded::new(x, nearest, &half_norms, &encoder, monitor)?;
@@ -285,13 +261,8 @@ fn lists(
     monitor: &dyn Monitor,
 ) -> Result<(Vec<f32>, Vec<Nearest>), TrainError> {
     let n = x.rows();
-    let table = if options.rows_in_table == 0 {
-        n
-    } else {
-        options.rows_in_table
-    };
     let lists = match options.lists {
-        0 => auto_lists(table).min(n / LEAST_ROWS_PER_LIST),
+        0 => auto_lists(options.table_rows(n)).min(n / LEAST_ROWS_PER_LIST),
         lists => lists.min(n),
     };
     let chosen = choose(n, lists * ROWS_PER_LIST, options.seed);
@@ -325,9 +296,12 @@ fn rotate(
     monitor: &dyn Monitor,
 ) -> Result<Option<Codebooks>, TrainError> {
     let (dim, seed) = (space.dim, options.seed ^ 7);
-    let (rotation, books) = match options.rotation {
+    let rounds = rotation::rounds(dim, shape.1, options.table_rows(nearest.len()));
+    let (mut rotation, books) = match options.rotation {
         Rotation::None => return Ok(None),
-        Rotation::Auto if shape.0 == dim || (options.bits == 4 && dim > TURN_MOST) => {
+        Rotation::Auto
+            if shape.0 == dim || (options.bits == 4 && dim > TURN_MOST) || rounds.is_none() =>
+        {
             return Ok(None);
         }
         Rotation::Random => (rotation::random(dim, seed, monitor)?, None),
@@ -347,10 +321,12 @@ fn rotate(
                 nearest,
                 centroids: MatRef::new(centroids, dim),
             };
-            let learned = rotation::learn(&residuals, shape, seed, monitor)?;
+            let rounds = rounds.unwrap_or(rotation::FEWEST_ROUNDS);
+            let learned = rotation::learn(&residuals, shape, rounds, seed, monitor)?;
             (learned.rotation, Some(learned.books))
         }
     };
+    halves::round(&mut rotation, dim);
     rotation::rotate(&rotation, rows, dim, monitor)?;
     rotation::rotate(&rotation, centroids, dim, monitor)?;
     space.rotation = rotation;

@@ -69,6 +69,30 @@ fn few_dimensions() {
 }
 
 #[test]
+fn the_model_of_few_rows_is_a_fraction_of_them() {
+    for (dim, rows, share) in [(60, 1_000, 0.25), (130, 1_000, 0.125), (400, 1_100, 0.125)] {
+        let options = TrainOptions {
+            metric: Metric::L2,
+            ..TrainOptions::default()
+        };
+        let model = use_all(&groups(rows, dim, 0.5, 1), dim, &options);
+        let bytes = model.to_bytes().unwrap().len() as f64;
+        let vectors = (4 * dim * rows) as f64;
+        assert!(bytes <= share * vectors, "{dim}: {bytes} of {vectors}");
+    }
+}
+
+#[test]
+fn an_encoder_alone_encodes_as_the_whole_model() {
+    let (dim, rows) = (24, groups(1_000, 24, 0.5, 1));
+    let trained = train(&rows, dim, None, &TrainOptions::default(), &Quiet).unwrap();
+    let model = Model::from_encoder(&trained.model.encoder_bytes().unwrap()).unwrap();
+    assert_eq!(model.encode(&rows), trained.model.encode(&rows));
+    assert_eq!(model.shape(), trained.model.shape());
+    assert!(Model::from_encoder(&trained.model.student_bytes().unwrap()).is_err());
+}
+
+#[test]
 fn constant_rows_and_few_distinct_ones() {
     for metric in METRICS {
         let model = use_all(

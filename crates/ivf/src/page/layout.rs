@@ -171,7 +171,9 @@ fn capacity(room: usize, refine: usize) -> usize {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 pub(super) mod tests {
+    use super::super::MOST_REFINE_BYTES;
     use super::*;
+    use distillvq_quantizer::{MAX_DIM, auto_subquantizers, max_subquantizers, refine_bytes};
 
     pub(in crate::page) fn shape(subquantizers: usize, bits: u8, has_norm: bool) -> CodeShape {
         CodeShape {
@@ -189,8 +191,8 @@ pub(super) mod tests {
         assert_eq!(capacity(96, 4, false), Some(128));
         assert_eq!(capacity(96, 4, true), Some(128));
         assert_eq!(capacity(192, 4, true), Some(64));
-        assert_eq!(capacity(480, 4, true), Some(32));
-        assert_eq!(capacity(240, 8, true), Some(32));
+        assert_eq!(capacity(478, 4, true), Some(32));
+        assert_eq!(capacity(239, 8, true), Some(32));
         assert_eq!(capacity(0, 4, false), None);
         assert_eq!(capacity(500, 4, true), None);
         assert_eq!(capacity(260, 8, true), None);
@@ -200,7 +202,7 @@ pub(super) mod tests {
 
     #[test]
     fn every_shape_of_a_model_fits_and_wastes_less_than_a_block() {
-        for (bits, most) in [(4, 480), (8, 240)] {
+        for (bits, most) in [(4, 478), (8, 239)] {
             assert_eq!(most, distillvq_quantizer::max_subquantizers(bits));
             for (m, norm) in (1..=most).flat_map(|m| [(m, false), (m, true)]) {
                 let shape = shape(m, bits, norm);
@@ -209,6 +211,25 @@ pub(super) mod tests {
                 let used = layout.tid_offsets + 2 * layout.capacity();
                 assert_eq!(used, BODY + layout.capacity() / LANES * block);
                 assert!(used <= PAGE_SIZE && used + block > PAGE_SIZE, "{shape:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn codes_of_every_dimension_fit() {
+        for (dim, bits) in (1..=MAX_DIM).flat_map(|dim| [(dim, 4), (dim, 8)]) {
+            let most = max_subquantizers(bits).min(dim);
+            let auto = auto_subquantizers(dim, bits);
+            assert!(auto <= most, "{dim} {bits}");
+            let refine = refine_bytes(dim);
+            for (m, norm) in [auto, most]
+                .into_iter()
+                .flat_map(|m| [(m, false), (m, true)])
+            {
+                let shape = shape(m, bits, norm);
+                assert!(Layout::coded(shape, 0).is_some(), "{dim} {shape:?}");
+                let refined = Layout::coded(shape, refine).is_some();
+                assert_eq!(refined, refine <= MOST_REFINE_BYTES, "{dim} {shape:?}");
             }
         }
     }

@@ -2,14 +2,14 @@
 
 use super::StreamOptions;
 use super::source::Source;
+use crate::Tid;
 use crate::error::Error;
 use crate::reservoir::order;
 use crate::search::Candidate;
-use crate::tidset::TidSet;
 
 /// Candidates of the first pull; later pulls double.
 const FIRST_PULL: usize = 64;
-/// Lists are added by this factor at least: each addition may scan the older lists again.
+/// Lists are added by this factor at least.
 const WIDEN: f64 = 1.5;
 
 /// A source, and what was pulled from it but not compared.
@@ -106,8 +106,15 @@ impl<C: Source> Frontier<C> {
         }
     }
 
-    /// Moves up to `size` of the best candidates to `out`, and to `seen`; those seen before are left out.
-    pub(super) fn take(&mut self, size: usize, seen: &mut TidSet, out: &mut Vec<Candidate>) {
+    /// Begins again with all candidates of the probed lists.
+    pub(super) fn rewind(&mut self) {
+        self.source.rewind();
+        self.queue.clear();
+        self.fresh = false;
+    }
+
+    /// Moves up to `size` of the best candidates to `out`, but not the row left out.
+    pub(super) fn take(&mut self, size: usize, left_out: Option<Tid>, out: &mut Vec<Candidate>) {
         let bound = self.source.bound();
         while out.len() < size
             && let Some(best) = self.queue.last().copied()
@@ -117,7 +124,7 @@ impl<C: Source> Frontier<C> {
                 break;
             }
             self.queue.pop();
-            if seen.insert(best.tid) {
+            if Some(best.tid) != left_out {
                 out.push(best);
             }
         }

@@ -36,8 +36,14 @@ pub struct StreamOptions {
     pub first_batch: usize,
     /// Rows to compare at a time after that.
     pub batch: usize,
+    /// By which share of the rows returned the search is ahead of them, beyond the first `rows`.
+    pub ahead: f64,
+    /// Share of all rows that are compared after which the rest is before another row is returned.
+    pub all_from: f64,
     /// Most candidates pulled at a time.
     pub largest_pull: usize,
+    /// Bytes that rows compared and not returned may take; candidates that were pulled take some more.
+    pub memory: usize,
 }
 
 /// Fewest sub-quantizers whose errors add up to one that is nearly normal.
@@ -56,7 +62,10 @@ impl Default for StreamOptions {
             z: 3.5,
             first_batch: 64,
             batch: 32,
+            ahead: 1.0,
+            all_from: 0.25,
             largest_pull: 4096,
+            memory: 4 << 20,
         }
     }
 }

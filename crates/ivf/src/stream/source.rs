@@ -11,6 +11,10 @@ pub trait Source {
     fn lists(&self) -> usize;
     /// Number of lists probed so far.
     fn probed(&self) -> usize;
+    /// About how many rows all lists have; 0 if that is not known.
+    fn rows(&self) -> u64 {
+        0
+    }
     /// Probes this many further lists.
     fn probe(&mut self, more: usize) -> Result<(), Error>;
     /// Appends the next `n` candidates of the probed lists, see [`Search::pull`].
@@ -23,8 +27,10 @@ pub trait Source {
     }
     /// The score of an exact distance on the scale of the estimates, see [`Search::score`].
     fn score(&self, distance: f64) -> f64;
-    /// Appends the rows that are always compared exactly.
-    fn exact(&mut self, out: &mut Vec<Tid>) -> Result<(), Error>;
+    /// Appends the next of the rows that are always compared exactly, see [`Search::next_exact`].
+    fn next_exact(&mut self, out: &mut Vec<Tid>) -> Result<(), Error>;
+    /// Begins again, see [`Search::rewind`].
+    fn rewind(&mut self);
     /// What finding the candidates took so far.
     fn work(&self) -> Work {
         Work::default()
@@ -38,7 +44,7 @@ pub trait Source {
 /// What finding candidates took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
-    /// Codes scanned, once for each time.
+    /// Codes scanned.
     pub codes: u64,
     /// Rows ranked by refine codes.
     pub refined: u64,
@@ -51,6 +57,10 @@ impl<S: PageStore> Source for Search<S> {
 
     fn probed(&self) -> usize {
         Search::probed(self)
+    }
+
+    fn rows(&self) -> u64 {
+        Search::rows(self)
     }
 
     fn probe(&mut self, more: usize) -> Result<(), Error> {
@@ -73,8 +83,12 @@ impl<S: PageStore> Source for Search<S> {
         Search::score(self, distance)
     }
 
-    fn exact(&mut self, out: &mut Vec<Tid>) -> Result<(), Error> {
-        Search::exact(self, out)
+    fn next_exact(&mut self, out: &mut Vec<Tid>) -> Result<(), Error> {
+        Search::next_exact(self, out)
+    }
+
+    fn rewind(&mut self) {
+        Search::rewind(self);
     }
 
     fn work(&self) -> Work {

@@ -3,7 +3,9 @@
 
 use distillvq_ivf::search::Place;
 use distillvq_ivf::testing::MemoryStore;
-use distillvq_ivf::{Builder, Candidate, CodeShape, Create, Meta, Metric, Model, Row, Search, Tid};
+use distillvq_ivf::{
+    Builder, Candidate, CodeShape, Create, Meta, Metric, Model, PageStore, Row, Search, Tid,
+};
 use distillvq_kernels::{LANES, kernels};
 use distillvq_quantizer::{
     Placement, Quiet, RetrainOptions, TrainOptions, refine_bytes, retrain, train,
@@ -237,6 +239,18 @@ fn pack(shape: CodeShape, codes: &[u8], lane: usize) -> Vec<u8> {
         }
     }
     block
+}
+
+/// The rows of the exact list.
+pub fn exact_rows<S: PageStore>(search: &mut Search<S>) -> Vec<Tid> {
+    let mut tids = Vec::new();
+    loop {
+        let before = tids.len();
+        search.next_exact(&mut tids).unwrap();
+        if tids.len() == before {
+            return tids;
+        }
+    }
 }
 
 /// Pulls everything from all lists, `n` at a time. Where refine codes are is left out.

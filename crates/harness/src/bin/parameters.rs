@@ -1,0 +1,373 @@
+//! Whether the automatic parameters are good: codes scanned, rows compared, size and speed of an index with them beside those of
+//! a sweep over sub-quantizers, bits and lists, at the same measured recall.
+//!
+//! `parameters --set words|texts-DIM|points-DIM|DIRECTORY --results DIRECTORY --output FILE [--rows N]`. A section a set is kept
+//! in the results' directory; the output has all of them.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use distillvq_harness::affinity::Together;
+use distillvq_harness::compare::{self, Built, megabytes};
+use distillvq_harness::measure::{find_by_id, nearest_by_id, time_by_id};
+use distillvq_harness::{Arguments, DataSet, Error, Metric, Result, Server, Truth, Vectors, load};
+use postgres::Client;
+
+/// Neighbours asked for.
+const K: usize = 10;
+/// Recalls at which indexes are compared.
+const TARGETS: [f64; 2] = [0.95, 0.98];
+/// Queries that are asked, of the rows' distribution or of a query log.
+const QUERIES: usize = 200;
+/// Queries whose work is counted.
+const COUNTED: usize = 50;
+/// How much slower than the best of the sweep the automatic parameters may be, and how much larger.
+const SLOWER: f64 = 1.3;
+const LARGER: f64 = 2.0;
+const DATABASE: &str = "parameters";
+
+const INTRODUCTION: &str = "# Automatic parameters beside the best ones
+
+`make bench-parameters` writes this page. For each set an index is built with the automatic parameters, with other numbers of
+sub-quantizers and bits, and around the fastest of these with half and twice its lists. Each searches with the fewest
+`distillvq.probes` that give the recall@10 named, measured against exact search; the vectors that are searched for are none of
+the table's, and none of a set's test queries. The fastest of the sweep is marked, and the automatic ones are to be within 1.3 ×
+of it, at no more than twice its size. Times are those of one client on a machine of two cores, and differ by some per cent
+from run to run.
+";
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A table and queries.
+struct Set {
+    title: String,
+    metric: Metric,
+    rows: Vectors,
+    queries: Vectors,
+}
+
+impl Set {
+    fn named(name: &str, rows: usize) -> Result<Self> {
+        let number = |text: &str| {
+            let wrong = |_| Error::Argument(format!("{text} is no number of dimensions"));
+            text.parse::<usize>().map_err(wrong)
+        };
+        let (kind, metric, all) = if name == "words" {
+            let all = Vectors::like_words(rows + QUERIES, 100, 1);
+            ("words'", Metric::Cosine, all)
+        } else if let Some(dim) = name.strip_prefix("texts-") {
+            let all = Vectors::like_texts(rows + QUERIES, number(dim)?, 1, 0);
+            ("texts'", Metric::L2, all)
+        } else if let Some(dim) = name.strip_prefix("points-") {
+            let all = Vectors::clustered(rows + QUERIES, number(dim)?, 300, 1);
+            ("points of a mixture", Metric::L2, all)
+        } else {
+            return Self::on_disk(Path::new(name));
+        };
+        Ok(Self {
+            title: format!(
+                "{rows} vectors like {kind} × {}, {}",
+                all.dim(),
+                metric.name()
+            ),
+            metric,
+            queries: all.slice(rows..all.rows()),
+            rows: all.slice(0..rows),
+        })
+    }
+
+    /// The documents of a data set, and queries of its log.
+    fn on_disk(directory: &Path) -> Result<Self> {
+        let set = DataSet::open(directory)?;
+        let name = directory.file_name().unwrap_or_default().to_string_lossy();
+        let (rows, dim) = (set.documents.rows(), set.documents.dim());
+        Ok(Self {
+            title: format!("{name}, {rows} rows × {dim}, cosine"),
+            metric: Metric::Cosine,
+            rows: set.documents,
+            queries: set.log.slice(0..QUERIES),
+        })
+    }
+}
+
+/// What an index did at a target.
+struct Point {
+    probes: usize,
+    per_second: f64,
+    codes: f64,
+    compared: f64,
+}
+
+/// An index of the sweep.
+struct Tried {
+    options: String,
+    built: Built,
+    lists: i32,
+    /// None where no number of lists reaches the target.
+    points: Vec<Option<Point>>,
+}
+
+impl Tried {
+    /// Seconds that a query at each of the targets takes on the whole; infinite if one is not reached.
+    fn seconds(&self) -> f64 {
+        let of =
+            |point: &Option<Point>| point.as_ref().map_or(f64::INFINITY, |p| 1.0 / p.per_second);
+        self.points.iter().map(of).sum()
+    }
+}
+
+fn run() -> Result<()> {
+    let mut arguments = Arguments::of_this_program();
+    let missing = |name: &str| Error::Argument(format!("{name} is missing"));
+    let set = arguments.text("--set").ok_or_else(|| missing("--set"))?;
+    let results = arguments
+        .path("--results")
+        .ok_or_else(|| missing("--results"))?;
+    let output = arguments
+        .path("--output")
+        .ok_or_else(|| missing("--output"))?;
+    let rows = arguments.number("--rows", 30_000)?;
+    arguments.end()?;
+    let server = Server::start("parameters")?;
+    let mut client = server.database(DATABASE)?;
+    let set_name = Path::new(&set).file_name().unwrap_or_default().to_owned();
+    let set = Set::named(&set, rows)?;
+    eprintln!("==> {}", set.title);
+    let section = sweep(&server, &mut client, &set)?;
+    write_page(
+        &section,
+        &results.join(set_name).with_extension("md"),
+        &results,
+        &output,
+    )
+}
+
+/// Writes a section, and the page of all sections.
+fn write_page(section: &str, own: &Path, results: &Path, output: &Path) -> Result<()> {
+    let file = |path: &Path| {
+        let path = path.to_owned();
+        move |source| Error::Io { path, source }
+    };
+    fs::create_dir_all(results).map_err(file(results))?;
+    fs::write(own, section).map_err(file(own))?;
+    let listed = fs::read_dir(results).map_err(file(results))?;
+    let mut paths: Vec<PathBuf> = listed.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    let mut page = INTRODUCTION.to_owned();
+    for path in paths {
+        page.push_str(&fs::read_to_string(&path).map_err(file(&path))?);
+    }
+    fs::write(output, page).map_err(file(output))
+}
+
+/// Tries the automatic parameters, then the others.
+fn sweep(server: &Server, client: &mut Client, set: &Set) -> Result<String> {
+    let dim = set.rows.dim();
+    client.batch_execute(&format!(
+        "SET maintenance_work_mem = '512MB';
+         CREATE TABLE items (id bigint, embedding vector({dim}));
+         CREATE TABLE asked (id bigint PRIMARY KEY, embedding vector({dim}))"
+    ))?;
+    load::copy_vectors(client, "items", &set.rows)?;
+    load::copy_vectors(client, "asked", &set.queries)?;
+    client.batch_execute("VACUUM ANALYZE items")?;
+    client.batch_execute("ANALYZE asked")?;
+    let truth = Truth::new(set.metric, &set.rows, &set.queries, K);
+    let mut session = server.connect_to(DATABASE)?;
+    let mut attempt = |options: &str| tried(client, &mut session, set, &truth, options);
+    let automatic = attempt("")?;
+    let mut others = Vec::new();
+    for bits in [4, 8] {
+        let mut shares: Vec<usize> = [8, 4, 2, 1]
+            .iter()
+            .map(|part| dim.div_ceil(*part))
+            .collect();
+        shares.dedup();
+        let most = if bits == 8 { 239 } else { 478 };
+        for subquantizers in shares.into_iter().filter(|m| *m <= most) {
+            others.push(attempt(&format!(
+                "subquantizers = {subquantizers}, bits = {bits}"
+            ))?);
+        }
+    }
+    let fastest = |tried: &[Tried]| {
+        let by = |a: &&Tried, b: &&Tried| a.seconds().total_cmp(&b.seconds());
+        tried
+            .iter()
+            .min_by(by)
+            .map(|it| (it.options.clone(), it.lists))
+    };
+    if let Some((options, lists)) = fastest(&others) {
+        for lists in [lists / 2, 2 * lists] {
+            others.push(attempt(&format!("{options}, lists = {}", lists.max(1)))?);
+        }
+    }
+    Ok(section(set, &automatic, &others))
+}
+
+/// Builds an index and measures it.
+fn tried(
+    client: &mut Client,
+    session: &mut Client,
+    set: &Set,
+    truth: &Truth<'_>,
+    options: &str,
+) -> Result<Tried> {
+    let with = if options.is_empty() {
+        String::new()
+    } else {
+        format!("WITH ({options})")
+    };
+    client.batch_execute("DROP INDEX IF EXISTS items_idx")?;
+    let built = compare::build(
+        client,
+        "items_idx",
+        &format!(
+            "items USING distillvq (embedding vector_{}_ops) {with}",
+            set.metric.name()
+        ),
+    )?;
+    let lists: i32 = client
+        .query_one("SELECT lists FROM distillvq_index_info('items_idx')", &[])?
+        .try_get(0)?;
+    session.batch_execute("SET enable_seqscan = off; SET enable_sort = off")?;
+    let sql = nearest_by_id("items", "asked", set.metric, K);
+    let mut points = Vec::new();
+    for target in TARGETS {
+        let probes = fewest(session, &sql, truth, target, lists as usize)?;
+        points.push(match probes {
+            Some(probes) => Some(point(session, &sql, probes)?),
+            None => None,
+        });
+    }
+    let tried = Tried {
+        options: options.to_owned(),
+        built,
+        lists,
+        points,
+    };
+    eprint!("{}", line(&tried, ""));
+    Ok(tried)
+}
+
+/// The fewest lists, of steps of a seventh, with which searches reach a recall.
+fn fewest(
+    client: &mut Client,
+    sql: &str,
+    truth: &Truth<'_>,
+    target: f64,
+    lists: usize,
+) -> Result<Option<usize>> {
+    let mut probes = 1;
+    loop {
+        client.batch_execute(&format!("SET distillvq.probes = {probes}"))?;
+        if truth.recall(&find_by_id(client, sql, QUERIES)?) >= target {
+            return Ok(Some(probes));
+        }
+        if probes >= lists {
+            return Ok(None);
+        }
+        probes = (probes + 1).max(probes * 8 / 7).min(lists);
+    }
+}
+
+/// Time and work of searches of so many lists.
+fn point(client: &mut Client, sql: &str, probes: usize) -> Result<Point> {
+    let _together = Together::on(0, client)?;
+    let (shortest, longest) = (Duration::from_millis(700), Duration::from_secs(3));
+    let timing = time_by_id(client, sql, QUERIES, shortest, longest)?;
+    let (mut codes, mut compared) = (0, 0);
+    let statement = client.prepare(sql)?;
+    for id in 0..COUNTED as i64 {
+        client.query(&statement, &[&id])?;
+        let row = client.query_one("SELECT codes, compared FROM distillvq_last_scan()", &[])?;
+        codes += row.try_get::<_, i64>(0)?;
+        compared += row.try_get::<_, i64>(1)?;
+    }
+    Ok(Point {
+        probes,
+        per_second: timing.per_second,
+        codes: codes as f64 / COUNTED as f64,
+        compared: compared as f64 / COUNTED as f64,
+    })
+}
+
+fn line(tried: &Tried, mark: &str) -> String {
+    let options = match tried.options.as_str() {
+        "" => "automatic",
+        options => options,
+    };
+    let mut text = format!(
+        "| {options}{mark} | {} | {} | {:.1} s |",
+        tried.lists,
+        megabytes(tried.built.bytes),
+        tried.built.build.as_secs_f64()
+    );
+    for point in &tried.points {
+        let cell = point.as_ref().map_or("not reached | | |".to_owned(), |it| {
+            format!(
+                "{:.0} ({}) | {:.0} | {:.0} |",
+                it.per_second, it.probes, it.codes, it.compared
+            )
+        });
+        let _ = write!(text, " {cell}");
+    }
+    text + "\n"
+}
+
+fn section(set: &Set, automatic: &Tried, others: &[Tried]) -> String {
+    let mut text = format!(
+        "\n## {}\n\n| parameters | lists | size | build |",
+        set.title
+    );
+    for target in TARGETS {
+        let _ = write!(
+            text,
+            " queries/s at {target:.2} (probes) | codes | rows compared |"
+        );
+    }
+    let _ = writeln!(
+        text,
+        "\n|---|---|---|---|{}",
+        "---|---|---|".repeat(TARGETS.len())
+    );
+    let best = others
+        .iter()
+        .map(Tried::seconds)
+        .fold(f64::INFINITY, f64::min);
+    text.push_str(&line(automatic, ""));
+    for tried in others {
+        let mark = if tried.seconds() <= best {
+            " (fastest)"
+        } else {
+            ""
+        };
+        text.push_str(&line(tried, mark));
+    }
+    let fastest = others.iter().find(|tried| tried.seconds() <= best);
+    if let Some(fastest) = fastest {
+        let slower = automatic.seconds() / best;
+        let larger = automatic.built.bytes as f64 / fastest.built.bytes as f64;
+        let held = if slower <= SLOWER && larger <= LARGER {
+            "within"
+        } else {
+            "beyond"
+        };
+        let _ = writeln!(
+            text,
+            "\nThe automatic parameters take {slower:.2} × the time of the fastest, and {larger:.2} × its size: {held} the bounds."
+        );
+    }
+    text
+}
