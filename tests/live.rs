@@ -252,7 +252,10 @@ fn an_open_cursor_goes_on() {
     let (mut db, data) = documents("cursor", 3_000);
     let mut reader = db.session();
     let sql = search("items", Metric::Cosine, data.test.row(0), "");
-    reader.run("SET enable_seqscan = off; SET enable_sort = off; BEGIN");
+    // All rows are to come, also those that are found too late to be returned in order.
+    reader.run(
+        "SET enable_seqscan = off; SET enable_sort = off; SET distillvq.iterative_scan = relaxed_order; BEGIN",
+    );
     reader.run(&format!("DECLARE c CURSOR FOR {sql}"));
     let mut found = Vec::new();
     let mut fetch = |reader: &mut Client, rows: usize| {
