@@ -6,17 +6,23 @@ use rand_chacha::ChaCha8Rng;
 use super::{Promise, Statement, World, any};
 use crate::common::ALL;
 
+/// The value of `distillvq.iterative_scan` with which rows may come late.
+pub const RELAXED: Option<&str> = Some("relaxed_order");
+/// The others, and the default, with which none does.
+pub const KEEP_ORDER: [Option<&str>; 4] = [None, None, Some("strict_order"), Some("off")];
+
 /// The settings of a search by the index.
 #[derive(Clone, Copy, Debug)]
 pub struct Mode {
-    pub iterative_scan: &'static str,
+    /// None: the default.
+    pub iterative_scan: Option<&'static str>,
     pub probes: i32,
     pub max_probes: i32,
     pub max_scan_tuples: i32,
 }
 
 impl Mode {
-    pub fn all_lists(iterative_scan: &'static str) -> Self {
+    pub fn all_lists(iterative_scan: Option<&'static str>) -> Self {
         Mode {
             iterative_scan,
             probes: ALL,
@@ -25,9 +31,9 @@ impl Mode {
         }
     }
 
-    /// Few lists, or few rows.
-    pub fn any(random: &mut ChaCha8Rng) -> Self {
-        let mode = Mode::all_lists(any(random, &["relaxed_order", "strict_order", "off"]));
+    /// Few lists, or few rows, by one of some values of `distillvq.iterative_scan`.
+    pub fn any(random: &mut ChaCha8Rng, iterative_scan: &[Option<&'static str>]) -> Self {
+        let mode = Mode::all_lists(any(random, iterative_scan));
         let probes = any(random, &[1, 2, 5, 0]);
         match random.random_range(0..4) {
             0 => Mode {
@@ -53,12 +59,13 @@ impl Mode {
             "SET enable_seqscan = off; SET enable_sort = off; SET enable_bitmapscan = off; SET enable_indexscan = on;
              SET distillvq.iterative_scan = {}; SET distillvq.probes = {};
              SET distillvq.max_probes = {}; SET distillvq.max_scan_tuples = {}",
-            self.iterative_scan, self.probes, self.max_probes, self.max_scan_tuples
+            self.iterative_scan.unwrap_or("DEFAULT"),
+            self.probes, self.max_probes, self.max_scan_tuples
         )
     }
 
     pub fn promise(&self, world: &World, statement: &Statement) -> Promise {
-        let relaxed = self.iterative_scan == "relaxed_order";
+        let relaxed = self.iterative_scan == RELAXED;
         let goes_on = self.max_probes == 0 && self.max_scan_tuples == 0;
         let exact = !world.trained;
         Promise {

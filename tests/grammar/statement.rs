@@ -1,5 +1,7 @@
 //! Statements: a search, what stands around it, and how its rows are fetched.
 
+mod frame;
+mod radius;
 mod render;
 
 use rand::RngExt as _;
@@ -8,6 +10,8 @@ use rand_chacha::ChaCha8Rng;
 use super::verdict::Wanted;
 use super::world::{Layout, QUERIES, World};
 use super::{any, one_in};
+pub use frame::Frame;
+use radius::{Bound, Form, Radius};
 use render::Renderer;
 
 /// Who is to answer a statement.
@@ -34,36 +38,6 @@ enum Query {
     Outer,
 }
 
-/// A limit of the distance.
-#[derive(Clone, Debug)]
-struct Radius {
-    form: Form,
-    value: Bound,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Form {
-    Below,
-    AtMost,
-    /// `value > distance`.
-    Turned,
-    /// `value >= distance`, the vectors the other way round than in ORDER BY.
-    Swapped,
-    /// From the value less a half.
-    Between,
-    /// With an alternative, so that it limits nothing.
-    OrElse,
-    /// `NOT distance >= value`.
-    Negated,
-}
-
-#[derive(Clone, Debug)]
-enum Bound {
-    Value(String),
-    Listed(i32),
-    Outer,
-}
-
 /// A condition on other columns.
 #[derive(Clone, Debug)]
 enum Filter {
@@ -82,66 +56,6 @@ enum Source {
     LeftJoin,
     /// The parts of a divided table.
     Union,
-}
-
-/// What stands around a search.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Frame {
-    Bare,
-    Subquery,
-    With,
-    WithMaterialized,
-    /// A search for every row of `queries`.
-    Lateral,
-    LeftLateral,
-    /// The same as an expression, which gives one row.
-    Scalar,
-    Exists,
-    In,
-    /// Two searches, one after the other.
-    UnionAll,
-    /// Numbered by a window function, which LIMIT and OFFSET become conditions on.
-    Window,
-    Delete,
-    Update,
-    /// Into the table that is searched.
-    Insert,
-}
-
-const FRAMES: [Frame; 14] = [
-    Frame::Bare,
-    Frame::Subquery,
-    Frame::With,
-    Frame::WithMaterialized,
-    Frame::Lateral,
-    Frame::LeftLateral,
-    Frame::Scalar,
-    Frame::Exists,
-    Frame::In,
-    Frame::UnionAll,
-    Frame::Window,
-    Frame::Delete,
-    Frame::Update,
-    Frame::Insert,
-];
-
-impl Frame {
-    fn is_lateral(self) -> bool {
-        matches!(self, Frame::Lateral | Frame::LeftLateral | Frame::Scalar)
-    }
-
-    /// Whether rows are changed.
-    pub fn changes(self) -> bool {
-        matches!(self, Frame::Delete | Frame::Update | Frame::Insert)
-    }
-
-    /// Whether the rows come in the order of the search.
-    fn keeps_order(self) -> bool {
-        !matches!(
-            self,
-            Frame::Exists | Frame::In | Frame::Delete | Frame::Update
-        )
-    }
 }
 
 /// How the rows are fetched.
@@ -176,6 +90,8 @@ pub struct Statement {
     /// Whether the id settles ties.
     by_id: bool,
     lock: Option<&'static str>,
+    /// Whether the planner may hash: otherwise it sorts, or relies on the order of the index.
+    hashes: bool,
 }
 
 /// SQL with its parameters.
@@ -192,11 +108,7 @@ impl Statement {
         random: &mut ChaCha8Rng,
         distance: &mut dyn FnMut(&str) -> Option<f64>,
     ) -> Self {
-        let frame = if one_in(random, 3) {
-            Frame::Bare
-        } else {
-            any(random, &FRAMES)
-        };
+        let frame = Frame::random(random);
         let mut statement = Statement {
             frame,
             delivery: Delivery::Plain,
@@ -205,15 +117,16 @@ impl Statement {
             swapped: one_in(random, 5),
             filters: filters(world, frame, random),
             radius: None,
-            limit: limit(random),
+            limit: limit(frame, random),
             offset: one_in(random, 5).then(|| random.random_range(0..40)),
             by_id: one_in(random, 6),
             lock: None,
+            hashes: one_in(random, 4),
         };
         if frame == Frame::Scalar {
             statement.limit = Some(1);
         }
-        if one_in(random, 4) {
+        if one_in(random, 3) {
             statement.radius = Some(statement.some_radius(world, random, distance));
         }
         statement.delivery = statement.some_delivery(world, random);
@@ -231,6 +144,24 @@ impl Statement {
         }
     }
 
+    /// Settings of the planner that belong to it, for all sides.
+    pub fn settings(&self) -> String {
+        let hashes = if self.hashes { "on" } else { "off" };
+        let loops = if self.frame.is_join() && !self.hashes {
+            "off"
+        } else {
+            "on"
+        };
+        format!(
+            "SET enable_hashagg = {hashes}; SET enable_hashjoin = {hashes}; SET enable_nestloop = {loops}"
+        )
+    }
+
+    /// Whether it changes rows while they are fetched.
+    pub fn changes_meanwhile(&self) -> bool {
+        matches!(&self.delivery, Delivery::Cursor { changes, .. } if !changes.is_empty())
+    }
+
     /// Whether the distance is limited.
     pub fn has_radius(&self) -> bool {
         self.radius.is_some()
@@ -238,9 +169,7 @@ impl Statement {
 
     /// Whether it can be run in a transaction beside one that changes the same rows.
     pub fn locks(&self) -> bool {
-        let changes =
-            matches!(&self.delivery, Delivery::Cursor { changes, .. } if !changes.is_empty());
-        self.lock.is_some() || self.frame.changes() || changes
+        self.lock.is_some() || self.frame.changes() || self.changes_meanwhile()
     }
 
     /// Whether rows that another transaction locks are left out.
@@ -259,36 +188,23 @@ impl Statement {
         random: &mut ChaCha8Rng,
         distance: &mut dyn FnMut(&str) -> Option<f64>,
     ) -> Radius {
-        let form = any(
-            random,
-            &[
-                Form::Below,
-                Form::Below,
-                Form::AtMost,
-                Form::Turned,
-                Form::Swapped,
-                Form::Between,
-                Form::OrElse,
-                Form::Negated,
-            ],
-        );
         let mut text = Renderer::of_values(Side::Table);
-        let value = match random.random_range(0..12) {
-            0 => Bound::Value("'NaN'".to_owned()),
-            1 => Bound::Value("NULL".to_owned()),
-            2 => Bound::Value(any(random, &["0", "-1", "1", "0.5", "'Infinity'"]).to_owned()),
-            3 => Bound::Listed(random.random_range(0..QUERIES)),
-            4..8 if self.frame.is_lateral() => Bound::Outer,
-            _ if self.frame.is_lateral() => Bound::Value("1.5".to_owned()),
-            _ => {
+        let bound = match Bound::special(random) {
+            Some(bound) => bound,
+            None if self.frame.is_lateral() => {
+                let value = || Bound::Value("1.5".to_owned());
+                any(random, &[Bound::Outer, value()])
+            }
+            None => {
                 let query = self.query(world, &mut text);
                 let (target, operator) = (world.target(""), world.metric.operator());
-                let id = world.some_id(random);
-                let sql = format!("SELECT {target} {operator} {query} FROM items WHERE id = {id}");
+                let row = world.row(world.some_id(random));
+                let sql = format!("SELECT {target} {operator} {query} FROM {row}");
                 Bound::Value(distance(&sql).map_or("NULL".to_owned(), |x| format!("'{x:?}'")))
             }
         };
-        Radius { form, value }
+        let form = Form::random(random);
+        Radius { form, bound }
     }
 
     fn some_delivery(&self, world: &mut World, random: &mut ChaCha8Rng) -> Delivery {
@@ -311,12 +227,10 @@ impl Statement {
     fn some_lock(&self, random: &mut ChaCha8Rng) -> Option<&'static str> {
         let scrolls = matches!(self.delivery, Delivery::Cursor { scroll: true, .. });
         // Rows changed meanwhile cannot be locked any more: which ones come before that depends on the order of ties.
-        let changes =
-            matches!(&self.delivery, Delivery::Cursor { changes, .. } if !changes.is_empty());
         let may = matches!(self.frame, Frame::Bare | Frame::Subquery)
             && self.source != Source::Union
             && !scrolls
-            && !changes;
+            && !self.changes_meanwhile();
         (may && one_in(random, 5)).then(|| {
             any(
                 random,
@@ -351,7 +265,10 @@ fn query(world: &World, frame: Frame, random: &mut ChaCha8Rng) -> Query {
     }
 }
 
-fn limit(random: &mut ChaCha8Rng) -> Option<i64> {
+fn limit(frame: Frame, random: &mut ChaCha8Rng) -> Option<i64> {
+    if frame.computation().is_some() && one_in(random, 2) {
+        return None;
+    }
     match random.random_range(0..10) {
         0 => None,
         1 => Some(random.random_range(0..3)),

@@ -15,6 +15,12 @@ impl Distance {
             None => (2, 0.0),
         }
     }
+
+    /// The same for equal distances, and only for those.
+    pub fn bits(self) -> (u8, u64) {
+        let (class, number) = self.key();
+        (class, number.to_bits())
+    }
 }
 
 impl Ord for Distance {
@@ -123,6 +129,44 @@ pub fn judge(answers: Answers<'_>, wanted: Wanted, promise: Promise) -> Result<V
     Ok(verdict)
 }
 
+/// Compares distances that depend on all rows of a search, so that neither their number nor their place says what was missed.
+pub fn judge_some(
+    found: &[Row],
+    truth: &[Row],
+    ordered: bool,
+    promise: Promise,
+) -> Result<Verdict, String> {
+    if ordered && !promise.late_rows_follow && !found.is_sorted_by_key(|row| row.distance) {
+        return Err("out of order".to_owned());
+    }
+    let (missed, added) = (missing(truth, found), missing(found, truth));
+    if promise.exact && (!missed.is_empty() || !added.is_empty()) {
+        return Err(format!(
+            "distances missed where nothing may be: {missed:?}; added: {added:?}"
+        ));
+    }
+    Ok(Verdict {
+        rows: truth.len(),
+        missed: missed.len(),
+    })
+}
+
+/// Distances of the truth that were not found, ties counted.
+fn missing(truth: &[Row], found: &[Row]) -> Vec<Distance> {
+    let sorted = |rows: &[Row]| {
+        let mut distances: Vec<Distance> = rows.iter().map(|row| row.distance).collect();
+        distances.sort_unstable();
+        distances
+    };
+    let mut found = sorted(found).into_iter().peekable();
+    let mut missing = sorted(truth);
+    missing.retain(|distance| {
+        while found.next_if(|other| other < distance).is_some() {}
+        found.next_if_eq(distance).is_none()
+    });
+    missing
+}
+
 fn by_search(rows: &[Row]) -> HashMap<i32, Vec<Row>> {
     let mut searches: HashMap<i32, Vec<Row>> = HashMap::new();
     for row in rows {
@@ -199,20 +243,8 @@ impl One {
         Ok(())
     }
 
-    /// Distances of the truth that were not found, ties counted.
     fn missing(&self) -> Vec<Distance> {
-        let sorted = |rows: &[Row]| {
-            let mut distances: Vec<Distance> = rows.iter().map(|row| row.distance).collect();
-            distances.sort_unstable();
-            distances
-        };
-        let mut found = sorted(&self.found).into_iter().peekable();
-        let mut missing = sorted(&self.truth);
-        missing.retain(|distance| {
-            while found.next_if(|other| other < distance).is_some() {}
-            found.next_if_eq(distance).is_none()
-        });
-        missing
+        missing(&self.truth, &self.found)
     }
 
     /// Rows that come out of order: those may only come when there is nothing else left to come.

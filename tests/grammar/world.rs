@@ -1,10 +1,16 @@
-//! The tables of a round: what is in them, how they are made, and how they change.
+//! The tables of a round: what they are like, and how they are made.
+
+mod rows;
+mod target;
 
 use distillvq_harness::Metric;
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
 
-use super::{any, one_in};
+use super::{access, any, one_in};
+use rows::model_of;
+pub use target::Target;
+use target::predicate;
 
 /// Rows of `queries`.
 pub const QUERIES: i32 = 6;
@@ -21,16 +27,6 @@ pub enum Layout {
     Partitioned,
     /// A table with a child.
     Inherited,
-}
-
-/// What is indexed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
-    Column,
-    /// The column, of type `vector`, as `halfvec`.
-    Halved,
-    /// Its first so many dimensions.
-    Part(usize),
 }
 
 /// How vectors lie.
@@ -85,6 +81,8 @@ impl World {
         let target = match random.random_range(0..8) {
             0 if kind == "vector" => Target::Halved,
             1 if dim > 2 => Target::Part(dim / 2),
+            2 => Target::Model,
+            3 => Target::Checked,
             _ => Target::Column,
         };
         let built = match random.random_range(0..5) {
@@ -120,12 +118,7 @@ impl World {
                     Shape::Line,
                 ],
             ),
-            predicate: one_in(random, 4).then(|| {
-                any(
-                    random,
-                    &["category = 2", "price < 0.7", "category IS NOT NULL"],
-                )
-            }),
+            predicate: predicate(target, random),
             options: options(random),
             built,
             grown: random.random_range(0..400),
@@ -141,32 +134,12 @@ impl World {
         matches!(self.layout, Layout::Partitioned | Layout::Inherited)
     }
 
-    /// Type and dimensions of what is indexed.
-    pub fn searched(&self) -> (&'static str, usize) {
-        match self.target {
-            Target::Column => (self.kind, self.dim),
-            Target::Halved => ("halfvec", self.dim),
-            Target::Part(dim) => (self.kind, dim),
-        }
-    }
-
-    /// What is indexed, in a table called `alias`.
-    pub fn target(&self, alias: &str) -> String {
-        let (kind, dim) = self.searched();
-        match self.target {
-            Target::Column => format!("{alias}embedding"),
-            Target::Halved => format!("({alias}embedding::halfvec({dim}))"),
-            Target::Part(_) => format!("(subvector({alias}embedding, 1, {dim})::{kind}({dim}))"),
-        }
-    }
-
-    /// Which rows an index holds; what it leaves out, documented, no search by it returns.
-    pub fn indexed(&self, alias: &str) -> String {
-        let target = self.target(alias);
-        match (self.metric, self.searched().0) {
-            (Metric::Cosine, "halfvec") => format!("l2_norm({target}) > 0"),
-            (Metric::Cosine, _) => format!("vector_norm({target}) > 0"),
-            _ => format!("{target} IS NOT NULL"),
+    /// The tables that rows are in, and that they are searched in.
+    fn parts(&self) -> &'static [&'static str] {
+        match self.layout {
+            Layout::Partitioned => &["items", "vq_one", "vq_two"],
+            Layout::Inherited => &["items", "vq_child"],
+            _ => &["items"],
         }
     }
 
@@ -182,14 +155,14 @@ impl World {
         statements.extend(self.tables());
         if self.late_column {
             statements.push(format!(
-                "ALTER TABLE items ADD COLUMN embedding {}({}) DEFAULT {}",
-                self.kind,
-                self.dim,
+                "ALTER TABLE items ADD COLUMN embedding {} DEFAULT {}",
+                self.column_type(),
                 self.default()
             ));
         }
         statements.extend(self.insert(self.built - self.next));
         statements.extend(self.others(random));
+        statements.extend(access::grants(self.parts()));
         statements.extend(self.indexes());
         statements.extend(self.insert(self.grown));
         statements.push("ANALYZE items, queries, labels".to_owned());
@@ -198,9 +171,9 @@ impl World {
 
     /// `items`, empty but for rows that come before its vectors.
     fn tables(&mut self) -> Vec<String> {
-        let embedding = format!(", embedding {}({})", self.kind, self.dim);
+        let embedding = format!(", embedding {}", self.column_type());
         let embedding = if self.late_column { "" } else { &embedding };
-        let rest = format!("category int, price float8, note text{embedding}");
+        let rest = format!("model int, category int, price float8, note text{embedding}");
         let cut = self.built * 2 / 3;
         let mut statements = match self.layout {
             Layout::Partitioned => vec![
@@ -238,59 +211,14 @@ impl World {
         if self.late_column {
             let rows = self.built.min(80);
             statements.push(format!(
-                "INSERT INTO items (id, category, price, note) SELECT i, i % 5, random(), 'early'
+                "INSERT INTO items (id, model, category, price, note) SELECT i, {}, i % 5, random(), 'early'
                  FROM generate_series(0, {}) i",
+                model_of("i"),
                 rows - 1
             ));
             self.next = rows;
         }
         statements
-    }
-
-    /// Further rows: some without vector, some zero, some without category.
-    pub fn insert(&mut self, rows: i64) -> Vec<String> {
-        if rows <= 0 {
-            return Vec::new();
-        }
-        let (first, last) = (self.next, self.next + rows - 1);
-        self.next += rows;
-        let child = (self.layout == Layout::Inherited).then_some("vq_child");
-        let halves = [("items", "<="), (child.unwrap_or("items"), ">")];
-        let middle = (first + last) / 2;
-        let halves = halves.map(|(table, sign)| {
-            format!(
-                "INSERT INTO {table} (id, category, price, note, embedding)
-                 SELECT i, nullif((random() * 6)::int, 6), nullif(round(random()::numeric, 2), 0.5), 'note ' || i % 9, {}
-                 FROM generate_series({first}, {last}) i WHERE i {sign} {middle}",
-                self.vector_of("i")
-            )
-        });
-        halves.into()
-    }
-
-    /// The vector of a row whose number is in the column `i`.
-    fn vector_of(&self, i: &str) -> String {
-        let element = match self.shape {
-            Shape::Groups => &format!("sin(7 * ({i} % 12) + 3 * d) * 2 + random() * 0.5"),
-            Shape::Noise => "random() * 2 - 1",
-            Shape::Grid => "floor(random() * 3) - 1",
-            Shape::Copies => &format!("sin(({i} % 25) * 5 + d)"),
-            Shape::Lengths => &format!("(random() - 0.5) * power(10, {i} % 6 - 3)"),
-            Shape::Line => &format!("{i} * 0.001 + d % 3 - 1"),
-        };
-        format!(
-            "CASE WHEN {i} % 37 = 3 THEN NULL WHEN {i} % 41 = 5 THEN array_fill(0, ARRAY[{dim}])
-             ELSE ARRAY(SELECT {element} FROM generate_series(1, {dim}) d WHERE {i} IS NOT NULL) END::real[]::{kind}",
-            dim = self.dim,
-            kind = self.kind
-        )
-    }
-
-    fn default(&self) -> String {
-        format!(
-            "array_fill(0.25, ARRAY[{}])::real[]::{}",
-            self.dim, self.kind
-        )
     }
 
     /// The tables that `items` is joined with.
@@ -310,10 +238,10 @@ impl World {
             let (v, c) = (self.query(random), random.random_range(0..6));
             let k = random.random_range(1..30);
             statements.push(format!(
-                "INSERT INTO queries VALUES ({n}, {v}, (SELECT {} {} {v} FROM items WHERE id = {}), {c}, {k})",
+                "INSERT INTO queries VALUES ({n}, {v}, (SELECT {} {} {v} FROM {}), {c}, {k})",
                 self.target(""),
                 self.metric.operator(),
-                self.some_id(random)
+                self.row(self.some_id(random))
             ));
         }
         statements
@@ -343,63 +271,10 @@ impl World {
         statements
     }
 
-    /// The id of a row that there is, or was.
-    pub fn some_id(&self, random: &mut ChaCha8Rng) -> i64 {
-        random.random_range(0..self.next.max(1))
-    }
-
-    /// A query vector as SQL: near the rows, at one of them, far away, zero, or NULL.
-    pub fn query(&self, random: &mut ChaCha8Rng) -> String {
-        let (kind, dim) = self.searched();
-        let group = random.random_range(0..12);
-        let way = random.random_range(0..9);
-        let mut element = |d: usize| -> f32 {
-            let noise: f32 = random.random_range(-1.0..1.0);
-            match way {
-                0 => (noise * 1.5).round(),
-                1 => noise * 100.0,
-                2..5 => noise,
-                _ => ((7 * group + 3 * (d + 1)) as f32).sin() * 2.0 + noise * 0.3,
-            }
-        };
-        let elements: Vec<f32> = (0..dim).map(&mut element).collect();
-        match random.random_range(0..20) {
-            0 => format!("NULL::{kind}"),
-            1 => format!("'[{}]'::{kind}", vec!["0"; dim].join(",")),
-            _ => {
-                let elements: Vec<String> = elements.iter().map(|x| format!("{x:.3}")).collect();
-                format!("'[{}]'::{kind}", elements.join(","))
-            }
-        }
-    }
-
     /// Builds all indexes anew.
     pub fn reindex(&mut self) -> String {
         self.trained |= self.next >= LEAST_TRAINED;
         "REINDEX TABLE items".to_owned()
-    }
-
-    /// Some changes to the rows.
-    pub fn changes(&mut self, random: &mut ChaCha8Rng) -> Vec<String> {
-        let seed = random.random_range(0..100) as f64 / 100.0;
-        let mut statements = vec![format!("SELECT setseed({seed})")];
-        for _ in 0..random.random_range(1..4) {
-            let modulus = random.random_range(4..20);
-            let some = format!("id % {modulus} = {}", random.random_range(0..modulus));
-            let vector = self.vector_of("id");
-            match random.random_range(0..5) {
-                0 => statements.extend(self.insert(random.random_range(1..150))),
-                1 => statements.push(format!(
-                    "UPDATE items SET embedding = {vector} WHERE {some}"
-                )),
-                2 => statements.push(format!("UPDATE items SET note = note || '.' WHERE {some}")),
-                3 => statements.push(format!(
-                    "UPDATE items SET category = (random() * 5)::int WHERE {some}"
-                )),
-                _ => statements.push(format!("DELETE FROM items WHERE {some}")),
-            }
-        }
-        statements
     }
 }
 

@@ -1,6 +1,9 @@
 //! Statements as SQL.
 
+use std::mem::replace;
+
 use super::*;
+use crate::grammar::computation::{Computation, Inputs, OTHER_SQL};
 
 impl Statement {
     /// The statement for one side, with or without parameters.
@@ -21,9 +24,12 @@ impl Statement {
         match self.frame {
             Frame::Lateral | Frame::LeftLateral => return self.lateral(&core),
             Frame::Scalar if text.side == Side::Universe => return self.lateral(&core),
-            Frame::Scalar => return scalar(&core),
+            Frame::Scalar => return self.scalar(world, text),
             Frame::UnionAll => {
                 return format!("({core}) UNION ALL ({})", self.core(world, "1", text));
+            }
+            Frame::Computed(computation) if text.side != Side::Universe => {
+                return self.computed(world, computation, text);
             }
             _ if text.side == Side::Universe => return core,
             _ => {}
@@ -47,23 +53,52 @@ impl Statement {
             Frame::Update => format!(
                 "UPDATE items t SET note = 'found' FROM ({core}) s WHERE t.id = s.id RETURNING s.n, s.id, s.d"
             ),
-            Frame::Insert => self.insert(world, &core, text),
+            Frame::Insert => self.insert(world, text),
             _ => core,
         }
     }
 
-    /// The search itself.
+    /// The search itself: its number, ids and distances.
     fn core(&self, world: &World, number: &str, text: &mut Renderer) -> String {
+        let distance = self.distance(world, "i.", text);
+        self.search(
+            world,
+            &format!("{number} AS n, i.id, {distance} AS d"),
+            text,
+        )
+    }
+
+    /// A search for some columns.
+    fn search(&self, world: &World, columns: &str, text: &mut Renderer) -> String {
         let distance = self.distance(world, "i.", text);
         let tie = if self.by_id { ", i.id" } else { "" };
         format!(
-            "SELECT {number} AS n, i.id, {distance}{COLUMNS_END}{} WHERE {} ORDER BY {distance}{tie}{}{}",
+            "SELECT {columns} FROM {} WHERE {} ORDER BY {distance}{tie}{}{}",
             self.source(world),
             self.conditions(world, text),
             self.limits(text),
             self.lock
                 .map_or_else(String::new, |lock| format!(" {lock}"))
         )
+    }
+
+    /// A computation over a search, which sorts its rows only if not all of them are wanted. Rows that an index leaves out
+    /// are left out on all sides, since only a part of the plan may be by an index.
+    fn computed(&self, world: &World, computation: Computation, text: &mut Renderer) -> String {
+        let distance = self.distance(world, "i.", text);
+        let from = format!("FROM {}", self.source(world));
+        let side = replace(&mut text.side, Side::Table);
+        let conditions = self.conditions(world, text);
+        let columns = format!("i.id, {distance} AS d, category");
+        let search = if self.limit.is_some() || self.offset.is_some() {
+            self.search(world, &columns, text)
+        } else {
+            format!("SELECT {columns} {from} WHERE {conditions}")
+        };
+        text.side = side;
+        let other =
+            format!("SELECT i.id, {distance} AS d {from} WHERE {conditions} AND {OTHER_SQL}");
+        computation.sql(&Inputs { search, other })
     }
 
     fn source(&self, world: &World) -> &'static str {
@@ -75,8 +110,8 @@ impl Statement {
                 "(SELECT * FROM ONLY items UNION ALL SELECT * FROM vq_child) i"
             }
             Source::Union => {
-                "(SELECT id, category, price, note, embedding FROM vq_two
-                  UNION ALL SELECT id, category, price, note, embedding FROM vq_one) i"
+                "(SELECT id, model, category, price, note, embedding FROM vq_two
+                  UNION ALL SELECT id, model, category, price, note, embedding FROM vq_one) i"
             }
         }
     }
@@ -94,7 +129,7 @@ impl Statement {
     pub(super) fn query(&self, world: &World, text: &mut Renderer) -> String {
         match &self.query {
             Query::Value(value) => text.value(world.searched().0, value),
-            Query::OfRow(id) => format!("(SELECT {} FROM items WHERE id = {id})", world.target("")),
+            Query::OfRow(id) => format!("(SELECT {} FROM {})", world.target(""), world.row(*id)),
             Query::Listed(n) => format!("(SELECT v FROM queries WHERE n = {n})"),
             Query::Outer => "q.v".to_owned(),
         }
@@ -129,26 +164,17 @@ impl Statement {
 
     fn within(&self, world: &World, radius: &Radius, text: &mut Renderer) -> String {
         let distance = self.distance(world, "i.", text);
-        let value = match &radius.value {
+        let swapped = Statement {
+            swapped: !self.swapped,
+            ..self.clone()
+        };
+        let bound = match &radius.bound {
             Bound::Value(value) => text.value("float8", value),
             Bound::Listed(n) => format!("(SELECT r FROM queries WHERE n = {n})"),
             Bound::Outer => "q.r".to_owned(),
         };
-        match radius.form {
-            Form::Below => format!("{distance} < {value}"),
-            Form::AtMost => format!("{distance} <= {value}"),
-            Form::Turned => format!("{value} > {distance}"),
-            Form::Swapped => {
-                let other = Statement {
-                    swapped: !self.swapped,
-                    ..self.clone()
-                };
-                format!("{value} >= {}", other.distance(world, "i.", text))
-            }
-            Form::Between => format!("{distance} BETWEEN {value} - 0.5::float8 AND {value}"),
-            Form::OrElse => format!("({distance} < {value} OR i.id % 5 = 1)"),
-            Form::Negated => format!("NOT {distance} >= {value}"),
-        }
+        let swapped = swapped.distance(world, "i.", text);
+        radius.form.sql(&distance, &swapped, &bound)
     }
 
     fn limits(&self, text: &mut Renderer) -> String {
@@ -196,28 +222,27 @@ impl Statement {
     }
 
     /// Rows found are inserted again, under other ids.
-    fn insert(&self, world: &World, core: &str, text: &mut Renderer) -> String {
-        let (_, rest) = core.split_once(COLUMNS_END).unwrap();
+    fn insert(&self, world: &World, text: &mut Renderer) -> String {
         format!(
-            "INSERT INTO items AS t (id, category, price, note, embedding)
-             SELECT i.id + 1000000, i.category, i.price, i.note, i.embedding FROM {rest}
+            "INSERT INTO items AS t (id, model, category, price, note, embedding) {}
              RETURNING 0, t.id - 1000000, {}",
+            self.search(
+                world,
+                "i.id + 1000000, i.model, i.category, i.price, i.note, i.embedding",
+                text
+            ),
             self.distance(world, "t.", text)
         )
     }
-}
 
-/// What ends the columns of a search.
-const COLUMNS_END: &str = " AS d FROM ";
-
-/// The nearest row of each query, as an expression.
-fn scalar(core: &str) -> String {
-    let array = core
-        .replacen("SELECT 0 AS n, i.id, ", "SELECT ARRAY[i.id, ", 1)
-        .replacen(COLUMNS_END, "] FROM ", 1);
-    format!(
-        "SELECT n, a[1]::bigint, a[2] FROM (SELECT q.n, ({array}) a FROM queries q OFFSET 0) s WHERE a IS NOT NULL"
-    )
+    /// The nearest row of each query, as an expression.
+    fn scalar(&self, world: &World, text: &mut Renderer) -> String {
+        let distance = self.distance(world, "i.", text);
+        let array = self.search(world, &format!("ARRAY[i.id, {distance}]"), text);
+        format!(
+            "SELECT n, a[1]::bigint, a[2] FROM (SELECT q.n, ({array}) a FROM queries q OFFSET 0) s WHERE a IS NOT NULL"
+        )
+    }
 }
 
 /// Writes values, or numbers of parameters.

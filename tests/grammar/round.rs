@@ -1,0 +1,391 @@
+//! A round: makes tables, draws statements, and compares their answers.
+
+use std::fmt::Write as _;
+
+use postgres::Client;
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+
+use super::computation::{Computation, Record, Shown};
+use super::context::SERIALIZABLE;
+use super::mode::{KEEP_ORDER, RELAXED};
+use super::run::{self, Failure, execute};
+use super::tally::Tally;
+use super::verdict::{Answers, Verdict, judge_some};
+use super::{
+    Access, BY_TABLE, Context, Delivery, Mode, Promise, Row, Run, Side, Statement, World, any,
+    judge, one_in,
+};
+use crate::common::{ALL, Database, Sql as _, server};
+
+/// Statements per round.
+const STATEMENTS: u32 = 24;
+/// A round: its tables, its sessions, and what was run to get there.
+pub struct Round {
+    seed: u64,
+    random: ChaCha8Rng,
+    world: World,
+    session: Client,
+    other: Client,
+    history: Vec<String>,
+}
+
+impl Round {
+    pub fn new(db: &Database, seed: u64) -> Self {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let mut round = Round {
+            seed,
+            world: World::new(&mut random),
+            random,
+            session: db.session(),
+            other: db.session(),
+            history: Vec::new(),
+        };
+        let set_up = round.world.set_up(&mut round.random);
+        round.make(set_up);
+        round.session.run(run::PREPARE);
+        if round.world.parallel && server().installation().version() >= 16 {
+            round.session.run("SET debug_parallel_query = on");
+        }
+        round
+    }
+
+    /// Runs statements that stay.
+    fn make(&mut self, statements: Vec<String>) {
+        for statement in statements {
+            self.history.push(statement.clone());
+            self.must(&statement);
+        }
+    }
+
+    fn must(&mut self, sql: &str) {
+        if let Err(failure) = execute(&mut self.session, sql) {
+            self.fail(sql, &failure.error);
+        }
+    }
+
+    pub fn fail(&self, statement: &str, what: &str) -> ! {
+        let mut text = format!(
+            "{what}\n\nDISTILLVQ_SEED={} DISTILLVQ_ROUNDS=1\n{:?}\n",
+            self.seed, self.world
+        );
+        for line in &self.history {
+            writeln!(text, "{line};").unwrap();
+        }
+        panic!("{text}\n{statement}");
+    }
+
+    pub fn play(&mut self, tally: &mut Tally) {
+        for _ in 0..STATEMENTS {
+            if one_in(&mut self.random, 6) {
+                self.change();
+            }
+            let session = &mut self.session;
+            let mut distance = |sql: &str| {
+                session
+                    .query_opt(sql, &[])
+                    .unwrap()
+                    .and_then(|row| row.get(0))
+            };
+            let statement = Statement::new(&mut self.world, &mut self.random, &mut distance);
+            let access = Access::random(&mut self.random);
+            if access.is_refused() {
+                self.compare_refusals(&statement, access);
+            } else {
+                self.compare(&statement, access, tally);
+            }
+            if one_in(&mut self.random, 6) {
+                self.explain_takes_no_locks(&statement);
+            }
+        }
+        self.must("SELECT * FROM distillvq_indexes");
+    }
+
+    /// Changes that stay, and perhaps a vacuum.
+    fn change(&mut self) {
+        let mut changes = self.world.changes(&mut self.random);
+        match self.random.random_range(0..8) {
+            0 | 1 => changes.push("VACUUM items".to_owned()),
+            2 => changes.push(self.world.reindex()),
+            _ => {}
+        }
+        self.make(changes);
+    }
+
+    /// Answers a statement in all ways.
+    fn compare(&mut self, statement: &Statement, access: Access, tally: &mut Tally) {
+        // A role that sees some rows only may not make others.
+        let access = match access {
+            Access::Policy if statement.changes_meanwhile() => Access::Owner,
+            access => access,
+        };
+        let context = Context::random(statement, &mut self.world, &mut self.random);
+        let begun = self.enter(&context);
+        let by_table = Run {
+            settings: BY_TABLE.to_owned(),
+            side: Side::Table,
+            ..Run::of(statement, access, &begun)
+        };
+        let plan = self.plan(&by_table);
+        if searches(&plan) {
+            self.fail(&by_table.told(&self.world), &format!("by an index: {plan}"));
+        }
+        let truth = self.answer(&by_table);
+        if self.by_an_index(&by_table, tally) {
+            for mode in self.modes(statement) {
+                self.compare_in(mode, &by_table, &truth, tally);
+            }
+        }
+        self.leave(&context);
+    }
+
+    /// The settings to answer a statement with. Computations over rows that come late need not agree with these.
+    fn modes(&mut self, statement: &Statement) -> Vec<Mode> {
+        let random = &mut self.random;
+        let mut modes = vec![Mode::all_lists(any(random, &KEEP_ORDER))];
+        if statement.frame.computation().is_some() && self.world.trained {
+            modes.push(Mode::any(random, &KEEP_ORDER));
+        } else {
+            modes.push(Mode::all_lists(RELAXED));
+            modes.push(Mode::any(random, &[RELAXED, None, Some("off")]));
+        }
+        modes
+    }
+
+    /// Whether a statement's plan uses an index. Else rows that an index leaves out may be in the answer.
+    fn by_an_index(&mut self, by_table: &Run, tally: &mut Tally) -> bool {
+        let run = Run {
+            settings: Mode::all_lists(None).sql(),
+            side: Side::Index,
+            ..by_table.clone()
+        };
+        let plan = self.plan(&run);
+        let uses = searches(&plan);
+        tally.count_plan(run.statement.frame, &plan, uses);
+        uses
+    }
+
+    /// Answers a statement by the index, and compares.
+    fn compare_in(&mut self, mode: Mode, by_table: &Run, truth: &[Record], tally: &mut Tally) {
+        let by_index = Run {
+            settings: mode.sql(),
+            side: Side::Index,
+            ..by_table.clone()
+        };
+        let found = self.answer(&by_index);
+        let promise = mode.promise(&self.world, by_table.statement);
+        let judged = match by_table.statement.frame.computation() {
+            Some(computation) => {
+                self.judge_computation(computation, by_table, truth, &found, promise)
+            }
+            None => self.judge_rows(by_table, &rows(truth), &rows(&found), None, promise),
+        };
+        match judged {
+            Ok(verdict) => {
+                if mode.probes == ALL {
+                    tally.count(self.world.searched().1, verdict);
+                }
+            }
+            Err(what) => {
+                let answers = format!(
+                    "by the index: {}\nby a scan: {}",
+                    brief(&found),
+                    brief(truth)
+                );
+                self.fail(&by_index.told(&self.world), &format!("{what}\n{answers}"))
+            }
+        }
+    }
+
+    /// `ordered` says whether rows come in order where the statement does not.
+    fn judge_rows(
+        &mut self,
+        by_table: &Run,
+        truth: &[Row],
+        found: &[Row],
+        ordered: Option<bool>,
+        promise: Promise,
+    ) -> Result<Verdict, String> {
+        let mut wanted = by_table.statement.wanted(&self.world);
+        if let Some(ordered) = ordered {
+            (wanted.ordered, wanted.by_id) = (ordered, false);
+        }
+        let answers = Answers {
+            found,
+            truth,
+            universe: &mut || self.universe(by_table),
+        };
+        judge(answers, wanted, promise)
+    }
+
+    fn judge_computation(
+        &mut self,
+        computation: Computation,
+        by_table: &Run,
+        truth: &[Record],
+        found: &[Record],
+        promise: Promise,
+    ) -> Result<Verdict, String> {
+        let universe = self.universe(by_table);
+        let truth = computation
+            .check(truth, &universe)
+            .map_err(|what| format!("by a scan: {what}"))?;
+        let found = computation.check(found, &universe)?;
+        match (found, truth) {
+            (Shown::All { rows, ordered }, Shown::All { rows: truth, .. }) => {
+                self.judge_rows(by_table, &truth, &rows, Some(ordered), promise)
+            }
+            (
+                Shown::Some { rows, ordered },
+                Shown::Some { rows: truth, .. } | Shown::All { rows: truth, .. },
+            )
+            | (Shown::All { rows, ordered }, Shown::Some { rows: truth, .. }) => {
+                judge_some(&rows, &truth, ordered, promise)
+            }
+        }
+    }
+
+    /// All rows that fulfil the conditions.
+    fn universe(&mut self, by_table: &Run) -> Vec<Row> {
+        let universe = Run {
+            side: Side::Universe,
+            delivery: Delivery::Plain,
+            ..by_table.clone()
+        };
+        rows(&self.answer(&universe))
+    }
+
+    /// Fails unless a role without rights is refused in the same words, however the statement would be run.
+    fn compare_refusals(&mut self, statement: &Statement, access: Access) {
+        let begun = Vec::new();
+        let mut refusals = Vec::new();
+        for settings in [BY_TABLE.to_owned(), Mode::all_lists(None).sql()] {
+            for explain in ["", "EXPLAIN "] {
+                let run = Run {
+                    settings: settings.clone(),
+                    delivery: Delivery::Plain,
+                    ..Run::of(statement, access, &begun)
+                };
+                self.must(&format!("BEGIN; {}", run.prelude()));
+                let sql = format!("{explain}{}", run.text(&self.world).sql);
+                let refusal = execute(&mut self.session, &sql).err();
+                self.must("ROLLBACK");
+                let error = refusal.map_or_else(|| "none".to_owned(), |failure| failure.error);
+                refusals.push(error);
+                if !refusals
+                    .iter()
+                    .all(|other| other.contains("42501") && *other == refusals[0])
+                {
+                    let told = format!("{};\n{sql}", run.prelude());
+                    self.fail(&told, &format!("refused with {refusals:?}"));
+                }
+            }
+        }
+    }
+
+    /// Fails if EXPLAIN, which reads no rows, takes predicate locks.
+    fn explain_takes_no_locks(&mut self, statement: &Statement) {
+        let begun = Vec::new();
+        let run = Run {
+            settings: Mode::all_lists(None).sql(),
+            delivery: Delivery::Plain,
+            ..Run::of(statement, Access::Owner, &begun)
+        };
+        let sql = format!("EXPLAIN {}", run.text(&self.world).sql);
+        self.must(&format!("{SERIALIZABLE}; {}", run.prelude()));
+        self.must(&sql);
+        let locks: i64 = self.session.one(
+            "SELECT count(*) FROM pg_locks WHERE mode = 'SIReadLock' AND pid = pg_backend_pid()",
+        );
+        self.must("ROLLBACK");
+        if locks > 0 {
+            let told = format!("{SERIALIZABLE}; {};\n{sql}", run.prelude());
+            self.fail(&told, &format!("{locks} predicate locks"));
+        }
+    }
+
+    /// Returns what was run.
+    fn enter(&mut self, context: &Context) -> Vec<String> {
+        self.must("RESET ROLE");
+        let begun = context.begin();
+        for statement in &begun {
+            self.must(statement);
+        }
+        match context {
+            Context::Meanwhile(level, changes) => {
+                for sql in changes {
+                    self.other.run(sql);
+                }
+                if one_in(&mut self.random, 2) {
+                    self.other.run("VACUUM (TRUNCATE false) items");
+                }
+                self.history
+                    .push(format!("{level} -- and the rest in another session"));
+                self.history.extend(changes.iter().cloned());
+            }
+            Context::Locked => self
+                .other
+                .run("BEGIN; SELECT FROM items WHERE id % 4 = 1 FOR UPDATE"),
+            _ => {}
+        }
+        begun
+    }
+
+    fn leave(&mut self, context: &Context) {
+        if let Some(end) = context.end() {
+            self.must(end);
+        }
+        if matches!(context, Context::Locked) {
+            self.other.run("COMMIT");
+        }
+        self.must("RESET ROLE");
+    }
+
+    /// Runs a statement.
+    fn answer(&mut self, run: &Run) -> Vec<Record> {
+        let answer = run.answer(&mut self.session, &self.world);
+        answer.unwrap_or_else(|failure| self.fail_with(run, &failure))
+    }
+
+    fn plan(&mut self, run: &Run) -> String {
+        let plan = run.plan(&mut self.session, &self.world);
+        plan.unwrap_or_else(|failure| self.fail_with(run, &failure))
+    }
+
+    fn fail_with(&self, run: &Run, failure: &Failure) -> ! {
+        let told = run.told(&self.world);
+        self.fail(&format!("{told}\n{}", failure.sql), &failure.error)
+    }
+}
+
+/// The rows of an answer that is nothing else.
+fn rows(records: &[Record]) -> Vec<Row> {
+    records.iter().map(|record| record.row).collect()
+}
+
+/// Whether a plan searches an index of vectors. Partitions name their indexes themselves.
+fn searches(plan: &str) -> bool {
+    let ours = |name: &str| {
+        name.starts_with("vq") && !name.contains("_id_idx") && !name.contains("_category_idx")
+    };
+    plan.split("Index Scan using ").skip(1).any(ours)
+}
+
+/// The first rows of an answer.
+fn brief(records: &[Record]) -> String {
+    let text = |Record { row, ids, values }: &Record| {
+        let mut text = format!("({}, {}, {:?}", row.search, row.id, row.distance.0);
+        if !ids.is_empty() || !values.is_empty() {
+            write!(text, ", {ids:?}, {values:?}").unwrap();
+        }
+        text + ")"
+    };
+    let mut all = records
+        .iter()
+        .take(100)
+        .map(text)
+        .collect::<Vec<_>>()
+        .join(" ");
+    all.truncate(8_000);
+    all
+}

@@ -1,0 +1,85 @@
+//! What rounds count: plans by the index, and rows that it misses.
+
+use std::collections::BTreeMap;
+
+use super::Frame;
+use super::verdict::Verdict;
+
+/// Share of the rows that may be missed with all lists: of vectors of one dimension, and of others.
+const TOLERATED: [f64; 2] = [0.02, 0.01];
+/// Share of the statements whose plan must use the index.
+const BY_INDEX: f64 = 0.8;
+/// What plans by the index must have above it at least once.
+const NODES: [&str; 7] = [
+    "WindowAgg",
+    "Unique",
+    "GroupAggregate",
+    "SetOp",
+    "Merge Join",
+    "Merge Append",
+    "Incremental Sort",
+];
+
+/// What was counted.
+#[derive(Default)]
+pub struct Tally {
+    /// By frame: statements whose plan used the index, and all.
+    plans: BTreeMap<Frame, [u32; 2]>,
+    /// Plans by the index that have each of [`NODES`].
+    nodes: [u32; NODES.len()],
+    /// Of one dimension, and of others: rows missed, and all.
+    rows: [[usize; 2]; 2],
+}
+
+impl Tally {
+    pub fn count(&mut self, dim: usize, verdict: Verdict) {
+        let [missed, rows] = &mut self.rows[usize::from(dim > 1)];
+        *missed += verdict.missed;
+        *rows += verdict.rows;
+    }
+
+    pub fn count_plan(&mut self, frame: Frame, plan: &str, uses: bool) {
+        let [used, all] = self.plans.entry(frame).or_default();
+        *used += u32::from(uses);
+        *all += 1;
+        for (count, node) in self.nodes.iter_mut().zip(NODES) {
+            *count += u32::from(uses && plan.contains(node));
+        }
+    }
+
+    pub fn all_rows(&self) -> [usize; 2] {
+        [0, 1].map(|i| self.rows.iter().map(|counts| counts[i]).sum())
+    }
+
+    pub fn add(&mut self, other: &Tally) {
+        for (frame, counts) in &other.plans {
+            let own = self.plans.entry(*frame).or_default();
+            (0..2).for_each(|i| own[i] += counts[i]);
+        }
+        for (own, count) in self.nodes.iter_mut().zip(other.nodes) {
+            *own += count;
+        }
+        for (own, counts) in self.rows.iter_mut().zip(other.rows) {
+            (0..2).for_each(|i| own[i] += counts[i]);
+        }
+    }
+
+    /// Fails if too many rows were missed, or too few plans used the index.
+    pub fn keeps_promises(&self) {
+        for ([missed, rows], tolerated) in self.rows.into_iter().zip(TOLERATED) {
+            assert!(
+                missed as f64 <= tolerated * rows as f64,
+                "{missed} of {rows} rows missed"
+            );
+        }
+        let sum = |i: usize| self.plans.values().map(|counts| counts[i]).sum::<u32>();
+        assert!(
+            f64::from(sum(0)) >= BY_INDEX * f64::from(sum(1)),
+            "{:?}",
+            self.plans
+        );
+        for (count, node) in self.nodes.into_iter().zip(NODES) {
+            assert!(count > 0, "no plan by the index had {node}");
+        }
+    }
+}
