@@ -247,7 +247,7 @@ fn rows_updated_in_place_are_at_the_root_of_their_chain() {
 }
 
 #[test]
-fn an_older_snapshot_is_looked_at_or_refused() {
+fn a_check_under_an_older_snapshot_looks_at_the_rows_of_now() {
     let mut db = items("snapshots", "vector_l2_ops", "");
     let mut old = db.session();
     old.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM items");
@@ -261,9 +261,7 @@ fn an_older_snapshot_is_looked_at_or_refused() {
     db.run("UPDATE chain SET embedding = embedding + embedding");
     db.run("CREATE INDEX one ON chain USING distillvq (embedding)");
     assert!(db.one::<bool>("SELECT indcheckxmin FROM pg_index WHERE indexrelid = 'one'::regclass"));
-    let refusal = old.refusal("SELECT distillvq_check('one', true)");
-    assert_eq!(refusal.state, "40001", "{refusal:?}");
-    assert!(!refusal.hint.is_empty());
+    assert_eq!(problems(&mut old, true), [""; 0]);
     old.run("ROLLBACK");
     assert_eq!(problems(&mut db, true), [""; 0]);
 }
@@ -422,4 +420,25 @@ fn a_standby_is_checked_too() {
     });
     assert_eq!(problems(&mut reader, true), [""; 0]);
     assert_eq!(problems(&mut db, true), [""; 0]);
+}
+
+/// Up to PostgreSQL 16, CREATE INDEX and REINDEX look names up by the session's `search_path`; so does what runs an index's
+/// functions later.
+#[test]
+fn an_expression_that_needs_a_search_path() {
+    if common::server().installation().version() >= 17 {
+        return;
+    }
+    let mut db = items("search_path", "vector_l2_ops", "");
+    db.run(
+        "ALTER DATABASE search_path SET search_path = public, inner_part;
+         SET search_path = public, inner_part;
+         CREATE SCHEMA inner_part;
+         CREATE FUNCTION inner_part.part(v vector) RETURNS vector LANGUAGE sql IMMUTABLE AS 'SELECT v';
+         CREATE FUNCTION outer_part(v vector) RETURNS vector LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN part(v); END';
+         DROP INDEX one;
+         CREATE INDEX one ON items USING distillvq ((outer_part(embedding)::vector(12)))",
+    );
+    assert_eq!(problems(&mut db, true), [""; 0]);
+    db.run("SELECT distillvq_calibrate('one'); SELECT * FROM distillvq_index_info('one')");
 }

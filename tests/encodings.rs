@@ -129,6 +129,15 @@ fn names_come_through_whole() {
             option.message.contains(&format!("{name} x")),
             "{encoding}: {option:?}"
         );
+        // What is said of a model that is missing names it.
+        db.run(&format!(
+            "SELECT distillvq_drop_model('{name}', force => true)"
+        ));
+        let problem: String = db.one("SELECT problem FROM distillvq_check('again_embedding_idx')");
+        assert!(problem.contains(name), "{encoding}: {problem}");
+        let advice: String =
+            db.one("SELECT advice FROM distillvq_index_info('again_embedding_idx')");
+        assert!(advice.contains(name), "{encoding}: {advice}");
     }
 }
 

@@ -82,29 +82,32 @@ pub struct VisibleRows {
 }
 
 impl VisibleRows {
-    /// Those visible now. Whoever looks at the index afterwards finds all of these rows there.
+    /// Those visible now, whatever the transaction's isolation level. Whoever looks at the index afterwards finds all of these rows
+    /// there.
     pub fn new(heap: Heap, index: Index) -> Result<Self> {
-        Self::with(heap, index, Snapshot::latest(), Purpose::Check)
+        Self::with(heap, index, Snapshot::latest())
     }
 
     /// Those that the running statement sees.
     pub fn of_statement(heap: Heap, index: Index) -> Result<Self> {
-        Self::with(heap, index, Snapshot::of_statement(), Purpose::Measure)
+        let rows = Self::with(heap, index, Snapshot::of_statement())?;
+        if rows.may_be_older_than_the_index() {
+            return Err(Error::OldSnapshot {
+                purpose: Purpose::Measure,
+                index: index.name(),
+            });
+        }
+        Ok(rows)
     }
 
-    fn with(heap: Heap, index: Index, snapshot: Snapshot, purpose: Purpose) -> Result<Self> {
+    fn with(heap: Heap, index: Index, snapshot: Snapshot) -> Result<Self> {
         let element = index.element()?;
-        let rows = Self {
+        Ok(Self {
             heap,
             index,
             element,
             snapshot,
-        };
-        if rows.may_be_older_than_the_index() {
-            let index = index.name();
-            return Err(Error::OldSnapshot { purpose, index });
-        }
-        Ok(rows)
+        })
     }
 
     /// Whether the snapshot is an older one of the transaction, which may see versions of rows that the index, made over a
