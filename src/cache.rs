@@ -130,6 +130,23 @@ fn get<P: Part>(index: Index, store: &RelationStore, meta: &Meta) -> Result<P> {
     }
 }
 
+/// As [`searcher()`], if that takes little: the session has it, or it is at most so many bytes, and then kept for the search
+/// that may follow.
+pub fn searcher_at_hand(
+    index: Index,
+    store: &RelationStore,
+    meta: &Meta,
+    most_bytes: f64,
+) -> Option<Searcher> {
+    let bytes = meta.encoder.bytes.saturating_add(meta.student.bytes) as f64;
+    let kept = settings::model_cache_bytes() as f64;
+    let id = (index.oid(), meta.build_id);
+    let is_known = find::<Searcher>(|entry| entry.indexes.get(&id.0) == Some(&id.1)).is_some();
+    (is_known || bytes <= most_bytes.min(kept))
+        .then(|| searcher(index, store, meta).ok())
+        .flatten()
+}
+
 /// Reads the bytes of a part, and decodes them if no other index has the same.
 fn load<P: Part>(index: Index, store: &RelationStore, mut meta: Meta) -> Result<P> {
     let bytes = P::read(store, &mut meta).map_err(of_index(index))?;

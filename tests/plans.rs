@@ -293,3 +293,228 @@ fn tables_without_statistics_have_a_cost() {
     let plan = db.plan(&sql.replace("items", "parts"));
     assert_eq!(plan.matches("Index Scan").count(), 2, "{plan}");
 }
+
+/// Two models of other dimensions in one table, and an index for one of them, as pgvector's documentation has it.
+fn mixed(name: &str) -> Database {
+    let mut db = Database::new(name);
+    db.run(
+        "CREATE TABLE items (id bigint, model_id int, kind int, embedding vector);
+         INSERT INTO items SELECT n, 123, 1 + n % 5, ARRAY[sin(n), cos(n), n % 7]::vector FROM generate_series(1, 3000) n;
+         INSERT INTO items SELECT n, 5, 0, ARRAY[sin(n), cos(n), n % 7, 1, 2]::vector FROM generate_series(3001, 9000) n;
+         CREATE INDEX three ON items USING distillvq ((embedding::vector(3))) WHERE model_id = 123",
+    );
+    db.run_each(&["VACUUM ANALYZE items"]);
+    db
+}
+
+const THREE: &str = "embedding::vector(3) <-> '[1,2,3]'";
+
+#[test]
+fn planning_evaluates_no_expression_and_reads_no_row() {
+    let mut db = mixed("mixed");
+    for (rest, expected) in [("< 0.9", true), ("< 100", false)] {
+        let sql = format!(
+            "SELECT id FROM items WHERE model_id = 123 AND {THREE} {rest} ORDER BY {THREE}"
+        );
+        for settings in ["RESET ALL", "SET enable_indexscan = off"] {
+            db.run(settings);
+            db.plan(&sql);
+            let rows: Vec<i64> = db.column(&sql);
+            assert!(rows.iter().all(|id| *id <= 3000), "{rest}");
+        }
+        db.run("RESET ALL");
+        assert_eq!(db.plan(&sql).contains("using three"), expected, "{rest}");
+    }
+    // An expression that fails for rows without the predicate, and a function that says what it is given.
+    db.run(
+        "CREATE FUNCTION tell(v vector, kind int) RETURNS public.vector LANGUAGE plpgsql IMMUTABLE AS $$
+             BEGIN RAISE NOTICE 'given %', v; RETURN (v::real[])[1:3]::public.vector OPERATOR(public.*) ARRAY[1 / kind, 1, 1]::public.vector; END $$;
+         SET client_min_messages = error;
+         CREATE INDEX told ON items USING distillvq ((tell(embedding, kind)::vector(3))) WHERE kind > 0;
+         CREATE INDEX shares ON items USING distillvq (((embedding::real[] || 1 / kind::real)::vector(4))) WHERE kind > 0;
+         ANALYZE items; RESET client_min_messages",
+    );
+    for distance in [
+        "tell(embedding, kind)::vector(3) <-> '[1,2,3]'",
+        "(embedding::real[] || 1 / kind::real)::vector(4) <-> '[1,2,3,1]'",
+    ] {
+        let sql =
+            format!("SELECT id FROM items WHERE kind > 0 AND {distance} < 0.5 ORDER BY {distance}");
+        for settings in ["", "SET enable_indexscan = off;"] {
+            let notices = db.notices(&format!("{settings} EXPLAIN {sql}"));
+            assert_eq!(notices, "", "{distance}");
+        }
+    }
+}
+
+#[test]
+fn planning_takes_no_predicate_locks() {
+    let (mut db, query, nth) = ranges("plan_locks");
+    let farthest = nth(&mut db, 50);
+    let order = format!("embedding <-> {query}");
+    db.run("BEGIN ISOLATION LEVEL SERIALIZABLE");
+    let sql = format!("SELECT id FROM items WHERE {order} < {farthest} ORDER BY {order}");
+    assert!(searches(&mut db, &sql));
+    let locks: i64 = db
+        .one("SELECT count(*) FROM pg_locks WHERE mode = 'SIReadLock' AND pid = pg_backend_pid()");
+    db.run("COMMIT");
+    assert_eq!(locks, 0);
+}
+
+#[test]
+fn planning_tells_nothing_to_a_role_without_rights() {
+    let mut db = mixed("without_rights");
+    db.run(
+        "CREATE FUNCTION tell(v vector) RETURNS public.vector LANGUAGE plpgsql IMMUTABLE AS $$
+             BEGIN RAISE NOTICE 'given %', v; RETURN v::public.vector(3); END $$;
+         SET client_min_messages = error;
+         CREATE INDEX told ON items USING distillvq ((tell(embedding)::vector(3))) WHERE model_id = 123; ANALYZE items",
+    );
+    let mut eve = db.session_of("eve_plans");
+    for distance in [THREE, "tell(embedding)::vector(3) <-> '[1,2,3]'"] {
+        for settings in ["RESET enable_indexscan", "SET enable_indexscan = off"] {
+            eve.run(settings);
+            let refusal = eve.refusal(&format!(
+                "EXPLAIN SELECT id FROM items WHERE model_id = 123 AND {distance} < 1 ORDER BY {distance}"
+            ));
+            assert_eq!(refusal.state, "42501", "{refusal:?}");
+            assert_eq!(refusal.message, "permission denied for table items");
+        }
+    }
+}
+
+#[test]
+fn a_damaged_page_costs_an_estimate_and_no_error() {
+    if !common::can_evict() {
+        return;
+    }
+    let (mut db, query, nth) = ranges("damaged_plans");
+    db.damaged = true;
+    let farthest = nth(&mut db, 50);
+    let path: String = db.one("SELECT pg_relation_filepath('items_embedding_idx')");
+    let file = server().data().join(path);
+    db.run("CHECKPOINT");
+    let sound = std::fs::read(&file).unwrap();
+    let order = format!("embedding <-> {query}");
+    let sql = format!("SELECT id FROM items WHERE {order} < {farthest} ORDER BY {order}");
+    // From the page's header on, and behind it.
+    for start in [0, 24] {
+        for settings in [
+            "RESET ignore_checksum_failure",
+            "SET ignore_checksum_failure = on",
+        ] {
+            let mut bytes = sound.clone();
+            for page in bytes.chunks_mut(8_192) {
+                page[start..].fill(0xA5);
+            }
+            std::fs::write(&file, &bytes).unwrap();
+            let mut session = db.session();
+            common::evict(&mut session, "items_embedding_idx");
+            session.run(settings);
+            session.plan(&sql);
+            session.plan(&format!("SELECT id FROM items ORDER BY {order} LIMIT 5"));
+            std::fs::write(&file, &sound).unwrap();
+            common::evict(&mut session, "items_embedding_idx");
+        }
+    }
+    assert!(searches(&mut db.session(), &sql));
+}
+
+#[test]
+fn limits_that_are_not_known_yet_are_supposed_to_be_narrow() {
+    let (mut db, query, nth) = ranges("unknown_limits");
+    let narrow = nth(&mut db, 20);
+    db.run(
+        "CREATE TABLE asked AS SELECT id, embedding FROM items WHERE id < 50; ANALYZE asked;
+         PREPARE near (vector, float8) AS
+             SELECT id FROM items WHERE 1 - (embedding <-> $1) > 1 - $2 ORDER BY embedding <-> $1;
+         SET plan_cache_mode = force_generic_plan",
+    );
+    for sql in [
+        format!("EXECUTE near ({query}, {narrow})"),
+        format!(
+            "SELECT count(near.id) FROM asked, LATERAL (SELECT id FROM items
+                 WHERE embedding <-> asked.embedding < {narrow} ORDER BY embedding <-> asked.embedding) near"
+        ),
+        format!(
+            "SELECT id FROM items WHERE embedding <-> {query} < (SELECT min(id) FROM asked) ORDER BY embedding <-> {query}"
+        ),
+    ] {
+        assert!(searches(&mut db, &sql), "{sql:.300}");
+    }
+    // Between two distances, and from one on.
+    let order = format!("embedding <-> {query}");
+    let [near, far, all] = [20, 60, 9_000].map(|n| nth(&mut db, n));
+    for (condition, expected) in [
+        (format!("{order} > {near} AND {order} < {far}"), true),
+        (format!("{order} BETWEEN {near} AND {far}"), true),
+        (
+            format!("1 - ({order}) BETWEEN 1 - {far} AND 1 - {near}"),
+            true,
+        ),
+        (format!("{order} BETWEEN {near} AND {all}"), false),
+    ] {
+        let sql = format!("SELECT id FROM items WHERE {condition} ORDER BY {order}");
+        assert_eq!(searches(&mut db, &sql), expected, "{condition:.60}");
+    }
+    db.run(BY_INDEX);
+    let from =
+        |n: f64| format!("SELECT id FROM items WHERE {order} > {n} ORDER BY {order} LIMIT 10");
+    let costs = [near, far, all].map(|n| cost(&mut db, &from(n)).1);
+    assert!(costs[2] > 3.0 * costs[0], "{costs:?}");
+}
+
+#[test]
+fn joins_that_keep_few_rows_are_counted() {
+    let mut db = Database::new("joins");
+    let all = Vectors::clustered(30_001, 32, 50, 3);
+    table(&mut db, "chunks", "vector", &all.slice(0..30_000));
+    let query = literal(all.row(30_000));
+    db.run(
+        "ALTER TABLE chunks ADD COLUMN doc int GENERATED ALWAYS AS (id / 5) STORED;
+         CREATE TABLE docs AS SELECT doc, doc * 7919 % 6000 AS x FROM generate_series(0, 5999) doc;
+         CREATE TABLE allowed AS SELECT id::bigint FROM generate_series(0, 29999, 100) id;
+         CREATE TABLE pages AS SELECT doc, page FROM docs, generate_series(1, 4) page;
+         CREATE INDEX ON chunks USING distillvq (embedding);
+         CREATE INDEX ON chunks (doc); CREATE UNIQUE INDEX ON chunks (id); CREATE UNIQUE INDEX ON docs (doc);
+         CREATE INDEX ON docs (x); CREATE INDEX ON pages (doc)",
+    );
+    db.run_each(&[
+        "VACUUM ANALYZE chunks",
+        "ANALYZE docs",
+        "ANALYZE allowed",
+        "ANALYZE pages",
+    ]);
+    for (rest, expected) in [
+        (
+            "JOIN docs USING (doc) WHERE docs.x < 30 ORDER BY @ LIMIT 10",
+            false,
+        ),
+        (
+            "JOIN docs USING (doc) WHERE docs.x < 3000 ORDER BY @ LIMIT 10",
+            true,
+        ),
+        ("JOIN docs USING (doc) ORDER BY @ LIMIT 10", true),
+        ("JOIN pages USING (doc) ORDER BY @ LIMIT 10", true),
+        ("LEFT JOIN docs USING (doc) ORDER BY @ LIMIT 10", true),
+        (
+            "WHERE chunks.id IN (SELECT id FROM allowed) ORDER BY @ LIMIT 10",
+            false,
+        ),
+        (
+            "WHERE NOT EXISTS (SELECT FROM allowed WHERE allowed.id = chunks.id) ORDER BY @ LIMIT 10",
+            true,
+        ),
+    ] {
+        let sql = format!(
+            "SELECT chunks.id FROM chunks {}",
+            rest.replace('@', &format!("chunks.embedding <-> {query}"))
+        );
+        let plan = db.plan(&sql);
+        assert_eq!(
+            plan.contains("Index Scan using chunks_embedding_idx"),
+            expected,
+            "{rest}\n{plan}"
+        );
+    }
+}

@@ -17,9 +17,21 @@
 //! line through the cost of the first row and that of the last row wanted, if the LIMIT is known, or else of the last row.
 //!
 //! A search whose query limits the distance ends at the limit. The planner knows nothing of distances; how many rows lie within
-//! is estimated by a few rows of the table.
+//! is estimated by the codes of a few lists of the index. Where limit or vector is not known yet, the search is supposed to
+//! leave few rows ([`UNKNOWN_SHARES`]): if it leaves all, the index takes two to three times as long as the table read
+//! through, and if it leaves few, the table takes a hundred times as long as the index.
+//!
+//! Other tables of a join drop rows like a filter, or multiply them (`pg/join.rs`): the search is charged for the rows that it
+//! has to find for the rows wanted of the join.
 
+use distillvq_ivf::search::Shares;
 use distillvq_ivf::stream::Growth;
+
+/// What a limit of the distance is supposed to leave if it cannot be estimated.
+pub const UNKNOWN_SHARES: Shares = Shares {
+    within: 0.01,
+    between: 0.01,
+};
 
 /// The table, and the vectors in it.
 #[derive(Clone, Copy, Debug)]
@@ -60,12 +72,12 @@ pub struct Shape {
 /// The query.
 #[derive(Clone, Copy, Debug)]
 pub struct Wish {
-    /// Rows of the table that fulfil the conditions.
+    /// Rows of the table that fulfil the conditions, joins among them.
     pub rows: f64,
     /// The same as the planner has it, for all plans alike. It takes any limit of the distance for a third of the rows.
     pub planned: f64,
-    /// The share of the rows that a limit of the distance leaves, if there is one whose share is known.
-    pub within: Option<f64>,
+    /// The shares of the rows that limits of the distance leave, if there are any.
+    pub shares: Option<Shares>,
     /// Rows wanted of those, if that is known.
     pub limit: Option<f64>,
     /// The planner's cost of checking the conditions of a row; 0 without conditions.
@@ -237,14 +249,14 @@ impl Wish {
         self.limit.map_or(rows, |limit| limit.min(rows))
     }
 
-    /// Rows that fulfil the conditions but a limit of the distance.
+    /// Rows that fulfil the conditions but limits of the distance.
     fn rows_of_any_distance(&self) -> f64 {
-        self.rows / self.within.unwrap_or(1.0)
+        self.rows / self.shares.map_or(1.0, |shares| shares.between)
     }
 
     /// Distances that a plan without the index computes: to check such a limit, and to sort.
     fn distances(&self) -> f64 {
-        let checked = self.within.map(|_| self.rows_of_any_distance());
+        let checked = self.shares.map(|_| self.rows_of_any_distance());
         self.rows + checked.unwrap_or(0.0)
     }
 }
@@ -275,7 +287,11 @@ impl Inputs {
             query: Wish {
                 rows: matching,
                 planned: known(query.planned).clamp(1.0, rows),
-                within: query.within.map(|share| known(share).clamp(1e-6, 1.0)),
+                shares: query.shares.map(|Shares { within, between }| {
+                    let within = known(within).clamp(1e-6, 1.0);
+                    let between = known(between).clamp(1e-6, within);
+                    Shares { within, between }
+                }),
                 limit: query.limit.map(|limit| known(limit).max(1.0)),
                 conditions: known(query.conditions),
             },
@@ -386,14 +402,22 @@ impl Inputs {
 
     /// Rows of the index that a search for all that is wanted gives out.
     fn rows_within(&self) -> f64 {
-        let within = self.index.rows * self.query.within.unwrap_or(1.0);
-        within.max(self.query.rows)
+        let share = self.query.shares.map_or(1.0, |shares| shares.within);
+        (self.index.rows * share).max(self.query.rows)
+    }
+
+    /// Rows of the index that are nearer than a lower limit of the distance: a search gives them out first.
+    fn rows_skipped(&self) -> f64 {
+        let shares = self.query.shares;
+        let skipped = shares.map_or(0.0, |shares| shares.within - shares.between);
+        (self.index.rows * skipped).min(self.rows_within() - self.query.rows)
     }
 
     /// The time of a search until so many rows that fulfil the conditions were returned.
     fn search_time(&self, wanted: f64) -> f64 {
         let Inputs { index, query, .. } = self;
-        let given = wanted * self.rows_within() / query.rows;
+        let skipped = self.rows_skipped();
+        let given = skipped + wanted * (self.rows_within() - skipped) / query.rows;
         // The executor computes the distances of the rows that it returns once more.
         let returned = given * self.conditions_time() + wanted * self.distance();
         if index.lists < 1.0 {

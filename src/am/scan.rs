@@ -8,6 +8,7 @@ use crate::pg::store::RelationStore;
 use crate::settings::Probing;
 use crate::settings::iterative::Limits;
 use crate::timing::{self, Stage};
+use distillvq_ivf::distance_range::DistanceRange;
 use distillvq_ivf::refined::Refined;
 use distillvq_ivf::stream::{Hit, Source, Stream, StreamOptions, Work};
 use distillvq_ivf::{self as ivf, Candidate, Meta, Model, Search, Tid, load_model};
@@ -216,9 +217,14 @@ impl Searching {
         }
     }
 
-    /// Rows farther away than this are not wanted.
-    pub fn within(&mut self, farthest: f64) {
-        self.stream.within(farthest);
+    /// Rows outside this range are not wanted. Nearer ones are returned nevertheless: they come before the others.
+    pub fn within(&mut self, range: &DistanceRange) {
+        if range.upper < f64::INFINITY {
+            self.stream.within(range.upper);
+            if range.nan {
+                self.stream.keep_nan();
+            }
+        }
     }
 
     /// Searches as if a row were not there. To be called before the first row is asked for.

@@ -314,6 +314,25 @@ pub fn install_explain_hook() {
 #[cfg(not(feature = "pg18"))]
 pub fn install_explain_hook() {}
 
+/// The clauses of equivalence classes that join a table with others.
+///
+/// # Safety
+/// All must be the planner's.
+pub unsafe fn join_equalities(
+    root: *mut pg_sys::PlannerInfo,
+    both: pg_sys::Relids,
+    outer: pg_sys::Relids,
+    inner: *mut pg_sys::RelOptInfo,
+) -> *mut pg_sys::List {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        return pg_sys::generate_join_implied_equalities(root, both, outer, inner);
+        #[cfg(not(feature = "pg15"))]
+        pg_sys::generate_join_implied_equalities(root, both, outer, inner, std::ptr::null_mut())
+    }
+}
+
 /// Marks a path that the access method cannot run at all.
 pub fn disable_path(path: &mut pg_sys::Path) {
     #[cfg(feature = "pg18")]

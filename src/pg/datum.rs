@@ -105,6 +105,7 @@ fn checked(bytes: &[u8], element: Element) -> Result<&[u8]> {
 }
 
 /// A copy of a vector in Rust's memory, kept across calls: a plain varlena that functions of PostgreSQL can be given.
+#[derive(PartialEq)]
 pub struct OwnedVector {
     /// 8-byte aligned storage.
     words: Vec<u64>,

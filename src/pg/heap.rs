@@ -15,7 +15,7 @@ mod values;
 pub(super) use fetch::Rows;
 pub use fetch::{Exact, count_dead, look_up};
 pub use passes::{VisibleRows, build_scan};
-pub use sample::{Picked, distances_of_some, pick, sample};
+pub use sample::{Picked, pick, sample};
 pub use values::IndexInfo;
 
 use crate::pg::datum::OwnedVector;
@@ -28,15 +28,9 @@ use std::ops::Range;
 pub struct Snapshot(pg_sys::Snapshot);
 
 impl Snapshot {
-    /// Takes a snapshot.
-    pub fn new() -> Self {
-        // SAFETY: inside a transaction; released in Drop, or by the abort after an error.
-        Self(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetTransactionSnapshot()) })
-    }
-
     /// Takes one that sees what has been committed by now, whatever the transaction's isolation level: what a build indexes.
     pub fn latest() -> Self {
-        // SAFETY: as in `new`.
+        // SAFETY: inside a transaction; released in Drop, or by the abort after an error.
         Self(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()) })
     }
 
@@ -60,7 +54,7 @@ impl Snapshot {
 impl Drop for Snapshot {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            // SAFETY: registered in `new`, released once.
+            // SAFETY: registered when it was taken, released once.
             unsafe { pg_sys::UnregisterSnapshot(self.0) };
         }
     }

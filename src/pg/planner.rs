@@ -1,17 +1,22 @@
 //! The planner's side: what a path over the index costs.
 
-use crate::am::cost::{Estimate, Inputs, Prices, Shape, Table, Wish, estimate};
+use crate::am::cost::{Estimate, Inputs, Prices, Shape, Table, UNKNOWN_SHARES, Wish, estimate};
+use crate::cache;
+use crate::pg::attempt::attempt;
+use crate::pg::condition::{Limit, binary, items, limit_of};
 use crate::pg::datum::OwnedVector;
-use crate::pg::executor::{Farthest, binary, items, limit_of};
-use crate::pg::heap::distances_of_some;
-use crate::pg::relation::{Element, Heap, Index};
+use crate::pg::join;
+use crate::pg::relation::{Element, Index};
+use crate::pg::rights::{current_user, may_select_any};
 use crate::pg::store::RelationStore;
-use crate::settings::Probing;
-use distillvq_ivf::Meta;
+use distillvq_ivf::distance_range::DistanceRange;
+use distillvq_ivf::search::Shares;
 use distillvq_ivf::stream::Growth;
+use distillvq_ivf::{Meta, Search};
 use pgrx::pg_sys;
 
-/// `amcostestimate`: reads the metapage, and a few rows if the query limits the distance; clamps what it does not know.
+/// `amcostestimate`: reads the metapage, and codes of a few lists if the query limits the distance; clamps what it does not
+/// know.
 ///
 /// # Safety
 /// The pointers must be those that the planner passes.
@@ -20,25 +25,35 @@ pub unsafe fn estimate_path(
     path: *mut pg_sys::IndexPath,
 ) -> Option<Estimate> {
     // SAFETY: the planner's own structures, alive during the call; the table of an index path is a base relation.
-    let (root, path, info, table) = unsafe {
+    let (path, info, table) = unsafe {
         let info = &*(*path).indexinfo;
-        (&*root, &mut *path, info, &*info.rel)
+        (&mut *path, info, &*info.rel)
     };
     if path.indexorderbys.is_null() {
         crate::pg::compat::disable_path(&mut path.path);
         return None;
     }
-    let (index, vector) = read_shape(info);
-    // SAFETY: every base relation has a target.
-    let width = unsafe { f64::from((*table.reltarget).width) };
-    let (rows, limit) = (path.path.rows, limit(root));
-    let few = limit.is_some_and(|limit| limit <= FEW);
-    // SAFETY: a path of this index, for an order.
-    let range = unsafe { Range::of(path, info) }.filter(|_| !few);
-    let share = range.and_then(|range| range.share(info, index.dimensions as usize));
+    // SAFETY: the planner's own structures.
+    let (width, wanted, range) = unsafe {
+        let width = f64::from((*table.reltarget).width);
+        let wanted = Wanted::of(root, info.rel);
+        let range = Range::of(root, path, info, &wanted);
+        (width, wanted, range)
+    };
+    let Known {
+        index,
+        vector,
+        shares,
+    } = look_up(info, range.as_ref());
     // A sort keeps the distance and not the vector, unless that is selected too. Without a limit of the distance, the constants
     // are fitted to the whole width.
-    let width = share.map_or(width, |_| (width - vector).max(8.0));
+    let width = shares.map_or(width, |_| (width - vector).max(8.0));
+    // Set before the access method is asked, all conditions taken into account.
+    let planned = path.path.rows * wanted.kept;
+    let found = match (range, shares) {
+        (Some(range), Some(shares)) => shares.between / range.planned,
+        _ => 1.0,
+    };
     Some(estimate(&Inputs {
         table: Table {
             pages: f64::from(table.pages),
@@ -48,11 +63,10 @@ pub unsafe fn estimate_path(
         },
         index,
         query: Wish {
-            // Set before the access method is asked, all conditions taken into account.
-            planned: rows,
-            rows: share.map_or(rows, |it| rows * it.found / it.planned),
-            within: share.map(|it| it.found),
-            limit,
+            planned,
+            rows: planned * found,
+            shares,
+            limit: wanted.rows,
             conditions: table.baserestrictcost.per_tuple,
         },
         prices: prices(info.reltablespace),
@@ -61,116 +75,170 @@ pub unsafe fn estimate_path(
 
 /// Rows for which a search is fast whatever lies within a limit of the distance.
 const FEW: f64 = 100.0;
-/// Places of the table where rows are compared to estimate what lies within, and the least rows that must be found there.
-const PLACES: usize = 32;
-const LEAST_ROWS: usize = 8;
+/// A model that the session has not decoded is decoded for an estimate if the table's vectors have so many times its bytes.
+/// Decoding takes about ten times as long per byte as reading vectors does: so it costs less, once a session, than reading the
+/// table through once for want of an estimate. The search that most likely follows needs the model too.
+const VECTORS_PER_MODEL: f64 = 10.0;
+/// A model of so few bytes is decoded in any case: it takes less than a millisecond.
+const SMALL_MODEL: f64 = 256.0 * 1024.0;
 
-/// A constant limit of the distance in a query, with a constant vector.
-struct Range {
-    query: pg_sys::Datum,
-    of_type: pg_sys::Oid,
-    farthest: f64,
-    /// The share of the rows that the planner expects there.
-    planned: f64,
-    rows_a_page: f64,
+/// What a query wants of a table.
+struct Wanted {
+    /// Rows, if the query has a LIMIT.
+    rows: Option<f64>,
+    /// The share of the table's rows that joins with other tables keep.
+    kept: f64,
 }
 
-/// Shares of the rows that lie within such a limit.
-#[derive(Clone, Copy)]
-struct Share {
-    /// As the planner has it.
+impl Wanted {
+    /// # Safety
+    /// Both must be the planner's.
+    unsafe fn of(root: *mut pg_sys::PlannerInfo, table: *mut pg_sys::RelOptInfo) -> Self {
+        // SAFETY: as promised.
+        unsafe {
+            let limit = (*root).limit_tuples;
+            if limit <= 0.0 {
+                let (rows, kept) = (None, 1.0);
+                return Self { rows, kept };
+            }
+            let joined = join::rows_per_row(root, table);
+            Self {
+                rows: Some(limit / joined.max(1.0)),
+                kept: joined.min(1.0),
+            }
+        }
+    }
+}
+
+/// Limits of the distance in a query.
+struct Range {
+    /// What they admit, as far as that is known.
+    distances: DistanceRange,
+    /// The vector and its type, if it is a constant.
+    query: Option<(pg_sys::Datum, pg_sys::Oid)>,
+    /// Whether they bound the distance from above, by a value that is known or not.
+    is_limited: bool,
+    /// The share of the rows that the planner expects there.
     planned: f64,
-    /// As some rows of the table have it.
-    found: f64,
+    /// Whether the query may be told of what the index holds.
+    may_count: bool,
 }
 
 impl Range {
-    /// Reads it from the conditions. Rows that somebody's policy or view may hide are not to be counted.
+    /// Reads them from the conditions; `None` if there are none, or nothing depends on them. Rows that somebody's policy or view
+    /// may hide are not to be counted, nor those of a table that may not be read: as with PostgreSQL's own statistics, costs
+    /// must not tell of them.
     ///
     /// # Safety
     /// The path must be of the planner's making, over an index, with an order.
-    unsafe fn of(path: &pg_sys::IndexPath, info: &pg_sys::IndexOptInfo) -> Option<Self> {
-        if info.hypothetical {
-            return None;
-        }
-        let (mut farthest, mut planned) = (Farthest::Unlimited, 1.0);
+    unsafe fn of(
+        root: *mut pg_sys::PlannerInfo,
+        path: &pg_sys::IndexPath,
+        info: &pg_sys::IndexOptInfo,
+        wanted: &Wanted,
+    ) -> Option<Self> {
         // SAFETY: as promised; conditions of a base relation are in such nodes. Only constants have values yet.
         unsafe {
-            let table = &*info.rel;
             let order = *items(path.indexorderbys).first()?;
-            for &node in items(table.baserestrictinfo) {
+            let conditions = items((*info.rel).baserestrictinfo);
+            let (mut distances, mut pending) = (DistanceRange::ALL, false);
+            let mut limits = std::ptr::null_mut();
+            for &node in conditions {
                 let condition = &*node.cast::<pg_sys::RestrictInfo>();
-                let limit = limit_of(condition.clause.cast(), order, std::ptr::null_mut());
-                if matches!(limit, Farthest::At(_)) && condition.security_level == 0 {
-                    farthest = farthest.and(limit);
-                    planned *= condition.norm_selec;
+                match limit_of(condition.clause.cast(), order, std::ptr::null_mut()) {
+                    Limit::At(DistanceRange::ALL) => continue,
+                    Limit::At(range) if condition.security_level == 0 => {
+                        distances = distances.and(range);
+                    }
+                    Limit::At(range) => pending |= range.upper < f64::INFINITY,
+                    Limit::Pending => pending = true,
                 }
+                limits = pg_sys::lappend(limits, node.cast());
             }
-            let Farthest::At(farthest) = farthest else {
+            let is_limited = pending || distances.upper < f64::INFINITY;
+            let only_limits = items(limits).len() == conditions.len() && wanted.kept >= 1.0;
+            let is_plain = only_limits && distances.lower == f64::NEG_INFINITY;
+            let few = is_plain && wanted.rows.is_some_and(|rows| rows <= FEW);
+            if limits.is_null() || few {
                 return None;
-            };
+            }
+            let (inner, nothing) = (pg_sys::JoinType::JOIN_INNER, std::ptr::null_mut());
+            let planned = pg_sys::clauselist_selectivity(root, limits, 0, inner, nothing);
             let (_, left, right) = binary(order)?;
             let constant = |node: *mut pg_sys::Node| {
                 let is_one = (*node).type_ == pg_sys::NodeTag::T_Const;
                 is_one.then(|| &*node.cast::<pg_sys::Const>())
             };
-            let query = constant(left).or_else(|| constant(right))?;
-            (planned > 0.0 && !query.constisnull).then_some(Self {
-                query: query.constvalue,
-                of_type: query.consttype,
-                farthest,
+            let query = constant(left).or_else(|| constant(right));
+            let query = query.filter(|query| !query.constisnull);
+            (planned > 0.0 && (is_limited || query.is_some())).then_some(Self {
+                distances,
+                query: query.map(|query| (query.constvalue, query.consttype)),
+                is_limited,
                 planned,
-                rows_a_page: table.tuples / f64::from(table.pages.max(1)),
+                may_count: may_count(root, info),
             })
         }
     }
 
-    /// Estimates the share of the rows by some of them, drawn with the same seed each time.
-    fn share(&self, info: &pg_sys::IndexOptInfo, dim: usize) -> Option<Share> {
-        let no_lock = pg_sys::NoLock as pg_sys::LOCKMODE;
-        // SAFETY: the planner holds locks on both that last beyond this call.
-        let (heap, index) = unsafe {
-            let index = pg_sys::index_open(info.indexoid, no_lock);
-            let heap = pg_sys::table_open(Index::new(index).table(), no_lock);
-            (heap, index)
-        };
-        // SAFETY: opened above.
-        let found = unsafe { self.found(Heap::new(heap), Index::new(index), dim) };
-        // SAFETY: opened above.
-        unsafe {
-            pg_sys::table_close(heap, no_lock);
-            pg_sys::index_close(index, no_lock);
-        }
-        Some(Share {
-            planned: self.planned,
-            found: found?,
-        })
+    /// What the limits leave, by the index if that can tell.
+    fn shares(&self, index: Index, meta: &Meta, vectors: f64) -> Option<Shares> {
+        let counted = self.may_count.then(|| self.count(index, meta, vectors));
+        counted.flatten().or(self.supposed())
     }
 
-    fn found(&self, heap: Heap, index: Index, dim: usize) -> Option<f64> {
+    /// What the limits leave as far as nothing is known of the rows.
+    fn supposed(&self) -> Option<Shares> {
+        self.is_limited.then_some(UNKNOWN_SHARES)
+    }
+
+    /// Estimates the shares by the index's codes, which are in pages of the index alone: no row of the table is looked at, and
+    /// no function called.
+    fn count(&self, index: Index, meta: &Meta, vectors: f64) -> Option<Shares> {
+        let DistanceRange { lower, upper, .. } = self.distances;
+        let (query, of_type) = self.query?;
+        if self.is_limited && upper == f64::INFINITY {
+            return None;
+        }
         let element = index.element().ok()?;
-        if Element::of_type(self.of_type) != Some(element) {
+        if Element::of_type(of_type) != Some(element) {
             return None;
         }
         // SAFETY: a constant of this type that is not null.
-        let query = unsafe { OwnedVector::copy(self.query, element) };
+        let query = unsafe { OwnedVector::copy(query, element) }.elements();
         // Of other dimensions: an error, but not the planner's.
-        if query.elements().len() != dim {
+        if query.len() != meta.dim || !meta.trained() {
             return None;
         }
-        let distances = distances_of_some(heap, index, &query, PLACES, self.rows_a_page).ok()?;
-        let rows = distances.len();
-        let within = distances.iter().filter(|it| **it <= self.farthest);
-        (rows >= LEAST_ROWS).then(|| (within.count() as f64 + 0.5) / (rows as f64 + 1.0))
+        let model = cache::searcher_at_hand(
+            index,
+            &RelationStore::new(index),
+            meta,
+            (vectors / VECTORS_PER_MODEL).max(SMALL_MODEL),
+        )?;
+        let store = RelationStore::for_search(index);
+        let mut search = Search::new(store, meta, Some(&model), &query).ok()?;
+        search.shares(lower, upper).ok()?
     }
 }
 
-/// Rows wanted of the table: those of the query, if it has no other table whose rows could drop some.
-fn limit(root: &pg_sys::PlannerInfo) -> Option<f64> {
-    // SAFETY: the set of relations is complete before paths are made.
-    let tables = unsafe { pg_sys::bms_membership(root.all_baserels) };
-    let alone = tables == pg_sys::BMS_Membership::BMS_SINGLETON;
-    (alone && root.limit_tuples > 0.0).then_some(root.limit_tuples)
+/// Whether the role that a query runs as may read what the index takes from the table, as PostgreSQL's `examine_variable` has it:
+/// a partition by the right to the partitioned table.
+unsafe fn may_count(root: *mut pg_sys::PlannerInfo, info: &pg_sys::IndexOptInfo) -> bool {
+    // SAFETY: the planner's own structures; an index has one column at least, whose number is 0 for an expression.
+    unsafe {
+        let table = &*info.rel;
+        let role = match table.userid {
+            pg_sys::InvalidOid => current_user(),
+            role => role,
+        };
+        let table_of = |relid: i32| (**(*root).simple_rte_array.add(relid as usize)).relid;
+        let column = Some(*info.indexkeys as i16).filter(|column| *column > 0);
+        let parent = table.top_parent_relids;
+        may_select_any(table_of(table.relid as i32), column, role)
+            || (!parent.is_null()
+                && may_select_any(table_of(pg_sys::bms_next_member(parent, -1)), None, role))
+    }
 }
 
 /// The planner's settings for an index in a tablespace.
@@ -190,9 +258,18 @@ fn prices(tablespace: pg_sys::Oid) -> Prices {
     }
 }
 
-/// The index, and the bytes of a vector; those of a trained index of the default shape if its pages cannot tell (a
-/// hypothetical index, a damaged metapage): the planner must not fail over that.
-fn read_shape(info: &pg_sys::IndexOptInfo) -> (Shape, f64) {
+/// What the index's own pages say.
+struct Known {
+    index: Shape,
+    /// Bytes of a vector.
+    vector: f64,
+    /// What limits of the distance leave, if there are any.
+    shares: Option<Shares>,
+}
+
+/// Reads it; of what cannot be read, a trained index of the default shape is supposed (a hypothetical index, a damaged page):
+/// the planner must not fail over that.
+fn look_up(info: &pg_sys::IndexOptInfo, range: Option<&Range>) -> Known {
     let pages = f64::from(info.pages);
     let unknown = Shape {
         pages,
@@ -205,12 +282,49 @@ fn read_shape(info: &pg_sys::IndexOptInfo) -> (Shape, f64) {
         bits: 4,
         refine: false,
     };
-    let (meta, probing, element) = match read_meta(info) {
-        Some(read) => read,
-        None => return (unknown, 4.0 * unknown.dimensions),
+    let supposed = || Known {
+        index: unknown,
+        vector: 4.0 * unknown.dimensions,
+        shares: range.and_then(Range::supposed),
     };
-    let known = Shape {
-        pages: pages * share_of_codes(&meta),
+    // SAFETY: a plain setting.
+    let is_enabled = unsafe { pg_sys::enable_indexscan };
+    if info.hypothetical || info.pages == 0 || !is_enabled {
+        return supposed();
+    }
+    let read = || {
+        // SAFETY: the planner holds a lock on the index that lasts beyond this call.
+        let (relation, index) = unsafe {
+            let relation = pg_sys::index_open(info.indexoid, pg_sys::NoLock as pg_sys::LOCKMODE);
+            (relation, Index::new(relation))
+        };
+        let known = read_index(info, index, unknown, range);
+        // SAFETY: opened above.
+        unsafe { pg_sys::index_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE) };
+        known
+    };
+    // SAFETY: a plain look-up.
+    let read = if unsafe { pg_sys::IsInParallelMode() } {
+        // There are no subtransactions then.
+        read()
+    } else {
+        attempt(read).ok().flatten()
+    };
+    read.unwrap_or_else(supposed)
+}
+
+fn read_index(
+    info: &pg_sys::IndexOptInfo,
+    index: Index,
+    unknown: Shape,
+    range: Option<&Range>,
+) -> Option<Known> {
+    let (options, element) = (index.options(), index.element().ok()?);
+    let meta = Meta::read(&RelationStore::new(index)).ok()?;
+    let vector = (meta.dim * element.bytes()) as f64;
+    let probing = crate::settings::probing(&options, &meta);
+    let index_shape = Shape {
+        pages: unknown.pages * share_of_codes(&meta),
         lists: f64::from(meta.lists),
         probes: probing.first as f64,
         growth: probing.growth,
@@ -220,26 +334,12 @@ fn read_shape(info: &pg_sys::IndexOptInfo) -> (Shape, f64) {
         refine: meta.refine,
         ..unknown
     };
-    (known, (meta.dim * element.bytes()) as f64)
-}
-
-/// The metapage, the lists to probe, and the type of the vectors, of an index that exists and is whole.
-fn read_meta(info: &pg_sys::IndexOptInfo) -> Option<(Meta, Probing, Element)> {
-    if info.hypothetical || info.pages == 0 {
-        return None;
-    }
-    // SAFETY: the planner holds a lock on the index that lasts beyond this call.
-    let (relation, index) = unsafe {
-        let relation = pg_sys::index_open(info.indexoid, pg_sys::NoLock as pg_sys::LOCKMODE);
-        (relation, Index::new(relation))
-    };
-    let (options, element) = (index.options(), index.element().ok());
-    let meta = Meta::read(&RelationStore::new(index)).ok();
-    // SAFETY: opened above.
-    unsafe { pg_sys::index_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE) };
-    let meta = meta?;
-    let probing = crate::settings::probing(&options, &meta);
-    Some((meta, probing, element?))
+    let shares = range.and_then(|range| range.shares(index, &meta, info.tuples * vector));
+    Some(Known {
+        index: index_shape,
+        vector,
+        shares,
+    })
 }
 
 /// The share of the index's pages that codes are on: refine codes have pages of their own.

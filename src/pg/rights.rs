@@ -34,18 +34,35 @@ pub fn has_hidden_rows(table: pg_sys::Oid) -> bool {
 
 /// Whether the current user may read all columns of a table.
 pub fn may_select(table: pg_sys::Oid) -> bool {
+    may_select_as(table, current_user())
+}
+
+/// Whether a role may read a table, or the column of it that is given, if any.
+pub fn may_select_any(table: pg_sys::Oid, column: Option<i16>, role: pg_sys::Oid) -> bool {
+    may_select_as(table, role)
+        || column.is_some_and(|column| may_select_column_as(table, column, role))
+}
+
+/// The current user.
+pub fn current_user() -> pg_sys::Oid {
+    // SAFETY: a plain look-up.
+    unsafe { pg_sys::GetUserId() }
+}
+
+fn may_select_as(table: pg_sys::Oid, role: pg_sys::Oid) -> bool {
     // SAFETY: a catalog look-up.
-    unsafe {
-        pg_sys::pg_class_aclcheck(table, pg_sys::GetUserId(), ACL_SELECT)
-            == pg_sys::AclResult::ACLCHECK_OK
-    }
+    unsafe { pg_sys::pg_class_aclcheck(table, role, ACL_SELECT) == pg_sys::AclResult::ACLCHECK_OK }
 }
 
 /// Whether the current user may read a column of a table.
 pub fn may_select_column(table: pg_sys::Oid, column: i16) -> bool {
+    may_select_column_as(table, column, current_user())
+}
+
+fn may_select_column_as(table: pg_sys::Oid, column: i16, role: pg_sys::Oid) -> bool {
     // SAFETY: a catalog look-up.
     unsafe {
-        pg_sys::pg_attribute_aclcheck(table, column, pg_sys::GetUserId(), ACL_SELECT)
+        pg_sys::pg_attribute_aclcheck(table, column, role, ACL_SELECT)
             == pg_sys::AclResult::ACLCHECK_OK
     }
 }

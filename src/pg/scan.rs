@@ -3,8 +3,9 @@
 use crate::am::scan::{Counters, Scan, Target};
 use crate::error::{Error, Result};
 use crate::pg::compat::check_age;
+use crate::pg::condition::Limit;
 use crate::pg::datum::OwnedVector;
-use crate::pg::executor::{Farthest, farthest};
+use crate::pg::executor::limit;
 use crate::pg::heap::{Exact, item_pointer};
 use crate::pg::relation::{Heap, Index};
 use crate::timing::{self, Stage};
@@ -118,10 +119,10 @@ pub unsafe fn next(scan: pg_sys::IndexScanDesc) -> Result<bool> {
     let (query, search) = running.parts();
     if state.seeks_limit {
         // SAFETY: the descriptor of the running scan.
-        let limit = unsafe { farthest(descriptor) };
-        state.seeks_limit = limit == Farthest::Later;
-        if let Farthest::At(distance) = limit {
-            search.within(distance);
+        let limit = unsafe { limit(descriptor) };
+        state.seeks_limit = limit == Limit::Pending;
+        if let Limit::At(range) = limit {
+            search.within(&range);
         }
     }
     let exact = Exact {

@@ -69,8 +69,16 @@ impl Situation {
     ///
     /// # Errors
     /// If a query fails.
-    pub fn measure(&self, client: &mut Client, queries: &Vectors, care: Care) -> Result<Outcome> {
-        let sqls: Vec<String> = queries.iter().map(|query| self.sql(query)).collect();
+    pub fn measure(
+        &self,
+        client: &mut Client,
+        (queries, radius): (&Vectors, f64),
+        care: Care,
+    ) -> Result<Outcome> {
+        let sqls: Vec<String> = queries
+            .iter()
+            .map(|query| self.sql(query, radius))
+            .collect();
         let first = sqls.first().map_or("", String::as_str);
         let base = format!("RESET ALL; SET distillvq.probes = {}", self.probes);
         client.batch_execute(&base)?;
@@ -109,10 +117,11 @@ pub fn measure(client: &mut Client, tables: &[Table], care: Care) -> Result<Vec<
     let mut outcomes = Vec::new();
     for table in tables {
         let queries = table.make(client)?;
+        let asked = (&queries, table.radius(client, &queries)?);
         for situation in situations_of(table) {
-            let mut outcome = situation.measure(client, &queries, care)?;
+            let mut outcome = situation.measure(client, asked, care)?;
             if care.again && !outcome.good() {
-                outcome = situation.measure(client, &queries, Care::FULL)?;
+                outcome = situation.measure(client, asked, Care::FULL)?;
             }
             outcomes.push(outcome);
         }

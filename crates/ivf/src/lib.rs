@@ -24,6 +24,7 @@ mod census;
 mod chain;
 mod check;
 mod curve;
+pub mod distance_range;
 mod encode;
 mod error;
 mod insert;

@@ -10,6 +10,10 @@
 
 mod scores;
 
+mod share;
+
+pub use share::Shares;
+
 use crate::error::Error;
 use crate::meta::{Entry, Meta, check_directory_page};
 use crate::page::{Head, Layout, NO_BLOCK};

@@ -151,6 +151,8 @@ pub struct Stream<C: Source> {
     last: Option<f64>,
     /// Distance beyond which no row is wanted.
     farthest: Option<f64>,
+    /// Whether rows at a distance of NaN are wanted nevertheless.
+    keeps_nan: bool,
     /// A row that is not there for this search.
     left_out: Option<Tid>,
     /// Rows that a source which repeats rows may not repeat: those returned at the distance `last`, or all where late rows
@@ -200,6 +202,7 @@ impl<C: Source> Stream<C> {
             ending: false,
             last: None,
             farthest: None,
+            keeps_nan: false,
             left_out: None,
             returned: TidSet::new(options.memory / 4),
             visible: 0,
@@ -248,7 +251,7 @@ impl<C: Source> Stream<C> {
                 self.end();
             }
         }
-        let hit = self.aside.pop();
+        let hit = self.aside.pop().or_else(|| self.next_nan());
         self.stats.given += u64::from(hit.is_some());
         Ok(hit)
     }
@@ -276,6 +279,12 @@ impl<C: Source> Stream<C> {
     pub fn within(&mut self, farthest: f64) {
         // One zero, as of hits.
         self.farthest = (!farthest.is_nan()).then_some(farthest + 0.0);
+    }
+
+    /// Rows at a distance of NaN are wanted also where [`Stream::within`] ends the stream: those of them that were compared
+    /// follow at the end, where they belong in the order. Rows that make such distances are in the exact list as a rule.
+    pub fn keep_nan(&mut self) {
+        self.keeps_nan = true;
     }
 
     /// Never compares a row, nor gives it out, as if it were not there: the error of its estimate would tell nothing of those
@@ -336,6 +345,13 @@ impl<C: Source> Stream<C> {
         }
         self.aside.push(hit);
         Ok(())
+    }
+
+    /// The next row at a distance of NaN behind the end of the stream, if such rows are wanted.
+    fn next_nan(&mut self) -> Option<Hit> {
+        let mut rest = std::iter::from_fn(|| self.ready.pop());
+        self.keeps_nan
+            .then(|| rest.find(|hit| hit.distance.is_nan()))?
     }
 
     /// From here on only what was put aside follows.

@@ -448,6 +448,53 @@ proptest! {
 }
 
 #[test]
+fn shares_within_a_distance_are_estimated() {
+    let distance = |metric: Metric, a: &[f32], b: &[f32]| -> f64 {
+        let product = |a: &[f32], b: &[f32]| -> f64 {
+            let pairs = a.iter().zip(b);
+            pairs.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+        };
+        let dot = product(a, b);
+        match metric {
+            Metric::L2 => (product(a, a) + product(b, b) - 2.0 * dot).max(0.0).sqrt(),
+            Metric::InnerProduct => -dot,
+            Metric::Cosine => 1.0 - dot / (product(a, a) * product(b, b)).sqrt(),
+        }
+    };
+    for metric in METRICS {
+        let index = built(metric, 4, 6000);
+        let rows = vectors(6000, 2);
+        for query in vectors(3, 3).chunks(DIM) {
+            let mut all: Vec<f64> = rows
+                .chunks(DIM)
+                .map(|row| distance(metric, query, row))
+                .collect();
+            all.sort_unstable_by(f64::total_cmp);
+            for share in [0.003, 0.05, 0.3, 0.9] {
+                let upper = all[(share * all.len() as f64) as usize];
+                let lower = all[(0.5 * share * all.len() as f64) as usize];
+                let shares = index.search(query).shares(lower, upper).unwrap().unwrap();
+                let near = |found: f64, share: f64| {
+                    found > share / 3.0 - 0.003 && found < share * 3.0 + 0.003
+                };
+                assert!(near(shares.within, share), "{metric:?} {share}: {shares:?}");
+                assert!(
+                    near(shares.between, 0.5 * share),
+                    "{metric:?} {share}: {shares:?}"
+                );
+            }
+            let none = f64::NEG_INFINITY;
+            let search = |lower, upper| index.search(query).shares(lower, upper).unwrap();
+            let all = search(none, f64::INFINITY).unwrap();
+            assert!(all.within > 0.99 && all.between == all.within);
+            let few = search(none, -1e9).unwrap();
+            assert!(few.within < 0.001, "{few:?}");
+            assert_eq!(search(none, f64::NAN), None);
+        }
+    }
+}
+
+#[test]
 fn rows_that_a_vacuum_moves_meanwhile_are_found_once() {
     for (bits, bytes) in [(4, usize::MAX), (8, usize::MAX), (4, 0)] {
         let index = built(Metric::L2, bits, 3000);

@@ -32,6 +32,17 @@ impl Vector {
         let step = quantize(x, &mut values);
         Vector::Bytes { values, step }
     }
+
+    /// The squared norm.
+    pub fn norm2(&self) -> f64 {
+        match self {
+            Vector::Full(values) => values.iter().map(|x| f64::from(*x).powi(2)).sum(),
+            Vector::Bytes { values, step } => {
+                let sum: i64 = values.iter().map(|x| i64::from(*x).pow(2)).sum();
+                sum as f64 * f64::from(*step).powi(2)
+            }
+        }
+    }
 }
 
 /// A matrix, multiplied by vectors of as many values as its rows have.

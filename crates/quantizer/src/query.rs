@@ -210,6 +210,16 @@ impl QueryTables {
         }
     }
 
+    /// What an estimate plus the loss of the distance (see the scores of searches) leaves, the same for all rows: the query's
+    /// squared norm for L2, 1 for cosine, and nothing for inner product.
+    pub fn constant(&self) -> f64 {
+        match self.searcher.inner.space.metric {
+            Metric::L2 => self.query.norm2(),
+            Metric::InnerProduct => 0.0,
+            Metric::Cosine => 1.0,
+        }
+    }
+
     /// All lists, to be had best first.
     ///
     /// Trained routing scores `q·W[list] + b[list]`. Without it the encoder's centroids decide: by distance for L2, by

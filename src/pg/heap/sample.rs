@@ -3,16 +3,11 @@
 use super::values::{Predicate, Values};
 use super::{Snapshot, begin_scan};
 use crate::error::Result;
-use crate::pg::datum::{OwnedVector, append_elements};
+use crate::pg::datum::append_elements;
 use crate::pg::relation::{Element, Heap, Index};
 use crate::sample::Reservoir;
-use distillvq_ivf::{Candidate, Tid};
 use pgrx::pg_sys;
-use rand::{Rng, RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
-
-/// Seed of the places where [`distances_of_some`] looks.
-const SEED: u64 = 1;
+use rand::Rng;
 
 /// Offers every row that has been committed by now to a reservoir; the vectors of rows not chosen are not even read.
 pub fn sample(heap: Heap, index: Index, element: Element, reservoir: &mut Reservoir) -> Result<()> {
@@ -109,35 +104,6 @@ pub fn pick(
         tids.len()
     };
     Ok(Picked { vectors, rows })
-}
-
-/// The distances of a query from rows at random places of the table, as far as there are rows that are visible. The places are
-/// the same each time. So many rows are expected on a page.
-pub fn distances_of_some(
-    heap: Heap,
-    index: Index,
-    query: &OwnedVector,
-    places: usize,
-    rows_a_page: f64,
-) -> Result<Vec<f64>> {
-    let (blocks, mut distances) = (heap.blocks(), Vec::new());
-    if !heap.is_plain() || blocks == 0 {
-        return Ok(Vec::new());
-    }
-    let mut random = ChaCha8Rng::seed_from_u64(SEED);
-    let lines = rows_a_page.ceil().clamp(1.0, 300.0) as u16;
-    let mut place = || Tid {
-        block: random.random_range(0..blocks),
-        offset: random.random_range(1..=lines),
-    };
-    let mut tids: Vec<Tid> = (0..places).map(|_| place()).collect();
-    tids.sort_unstable();
-    let rows: Vec<Candidate> = tids.into_iter().map(Candidate::exact).collect();
-    let snapshot = Snapshot::new();
-    snapshot
-        .exact(heap, index, query)
-        .distances(&rows, &mut distances)?;
-    Ok(distances.into_iter().flatten().collect())
 }
 
 /// At most `wanted` of so many, in ascending order.

@@ -71,6 +71,12 @@ impl Situation {
             Shape::FurtherKey => ", a further key",
             Shape::Lateral => ", of 8 rows by LATERAL",
             Shape::Join => ", joined with 8 rows",
+            Shape::Allowed => ", of the 1 % that a table allows",
+            Shape::Docs => ", joined with a table of which 1 % are kept",
+            Shape::Within => " within a distance",
+            Shape::Negated => " within a distance, negated",
+            Shape::Between => " between two distances",
+            Shape::LateralWithin => " within a distance of 8 rows by LATERAL",
         };
         limit + shape
     }

@@ -11,8 +11,9 @@ pub(super) const SHARES: u32 = 100_000;
 /// Queries that a situation is measured with.
 const QUERIES: usize = 8;
 
-/// A table `(id, embedding, bucket, loose, spot, kind)` with an index on `embedding`. For filters: `bucket` and `loose` have
+/// A table `(id, embedding, bucket, loose, spot, kind, doc)` with an index on `embedding`. For filters: `bucket` and `loose` have
 /// nothing to do with the order of the rows, `spot` follows it, and a btree is on `bucket` and on `spot`. `kind` is one of 8.
+/// Beside it are a table of some ids and one with a row per `doc`, which five rows share; btrees are on `id` and `doc`.
 #[derive(Clone, Copy, Debug)]
 pub struct Table {
     /// Its name.
@@ -40,6 +41,33 @@ pub enum Shape {
     Lateral,
     /// Each row's line of another table too.
     Join,
+    /// Those that a small table of a hundredth of the ids allows.
+    Allowed,
+    /// Those whose line of another table passes a filter, as a hundredth of them do.
+    Docs,
+    /// All within a distance.
+    Within,
+    /// Those within a distance, the condition being on its negative.
+    Negated,
+    /// All between two distances.
+    Between,
+    /// All within a distance of each of several rows.
+    LateralWithin,
+}
+
+impl Shape {
+    /// The condition on the distance, if there is one.
+    fn limit(self, distance: &str, radius: f64) -> Option<String> {
+        match self {
+            Self::Within | Self::LateralWithin => Some(format!("{distance} < {radius}")),
+            Self::Negated => Some(format!("-({distance}) > -{radius}")),
+            Self::Between => {
+                let least = radius / 2.0;
+                Some(format!("{distance} > {least} AND {distance} < {radius}"))
+            }
+            _ => None,
+        }
+    }
 }
 
 /// A query in its surroundings.
@@ -86,6 +114,7 @@ impl Table {
                 bucket int GENERATED ALWAYS AS (id * 7919 % {SHARES}) STORED,
                 loose int GENERATED ALWAYS AS (id * 104729 % {SHARES}) STORED,
                 spot int GENERATED ALWAYS AS (id * {SHARES} / {rows}) STORED,
+                doc int GENERATED ALWAYS AS (id / 5) STORED,
                 kind int GENERATED ALWAYS AS (id % {QUERIES}) STORED)"
         ))?;
         let vectors = self.vectors();
@@ -95,12 +124,41 @@ impl Table {
         client.batch_execute(&format!(
             "CREATE INDEX {name}_embedding ON {name} USING distillvq (embedding {element}_l2_ops) {rest};
              CREATE INDEX {name}_bucket ON {name} (bucket);
-             CREATE INDEX {name}_spot ON {name} (spot)"
+             CREATE INDEX {name}_spot ON {name} (spot);
+             CREATE UNIQUE INDEX {name}_own_id ON {name} (id);
+             CREATE INDEX {name}_own_doc ON {name} (doc);
+             CREATE TABLE {name}_allowed AS SELECT id::bigint FROM generate_series(0, {rows} - 1, 100) id;
+             CREATE TABLE {name}_docs AS
+                SELECT doc, doc * 7919 % {SHARES} AS x FROM generate_series(0, {rows} / 5) doc;
+             CREATE UNIQUE INDEX ON {name}_docs (doc);
+             CREATE INDEX ON {name}_docs (x);
+             ANALYZE {name}_allowed; ANALYZE {name}_docs"
         ))?;
         client.batch_execute(&format!("VACUUM ANALYZE {name}"))?;
         client.batch_execute(&format!("VACUUM ANALYZE {name}_queries"))?;
         Ok(queries)
     }
+}
+
+impl Table {
+    /// A distance within which a query finds some twenty rows.
+    ///
+    /// # Errors
+    /// If a statement fails.
+    pub(super) fn radius(&self, client: &mut Client, queries: &Vectors) -> Result<f64> {
+        let query = literal(queries.row(0));
+        let name = self.name;
+        let row = client.query_one(
+            &format!("SELECT embedding <-> {query} AS d FROM {name} ORDER BY d OFFSET 19 LIMIT 1"),
+            &[],
+        )?;
+        Ok(row.try_get(0)?)
+    }
+}
+
+fn literal(query: &[f32]) -> String {
+    let values: Vec<String> = query.iter().map(f32::to_string).collect();
+    format!("'[{}]'", values.join(","))
 }
 
 impl Situation {
@@ -116,14 +174,24 @@ impl Situation {
         }
     }
 
-    /// The query for a vector.
-    pub(super) fn sql(&self, query: &[f32]) -> String {
+    /// The query for a vector, and a distance if it has one.
+    pub(super) fn sql(&self, query: &[f32], radius: f64) -> String {
         let Self { table, .. } = self;
-        let conditions: Vec<String> = self
-            .filters
-            .iter()
+        let query = match self.shape {
+            Shape::Lateral | Shape::LateralWithin => "q.embedding".to_owned(),
+            _ => literal(query),
+        };
+        let filters = self.filters.iter();
+        let mut conditions: Vec<String> = filters
             .map(|(column, share)| format!("t.{column} < {share}"))
             .collect();
+        let distance = format!("t.embedding <-> {query}");
+        conditions.extend(self.shape.limit(&distance, radius));
+        match self.shape {
+            Shape::Allowed => conditions.push(format!("t.id IN (SELECT id FROM {table}_allowed)")),
+            Shape::Docs => conditions.push(format!("d.x < {}", SHARES / 100)),
+            _ => {}
+        }
         let filter = match conditions.join(" AND ") {
             none if none.is_empty() => none,
             all => format!("WHERE {all}"),
@@ -131,8 +199,6 @@ impl Situation {
         let limit = self
             .limit
             .map_or(String::new(), |limit| format!("LIMIT {limit}"));
-        let values: Vec<String> = query.iter().map(f32::to_string).collect();
-        let query = format!("'[{}]'", values.join(","));
         let of = |tables: &str, columns: &str, query: &str, key: &str| {
             format!(
                 "SELECT {columns} FROM {tables} {filter} ORDER BY t.embedding <-> {query}{key} {limit}"
@@ -141,16 +207,22 @@ impl Situation {
         let search =
             |columns: &str, query: &str, key: &str| of(&format!("{table} t"), columns, query, key);
         match self.shape {
-            Shape::Plain => search("t.id", &query, ""),
+            Shape::Plain | Shape::Allowed | Shape::Within | Shape::Negated | Shape::Between => {
+                search("t.id", &query, "")
+            }
             Shape::Wide => search("t.*", &query, ""),
             Shape::FurtherKey => search("t.id", &query, ", t.id"),
-            Shape::Lateral => format!(
+            Shape::Lateral | Shape::LateralWithin => format!(
                 "SELECT n.id FROM {table}_queries q, LATERAL ({}) n",
-                search("t.id", "q.embedding", "")
+                search("t.id", &query, "")
             ),
             Shape::Join => {
                 let tables = format!("{table} t JOIN {table}_queries q ON q.id = t.kind");
                 of(&tables, "t.id, q.id", &query, "")
+            }
+            Shape::Docs => {
+                let tables = format!("{table} t JOIN {table}_docs d ON d.doc = t.doc");
+                of(&tables, "t.id, d.doc", &query, "")
             }
         }
     }
@@ -216,10 +288,12 @@ pub(super) fn situations_of(table: &Table) -> Vec<Situation> {
         shape,
         ..plain(limit)
     };
-    let endless = Situation {
+    let all = |shape| Situation {
         limit: None,
+        shape,
         ..plain(1)
     };
+    let endless = all(Shape::Plain);
     match table.name {
         "tiny" => vec![plain(10), endless],
         "partial" => vec![
@@ -251,6 +325,12 @@ pub(super) fn situations_of(table: &Table) -> Vec<Situation> {
             shaped(10, Shape::FurtherKey),
             shaped(5, Shape::Lateral),
             shaped(10, Shape::Join),
+            shaped(10, Shape::Allowed),
+            shaped(10, Shape::Docs),
+            shaped(10, Shape::Negated),
+            all(Shape::Within),
+            all(Shape::Between),
+            all(Shape::LateralWithin),
         ],
     }
 }

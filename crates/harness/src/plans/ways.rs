@@ -103,7 +103,10 @@ pub(super) fn explain(client: &mut Client, sql: &str) -> Result<Plan> {
         Kind::Search
     } else if has("Gather") {
         Kind::Parallel
-    } else if has("_bucket") || has("_spot") {
+    } else if ["_bucket", "_spot", "_own_id", "_own_doc"]
+        .into_iter()
+        .any(has)
+    {
         Kind::Btree
     } else {
         Kind::Sequential
