@@ -67,13 +67,14 @@ impl World {
         }
     }
 
-    /// Which rows an index holds; what it leaves out, documented, no search by it returns.
+    /// Which rows an index holds; what it leaves out, documented, no search by it returns. The planner may put the index's
+    /// condition behind an expression that costs no more, so this must not compute one that fails for other rows.
     pub fn indexed(&self, alias: &str) -> String {
         let target = self.target(alias);
         match (self.metric, self.searched().0) {
             (Metric::Cosine, "halfvec") => format!("l2_norm({target}) > 0"),
             (Metric::Cosine, _) => format!("vector_norm({target}) > 0"),
-            _ => format!("{target} IS NOT NULL"),
+            _ => format!("{alias}embedding IS NOT NULL"),
         }
     }
 
