@@ -246,7 +246,7 @@ impl Clock {
         if self.missed == 0 {
             return;
         }
-        let each = self.start.elapsed().as_millis() as usize / self.searches.max(1);
+        let each = 1000.0 * self.start.elapsed().as_secs_f64() / self.searches.max(1) as f64;
         crate::pg::notice(
             &format!(
                 "the recall of index \"{}\" was measured with {} searches instead of {}",
@@ -255,7 +255,7 @@ impl Clock {
                 self.searches + self.missed
             ),
             &format!(
-                "A search took {each} ms, and a calibration searches for {} s at most.",
+                "A search took {each:.1} ms in the mean, and a calibration searches for {} s at most.",
                 SEARCH_TIME.as_secs()
             ),
             "Give rows longer codes with a larger \"subquantizers\", bits = 8, or refine = sq7.",

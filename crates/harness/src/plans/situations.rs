@@ -56,6 +56,11 @@ pub enum Shape {
 }
 
 impl Shape {
+    /// Whether the distance of the rows is limited.
+    pub fn limits_distance(self) -> bool {
+        self.limit("", 0.0).is_some()
+    }
+
     /// The condition on the distance, if there is one.
     fn limit(self, distance: &str, radius: f64) -> Option<String> {
         match self {

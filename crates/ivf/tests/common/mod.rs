@@ -71,6 +71,8 @@ pub fn students(metric: Metric, bits: u8) -> Vec<Model> {
         // With some seeds nothing is gained, and the model stays.
         for seed in 1..9 {
             let options = RetrainOptions {
+                // As for a large table, or the codebooks would stay those of the encoder.
+                rows_in_table: 100_000,
                 seed,
                 ..RetrainOptions::default()
             };
