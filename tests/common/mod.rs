@@ -78,7 +78,7 @@ impl Database {
     /// A session of another role, which is made if need be; it has no rights but those of everybody.
     pub fn session_of(&mut self, role: &str) -> Client {
         self.run(&format!(
-            "DO $$ BEGIN CREATE ROLE {role} LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$"
+            "DO $$ BEGIN CREATE ROLE {role} LOGIN; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$"
         ));
         let mut session = self.session();
         session.run(&format!("SET SESSION AUTHORIZATION {role}"));
