@@ -30,7 +30,9 @@
 //! that keep it, show the rows that they were computed from, and must agree with them (`grammar/computation/`). Where no row
 //! may be missed their results are those of the sequential scan.
 //!
-//! Roles without rights get the error that they get with a sequential scan, by EXPLAIN too, which also takes no predicate locks.
+//! Roles without rights get the error that they get with a sequential scan, by EXPLAIN too, which also takes no predicate locks;
+//! so does a query of another dimension, where a sequential scan compares it with any row. Figures of indexes are for the roles
+//! that docs/maintenance.md names.
 //!
 //! Where no plan uses an index, nothing is compared: rows that an index leaves out may be in the answer.
 #![allow(clippy::unwrap_used, clippy::panic)]

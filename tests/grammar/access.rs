@@ -14,15 +14,21 @@ pub enum Access {
     NoTable,
     /// A role that may read all columns but the vectors.
     NoVectors,
+    /// A role that may not read the rows, but the server's statistics.
+    Monitor,
 }
 
 const POLICY: &str = "vq_policy";
 const NO_TABLE: &str = "vq_no_table";
 const NO_VECTORS: &str = "vq_no_vectors";
+/// Figures of an index as JSON, and its drift; without what may change meanwhile.
+pub const FIGURES: &str =
+    "SELECT (to_jsonb(f) - '{index,table,dead,drift,advice}'::text[])::text, drift FROM";
 
 /// Makes the roles, which all databases of a server share.
 pub const MAKE_ROLES: &str =
-    "CREATE ROLE vq_policy; CREATE ROLE vq_no_table; CREATE ROLE vq_no_vectors";
+    "CREATE ROLE vq_policy; CREATE ROLE vq_no_table; CREATE ROLE vq_no_vectors;
+     CREATE ROLE vq_monitor IN ROLE pg_monitor";
 
 impl Access {
     /// Mostly the owner.
@@ -35,7 +41,7 @@ impl Access {
         }
     }
 
-    /// Whether every search must be refused.
+    /// Whether every search must be refused, and the figures of indexes too.
     pub fn is_refused(self) -> bool {
         matches!(self, Self::NoTable | Self::NoVectors)
     }
@@ -47,6 +53,7 @@ impl Access {
             Self::Policy => "SET ROLE vq_policy",
             Self::NoTable => "SET ROLE vq_no_table",
             Self::NoVectors => "SET ROLE vq_no_vectors",
+            Self::Monitor => "SET ROLE vq_monitor",
         }
     }
 }

@@ -6,6 +6,7 @@ use postgres::Client;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
+use super::access::FIGURES;
 use super::computation::{Computation, Record, Shown};
 use super::context::SERIALIZABLE;
 use super::mode::{KEEP_ORDER, RELAXED};
@@ -14,12 +15,17 @@ use super::tally::Tally;
 use super::verdict::{Answers, Verdict, judge_some};
 use super::{
     Access, BY_TABLE, Context, Delivery, Mode, Promise, Row, Run, Side, Statement, World, any,
-    judge, one_in,
+    judge, one_in, world::Target,
 };
 use crate::common::{ALL, Database, Sql as _, server};
 
 /// Statements per round.
 const STATEMENTS: u32 = 24;
+/// Queries of other dimensions per round.
+const OTHER_DIMENSIONS: u32 = 4;
+/// What a vector of another dimension is refused with, and a role without rights.
+const OTHER_DIMENSION: &str = "22000";
+const NO_RIGHTS: &str = "42501";
 /// A round: its tables, its sessions, and what was run to get there.
 pub struct Round {
     seed: u64,
@@ -80,14 +86,7 @@ impl Round {
             if one_in(&mut self.random, 6) {
                 self.change();
             }
-            let session = &mut self.session;
-            let mut distance = |sql: &str| {
-                session
-                    .query_opt(sql, &[])
-                    .unwrap()
-                    .and_then(|row| row.get(0))
-            };
-            let statement = Statement::new(&mut self.world, &mut self.random, &mut distance);
+            let statement = self.statement();
             let access = Access::random(&mut self.random);
             if access.is_refused() {
                 self.compare_refusals(&statement, access);
@@ -98,7 +97,20 @@ impl Round {
                 self.explain_takes_no_locks(&statement);
             }
         }
-        self.must("SELECT * FROM distillvq_indexes");
+        for _ in 0..OTHER_DIMENSIONS {
+            self.compare_dimensions_refused();
+        }
+        self.figures_need_rights();
+    }
+
+    /// A random statement.
+    fn statement(&mut self) -> Statement {
+        let session = &mut self.session;
+        let mut distance = |sql: &str| {
+            let row = session.query_opt(sql, &[]).unwrap();
+            row.and_then(|row| row.get(0))
+        };
+        Statement::new(&mut self.world, &mut self.random, &mut distance)
     }
 
     /// Changes that stay, and perhaps a vacuum.
@@ -274,13 +286,103 @@ impl Round {
                 refusals.push(error);
                 if !refusals
                     .iter()
-                    .all(|other| other.contains("42501") && *other == refusals[0])
+                    .all(|other| other.contains(NO_RIGHTS) && *other == refusals[0])
                 {
                     let told = format!("{};\n{sql}", run.prelude());
                     self.fail(&told, &format!("refused with {refusals:?}"));
                 }
             }
         }
+    }
+
+    /// Fails unless a query of other dimensions gets by the index the error that it gets by a sequential scan. A scan refuses
+    /// nothing where no row is compared with it; there the index may. EXPLAIN refuses nothing.
+    fn compare_dimensions_refused(&mut self) {
+        let begun = Vec::new();
+        let mut statement = self.statement();
+        // Of two inputs one may be empty, and the other need not be read then, depending on the plan.
+        while statement.frame.computation().is_some() {
+            statement = self.statement();
+        }
+        let statement = statement.of_other_dimensions(&self.world, &mut self.random);
+        let mut state = |settings: String, side| {
+            let run = Run {
+                settings,
+                side,
+                delivery: Delivery::Plain,
+                ..Run::of(&statement, Access::Owner, &begun)
+            };
+            self.must(&format!("BEGIN; {}", run.prelude()));
+            let sql = run.text(&self.world).sql;
+            self.must(&format!("EXPLAIN {sql}"));
+            let refusal = execute(&mut self.session, &sql).err();
+            self.must("ROLLBACK");
+            refusal.map(|failure| failure.state)
+        };
+        let by_table = state(BY_TABLE.to_owned(), Side::Table);
+        let by_index = state(Mode::all_lists(None).sql(), Side::Index);
+        let may_refuse = by_table.is_none() && by_index.as_deref() == Some(OTHER_DIMENSION);
+        if by_index != by_table && !may_refuse {
+            let told = statement.text(&self.world, Side::Index, false).sql;
+            self.fail(
+                &told,
+                &format!("by a scan {by_table:?}, by the index {by_index:?}"),
+            );
+        }
+    }
+
+    /// Fails unless each role gets the figures of indexes that are for it: none without rights, and no drift where it takes an
+    /// expression over rows that the role may not see.
+    fn figures_need_rights(&mut self) {
+        self.must("RESET ROLE");
+        let indexes: Vec<String> = self.session.column(
+            "SELECT c.oid::text FROM pg_class c JOIN pg_am a ON a.oid = c.relam
+             WHERE amname = 'distillvq' AND relkind = 'i'",
+        );
+        for index in indexes {
+            let one = format!("{FIGURES} distillvq_index_info({index}::oid::regclass) f");
+            let view =
+                format!("{FIGURES} distillvq_indexes f WHERE index = {index}::oid::regclass");
+            self.must("RESET ROLE");
+            let all = self.figures(&one);
+            for access in [
+                Access::Owner,
+                Access::Policy,
+                Access::Monitor,
+                Access::NoTable,
+                Access::NoVectors,
+            ] {
+                self.must(access.sql());
+                let found = (self.figures(&one), self.figures(&view));
+                let mut seen = all.clone();
+                if access != Access::Owner && self.world.target != Target::Column {
+                    seen.iter_mut()
+                        .flatten()
+                        .for_each(|(_, drift)| *drift = None);
+                }
+                let wanted = if access.is_refused() {
+                    (Err(NO_RIGHTS.to_owned()), Ok(Vec::new()))
+                } else {
+                    (seen.clone(), seen)
+                };
+                if found != wanted {
+                    let told = format!(
+                        "{};
+{one};
+{view}",
+                        access.sql()
+                    );
+                    self.fail(&told, &format!("{found:?}, and not {wanted:?}"));
+                }
+            }
+        }
+        self.must("RESET ROLE");
+    }
+
+    /// Figures and drifts, or the SQLSTATE.
+    fn figures(&mut self, sql: &str) -> Result<Vec<(String, Option<f32>)>, String> {
+        let rows = run::query(&mut self.session, sql).map_err(|failure| failure.state)?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
     /// Fails if EXPLAIN, which reads no rows, takes predicate locks. Those of earlier transactions may still be there.

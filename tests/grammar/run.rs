@@ -22,7 +22,19 @@ pub struct Run<'a> {
 /// A statement that failed, and why.
 pub struct Failure {
     pub sql: String,
+    /// SQLSTATE, empty if the server did not refuse it.
+    pub state: String,
     pub error: String,
+}
+
+impl Failure {
+    fn new(sql: &str, error: postgres::Error) -> Self {
+        Failure {
+            sql: sql.to_owned(),
+            state: error.code().map_or("", |state| state.code()).to_owned(),
+            error: format!("{:?}", Error::from(error)),
+        }
+    }
 }
 
 type Result<T> = std::result::Result<T, Failure>;
@@ -170,6 +182,7 @@ fn cursor(
         if back != found {
             return Err(Failure {
                 sql: sql.to_owned(),
+                state: String::new(),
                 error: format!("forward {found:?}\nbackward {back:?}"),
             });
         }
@@ -186,17 +199,13 @@ fn explain(session: &mut Client, sql: &str) -> Result<String> {
 
 /// Runs statements that return nothing.
 pub fn execute(session: &mut Client, sql: &str) -> Result<()> {
-    session.batch_execute(sql).map_err(|error| Failure {
-        sql: sql.to_owned(),
-        error: format!("{:?}", Error::from(error)),
-    })
+    let done = session.batch_execute(sql);
+    done.map_err(|error| Failure::new(sql, error))
 }
 
-fn query(session: &mut Client, sql: &str) -> Result<Vec<postgres::Row>> {
-    session.query(sql, &[]).map_err(|error| Failure {
-        sql: sql.to_owned(),
-        error: format!("{:?}", Error::from(error)),
-    })
+pub fn query(session: &mut Client, sql: &str) -> Result<Vec<postgres::Row>> {
+    let rows = session.query(sql, &[]);
+    rows.map_err(|error| Failure::new(sql, error))
 }
 
 fn records(rows: &[postgres::Row]) -> Vec<Record> {

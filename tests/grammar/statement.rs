@@ -134,6 +134,17 @@ impl Statement {
         statement
     }
 
+    /// The same with a query of other dimensions than the index has.
+    pub fn of_other_dimensions(self, world: &World, random: &mut ChaCha8Rng) -> Self {
+        let dim = world.searched().1;
+        let other = any(random, &[dim + 1, 2 * dim + 1, (dim / 2).max(1)]);
+        let other = if other == dim { dim + 2 } else { other };
+        Statement {
+            query: Query::Value(world.query_of(other, random)),
+            ..self
+        }
+    }
+
     /// What a LIMIT and an OFFSET leave of each search.
     pub fn wanted(&self, world: &World) -> Wanted {
         Wanted {

@@ -68,7 +68,12 @@ impl World {
 
     /// A query vector as SQL: near the rows, at one of them, far away, zero, or NULL.
     pub fn query(&self, random: &mut ChaCha8Rng) -> String {
-        let (kind, dim) = self.searched();
+        self.query_of(self.searched().1, random)
+    }
+
+    /// The same of so many dimensions.
+    pub fn query_of(&self, dim: usize, random: &mut ChaCha8Rng) -> String {
+        let (kind, _) = self.searched();
         let group = random.random_range(0..12);
         let way = random.random_range(0..9);
         let mut element = |d: usize| -> f32 {
