@@ -104,10 +104,10 @@ CREATE TABLE distillvq.model (
     subquantizers  integer NOT NULL,
     bits           integer NOT NULL,
     rows           bigint NOT NULL,
-    queries        bigint NOT NULL,
-    recall_before  real NOT NULL,
-    recall_after   real NOT NULL,
-    trained        timestamptz NOT NULL,
+    logged_queries bigint NOT NULL,
+    code_recall_before  real NOT NULL,
+    code_recall_after   real NOT NULL,
+    trained_at     timestamptz NOT NULL,
     body           bytea NOT NULL
 );
 
@@ -125,7 +125,7 @@ SELECT pg_catalog.pg_extension_config_dump('distillvq.model', '');
 
 CREATE VIEW distillvq_models AS
     SELECT name, (SELECT r.rolname FROM pg_catalog.pg_roles r WHERE r.oid = m.owner::pg_catalog.oid) AS owner, metric,
-           dimensions, lists, subquantizers, bits, rows, queries, recall_before, recall_after, trained,
+           dimensions, lists, subquantizers, bits, rows, logged_queries, code_recall_before, code_recall_after, trained_at,
            pg_catalog.octet_length(body) AS bytes
     FROM distillvq.model m;
 
@@ -139,10 +139,10 @@ COMMENT ON COLUMN distillvq_models.lists IS 'inverted lists';
 COMMENT ON COLUMN distillvq_models.subquantizers IS 'codes per row';
 COMMENT ON COLUMN distillvq_models.bits IS 'bits per code';
 COMMENT ON COLUMN distillvq_models.rows IS 'rows sampled for the training';
-COMMENT ON COLUMN distillvq_models.queries IS 'logged queries used by the training';
-COMMENT ON COLUMN distillvq_models.recall_before IS 'recall@10 of the codes before distillation';
-COMMENT ON COLUMN distillvq_models.recall_after IS 'recall@10 of the codes after distillation';
-COMMENT ON COLUMN distillvq_models.trained IS 'time of the training or import';
+COMMENT ON COLUMN distillvq_models.logged_queries IS 'logged queries used by the training';
+COMMENT ON COLUMN distillvq_models.code_recall_before IS 'recall@10 of the codes before distillation';
+COMMENT ON COLUMN distillvq_models.code_recall_after IS 'recall@10 of the codes after distillation';
+COMMENT ON COLUMN distillvq_models.trained_at IS 'time of the training or import';
 COMMENT ON COLUMN distillvq_models.bytes IS 'size of the model';
 
 GRANT SELECT ON distillvq_models TO PUBLIC;
@@ -161,9 +161,9 @@ CREATE FUNCTION distillvq_train(
     loss           text DEFAULT 'listnet',
     OUT model      text,
     OUT rows       bigint,
-    OUT queries    bigint,
-    OUT recall_before real,
-    OUT recall_after  real,
+    OUT queries_used bigint,
+    OUT code_recall_before real,
+    OUT code_recall_after  real,
     OUT seconds    real)
     RETURNS SETOF record
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1 AS 'MODULE_PATHNAME', 'distillvq_train_wrapper';
@@ -180,9 +180,9 @@ CREATE FUNCTION distillvq_train(
     loss           text DEFAULT 'listnet',
     OUT model      text,
     OUT rows       bigint,
-    OUT queries    bigint,
-    OUT recall_before real,
-    OUT recall_after  real,
+    OUT queries_used bigint,
+    OUT code_recall_before real,
+    OUT code_recall_after  real,
     OUT seconds    real)
     RETURNS SETOF record
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1 AS 'MODULE_PATHNAME', 'distillvq_train_index_wrapper';
@@ -214,7 +214,7 @@ CREATE FUNCTION distillvq_calibrate(
     "index"        regclass,
     queries        regclass DEFAULT NULL,
     query_column   name DEFAULT NULL,
-    OUT kind       text,
+    OUT query_source text,
     OUT queries_used bigint,
     OUT rows       bigint,
     OUT target_recall real,
@@ -240,12 +240,12 @@ COMMENT ON FUNCTION distillvq_check(regclass, boolean) IS
 
 -- What the session's last search has done, over all its rescans; no row before the first one.
 CREATE FUNCTION distillvq_last_scan()
-    RETURNS TABLE ("index" regclass, lists bigint, probed bigint, codes bigint, refined bigint, compared bigint,
+    RETURNS TABLE ("index" regclass, lists bigint, probed bigint, codes bigint, refined bigint, reranked bigint,
                    returned bigint, dropped bigint)
     LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'distillvq_last_scan_wrapper';
 
 COMMENT ON FUNCTION distillvq_last_scan() IS
-    'work of the last distillvq index scan of this session: lists probed, codes scanned, rows compared, returned, and dropped as late';
+    'work of the last distillvq index scan of this session: lists probed, codes scanned, rows ranked by exact distance, returned, and dropped as late';
 
 -- Knowing an index --------------------------------------------------------------
 
@@ -254,18 +254,18 @@ COMMENT ON FUNCTION distillvq_last_scan() IS
 CREATE FUNCTION distillvq_recall(
     "index"          regclass,
     k                integer DEFAULT 10,
-    sample           integer DEFAULT 100,
+    query_count      integer DEFAULT 100,
     queries          regclass DEFAULT NULL,
     query_column     name DEFAULT NULL,
     OUT k            integer,
-    OUT queries      integer,
+    OUT queries_used integer,
     OUT recall       real,
     OUT recall_low   real,
     OUT recall_high  real,
     OUT index_ms     real,
     OUT exact_ms     real,
     OUT setting      text,
-    OUT source       text)
+    OUT query_source text)
     RETURNS SETOF record
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1 AS 'MODULE_PATHNAME', 'distillvq_recall_wrapper';
 
@@ -283,16 +283,16 @@ CREATE TYPE distillvq.index_info AS (
     exact_rows       bigint,
     bytes            bigint,
     bytes_per_row    real,
-    dead             bigint,
-    inserts          bigint,
+    dead_rows        bigint,
+    inserted_rows    bigint,
     model            text,
     trained_at       timestamptz,
     trained_rows     bigint,
     logged_queries   bigint,
-    recall_before    real,
-    recall_after     real,
+    code_recall_before    real,
+    code_recall_after     real,
     calibration      json,
-    calibrated_with  text,
+    query_source     text,
     drift            real,
     advice           text);
 
@@ -304,17 +304,17 @@ COMMENT ON FUNCTION distillvq_index_info(regclass) IS
     'figures of a distillvq index: rows, lists, size, dead entries, training, measured recall, drift, and what it needs';
 
 -- For the view alone: no row for an index that the caller may not see, and no error for one without figures.
-CREATE FUNCTION distillvq.index_info_if_any("index" oid) RETURNS SETOF distillvq.index_info
-    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE ROWS 1 AS 'MODULE_PATHNAME', 'distillvq_index_info_if_any_wrapper';
+CREATE FUNCTION distillvq.index_info_or_null("index" oid) RETURNS SETOF distillvq.index_info
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE ROWS 1 AS 'MODULE_PATHNAME', 'distillvq_index_info_or_null_wrapper';
 
-COMMENT ON FUNCTION distillvq.index_info_if_any(oid) IS 'distillvq_index_info for the view distillvq_indexes';
+COMMENT ON FUNCTION distillvq.index_info_or_null(oid) IS 'distillvq_index_info for the view distillvq_indexes';
 
 CREATE VIEW distillvq_indexes AS
     SELECT c.oid::regclass AS "index", i.indrelid::regclass AS "table", info.*
     FROM pg_catalog.pg_class c
     JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid
     JOIN pg_catalog.pg_am a ON a.oid = c.relam
-    CROSS JOIN LATERAL distillvq.index_info_if_any(c.oid) info
+    CROSS JOIN LATERAL distillvq.index_info_or_null(c.oid) info
     WHERE a.amname = 'distillvq' AND c.relkind = 'i';
 
 COMMENT ON VIEW distillvq_indexes IS
@@ -331,18 +331,18 @@ COMMENT ON COLUMN distillvq_indexes.largest_share IS 'fraction of the entries in
 COMMENT ON COLUMN distillvq_indexes.exact_rows IS 'entries without a code, which every search compares';
 COMMENT ON COLUMN distillvq_indexes.bytes IS 'size of the index';
 COMMENT ON COLUMN distillvq_indexes.bytes_per_row IS 'size per entry';
-COMMENT ON COLUMN distillvq_indexes.dead IS 'estimated entries of dead rows';
-COMMENT ON COLUMN distillvq_indexes.inserts IS 'entries inserted since the build';
+COMMENT ON COLUMN distillvq_indexes.dead_rows IS 'estimated entries of dead rows';
+COMMENT ON COLUMN distillvq_indexes.inserted_rows IS 'entries inserted since the build';
 COMMENT ON COLUMN distillvq_indexes.model IS 'name of the model, own if trained by the build';
 COMMENT ON COLUMN distillvq_indexes.trained_at IS 'time of the last training';
 COMMENT ON COLUMN distillvq_indexes.trained_rows IS 'rows sampled for the training';
 COMMENT ON COLUMN distillvq_indexes.logged_queries IS 'logged queries used by the training';
-COMMENT ON COLUMN distillvq_indexes.recall_before IS 'recall@10 of the codes before distillation';
-COMMENT ON COLUMN distillvq_indexes.recall_after IS 'recall@10 of the codes after distillation';
+COMMENT ON COLUMN distillvq_indexes.code_recall_before IS 'recall@10 of the codes before distillation';
+COMMENT ON COLUMN distillvq_indexes.code_recall_after IS 'recall@10 of the codes after distillation';
 COMMENT ON COLUMN distillvq_indexes.calibration IS 'measured recall by number of probed lists';
-COMMENT ON COLUMN distillvq_indexes.calibrated_with IS 'queries, rows, or none';
+COMMENT ON COLUMN distillvq_indexes.query_source IS 'log, rows, or none: the queries of the calibration';
 COMMENT ON COLUMN distillvq_indexes.drift IS 'error of the codes of new rows, relative to that of the build; NULL if unknown or not yours to know';
-COMMENT ON COLUMN distillvq_indexes.advice IS 'what to do, fine if nothing';
+COMMENT ON COLUMN distillvq_indexes.advice IS 'what to do, ok if nothing';
 
 GRANT SELECT ON distillvq_indexes TO PUBLIC;
 

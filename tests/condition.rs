@@ -24,7 +24,7 @@ fn indexed(name: &str, metric: Metric) -> (Database, Vectors) {
 
 /// Rows that the session's last search compared.
 fn compared(client: &mut Client) -> i64 {
-    client.one("SELECT compared FROM distillvq_last_scan()")
+    client.one("SELECT reranked FROM distillvq_last_scan()")
 }
 
 fn sql(distance: &str, filter: &str) -> String {

@@ -450,7 +450,7 @@ fn a_distance_in_partitions() {
     if db.one::<i32>("SELECT current_setting('server_version_num')::int") >= 180_000 {
         db.run("SET enable_seqscan = off; SET enable_sort = off");
         let text = db.column::<String>(&format!("EXPLAIN (ANALYZE) {sql}"));
-        let compared = numbers(&text, "Rows Compared");
+        let compared = numbers(&text, "Rows Reranked");
         assert_eq!(compared.len(), 2, "{text:?}");
         assert!(compared.iter().all(|&n| (1..1000).contains(&n)), "{text:?}");
     }
@@ -513,7 +513,7 @@ fn a_plan_shows_what_its_searches_did() {
         ("Lists Probed", counters.probed),
         ("Codes Scanned", counters.codes),
         ("Refine Codes Compared", counters.refined),
-        ("Rows Compared", counters.compared),
+        ("Rows Reranked", counters.compared),
     ] {
         assert!(value > 0);
         assert_eq!(numbers(&text, label), [value], "{label}: {text:?}");

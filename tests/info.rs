@@ -54,7 +54,7 @@ fn follow(client: &mut Client, advice: &str) {
 fn figures_after_each_kind_of_change() {
     let (mut db, more) = items("figures");
     let size: i64 = db.one("SELECT pg_relation_size('one')");
-    let counts = "rows || ' ' || lists || ' ' || inserts || ' ' || dead || ' ' || exact_rows || ' ' || model";
+    let counts = "rows || ' ' || lists || ' ' || inserted_rows || ' ' || dead_rows || ' ' || exact_rows || ' ' || model";
     assert_eq!(said::<String>(&mut db, counts), "2000 20 0 0 0 own");
     assert_eq!(said::<i64>(&mut db, "bytes"), size);
     assert!((said::<f32>(&mut db, "bytes_per_row") - size as f32 / 2000.0).abs() < 0.01);
@@ -80,7 +80,7 @@ fn figures_after_each_kind_of_change() {
     db.run(
         "DELETE FROM items WHERE embedding IS NULL; DELETE FROM items WHERE id < 1000 AND id <> 1",
     );
-    let dead: i64 = said(&mut db, "dead");
+    let dead: i64 = said(&mut db, "dead_rows");
     assert!((850..=1_150).contains(&dead), "{dead}");
     db.run_each(&["VACUUM items"]);
     assert_eq!(said::<String>(&mut db, counts), "1304 20 303 0 3 own");
@@ -89,9 +89,9 @@ fn figures_after_each_kind_of_change() {
     let mut session = db.session();
     session.run("BEGIN; INSERT INTO items SELECT * FROM items WHERE id > 10000 LIMIT 100");
     // Nobody knows yet whether they will come to life.
-    assert_eq!(said::<i64>(&mut db, "dead"), 0);
+    assert_eq!(said::<i64>(&mut db, "dead_rows"), 0);
     session.run("ROLLBACK");
-    let dead: i64 = said(&mut db, "dead");
+    let dead: i64 = said(&mut db, "dead_rows");
     assert!((50..=150).contains(&dead), "{dead}");
 }
 
@@ -99,7 +99,7 @@ fn figures_after_each_kind_of_change() {
 fn rows_that_are_gone_are_a_reason_to_calibrate() {
     let mut db = Database::of_items("gone", &Vectors::clustered(20_000, 16, 1_000, 3));
     db.run("CREATE INDEX one ON items USING distillvq (embedding)");
-    assert_eq!(advice(&mut db), "fine");
+    assert_eq!(advice(&mut db), "ok");
     db.run("DELETE FROM items WHERE id % 10 > 0");
     db.run_each(&["VACUUM items"]);
     let told = advice(&mut db);
@@ -108,7 +108,7 @@ fn rows_that_are_gone_are_a_reason_to_calibrate() {
         "{told}"
     );
     follow(&mut db, &told);
-    assert_eq!(advice(&mut db), "fine");
+    assert_eq!(advice(&mut db), "ok");
 }
 
 #[test]
@@ -142,9 +142,9 @@ fn a_model_that_is_missing_is_told() {
     assert!(refusal.message.contains("nope"), "{refusal:?}");
     let other = "CREATE INDEX two ON items USING distillvq (embedding) WITH (model = 'nope')";
     assert_eq!(db.refusal(other).state, "42704");
-    assert_eq!(advice(&mut db), "fine");
+    assert_eq!(advice(&mut db), "ok");
     db.run("SELECT distillvq_train('items', 'embedding', 'm', metric => 'l2'); ALTER INDEX one SET (model = 'm')");
-    assert_eq!(advice(&mut db), "fine");
+    assert_eq!(advice(&mut db), "ok");
     let problems = "SELECT count(*) FROM distillvq_check('one')";
     assert_eq!(db.one::<i64>(problems), 0);
     db.run("SELECT distillvq_drop_model('m', force => true)");
@@ -157,7 +157,7 @@ fn a_model_that_is_missing_is_told() {
     // Other options can be changed all the same.
     db.run("ALTER INDEX one SET (probes = 3); ALTER INDEX one RESET (probes)");
     follow(&mut db, &told);
-    assert_eq!(advice(&mut db), "fine");
+    assert_eq!(advice(&mut db), "ok");
     // Of another metric.
     db.run("SELECT distillvq_train('items', 'embedding', 'm', metric => 'cosine')");
     db.run("ALTER INDEX one SET (model = 'm')");
@@ -175,9 +175,9 @@ fn training_and_calibration_are_told() {
     table(&mut db, "log", "vector", &more.slice(0..400));
     let trained = "trained_rows BETWEEN 1000 AND 2000 AND logged_queries = 0
                    AND trained_at BETWEEN now() - interval '1 hour' AND now() + interval '1 minute'
-                   AND recall_before BETWEEN 0.1 AND 1 AND recall_after >= recall_before";
+                   AND code_recall_before BETWEEN 0.1 AND 1 AND code_recall_after >= code_recall_before";
     assert!(said::<bool>(&mut db, trained));
-    assert_eq!(said::<String>(&mut db, "calibrated_with"), "rows");
+    assert_eq!(said::<String>(&mut db, "query_source"), "rows");
     let points: Vec<(i32, f64)> = db
         .query(
             "SELECT (p->>'probes')::int, (p->>'recall')::float8 FROM distillvq_index_info('one'),
@@ -197,15 +197,15 @@ fn training_and_calibration_are_told() {
         points.iter().all(|it| (0.0..=1.0).contains(&it.1)),
         "{points:?}"
     );
-    assert_eq!(advice(&mut db), "fine");
+    assert_eq!(advice(&mut db), "ok");
     db.run(
         "SELECT distillvq_train('items', 'embedding', 'm', metric => 'l2', lists => 20,
                                 queries => 'log', query_column => 'embedding');
          CREATE INDEX two ON items USING distillvq (embedding) WITH (model = m)",
     );
     let two: String =
-        db.one("SELECT model || ' ' || logged_queries || ' ' || calibrated_with FROM distillvq_index_info('two')");
-    assert!(two.starts_with("m ") && two.ends_with(" queries"), "{two}");
+        db.one("SELECT model || ' ' || logged_queries || ' ' || query_source FROM distillvq_index_info('two')");
+    assert!(two.starts_with("m ") && two.ends_with(" log"), "{two}");
     let before: f64 = said(&mut db, "extract(epoch FROM trained_at)::float8");
     db.run("SELECT distillvq_train('one', queries => 'log', query_column => 'embedding')");
     assert!(said::<f64>(&mut db, "extract(epoch FROM trained_at)::float8") >= before);
@@ -217,9 +217,9 @@ fn an_index_over_too_few_rows_is_to_be_built_anew_once_there_are_enough() {
     let all = Vectors::clustered(1_200, 12, 10, 6);
     table(&mut db, "items", "vector", &all.slice(0..900));
     db.run("CREATE INDEX one ON items USING distillvq (embedding)");
-    assert_eq!(advice(&mut db), "fine");
+    assert_eq!(advice(&mut db), "ok");
     let told = "lists = 0 AND exact_rows = 900 AND list_min IS NULL AND largest_share IS NULL AND model IS NULL
-                AND trained_at IS NULL AND trained_rows IS NULL AND drift IS NULL AND calibrated_with = 'none'";
+                AND trained_at IS NULL AND trained_rows IS NULL AND drift IS NULL AND query_source = 'none'";
     assert!(said::<bool>(&mut db, told));
     insert(&mut db, &all.slice(900..1_200));
     let told = advice(&mut db);
@@ -228,14 +228,14 @@ fn an_index_over_too_few_rows_is_to_be_built_anew_once_there_are_enough() {
         "{told}"
     );
     follow(&mut db, &told);
-    assert_eq!(advice(&mut db), "fine");
+    assert_eq!(advice(&mut db), "ok");
 }
 
 #[test]
 fn dead_entries_are_to_be_vacuumed() {
     let (mut db, _) = items("dead");
     db.run("DELETE FROM items WHERE id % 5 < 1");
-    assert_eq!(advice(&mut db), "fine");
+    assert_eq!(advice(&mut db), "ok");
     db.run("DELETE FROM items WHERE id % 5 < 2");
     let told = advice(&mut db);
     assert!(
@@ -243,29 +243,29 @@ fn dead_entries_are_to_be_vacuumed() {
         "{told}"
     );
     follow(&mut db, &told);
-    assert_eq!(advice(&mut db), "fine");
+    assert_eq!(advice(&mut db), "ok");
 }
 
 #[test]
 fn an_index_that_has_grown_is_to_be_trained_again() {
     let (mut db, more) = items("grown");
     insert(&mut db, &more.slice(0..900));
-    assert_eq!(advice(&mut db), "fine");
+    assert_eq!(advice(&mut db), "ok");
     insert(&mut db, &more.slice(900..1_200));
     let told = advice(&mut db);
     assert!(
-        told.starts_with("train again (re-distil): ") && told.contains("60 %"),
+        told.starts_with("retrain: ") && told.contains("60 %"),
         "{told}"
     );
     follow(&mut db, &told);
-    assert_eq!(advice(&mut db), "fine");
+    assert_eq!(advice(&mut db), "ok");
 }
 
-/// Follows the advice about the index `one` until that is "fine". Returns each advice, the last one included.
+/// Follows the advice about the index `one` until that is "ok". Returns each advice, the last one included.
 #[track_caller]
 fn follow_all(client: &mut Client) -> Vec<String> {
     let mut all = Vec::new();
-    while all.last().is_none_or(|it| it != "fine") {
+    while all.last().is_none_or(|it| it != "ok") {
         assert!(all.len() < 6, "{all:?}");
         let told = advice(client);
         follow(client, &told);
@@ -279,7 +279,8 @@ fn a_doubled_index_keeps_its_promise_or_is_told_how() {
     let dim = 32;
     let all = Vectors::clustered(2 * ROWS, dim, 40, 6);
     let keeps = |db: &mut Client| {
-        let measured = "SELECT recall_high >= 0.95 FROM distillvq_recall('one', sample => 400)";
+        let measured =
+            "SELECT recall_high >= 0.95 FROM distillvq_recall('one', query_count => 400)";
         db.one::<bool>(measured)
     };
     for (kind, more) in [
@@ -291,7 +292,7 @@ fn a_doubled_index_keeps_its_promise_or_is_told_how() {
         db.run("CREATE INDEX one ON items USING distillvq (embedding) WITH (lists = 100)");
         insert(&mut db, &more);
         // Otherwise nothing would be mended here.
-        assert!(kind != "everywhere" || advice(&mut db) != "fine");
+        assert!(kind != "everywhere" || advice(&mut db) != "ok");
         let told = follow_all(&mut db);
         assert!(keeps(&mut db), "{kind}: {told:?}");
     }
@@ -346,7 +347,7 @@ fn a_target_that_no_codes_reach_is_to_be_lowered() {
         "(bits = 8, subquantizers = 239); REINDEX",
         "(refine = sq7); REINDEX",
         "lower target_recall: ",
-        "fine",
+        "ok",
     ];
     assert_eq!(told.len(), expected.len(), "{told:?}");
     for (told, expected) in told.iter().zip(expected) {
@@ -366,7 +367,7 @@ fn rows_of_another_kind_make_the_codes_err() {
     insert(&mut db, &more.slice(0..600));
     let same: f32 = said(&mut db, "drift");
     assert!((0.8..1.5).contains(&same), "{same}");
-    assert_eq!(advice(&mut db), "fine");
+    assert_eq!(advice(&mut db), "ok");
     // Around other centres.
     let mut db = items("drifted").0;
     insert(&mut db, &Vectors::clustered(600, 12, 10, 77));
@@ -378,7 +379,7 @@ fn rows_of_another_kind_make_the_codes_err() {
         "{told}"
     );
     follow(&mut db, &told);
-    assert_eq!(advice(&mut db), "fine");
+    assert_eq!(advice(&mut db), "ok");
     assert_eq!(said::<Option<f32>>(&mut db, "drift"), None);
 }
 
@@ -512,7 +513,7 @@ fn the_view_fails_over_no_index() {
             .unwrap()
     };
     assert_eq!(of("one").0, Some(2_000));
-    assert_eq!(of("part_embedding_idx"), (Some(0), "fine"));
+    assert_eq!(of("part_embedding_idx"), (Some(0), "ok"));
     for (name, advice) in [
         ("busy_one", "unknown: it is locked"),
         ("damaged", "reindex: index \"damaged\": block "),

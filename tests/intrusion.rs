@@ -223,14 +223,14 @@ fn arguments_of_any_size_are_refused() {
         "distillvq_import_model('n', decode(repeat('00', 10000000), 'hex'))",
         "distillvq_recall('one', k => 2147483647)",
         "distillvq_recall('one', k => 0)",
-        "distillvq_recall('one', sample => 2147483647)",
-        "distillvq_recall('one', sample => -1)",
+        "distillvq_recall('one', query_count => 2147483647)",
+        "distillvq_recall('one', query_count => -1)",
     ] {
         let refusal = db.refusal(&format!("SELECT * FROM {call}"));
         let expected = ["22023", "42704", "22P03"];
         assert!(expected.contains(&&*refusal.state), "{call}: {refusal:?}");
     }
-    db.run("SELECT distillvq_train('one', seed => -9223372036854775808); SELECT distillvq_recall('one', k => 10000, sample => 2)");
+    db.run("SELECT distillvq_train('one', seed => -9223372036854775808); SELECT distillvq_recall('one', k => 10000, query_count => 2)");
     for setting in [
         "distillvq.target_recall = 'NaN'",
         "distillvq.target_recall = 'Infinity'",

@@ -43,9 +43,9 @@ fn train(client: &mut Client, arguments: &str) -> (i64, i64, f32, f32) {
     assert!(row.get::<_, f32>("seconds") > 0.0);
     let report = (
         row.get("rows"),
-        row.get("queries"),
-        row.get("recall_before"),
-        row.get("recall_after"),
+        row.get("queries_used"),
+        row.get("code_recall_before"),
+        row.get("code_recall_after"),
     );
     assert!(0.0 <= report.2 && report.2 <= report.3 && report.3 <= 1.0);
     report
@@ -122,10 +122,11 @@ fn what_does_not_win_leaves_the_model_as_it_was() {
     let mut unchanged = 0;
     for seed in 0..5 {
         let before = pages(&mut db, "one");
-        let (.., recall_before, recall_after) = train(&mut db, &format!("'one', seed => {seed}"));
+        let (.., code_recall_before, code_recall_after) =
+            train(&mut db, &format!("'one', seed => {seed}"));
         // The metapage tells of the new measurement in any case.
         let same = pages(&mut db, "one")[1..] == before[1..];
-        assert_eq!(same, recall_after == recall_before);
+        assert_eq!(same, code_recall_after == code_recall_before);
         unchanged += u32::from(same);
     }
     assert!(unchanged > 0);

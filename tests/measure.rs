@@ -41,14 +41,14 @@ fn measured(client: &mut Client, arguments: &str) -> Said {
     let row = client.query_one(&sql, &[]).unwrap();
     Said {
         k: row.get("k"),
-        queries: row.get("queries"),
+        queries: row.get("queries_used"),
         recall: row.get("recall"),
         low: row.get("recall_low"),
         high: row.get("recall_high"),
         index_ms: row.get("index_ms"),
         exact_ms: row.get("exact_ms"),
         setting: row.get("setting"),
-        source: row.get("source"),
+        source: row.get("query_source"),
     }
 }
 
@@ -79,10 +79,7 @@ fn recall_is_what_sql_finds_for_the_same_queries() {
             "{k} {probes}: {found} {}",
             sum / 60.0
         );
-        assert_eq!(
-            (said.k, said.queries, said.source.as_str()),
-            (k, 60, "queries")
-        );
+        assert_eq!((said.k, said.queries, said.source.as_str()), (k, 60, "log"));
         assert_eq!(
             said.setting.as_deref(),
             Some(format!("distillvq.probes = {probes}").as_str())

@@ -46,8 +46,8 @@ fn an_imported_model_gives_the_same_answers() {
     let all = Vectors::clustered(2_020, 16, 1, 11);
     table(&mut other, "items", "vector", &all.slice(0..2_000));
     import(&mut other, "a model of another name", &body).unwrap();
-    let listed = "SELECT concat_ws('|', owner, metric, dimensions, lists, subquantizers, bits, rows, queries,
-                         recall_before, recall_after, bytes) FROM distillvq_models";
+    let listed = "SELECT concat_ws('|', owner, metric, dimensions, lists, subquantizers, bits, rows, logged_queries,
+                         code_recall_before, code_recall_after, bytes) FROM distillvq_models";
     assert_eq!(other.one::<String>(listed), db.one::<String>(listed));
     assert_eq!(export(&mut other, "a model of another name"), body);
     other.run("CREATE INDEX one ON items USING distillvq (embedding) WITH (model = 'a model of another name')");

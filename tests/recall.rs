@@ -24,7 +24,7 @@ fn calibrate(client: &mut Client, arguments: &str) -> Measured {
     let row = client.query_one(&sql, &[]).unwrap();
     assert!(row.get::<_, f32>("seconds") > 0.0);
     Measured {
-        kind: row.get("kind"),
+        kind: row.get("query_source"),
         queries: row.get("queries_used"),
         rows: row.get("rows"),
         probes: row.get("probes"),

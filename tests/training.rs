@@ -38,9 +38,9 @@ fn train(client: &mut Client, arguments: &str) -> Report {
     let report = Report {
         model: row.get("model"),
         rows: row.get("rows"),
-        queries: row.get("queries"),
-        before: row.get("recall_before"),
-        after: row.get("recall_after"),
+        queries: row.get("queries_used"),
+        before: row.get("code_recall_before"),
+        after: row.get("code_recall_after"),
         seconds: row.get("seconds"),
     };
     assert!(
@@ -80,9 +80,9 @@ fn the_report_is_kept_with_the_model() {
             assert_eq!(row.get::<_, i32>("bits"), bits);
             assert_eq!(row.get::<_, i32>("dimensions"), 16);
             assert_eq!(row.get::<_, i64>("rows"), report.rows);
-            assert_eq!(row.get::<_, i64>("queries"), report.queries);
-            assert_eq!(row.get::<_, f32>("recall_before"), report.before);
-            assert_eq!(row.get::<_, f32>("recall_after"), report.after);
+            assert_eq!(row.get::<_, i64>("logged_queries"), report.queries);
+            assert_eq!(row.get::<_, f32>("code_recall_before"), report.before);
+            assert_eq!(row.get::<_, f32>("code_recall_after"), report.after);
             assert!((2..2_000).contains(&row.get::<_, i32>("lists")));
             assert!((1..=16).contains(&row.get::<_, i32>("subquantizers")));
             assert!(row.get::<_, i32>("bytes") > 1_000);
@@ -90,7 +90,7 @@ fn the_report_is_kept_with_the_model() {
     }
     let fresh: i64 = db.one(
         "SELECT count(*) FROM distillvq_models
-         WHERE owner = current_user AND trained BETWEEN now() - interval '1 minute' AND now()",
+         WHERE owner = current_user AND trained_at BETWEEN now() - interval '1 minute' AND now()",
     );
     assert_eq!(fresh, 6);
 }

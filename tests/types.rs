@@ -211,8 +211,9 @@ fn a_log_with_one_column_of_vectors_needs_no_name() {
     mallory.run("SELECT distillvq_calibrate('own.one', queries => 'own.log')");
     mallory.run("SELECT distillvq_train('own.one', queries => 'own.log')");
     assert_eq!(
-        mallory
-            .one::<String>("SELECT source FROM distillvq_recall('own.one', queries => 'own.log')"),
+        mallory.one::<String>(
+            "SELECT query_source FROM distillvq_recall('own.one', queries => 'own.log')"
+        ),
         "queries"
     );
     let two = mallory.refusal("SELECT distillvq_calibrate('own.one', queries => 'own.two')");

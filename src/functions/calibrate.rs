@@ -24,7 +24,7 @@ const SEED: u64 = 1;
 type Row = TableIterator<
     'static,
     (
-        name!(kind, String),
+        name!(query_source, String),
         name!(queries, i64),
         name!(rows, i64),
         name!(target_recall, f32),

@@ -41,16 +41,16 @@ type Row = (
     name!(exact_rows, Option<i64>),
     name!(bytes, Option<i64>),
     name!(bytes_per_row, Option<f32>),
-    name!(dead, Option<i64>),
-    name!(inserts, Option<i64>),
+    name!(dead_rows, Option<i64>),
+    name!(inserted_rows, Option<i64>),
     name!(model, Option<Vec<u8>>),
     name!(trained_at, Option<TimestampWithTimeZone>),
     name!(trained_rows, Option<i64>),
     name!(logged_queries, Option<i64>),
-    name!(recall_before, Option<f32>),
-    name!(recall_after, Option<f32>),
+    name!(code_recall_before, Option<f32>),
+    name!(code_recall_after, Option<f32>),
     name!(calibration, Option<String>),
-    name!(calibrated_with, Option<&'static str>),
+    name!(query_source, Option<&'static str>),
     name!(drift, Option<f32>),
     name!(advice, Vec<u8>),
 );
@@ -66,7 +66,7 @@ pub fn distillvq_index_info(index: Option<Oid>) -> Rows {
 
 /// The same for a view of all indexes: no row for one that the caller may not see, and one without figures for one that has
 /// none now, with the reason in place of the advice.
-pub fn distillvq_index_info_if_any(index: Oid) -> Rows {
+pub fn distillvq_index_info_or_null(index: Oid) -> Rows {
     let row = attempt(|| info_if_any(index)).unwrap_or_else(|Failed { message, damage }| {
         Some(match quoted_relation(index) {
             Ok(name) if damage => damaged(&message, &name),
@@ -277,7 +277,7 @@ impl Figures {
             training.recall_after,
             calibration.map(curve),
             Some(match calibration.map(|it| it.kind) {
-                Some(QueryKind::Log) => "queries",
+                Some(QueryKind::Log) => "log",
                 Some(QueryKind::Rows) => "rows",
                 None => "none",
             }),
@@ -310,7 +310,7 @@ impl Figures {
             None => reindex.clone(),
         };
         match self.condition().care() {
-            Care::Fine => "fine".to_owned(),
+            Care::Fine => "ok".to_owned(),
             Care::ModelMissing => self.without_model(&index),
             Care::Unquantized(rows) => format!(
                 "reindex: {rows} of {} rows are not quantized, every search compares each of them; {anew}",
@@ -332,7 +332,7 @@ impl Figures {
             ),
             Care::Coarse => self.finer(&index, &reindex),
             Care::Grown(share) => format!(
-                "train again (re-distil): since its recall was measured, {} % as many rows as there were have come; {}",
+                "retrain: since its recall was measured, {} % as many rows as there were have come; {}",
                 percent(share),
                 again("distillvq_train")
             ),

@@ -14,7 +14,7 @@ pub fn distillvq_last_scan() -> TableIterator<
         name!(probed, i64),
         name!(codes, i64),
         name!(refined, i64),
-        name!(compared, i64),
+        name!(reranked, i64),
         name!(returned, i64),
         name!(dropped, i64),
     ),

@@ -287,8 +287,8 @@ const NEW: &str = "DO NOTHING";
 const REPLACE: &str = concat!(
     "(name) DO UPDATE SET metric = excluded.metric, dimensions = excluded.dimensions, lists = excluded.lists, \
      subquantizers = excluded.subquantizers, bits = excluded.bits, rows = excluded.rows, \
-     queries = excluded.queries, recall_before = excluded.recall_before, recall_after = excluded.recall_after, \
-     trained = excluded.trained, body = excluded.body WHERE ",
+     logged_queries = excluded.logged_queries, code_recall_before = excluded.code_recall_before, code_recall_after = excluded.code_recall_after, \
+     trained_at = excluded.trained_at, body = excluded.body WHERE ",
     may_replace!()
 );
 
@@ -305,8 +305,8 @@ pub fn store(name: &str, model: &Model, report: &Report) -> Result<()> {
 /// Writes a model unless the rule for conflicts forbids it. Returns whether it did.
 fn write(name: &str, model: &Model, report: &Report, conflict: &str) -> Result<bool> {
     let statement = format!(
-        "INSERT INTO distillvq.model AS m (name, owner, metric, dimensions, lists, subquantizers, bits, rows, queries, \
-         recall_before, recall_after, trained, body) \
+        "INSERT INTO distillvq.model AS m (name, owner, metric, dimensions, lists, subquantizers, bits, rows, logged_queries, \
+         code_recall_before, code_recall_after, trained_at, body) \
          VALUES ($1, $2::distillvq.model_owner, $3, $4, $5, $6, $7, $8, $9, $10, $11, now(), $12) ON CONFLICT {conflict} RETURNING m.owner::oid"
     );
     let body = model.to_bytes().map_err(|source| Error::Model {

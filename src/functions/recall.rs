@@ -34,14 +34,14 @@ type Row = TableIterator<
     'static,
     (
         name!(k, i32),
-        name!(queries, i32),
+        name!(queries_used, i32),
         name!(recall, Option<f32>),
         name!(recall_low, Option<f32>),
         name!(recall_high, Option<f32>),
         name!(index_ms, Option<f32>),
         name!(exact_ms, Option<f32>),
         name!(setting, Option<String>),
-        name!(source, &'static str),
+        name!(query_source, &'static str),
     ),
 >;
 
@@ -60,7 +60,7 @@ pub fn distillvq_recall(
         1..=MOST_NEIGHBOURS,
     ));
     let sample = sample.unwrap_or(100).into();
-    let sample = or_raise(in_range_of("sample", sample, 1..=MOST_QUERIES));
+    let sample = or_raise(in_range_of("query_count", sample, 1..=MOST_QUERIES));
     let queries = or_raise(query_log(queries, query_column));
     let outcome = or_raise(measure(index, k, sample, queries.as_ref()));
     let share = |of: fn(&Mean) -> f64| outcome.recall.map(|mean| of(&mean) as f32);
@@ -73,7 +73,7 @@ pub fn distillvq_recall(
         outcome.by_index.map(milliseconds),
         outcome.exact.map(milliseconds),
         outcome.setting,
-        if queries.is_some() { "queries" } else { "rows" },
+        if queries.is_some() { "log" } else { "rows" },
     ))
 }
 

@@ -57,9 +57,9 @@ type Row = TableIterator<
     (
         name!(model, Vec<u8>),
         name!(rows, i64),
-        name!(queries, i64),
-        name!(recall_before, f32),
-        name!(recall_after, f32),
+        name!(queries_used, i64),
+        name!(code_recall_before, f32),
+        name!(code_recall_after, f32),
         name!(seconds, f32),
     ),
 >;

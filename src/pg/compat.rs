@@ -295,7 +295,7 @@ pub fn install_explain_hook() {
             if counters.refined > 0 {
                 line(c"Refine Codes Compared", counters.refined);
             }
-            line(c"Rows Compared", counters.compared);
+            line(c"Rows Reranked", counters.compared);
             if counters.dropped > 0 {
                 line(c"Late Rows Dropped", counters.dropped);
             }

@@ -42,7 +42,7 @@ sql_functions! {
     functions::distillvq_metric_ip();
     functions::distillvq_metric_l2();
     info::distillvq_index_info(index);
-    info::distillvq_index_info_if_any(index);
+    info::distillvq_index_info_or_null(index);
     last_scan::distillvq_last_scan();
     models::distillvq_drop_model(name, force);
     models::distillvq_export_model(name);

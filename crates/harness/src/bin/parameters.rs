@@ -291,7 +291,7 @@ fn point(client: &mut Client, sql: &str, probes: usize) -> Result<Point> {
     let statement = client.prepare(sql)?;
     for id in 0..COUNTED as i64 {
         client.query(&statement, &[&id])?;
-        let row = client.query_one("SELECT codes, compared FROM distillvq_last_scan()", &[])?;
+        let row = client.query_one("SELECT codes, reranked FROM distillvq_last_scan()", &[])?;
         codes += row.try_get::<_, i64>(0)?;
         compared += row.try_get::<_, i64>(1)?;
     }
