@@ -119,11 +119,18 @@ pub struct Kernels {
     pub nearest: fn(&Nearest<'_>, &mut [u8], usize),
 }
 
+static CHOSEN: OnceLock<&'static Kernels> = OnceLock::new();
+
 /// The best table for this machine, chosen once: the fastest that computes here what the portable one does, which each
 /// table has to show on a small problem before it is trusted.
 pub fn kernels() -> &'static Kernels {
-    static CHOSEN: OnceLock<&'static Kernels> = OnceLock::new();
     CHOSEN.get_or_init(|| choose(&all()))
+}
+
+/// Makes [`kernels`] return the portable table, for tests that compare results of different machines. Returns false if
+/// another table was chosen before.
+pub fn use_portable() -> bool {
+    std::ptr::eq(*CHOSEN.get_or_init(|| &scalar::KERNELS), &scalar::KERNELS)
 }
 
 /// The last table that proves itself.
