@@ -21,7 +21,7 @@ use crate::posting::{check_link, open};
 use crate::reservoir::{Reservoir, order};
 use crate::store::PageStore;
 use crate::{Metric, Tid};
-use distillvq_kernels::{Affine, Kernels, LANES, kernels};
+use distillvq_kernels::{Kernels, LANES, ScoreParams, kernels};
 use distillvq_quantizer::{QueryTables, Ranking, RefineQuery, Searcher};
 use scores::Scores;
 use std::cell::Cell;
@@ -128,7 +128,7 @@ struct Probe {
     rows: u64,
     cursor: Cursor,
     kept: Kept,
-    affine: Affine,
+    affine: ScoreParams,
 }
 
 /// What scoring needs beside the page.
@@ -597,8 +597,9 @@ impl Scorer {
             (self.scan)(layout.codes(page, b), &self.tables.lut, &mut sums);
             let norms = layout.norm_bytes(page, b);
             let threshold = best.threshold();
-            let finish = self.kernels.finish;
-            let mut wanted = finish(&sums, scales, norms, &probe.affine, threshold, &mut scores);
+            let score_block = self.kernels.score_block;
+            let mut wanted =
+                score_block(&sums, scales, norms, &probe.affine, threshold, &mut scores);
             show(b, &scores);
             while wanted != 0 {
                 let lane = wanted.trailing_zeros() as usize;

@@ -375,7 +375,7 @@ mod tests {
             .sum();
         let finite = |list| {
             let affine = tables.affine(list);
-            let scale = affine.scale_lo + 255.0 * affine.scale_step;
+            let scale = affine.correction_min + 255.0 * affine.correction_step;
             [0, most].iter().all(|sum| {
                 let score = affine.base + affine.delta * *sum as f32;
                 (2.0 * scale * score).is_finite()

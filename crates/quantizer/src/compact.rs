@@ -5,7 +5,7 @@
 //! With few dimensions codes say nearly everything and matrices are small: there both sides stay as they are.
 
 use crate::linalg::MatRef;
-use distillvq_kernels::{bring_near, kernels};
+use distillvq_kernels::{kernels, prefetch};
 
 /// Fewest dimensions that are kept in bytes.
 pub const FEWEST: usize = 128;
@@ -103,10 +103,12 @@ impl Matrix {
     pub fn products(&self, x: &Vector) -> Vec<f32> {
         let mut out = vec![0f32; self.rows()];
         match (self, x) {
-            (Matrix::Full { values, .. }, Vector::Full(x)) => (kernels().dots)(x, values, &mut out),
+            (Matrix::Full { values, .. }, Vector::Full(x)) => {
+                (kernels().dot_rows)(x, values, &mut out)
+            }
             (Matrix::Bytes { values, steps }, Vector::Bytes { values: x, step }) => {
                 let mut sums = vec![0; out.len()];
-                (kernels().dots8)(x, values, &mut sums);
+                (kernels().dot_rows_i8)(x, values, &mut sums);
                 for ((out, sum), own) in out.iter_mut().zip(sums).zip(steps) {
                     *out = sum as f32 * (step * own);
                 }
@@ -116,8 +118,8 @@ impl Matrix {
         out
     }
 
-    /// Asks for a row whose product will be wanted soon.
-    pub fn bring_near(&self, row: usize) {
+    /// Prefetches a row whose product is computed soon.
+    pub fn prefetch(&self, row: usize) {
         match self {
             Matrix::Full { values, cols } => ask_for(MatRef::new(values, *cols).row(row)),
             Matrix::Bytes { values, steps } => {
@@ -141,7 +143,7 @@ impl Matrix {
                 let values = values.get(row * x.len()..(row + 1) * x.len());
                 let own = steps.get(row).copied().unwrap_or_default();
                 let mut sum = [0];
-                (kernels().dots8)(x, values.unwrap_or_default(), &mut sum);
+                (kernels().dot_rows_i8)(x, values.unwrap_or_default(), &mut sum);
                 sum[0] as f32 * (step * own)
             }
             _ => 0.0,
@@ -150,7 +152,7 @@ impl Matrix {
 }
 
 fn ask_for<T>(values: &[T]) {
-    bring_near(values.as_ptr(), size_of_val(values));
+    prefetch(values.as_ptr(), size_of_val(values));
 }
 
 /// Writes values in steps and returns the step, 0 if there is nothing to tell apart.

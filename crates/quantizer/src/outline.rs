@@ -152,7 +152,7 @@ impl Outline {
         for i in 0..rows.steps.len() {
             if i % ROWS == 0 {
                 let some = &rows.values[i * rows.stride..];
-                (kernels().products8)(some, bytes, rows.stride, &mut sums);
+                (kernels().matmul_i8)(some, bytes, rows.stride, &mut sums);
             }
             let sums = &sums[i % ROWS * width..][..width];
             let (step, error) = (rows.steps[i], rows.errors[i]);
@@ -235,7 +235,7 @@ mod tests {
         let (Ok(a), Ok(b)) = (Rounded::new(x, forever), Rounded::new(centroids, forever));
         for (i, row) in a.values.chunks_exact(a.stride).enumerate() {
             let mut sums = vec![0; centroids.rows()];
-            (kernels().dots8)(row, &b.values, &mut sums);
+            (kernels().dot_rows_i8)(row, &b.values, &mut sums);
             for (j, sum) in sums.iter().enumerate() {
                 let pairs = x.row(i).iter().zip(centroids.row(j));
                 let product: f64 = pairs.map(|(x, c)| f64::from(*x) * f64::from(*c)).sum();

@@ -8,7 +8,7 @@ use crate::kmeans::Nearest;
 use crate::linalg::{MatRef, norm2};
 use crate::train::keep_on;
 use crate::{Monitor, Phase, TrainError, par};
-use distillvq_kernels::{Nearest as Search, kernels};
+use distillvq_kernels::{CodewordSearch, kernels};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -168,14 +168,18 @@ impl ByDimension {
             .enumerate()
         {
             let rows = residuals.get(s * self.width..).unwrap_or_default();
-            let search = Search {
+            let search = CodewordSearch {
                 rows,
                 stride,
                 width: self.width,
-                book,
+                codebook: book,
                 half_norms,
             };
-            (kernels().nearest)(&search, out.get_mut(s..).unwrap_or_default(), subquantizers);
+            (kernels().nearest_codewords)(
+                &search,
+                out.get_mut(s..).unwrap_or_default(),
+                subquantizers,
+            );
         }
     }
 

@@ -13,7 +13,7 @@ use crate::refine::RefineQuery;
 use crate::scale::Scale;
 use crate::space::Space;
 use crate::{CodeShape, Metric};
-use distillvq_kernels::Affine;
+use distillvq_kernels::ScoreParams;
 use std::sync::Arc;
 
 /// What searches need of a model, in a fraction of its memory; cheap to clone.
@@ -234,11 +234,11 @@ impl QueryTables {
     }
 
     /// As [`QueryTables::affine`], for many lists.
-    pub fn affines(&self, lists: &[u32]) -> Vec<Affine> {
+    pub fn affines(&self, lists: &[u32]) -> Vec<ScoreParams> {
         // Far apart in memory: the next ones are on their way while one is computed.
         const AHEAD: usize = 8;
         let bases = &self.searcher.inner.bases;
-        let near = |list: &u32| bases.bring_near(*list as usize);
+        let near = |list: &u32| bases.prefetch(*list as usize);
         lists.iter().take(AHEAD).for_each(near);
         let each = lists.iter().enumerate().map(|(i, list)| {
             lists.get(i + AHEAD).map(near);
@@ -248,14 +248,14 @@ impl QueryTables {
     }
 
     /// Parameters of the final score in `list`. A list that the model does not have has no base of its own.
-    pub fn affine(&self, list: u32) -> Affine {
+    pub fn affine(&self, list: u32) -> ScoreParams {
         let it = &*self.searcher.inner;
         let query = self.turned.as_ref().unwrap_or(&self.query);
-        Affine {
+        ScoreParams {
             base: it.bases.product(list as usize, query) + self.lut_bias,
             delta: self.delta,
-            scale_lo: it.scale.lo,
-            scale_step: it.scale.step,
+            correction_min: it.scale.lo,
+            correction_step: it.scale.step,
         }
     }
 }

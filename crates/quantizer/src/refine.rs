@@ -97,7 +97,7 @@ impl RefineQuery {
             .first_chunk()
             .map_or(0, |step| u16::from_le_bytes(*step));
         let step = f32::from_bits(u32::from(step) << 16);
-        let [product, square] = (kernels().dot7)(&self.values, packed);
+        let [product, square] = (kernels().dot_packed7)(&self.values, packed);
         let product = product as f32 * (self.step * step);
         match self.metric {
             Metric::L2 => 2.0 * product - square as f32 * (step * step),

@@ -198,7 +198,7 @@ pub fn rotate(
 pub fn rotate_few(rotation: &[f32], rows: &mut [f32], dim: usize) {
     let before = rows.to_vec();
     if rows.len() == dim {
-        return (kernels().dots)(&before, rotation, rows);
+        return (kernels().dot_rows)(&before, rotation, rows);
     }
     products(MatRef::new(&before, dim), MatRef::new(rotation, dim), rows);
 }

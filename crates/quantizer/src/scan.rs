@@ -163,7 +163,7 @@ impl<'a> Scanner<'a> {
 
     fn search(&self, query: &[f32], k: usize) -> Search {
         let mut bases = vec![0f32; self.centroids.rows()];
-        (kernels().dots)(query, self.centroids.data, &mut bases);
+        (kernels().dot_rows)(query, self.centroids.data, &mut bases);
         let table = self.to_products.products(query);
         let (lut, delta, bias) = quantize(&table, self.books.words, self.sizes[1]);
         Search {

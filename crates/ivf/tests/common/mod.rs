@@ -211,7 +211,7 @@ pub fn scores(model: &Model, rows: &[Owned], query: &[f32]) -> Vec<Candidate> {
             let norms = shape.has_norm.then_some(norms);
             let mut scores = [0.0; LANES];
             let affine = tables.affine(row.list);
-            (kernels().finish)(
+            (kernels().score_block)(
                 &sums,
                 &[row.scale; LANES],
                 norms,

@@ -67,7 +67,7 @@ impl<'a> Index<'a> {
             {
                 scan(codes, &tables.lut, &mut sums);
                 let norms = shape.has_norm.then_some(norms);
-                (kernels().finish)(&sums, scales, norms, &affine, f32::NEG_INFINITY, &mut out);
+                (kernels().score_block)(&sums, scales, norms, &affine, f32::NEG_INFINITY, &mut out);
                 for (row, score) in rows.iter().zip(out) {
                     scores[*row] = score;
                 }

@@ -26,7 +26,7 @@ pub fn truth(set: &DataSet) -> Vec<Vec<usize>> {
     queries
         .map(|query| {
             let mut scores = vec![0f32; units.len()];
-            (kernels().dots)(query, &set.documents, &mut scores);
+            (kernels().dot_rows)(query, &set.documents, &mut scores);
             let unit = unit(query);
             scores
                 .iter_mut()

@@ -64,7 +64,7 @@ pub fn by_codes(model: &Model, query: &[f32], rows: &[f32]) -> Vec<f64> {
             .enumerate()
             .map(|(s, c)| u32::from(tables.lut[s * words + usize::from(*c)]))
             .sum();
-        let scale = affine.scale_lo + affine.scale_step * f32::from(row.scale);
+        let scale = affine.correction_min + affine.correction_step * f32::from(row.scale);
         let score = scale * (affine.base + affine.delta * sum as f32);
         f64::from(if model.shape().has_norm {
             2.0 * score - row.norm
