@@ -27,7 +27,7 @@ use distillvq_quantizer::{
     Trained, hold_out, max_subquantizers, retrain, train,
 };
 use pgrx::iter::TableIterator;
-use pgrx::{name, pg_extern, pg_sys::Oid};
+use pgrx::{name, pg_sys::Oid};
 use std::borrow::Cow;
 use std::time::Instant;
 
@@ -65,9 +65,8 @@ type Row = TableIterator<
 >;
 
 /// Trains a model on a column of vectors, with or without logged queries, and stores it under a name.
-#[pg_extern]
 #[allow(clippy::too_many_arguments)]
-fn distillvq_train(
+pub fn distillvq_train(
     table: Option<Oid>,
     column: Option<&std::ffi::CStr>,
     model: Option<&[u8]>,
@@ -93,8 +92,7 @@ fn distillvq_train(
 }
 
 /// Trains the model of a live index again, beside reads and writes.
-#[pg_extern]
-fn distillvq_train_index(
+pub fn distillvq_train_index(
     index: Option<Oid>,
     queries: Option<Oid>,
     query_column: Option<&std::ffi::CStr>,
