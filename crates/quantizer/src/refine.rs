@@ -11,7 +11,7 @@
 //! Values are packed as [`distillvq_kernels::pack7`] does it, in blocks of 64.
 
 use crate::Metric;
-use crate::compact::{quantize, to_steps};
+use crate::int8::{quantize, to_steps};
 use distillvq_kernels::{PACKED_BYTES, PACKED_VALUES, kernels, pack7, unpack7};
 
 /// The largest value.
