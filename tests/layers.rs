@@ -22,6 +22,7 @@ const LAYERS: [(&str, &[&str]); 5] = [
             "entry",
             "pg::callbacks",
             "pg::catalog",
+            "pg::functions",
             "pg::planner",
             "pg::scan",
         ],
