@@ -22,6 +22,7 @@ const LAYERS: [(&str, &[&str]); 5] = [
             "entry",
             "pg::callbacks",
             "pg::catalog",
+            "pg::functions",
             "pg::planner",
             "pg::scan",
         ],
@@ -47,10 +48,10 @@ const CYCLES: &[(&str, &str)] = &[
     ("crates/ivf/src", "reservoir search"),
     (
         "crates/quantizer/src",
-        "codec coded distill distill::learner encode exam model product query rotation routing \
-         routing::router scan school space train",
+        "codec decoder_training decoder_training::decoder_trainer distillation encode encoded_sample evaluation model \
+         opq pq preprocess query routing routing::router_trainer teacher train",
     ),
-    ("crates/quantizer/src", "groups kmeans outline"),
+    ("crates/quantizer/src", "int8_filter kmeans two_level"),
     ("src", "am::build am::build::load am::calibrate"),
     (
         "src",

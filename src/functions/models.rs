@@ -11,7 +11,7 @@ use crate::error::{Error, Result, or_raise};
 use crate::pg::rights::{quoted_role, role_name, role_named};
 use crate::pg::spi::{as_extension_owner, current_user, text_at, texts};
 use crate::pg::text;
-use distillvq_quantizer::{Metric, Model, Report};
+use distillvq_quantizer::{Metric, Model, TrainReport};
 use pgrx::Spi;
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::Oid;
@@ -293,7 +293,7 @@ const REPLACE: &str = concat!(
 );
 
 /// Stores a model under a name, in place of an earlier one.
-pub fn store(name: &str, model: &Model, report: &Report) -> Result<()> {
+pub fn store(name: &str, model: &Model, report: &TrainReport) -> Result<()> {
     // Nothing written: since the first look somebody else has taken the name.
     if write(name, model, report, REPLACE)? {
         Ok(())
@@ -303,7 +303,7 @@ pub fn store(name: &str, model: &Model, report: &Report) -> Result<()> {
 }
 
 /// Writes a model unless the rule for conflicts forbids it. Returns whether it did.
-fn write(name: &str, model: &Model, report: &Report, conflict: &str) -> Result<bool> {
+fn write(name: &str, model: &Model, report: &TrainReport, conflict: &str) -> Result<bool> {
     let statement = format!(
         "INSERT INTO distillvq.model AS m (name, owner, metric, dimensions, lists, subquantizers, bits, rows, logged_queries, \
          code_recall_before, code_recall_after, trained_at, body) \

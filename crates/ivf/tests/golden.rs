@@ -21,7 +21,7 @@ use distillvq_ivf::{
     Calibration, Candidate, Error, Meta, Metric, Model, PageStore, Point, QueryKind, Search, Tid,
     Training, check, describe, insert, load_model, replace_student, vacuum,
 };
-use distillvq_quantizer::{Quiet, RetrainOptions, TrainOptions, retrain, train};
+use distillvq_quantizer::{NoMonitor, RetrainOptions, TrainOptions, retrain, train};
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
@@ -103,14 +103,14 @@ fn models(metric: Metric, bits: u8) -> [Model; 2] {
         queries.iter_mut().step_by(3).for_each(|x| *x *= 1.5);
         Some(queries.into())
     };
-    let model = train(vectors(1200, 1), DIM, queries(3), &options, &Quiet);
+    let model = train(vectors(1200, 1), DIM, queries(3), &options, &NoMonitor);
     let model = model.unwrap().model;
     let options = RetrainOptions {
         seed: 7,
         rows_in_table: 100_000,
         ..RetrainOptions::default()
     };
-    let retrained = retrain(&model, vectors(1000, 4), queries(5), &options, &Quiet);
+    let retrained = retrain(&model, vectors(1000, 4), queries(5), &options, &NoMonitor);
     let retrained = retrained.unwrap().model;
     [model, retrained]
 }
