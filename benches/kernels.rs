@@ -3,7 +3,7 @@
 #![allow(missing_docs)]
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use distillvq_kernels::{Affine, LANES, all};
+use distillvq_kernels::{LANES, ScoreParams, supported};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ fn scans(c: &mut Criterion) {
         for &m in sizes {
             let block = m * LANES * bits / 8;
             let (codes, lut) = (bytes(BLOCKS * block), bytes(m << bits));
-            for k in all() {
+            for k in supported() {
                 let scan = if bits == 4 { k.scan4 } else { k.scan8 };
                 let mut run = || {
                     let mut sums = [0u16; LANES];
@@ -49,25 +49,25 @@ fn scans(c: &mut Criterion) {
 fn floats(c: &mut Criterion) {
     let mut group = c.benchmark_group("floats");
     let (q, rows) = (vec![0.5f32; 384], vec![0.25f32; 384 * 343]);
-    let affine = Affine {
+    let params = ScoreParams {
         base: 0.1,
         delta: 1e-3,
-        scale_lo: 0.9,
-        scale_step: 1e-3,
+        correction_min: 0.9,
+        correction_step: 1e-3,
     };
-    for k in all() {
-        group.bench_function(BenchmarkId::new(k.name, "dots 343x384"), |b| {
+    for k in supported() {
+        group.bench_function(BenchmarkId::new(k.name, "dot_rows 343x384"), |b| {
             let mut out = vec![0f32; 343];
-            b.iter(|| (k.dots)(black_box(&q), black_box(&rows), &mut out));
+            b.iter(|| (k.dot_rows)(black_box(&q), black_box(&rows), &mut out));
         });
-        group.bench_function(BenchmarkId::new(k.name, "finish"), |b| {
+        group.bench_function(BenchmarkId::new(k.name, "score_block"), |b| {
             let (sums, scales, mut out) = ([77u16; LANES], [9u8; LANES], [0f32; LANES]);
             b.iter(|| {
-                (k.finish)(
+                (k.score_block)(
                     black_box(&sums),
                     black_box(&scales),
                     None,
-                    &affine,
+                    &params,
                     0.5,
                     &mut out,
                 )
@@ -79,20 +79,20 @@ fn floats(c: &mut Criterion) {
 
 /// Products of integers, in nanoseconds a row: one row, and matrices that caches of the second level hold.
 fn integers(c: &mut Criterion) {
-    let mut group = c.benchmark_group("dots8");
+    let mut group = c.benchmark_group("dot_rows_i8");
     for rows in [1, 343, 919] {
         group.throughput(Throughput::Elements(rows as u64));
         let (q, matrix) = (vec![55i8; 384], vec![-33i8; 384 * rows]);
-        for k in all() {
+        for k in supported() {
             let mut out = vec![0i32; rows];
             let mut run = || {
-                (k.dots8)(black_box(&q), black_box(&matrix), &mut out);
+                (k.dot_rows_i8)(black_box(&q), black_box(&matrix), &mut out);
                 black_box(&out);
             };
             let name = format!("{rows}x384");
             group.bench_function(BenchmarkId::new(k.name, &name), |b| b.iter(&mut run));
             let ns = cost(&mut run) / rows as f64;
-            println!("dots8 {} {name}: {ns:.2} ns a row", k.name);
+            println!("dot_rows_i8 {} {name}: {ns:.2} ns a row", k.name);
         }
     }
     group.finish();

@@ -5,7 +5,7 @@
 
 use crate::pg::relation::{Element, Index, IndexName};
 use distillvq_ivf as ivf;
-use distillvq_quantizer::{Metric, ModelError, TrainError, memory_for};
+use distillvq_quantizer::{Metric, ModelError, TrainError, can_allocate};
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 
 /// What somebody wants to do with an index.
@@ -553,7 +553,7 @@ impl Error {
 
     /// Refuses work that needs more memory than there is now.
     pub fn unless_memory_for(bytes: usize, what: &'static str) -> Result<()> {
-        if memory_for(bytes) {
+        if can_allocate(bytes) {
             Ok(())
         } else {
             Err(Self::OutOfMemory { what, bytes })

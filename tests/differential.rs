@@ -10,7 +10,7 @@
 //! | `DISTILLVQ_SEED` | 1 | seed of the first one; each next one has the next number |
 //!
 //! # What must be the same, and what need not
-//! Distances are compared bit by bit, ids as sets within ties. What README.md, docs/tuning.md and `distillvq_ivf::stream` promise:
+//! Distances are compared bit by bit, ids as sets within ties. What docs/reference.md, docs/tuning.md and `distillvq_ivf::stream` promise:
 //!
 //! * In any mode each row is one that fulfils the conditions, at its very distance, and comes once. The rows are in order;
 //!   only with `relaxed_order`, and only when everything else was given out, others follow, in order among themselves.
@@ -20,7 +20,7 @@
 //! * An index over fewer than 1,000 rows compares all: its answers are those of the sequential scan, in any mode.
 //! * Else codes say which rows are compared, and a row whose code is much worse than those of others is found late: three or
 //!   more standard deviations (`StreamOptions::z`). So with all lists some rows may be missing before the end, and others from
-//!   behind take their places: [`TOLERATED`] over all answers with all lists, as README.md promises. With fewer lists more may
+//!   behind take their places: [`TOLERATED`] over all answers with all lists, as docs/reference.md promises. With fewer lists more may
 //!   be; there only the other rules are checked. In some tables here codes hardly tell rows apart: most vectors lie within a
 //!   thousandth of the longest, or on a line that one code covers. There errors are alike among neighbours, an answer can
 //!   lack most of its rows, and what may be missed in a round is [`TOLERATED_IN_A_ROUND`]; in one dimension cosine

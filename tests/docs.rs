@@ -17,18 +17,6 @@ use std::process::{Command, Output};
 use common::{Sql, server, undamaged, verified};
 use guide::{Block, Page, difference};
 
-/// The README shows fragments, not a story; these tables are theirs.
-const README_TABLES: &str = "
-    CREATE EXTENSION vector;
-    SELECT setseed(0.5);
-    CREATE TABLE items (id bigint GENERATED ALWAYS AS IDENTITY, category integer, embedding vector(16));
-    INSERT INTO items (category, embedding)
-        SELECT n % 10, (SELECT array_agg(random() + sin(i * (n % 40))) FROM generate_series(1, 16) i)::vector
-        FROM generate_series(1, 5000) n;
-    CREATE TABLE query_log AS SELECT embedding FROM items LIMIT 500;
-    CREATE INDEX items_hnsw ON items USING hnsw (embedding vector_cosine_ops);
-";
-
 /// Stands in for pg_cron: takes a schedule, and remembers the command, which is run once behind the block that schedules it.
 const CRON: &str = r"
     CREATE SCHEMA cron;
@@ -122,14 +110,7 @@ impl Reading {
             Some(list) => list.split(',').map(str::trim).collect(),
             None => here.to_vec(),
         };
-        let mut text = block.text.replace(OTHER_HOST, &socket_directory());
-        if text.contains("$1") {
-            let value = block
-                .comment("$1")
-                .unwrap_or("SELECT embedding FROM items ORDER BY id LIMIT 1");
-            script += &format!("SELECT ({value}) AS p1 \\gset\n");
-            text = text.replace("$1", ":'p1'");
-        }
+        let text = block.text.replace(OTHER_HOST, &socket_directory());
         for database in &databases {
             if databases != here {
                 script += &format!("\\c {database}\n");
@@ -146,9 +127,8 @@ impl Reading {
     }
 
     /// Runs SQL blocks in one session and judges what they print.
-    fn run_sql(&mut self, setup: &str, blocks: &[Block]) {
+    fn run_sql(&mut self, blocks: &[Block]) {
         let mut script = String::from("\\pset pager off\n\\set ECHO errors\n");
-        script += setup;
         for (number, block) in blocks.iter().enumerate() {
             script += &self.script(number, block);
         }
@@ -292,7 +272,7 @@ fn is_target(name: &str) -> bool {
 
 /// Reads a page from its top, does what it says, and fails if anything is not as it says.
 #[track_caller]
-fn follow(path: &str, setup: &str) {
+fn follow(path: &str) {
     let mut reading = Reading::new(path);
     reading.look_for_links();
     let mut blocks = Vec::new();
@@ -310,6 +290,9 @@ fn follow(path: &str, setup: &str) {
     for block in blocks {
         match (block.comment("not run"), block.language.as_str()) {
             (Some(why), _) => reading.pass_over(&block, why),
+            (None, "sql") if block.text.contains("$1") => {
+                reading.fault(&block, "psql has no value for $1: show one");
+            }
             (None, "sql") => sql.push(block),
             (None, "sh") => reading.run_sh(&block),
             (None, other) => reading.fault(&block, &format!("what is \"{other}\"?")),
@@ -317,7 +300,7 @@ fn follow(path: &str, setup: &str) {
     }
     let mut client = server().connect_to(&reading.database).unwrap();
     client.run(CRON);
-    reading.run_sql(setup, &sql);
+    reading.run_sql(&sql);
     assert!(
         reading.faults.is_empty(),
         "{} faults:\n\n{}",
@@ -330,21 +313,34 @@ fn follow(path: &str, setup: &str) {
 
 /// A test for each page that tells the user to do something.
 macro_rules! pages {
-    ($($name:ident: $path:literal, $setup:expr;)*) => {
+    ($($name:ident: $path:literal;)*) => {
         const PAGES: &[&str] = &[$($path),*];
-        $(#[test] fn $name() { follow($path, $setup); })*
+        $(#[test] fn $name() { follow($path); })*
     };
 }
 
 pages! {
-    readme: "README.md", README_TABLES;
-    quick_start: "docs/quick-start.md", "";
-    tuning: "docs/tuning.md", "";
-    from_pgvector: "docs/from-pgvector.md", "";
-    query_logs: "docs/query-logs.md", "";
-    maintenance: "docs/maintenance.md", "";
-    sharding: "docs/sharding.md", "";
-    limits: "docs/limits.md", "";
+    readme: "README.md";
+    reference: "docs/reference.md";
+    quick_start: "docs/quick-start.md";
+    tuning: "docs/tuning.md";
+    from_pgvector: "docs/from-pgvector.md";
+    query_logs: "docs/query-logs.md";
+    maintenance: "docs/maintenance.md";
+    sharding: "docs/sharding.md";
+    limits: "docs/limits.md";
+}
+
+/// A visitor tries these first.
+#[test]
+fn the_readme_begins_with_demo_and_test() {
+    let readme = Page::read("README.md");
+    let commands: Vec<&str> = readme.blocks[0]
+        .text
+        .lines()
+        .filter_map(|line| Some(line.split('#').next()?.trim()))
+        .collect();
+    assert_eq!(commands, ["make demo", "make test"]);
 }
 
 #[test]

@@ -192,6 +192,42 @@ fn a_damaged_name_leads_to_nobody_elses_functions() {
 }
 
 #[test]
+fn errors_of_others_come_through_whole() {
+    for (encoding, name) in ENCODINGS {
+        let database = format!("{}_told", encoding.to_lowercase());
+        let mut db = Database::of_encoding(&database, encoding);
+        table(
+            &mut db,
+            "plain",
+            "vector",
+            &Vectors::clustered(1_100, 8, 10, 2),
+        );
+        db.run(&format!(
+            "CREATE FUNCTION picky(v vector, OUT same vector) LANGUAGE plpgsql IMMUTABLE AS $$
+             BEGIN
+                 IF current_setting('test.picky', true) = 'on' THEN
+                     RAISE EXCEPTION 'no: {name}' USING HINT = 'try: {name}';
+                 END IF;
+                 same := v;
+             END $$;
+             CREATE INDEX picked ON plain USING distillvq ((picky(embedding)::vector(8)));
+             SET test.picky = 'on'"
+        ));
+        for call in [
+            "distillvq_train('picked')",
+            "distillvq_calibrate('picked')",
+            "distillvq_recall('picked')",
+            "distillvq_check('picked', heap => true)",
+        ] {
+            let refusal = db.refusal(&format!("SELECT * FROM {call}"));
+            let told = [refusal.message, refusal.hint];
+            let expected = [format!("no: {name}"), format!("try: {name}")];
+            assert_eq!(told, expected, "{encoding}: {call}");
+        }
+    }
+}
+
+#[test]
 fn bytes_that_are_no_characters_are_a_name_too() {
     let mut db = Database::of_encoding("bare_bytes", "SQL_ASCII");
     table(

@@ -606,18 +606,19 @@ fn told(client: &mut Client, sql: &str) -> [String; 4] {
     ]
 }
 
+/// A function for an index's definition, which fails while a setting is on.
+const PICKY: &str = "CREATE FUNCTION picky(v vector, OUT same vector) LANGUAGE plpgsql IMMUTABLE AS $$
+    BEGIN
+        IF current_setting('test.picky', true) = 'on' THEN
+            RAISE EXCEPTION 'no such vector' USING ERRCODE = 'P0042', DETAIL = 'a detail', HINT = 'a hint';
+        END IF;
+        same := v;
+    END $$";
+
 #[test]
 fn errors_of_an_expression_stay_what_they_are() {
     let mut db = items("expression");
-    db.run(
-        "CREATE FUNCTION picky(v vector, OUT same vector) LANGUAGE plpgsql IMMUTABLE AS $$
-         BEGIN
-             IF current_setting('test.picky', true) = 'on' THEN
-                 RAISE EXCEPTION 'no such vector' USING ERRCODE = 'P0042', DETAIL = 'a detail', HINT = 'a hint';
-             END IF;
-             same := v;
-         END $$",
-    );
+    db.run(PICKY);
     let create = |method: &str, class: &str| {
         format!(
             "CREATE INDEX {method} ON items USING {method} ((picky(embedding)::vector(8)) {class})"
@@ -651,4 +652,39 @@ fn errors_of_an_expression_stay_what_they_are() {
     let blocks = context.matches("inline_code_block").count();
     assert_eq!(blocks, 1, "{context}");
     db.run("SET test.picky = 'off'");
+}
+
+#[test]
+fn errors_under_an_sql_function_stay_what_they_are() {
+    let mut db = items("functions");
+    db.run(&format!(
+        "{PICKY};
+         CREATE INDEX picked ON items USING distillvq ((picky(embedding)::vector(8)));
+         CREATE VIEW log AS SELECT picky(embedding)::vector(8) AS q FROM items"
+    ));
+    let calls = [
+        "distillvq_train('items', 'embedding', queries => 'log')",
+        "distillvq_train('picked')",
+        "distillvq_calibrate('picked')",
+        "distillvq_calibrate('picked', queries => 'log')",
+        "distillvq_recall('picked')",
+        "distillvq_recall('picked', queries => 'log')",
+        "distillvq_check('picked', heap => true)",
+    ];
+    for call in calls {
+        let sql = format!("SELECT * FROM {call}");
+        db.run("SET test.picky = 'on'");
+        let [state, detail, hint, context] = told(&mut db, &sql);
+        assert_eq!(
+            [&*state, &*detail, &*hint],
+            ["P0042", "a detail", "a hint"],
+            "{call}"
+        );
+        let within = context.matches("PL/pgSQL function picky").count();
+        assert_eq!(within, 1, "{call}: {context}");
+        // Caught, it leaves nothing behind that the next call meets.
+        let caught =
+            format!("BEGIN PERFORM * FROM {call}; EXCEPTION WHEN SQLSTATE 'P0042' THEN NULL; END");
+        db.run(&format!("DO $$ BEGIN FOR i IN 1 .. 3 LOOP {caught}; END LOOP; END $$; SET test.picky = 'off'; {sql}"));
+    }
 }

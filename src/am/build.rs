@@ -16,8 +16,8 @@ use crate::pg::store::RelationStore;
 use crate::sample::Reservoir;
 use distillvq_ivf::{MOST_REFINE_BYTES, create_empty};
 use distillvq_quantizer::{
-    MIN_TRAIN_ROWS, MOST_HELD_OUT, Metric, Model, Monitor, TrainError, TrainOptions, Trained,
-    auto_lists, hold_out, pick, refine_bytes, refine_dimensions, train,
+    MAX_HELD_OUT, MIN_TRAIN_ROWS, Metric, Model, Monitor, TrainError, TrainOptions, Trained,
+    auto_lists, refine_bytes, refine_dimensions, sample_vectors, split_held_out, train,
 };
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -220,8 +220,10 @@ pub fn rows_as_queries(heap: Heap, index: Index, dim: usize) -> Result<(Queries,
     crate::pg::report_phase(SAMPLING);
     let mut random = ChaCha8Rng::seed_from_u64(SEED);
     let element = index.element()?;
-    let Picked { vectors, rows } = heap::pick(heap, index, element, MOST_HELD_OUT, &mut random)?;
-    let queries = Queries::of_rows(dim, rows, |wanted| pick(&vectors, dim, wanted, SEED));
+    let Picked { vectors, rows } = heap::pick(heap, index, element, MAX_HELD_OUT, &mut random)?;
+    let queries = Queries::of_rows(dim, rows, |wanted| {
+        sample_vectors(&vectors, dim, wanted, SEED)
+    });
     Ok((queries, rows))
 }
 
@@ -229,9 +231,9 @@ pub fn rows_as_queries(heap: Heap, index: Index, dim: usize) -> Result<(Queries,
 fn queries_of_sample(sample: &mut Vec<f32>, dim: usize, rows: usize) -> Queries {
     Queries::of_rows(dim, rows, |wanted| {
         if sample.len() / dim.max(1) >= ENOUGH_ROWS {
-            hold_out(sample, dim, wanted, SEED)
+            split_held_out(sample, dim, wanted, SEED)
         } else {
-            pick(sample, dim, wanted, SEED)
+            sample_vectors(sample, dim, wanted, SEED)
         }
     })
 }

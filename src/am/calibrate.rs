@@ -17,7 +17,9 @@ use distillvq_ivf::{
     BandLists, Bands, Calibration, Candidate, Curve, DEEP_QUERIES, Meta, NEIGHBOURS, Neighbours,
     QueryKind, RowEncoder, Tid, Training, Truth, TruthCollector, choose_depth,
 };
-use distillvq_quantizer::{MOST_HELD_OUT, Model, Monitor, Ranking, Report, TrainError, pick};
+use distillvq_quantizer::{
+    ListRanking, MAX_HELD_OUT, Model, Monitor, TrainError, TrainReport, sample_vectors,
+};
 use std::time::{Duration, Instant};
 
 /// Multiply-adds that finding the truth of all queries may take: less than three seconds of a processor with AVX2.
@@ -54,7 +56,7 @@ pub struct Queries {
 impl Queries {
     /// Logged queries, as many of them as an index over so many rows is measured with; none if there are none.
     pub fn of_log(vectors: &[f32], dim: usize, rows: usize) -> Option<Self> {
-        let vectors = pick(vectors, dim, affordable(rows, dim), SEED);
+        let vectors = sample_vectors(vectors, dim, affordable(rows, dim), SEED);
         (!vectors.is_empty()).then_some(Self {
             kind: QueryKind::Log,
             vectors,
@@ -73,7 +75,7 @@ impl Queries {
 /// How many queries are measured with as far as their costs go. Of a table that was never analyzed nothing is known.
 fn affordable(rows: usize, dim: usize) -> usize {
     let affordable = PRODUCTS / rows.saturating_mul(dim).max(1);
-    affordable.clamp(LEAST, MOST_HELD_OUT)
+    affordable.clamp(LEAST, MAX_HELD_OUT)
 }
 
 /// Microseconds since 1970.
@@ -83,7 +85,7 @@ pub fn now() -> i64 {
 }
 
 /// What a report tells of the training of an index that is built now.
-pub fn training(report: &Report) -> Training {
+pub fn training(report: &TrainReport) -> Training {
     // Nothing is measured where nothing was distilled.
     let known = |recall: f32| Some(recall).filter(|recall| *recall > 0.0);
     let now = now();
@@ -502,7 +504,7 @@ impl Bench<'_> {
 }
 
 /// The place of each list in a ranking, from 1.
-fn places(mut ranking: Ranking) -> Vec<u32> {
+fn places(mut ranking: ListRanking) -> Vec<u32> {
     let lists = ranking.len();
     let mut places = vec![0; lists];
     for (place, list) in (1..).zip(ranking.lists(0, lists)) {

@@ -14,7 +14,7 @@ use crate::pg::store::RelationStore;
 use distillvq_ivf::{Calibration, Training, describe};
 use distillvq_quantizer::Model;
 use pgrx::iter::TableIterator;
-use pgrx::{name, pg_extern, pg_sys::Oid};
+use pgrx::{name, pg_sys::Oid};
 use std::time::Instant;
 
 /// Seed of the choice of queries.
@@ -34,8 +34,7 @@ type Row = TableIterator<
 >;
 
 /// Measures the recall of an index whose table or queries have changed.
-#[pg_extern]
-fn distillvq_calibrate(
+pub fn distillvq_calibrate(
     index: Option<Oid>,
     queries: Option<Oid>,
     query_column: Option<&std::ffi::CStr>,

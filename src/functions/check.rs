@@ -8,15 +8,14 @@ use crate::pg::store::RelationStore;
 use crate::pg::text::to_server;
 use distillvq_ivf::{CheckReport, EachRow, Problem, check_against, check_within};
 use pgrx::iter::TableIterator;
-use pgrx::{name, pg_extern, pg_sys::Oid};
+use pgrx::{name, pg_sys::Oid};
 use std::ops::Range;
 
 /// A row for each problem: the block of the index, if it is about one, and what is wrong.
 type Rows = TableIterator<'static, (name!(block, Option<i64>), name!(problem, Vec<u8>))>;
 
 /// Verifies the structure of an index and, if wanted, that it has every row of its table as it must be.
-#[pg_extern]
-fn distillvq_check(index: Option<Oid>, heap: Option<bool>) -> Rows {
+pub fn distillvq_check(index: Option<Oid>, heap: Option<bool>) -> Rows {
     let index = or_raise(index.ok_or(Error::NullIndex(Purpose::Check)));
     let problems = or_raise(check(index, heap.unwrap_or(false)));
     let row = |Problem { block, what }| (block.map(i64::from), to_server(&what));

@@ -19,7 +19,7 @@ use distillvq_ivf::care::{Care, Condition, Finer, Measured};
 use distillvq_ivf::{Calibration, Census, Meta, Model, QueryKind, Recent, Tid, take_census};
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::iter::TableIterator;
-use pgrx::{name, pg_extern, pg_sys::Oid};
+use pgrx::{name, pg_sys::Oid};
 
 /// Entries that are looked up in the table, to estimate how many are of dead rows.
 const ENTRIES: usize = 1_000;
@@ -58,8 +58,7 @@ type Row = (
 type Rows = TableIterator<'static, Row>;
 
 /// What an index is made of, and what it needs.
-#[pg_extern]
-fn distillvq_index_info(index: Option<Oid>) -> Rows {
+pub fn distillvq_index_info(index: Option<Oid>) -> Rows {
     let index = or_raise(index.ok_or(Error::NullIndex(Purpose::Inspect)));
     let locked = or_raise(open_to_look_at(index, Purpose::Inspect, may_inspect));
     TableIterator::once(or_raise(Figures::find(&locked)).row())
@@ -67,8 +66,7 @@ fn distillvq_index_info(index: Option<Oid>) -> Rows {
 
 /// The same for a view of all indexes: no row for one that the caller may not see, and one without figures for one that has
 /// none now, with the reason in place of the advice.
-#[pg_extern]
-fn distillvq_index_info_if_any(index: Oid) -> Rows {
+pub fn distillvq_index_info_if_any(index: Oid) -> Rows {
     let row = attempt(|| info_if_any(index)).unwrap_or_else(|Failed { message, damage }| {
         Some(match quoted_relation(index) {
             Ok(name) if damage => damaged(&message, &name),

@@ -2,12 +2,11 @@
 
 use crate::pg::scan::last;
 use pgrx::iter::TableIterator;
-use pgrx::{name, pg_extern, pg_sys::Oid};
+use pgrx::{name, pg_sys::Oid};
 
 /// The index and the counters of the last scan that returned or looked for a row, if there was any.
-#[pg_extern]
 #[allow(clippy::type_complexity)] // the columns, as pgrx wants them
-fn distillvq_last_scan() -> TableIterator<
+pub fn distillvq_last_scan() -> TableIterator<
     'static,
     (
         name!(index, Oid),

@@ -1,13 +1,13 @@
 //! The SQL functions. Their declarations are in `sql/`, written by hand.
 
-mod calibrate;
-mod check;
-mod info;
-mod last_scan;
+pub mod calibrate;
+pub mod check;
+pub mod info;
+pub mod last_scan;
 pub mod models;
-mod prewarm;
-mod recall;
-mod train;
+pub mod prewarm;
+pub mod recall;
+pub mod train;
 
 use crate::error::{Error, Purpose, Result};
 use crate::pg::relation::{
@@ -16,7 +16,7 @@ use crate::pg::relation::{
 use crate::pg::rights::has_hidden_rows;
 use crate::pg::spi::{VectorColumn, indexes_of_table, partitions, quoted_relation, relation_name};
 use distillvq_quantizer::Metric;
-use pgrx::{pg_extern, pg_sys::Oid};
+use pgrx::pg_sys::Oid;
 use std::ffi::CStr;
 use std::ops::RangeInclusive;
 
@@ -134,19 +134,16 @@ fn name_of(relation: Oid) -> String {
 }
 
 /// Support function 2 of the operator classes over `<->`.
-#[pg_extern]
-fn distillvq_metric_l2() -> i32 {
+pub fn distillvq_metric_l2() -> i32 {
     code_of_metric(Metric::L2)
 }
 
 /// Support function 2 of the operator classes over `<#>`.
-#[pg_extern]
-fn distillvq_metric_ip() -> i32 {
+pub fn distillvq_metric_ip() -> i32 {
     code_of_metric(Metric::InnerProduct)
 }
 
 /// Support function 2 of the operator classes over `<=>`.
-#[pg_extern]
-fn distillvq_metric_cosine() -> i32 {
+pub fn distillvq_metric_cosine() -> i32 {
     code_of_metric(Metric::Cosine)
 }

@@ -11,10 +11,10 @@ use crate::error::{Error, Result, or_raise};
 use crate::pg::rights::{quoted_role, role_name, role_named};
 use crate::pg::spi::{as_extension_owner, current_user, text_at, texts};
 use crate::pg::text;
-use distillvq_quantizer::{Metric, Model, Report};
+use distillvq_quantizer::{Metric, Model, TrainReport};
+use pgrx::Spi;
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::Oid;
-use pgrx::{Spi, pg_extern};
 use std::ffi::{CStr, CString};
 
 /// Whether the role `$2` may replace the model `m`: a member of its owner's role, or a superuser.
@@ -110,15 +110,13 @@ fn name_of_model(name: Option<&[u8]>) -> Result<String> {
 }
 
 /// The bytes of a model, for another database.
-#[pg_extern]
-fn distillvq_export_model(name: Option<&[u8]>) -> Vec<u8> {
+pub fn distillvq_export_model(name: Option<&[u8]>) -> Vec<u8> {
     let name = or_raise(name_of_model(name));
     or_raise(check_owner(&name).and_then(|()| body_for_owner(&name)))
 }
 
 /// Stores a model that was exported, under a name.
-#[pg_extern]
-fn distillvq_import_model(name: Option<&[u8]>, body: Option<&[u8]>, replace: Option<bool>) {
+pub fn distillvq_import_model(name: Option<&[u8]>, body: Option<&[u8]>, replace: Option<bool>) {
     let name = or_raise(name_of_model(name));
     let body = or_raise(body.ok_or(Error::Null("body")));
     or_raise(import(&name, body, replace.unwrap_or(false)));
@@ -147,8 +145,7 @@ fn import(name: &str, body: &[u8], replace: bool) -> Result<()> {
 }
 
 /// Forgets a model. Indexes keep the copies in their pages, but need it by name to be rebuilt.
-#[pg_extern]
-fn distillvq_drop_model(name: Option<&[u8]>, force: Option<bool>) {
+pub fn distillvq_drop_model(name: Option<&[u8]>, force: Option<bool>) {
     let name = or_raise(name_of_model(name));
     or_raise(drop_model(&name, force.unwrap_or(false)));
 }
@@ -229,15 +226,13 @@ fn record_dependency(role: Oid) -> Result<()> {
 
 /// The input function of `distillvq.model_owner`: a role by its name. A name that no role has is nobody's, so that a dump can
 /// be restored where its roles are not.
-#[pg_extern]
-fn distillvq_model_owner_in(name: &CStr) -> i32 {
+pub fn distillvq_model_owner_in(name: &CStr) -> i32 {
     // As four bytes: pgrx would make NULL of an invalid Oid.
     role_named(name).to_u32().cast_signed()
 }
 
 /// The output function of `distillvq.model_owner`: the role's name, nothing if there is no such role any more.
-#[pg_extern]
-fn distillvq_model_owner_out(role: Oid) -> CString {
+pub fn distillvq_model_owner_out(role: Oid) -> CString {
     role_name(role).unwrap_or_default()
 }
 
@@ -298,7 +293,7 @@ const REPLACE: &str = concat!(
 );
 
 /// Stores a model under a name, in place of an earlier one.
-pub fn store(name: &str, model: &Model, report: &Report) -> Result<()> {
+pub fn store(name: &str, model: &Model, report: &TrainReport) -> Result<()> {
     // Nothing written: since the first look somebody else has taken the name.
     if write(name, model, report, REPLACE)? {
         Ok(())
@@ -308,7 +303,7 @@ pub fn store(name: &str, model: &Model, report: &Report) -> Result<()> {
 }
 
 /// Writes a model unless the rule for conflicts forbids it. Returns whether it did.
-fn write(name: &str, model: &Model, report: &Report, conflict: &str) -> Result<bool> {
+fn write(name: &str, model: &Model, report: &TrainReport, conflict: &str) -> Result<bool> {
     let statement = format!(
         "INSERT INTO distillvq.model AS m (name, owner, metric, dimensions, lists, subquantizers, bits, rows, queries, \
          recall_before, recall_after, trained, body) \

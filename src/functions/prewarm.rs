@@ -6,11 +6,10 @@ use crate::functions::open_to_look_at;
 use crate::pg::rights::may_read;
 use crate::pg::store::RelationStore;
 use distillvq_ivf::read_all;
-use pgrx::{pg_extern, pg_sys::Oid};
+use pgrx::pg_sys::Oid;
 
 /// Reads all pages of an index, in their order, and decodes its model. Returns the number of pages.
-#[pg_extern]
-fn distillvq_prewarm(index: Option<Oid>) -> i64 {
+pub fn distillvq_prewarm(index: Option<Oid>) -> i64 {
     let index = or_raise(index.ok_or(Error::NullIndex(Purpose::Prewarm)));
     or_raise(prewarm(index))
 }

@@ -15,7 +15,7 @@ use crate::sample::Reservoir;
 use distillvq_ivf::measure::{Mean, mean_of_shares};
 use distillvq_ivf::{Meta, Tid};
 use pgrx::iter::TableIterator;
-use pgrx::{name, pg_extern, pg_sys::Oid};
+use pgrx::{name, pg_sys::Oid};
 use std::time::{Duration, Instant};
 
 /// Most neighbours to ask for.
@@ -46,8 +46,7 @@ type Row = TableIterator<
 >;
 
 /// Measures the recall of an index.
-#[pg_extern]
-fn distillvq_recall(
+pub fn distillvq_recall(
     index: Option<Oid>,
     k: Option<i32>,
     sample: Option<i32>,

@@ -23,11 +23,11 @@ use crate::pg::text::{from_c, from_server, to_server};
 use crate::sample::Reservoir;
 use distillvq_ivf::{Calibration, QueryKind, Training, describe, replace_student};
 use distillvq_quantizer::{
-    Loss, MAX_LISTS, MIN_TRAIN_ROWS, MOST_HELD_OUT, Metric, Report, RetrainOptions, TrainOptions,
-    Trained, hold_out, max_subquantizers, retrain, train,
+    Loss, MAX_HELD_OUT, MAX_LISTS, MIN_TRAIN_ROWS, Metric, RetrainOptions, TrainOptions,
+    TrainReport, Trained, max_subquantizers, retrain, split_held_out, train,
 };
 use pgrx::iter::TableIterator;
-use pgrx::{name, pg_extern, pg_sys::Oid};
+use pgrx::{name, pg_sys::Oid};
 use std::borrow::Cow;
 use std::time::Instant;
 
@@ -65,9 +65,8 @@ type Row = TableIterator<
 >;
 
 /// Trains a model on a column of vectors, with or without logged queries, and stores it under a name.
-#[pg_extern]
 #[allow(clippy::too_many_arguments)]
-fn distillvq_train(
+pub fn distillvq_train(
     table: Option<Oid>,
     column: Option<&std::ffi::CStr>,
     model: Option<&[u8]>,
@@ -93,8 +92,7 @@ fn distillvq_train(
 }
 
 /// Trains the model of a live index again, beside reads and writes.
-#[pg_extern]
-fn distillvq_train_index(
+pub fn distillvq_train_index(
     index: Option<Oid>,
     queries: Option<Oid>,
     query_column: Option<&std::ffi::CStr>,
@@ -156,7 +154,7 @@ fn train_index(
         None => None,
     };
     let held_out = log.as_mut().map_or(Vec::new(), |log| {
-        hold_out(log, meta.dim, MOST_HELD_OUT, seed)
+        split_held_out(log, meta.dim, MAX_HELD_OUT, seed)
     });
     memory_for_training(&sample, meta.dim)?;
     let trained = run_training(&index.name(), |monitor| {
@@ -209,7 +207,7 @@ fn measure_again(
     calibrate(locked, &target, &trained.model, queries, training).map(|_| ())
 }
 
-fn outcome(model: String, report: &Report, start: Instant) -> Outcome {
+fn outcome(model: String, report: &TrainReport, start: Instant) -> Outcome {
     (
         to_server(&model),
         report.rows as i64,
@@ -373,7 +371,7 @@ impl Request {
             None => None,
         };
         let held_out = queries.as_mut().map_or(Vec::new(), |log| {
-            hold_out(log, dim, MOST_HELD_OUT, self.seed)
+            split_held_out(log, dim, MAX_HELD_OUT, self.seed)
         });
         let options = TrainOptions {
             loss: self.loss,

@@ -1,8 +1,9 @@
 //! Work whose errors end nothing but itself.
 
+use crate::pg::guard::keeping;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, resume_unwind};
 
 /// An error that ended some work.
 pub struct Failed {
@@ -22,10 +23,23 @@ pub fn attempt<T>(work: impl FnOnce() -> T) -> Result<T, Failed> {
         pg_sys::MemoryContextSwitchTo(before.0);
         before
     };
-    let outcome = PgTryBuilder::new(AssertUnwindSafe(|| Ok::<T, Box<CaughtError>>(work())))
-        .catch_others(|error| Err(Box::new(error)))
-        .catch_rust_panic(|error| Err(Box::new(error)))
-        .execute();
+    let mut raised = None;
+    let outcome = PgTryBuilder::new(AssertUnwindSafe(|| {
+        let (outcome, mut kept) = keeping(work);
+        match outcome {
+            Ok(value) => {
+                kept.forget();
+                Ok::<T, Box<CaughtError>>(value)
+            }
+            Err(payload) => {
+                raised = Some(kept);
+                resume_unwind(payload)
+            }
+        }
+    }))
+    .catch_others(|error| Err(Box::new(error)))
+    .catch_rust_panic(|error| Err(Box::new(error)))
+    .execute();
     // SAFETY: ends the subtransaction that was begun above.
     unsafe {
         pg_sys::MemoryContextSwitchTo(context);
@@ -54,8 +68,13 @@ pub fn attempt<T>(work: impl FnOnce() -> T) -> Result<T, Failed> {
             PgSqlErrorCode::ERRCODE_DATA_CORRUPTED,
             PgSqlErrorCode::ERRCODE_INDEX_CORRUPTED,
         ];
+        let message = raised.map_or(String::new(), |mut kept| {
+            let message = kept.message(report);
+            kept.forget();
+            message
+        });
         Failed {
-            message: report.message().to_owned(),
+            message,
             damage: damage.contains(&state),
         }
     })

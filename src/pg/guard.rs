@@ -4,6 +4,7 @@
 //! a context is lost, and an SQLSTATE that PostgreSQL does not define itself. Errors of users' own functions, which run as parts of
 //! an index's definition, need both.
 
+use crate::pg::text;
 use pgrx::pg_sys;
 use pgrx::pg_sys::panic::{CaughtError, ErrorReport, ErrorReportWithLevel, pgrx_extern_c_guard};
 use std::ffi::{CStr, c_char, c_void};
@@ -22,7 +23,7 @@ mod bare {
 }
 
 /// The last error that was raised, with the context that it has within the frame.
-struct Kept {
+pub struct Kept {
     error: *mut pg_sys::ErrorData,
     /// Where it lies: memory of the frame's caller.
     memory: pg_sys::MemoryContext,
@@ -30,11 +31,8 @@ struct Kept {
 
 impl Kept {
     /// Whether it is the error that pgrx made a panic of.
-    ///
-    /// # Safety
-    /// The error must not be freed.
-    unsafe fn is(&self, report: &ErrorReportWithLevel) -> bool {
-        // SAFETY: as promised; texts are null or end.
+    fn is(&self, report: &ErrorReportWithLevel) -> bool {
+        // SAFETY: an error that is not freed, or null; texts are null or end.
         unsafe {
             let Some(error) = self.error.as_ref() else {
                 return false;
@@ -49,7 +47,18 @@ impl Kept {
         }
     }
 
-    fn forget(&mut self) {
+    /// The message of what ended the work, as the server has it.
+    pub fn message(&self, report: &ErrorReportWithLevel) -> String {
+        if self.is(report) {
+            // SAFETY: it has the message of the report.
+            text::from_c(unsafe { CStr::from_ptr((*self.error).message) })
+        } else {
+            text::from_server(report.message().as_bytes())
+        }
+    }
+
+    /// Frees it.
+    pub fn forget(&mut self) {
         if !self.error.is_null() {
             // SAFETY: a copy of our own, freed once.
             unsafe { bare::FreeErrorData(self.error) };
@@ -58,9 +67,34 @@ impl Kept {
     }
 }
 
-/// Runs what a callback does. An error of PostgreSQL's that it raises goes on as it was, one of ours becomes PostgreSQL's. Only
-/// for functions that the server calls: an error leaves them without dropping anything.
+/// Runs what the server has called. An error of PostgreSQL's that it raises goes on as it was, one of ours becomes PostgreSQL's.
+/// Only for functions that the server calls: an error leaves them without dropping anything.
 pub fn guard<T>(work: impl FnOnce() -> T) -> T {
+    let (outcome, mut kept) = keeping(work);
+    let payload = match outcome {
+        Ok(value) => {
+            kept.forget();
+            return value;
+        }
+        Err(payload) => payload,
+    };
+    let raised = match payload.downcast_ref::<CaughtError>() {
+        Some(CaughtError::PostgresError(report)) => kept.is(report),
+        _ => false,
+    };
+    // SAFETY: an error that was raised, in memory that is freed after the statement; nothing is left to drop.
+    unsafe {
+        if raised {
+            drop(payload);
+            bare::ThrowErrorData(kept.error);
+            unreachable!("ThrowErrorData does not return");
+        }
+        pgrx_extern_c_guard(move || -> T { resume_unwind(payload) })
+    }
+}
+
+/// Runs `work`. Returns what it does, or the panic that ended it, with the last error that PostgreSQL raised meanwhile.
+pub fn keeping<T>(work: impl FnOnce() -> T) -> (std::thread::Result<T>, Kept) {
     // SAFETY: the stack of contexts is the backend's own. What is pushed here is taken off before the frame ends: a guard of
     // pgrx's that catches an error puts back what it has found.
     unsafe {
@@ -77,29 +111,13 @@ pub fn guard<T>(work: impl FnOnce() -> T) -> T {
         pg_sys::error_context_stack = &raw mut callback;
         let outcome = catch_unwind(AssertUnwindSafe(work));
         pg_sys::error_context_stack = previous;
-        let payload = match outcome {
-            Ok(value) => {
-                kept.forget();
-                return value;
-            }
-            Err(payload) => payload,
-        };
-        let raised = match payload.downcast_ref::<CaughtError>() {
-            Some(CaughtError::PostgresError(report)) => kept.is(report),
-            _ => false,
-        };
-        if raised {
-            drop(payload);
-            bare::ThrowErrorData(kept.error);
-            unreachable!("ThrowErrorData does not return");
-        }
-        pgrx_extern_c_guard(move || -> T { resume_unwind(payload) })
+        (outcome, kept)
     }
 }
 
 /// Keeps the error that is being raised: called for each message, after those who know its inner context.
 unsafe extern "C-unwind" fn keep(kept: *mut c_void) {
-    // SAFETY: called with what `guard` has pushed, while that is on the stack; messages are copied to memory that outlives it.
+    // SAFETY: called with what `keeping` has pushed, while that is on the stack; messages are copied to memory that outlives it.
     unsafe {
         let kept = &mut *kept.cast::<Kept>();
         let before = pg_sys::CurrentMemoryContext;

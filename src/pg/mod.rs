@@ -16,6 +16,7 @@ pub mod compute;
 pub mod condition;
 pub mod datum;
 pub mod executor;
+mod functions;
 pub mod guard;
 pub mod heap;
 pub mod join;

@@ -305,7 +305,8 @@ fn look_up(info: &pg_sys::IndexOptInfo, range: Option<&Range>) -> Known {
     };
     // SAFETY: a plain look-up.
     let read = if unsafe { pg_sys::IsInParallelMode() } {
-        // There are no subtransactions then.
+        // There are no subtransactions then: an error ends the statement, as it would where the index is searched, and the abort
+        // closes the index.
         read()
     } else {
         attempt(read).ok().flatten()

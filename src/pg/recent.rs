@@ -6,7 +6,7 @@
 //! right, and nobody has to be told of changes. Knowing where a page will be found also lets the processor fetch it in time.
 
 use crate::pg::compat::{Locator, count_hit};
-use distillvq_kernels::bring_near;
+use distillvq_kernels::prefetch;
 use pgrx::pg_sys;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -61,7 +61,7 @@ impl Recent {
         if let Some(page) = self.page(block) {
             self.warm_descriptor(block);
             for part in parts {
-                bring_near(page.wrapping_add(part.start), part.len());
+                prefetch(page.wrapping_add(part.start), part.len());
             }
         }
     }
@@ -70,15 +70,15 @@ impl Recent {
     pub fn warm_pointer(&self, block: u32, offset: u16) {
         let Some(page) = self.page(block) else { return };
         self.warm_descriptor(block);
-        bring_near(page, 1);
-        bring_near(line_pointer(page, offset), 1);
+        prefetch(page, 1);
+        prefetch(line_pointer(page, offset), 1);
     }
 
     /// As [`Recent::warm`], for the buffer's descriptor, which every pin and lock changes.
     fn warm_descriptor(&self, block: u32) {
         // SAFETY: descriptors lie one after the other (buf_internals.h), and this only computes where.
         let descriptor = unsafe { pg_sys::BufferDescriptors }.wrapping_add(self.index(block));
-        bring_near(descriptor, 1);
+        prefetch(descriptor, 1);
     }
 
     /// As [`Recent::warm`], for the row that the line pointer leads to.
@@ -90,7 +90,7 @@ impl Recent {
             // SAFETY: within a shared buffer. Whatever it holds by now, it tells but where to look early (itemid.h).
             let bits = unsafe { pointer.read_volatile() };
             let (start, length) = (bits & 0x7fff, bits >> 17);
-            bring_near(
+            prefetch(
                 page.wrapping_add(start as usize),
                 (length as usize).min(USUAL_ROWS),
             );

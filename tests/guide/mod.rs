@@ -7,7 +7,6 @@
 //! | `<!-- not run: WHY -->` | the block is not run, and the test prints why |
 //! | `<!-- fails -->` | a statement of the block must fail; what it says is shown |
 //! | `<!-- on: a, b -->` | run in each of these databases |
-//! | `<!-- $1: QUERY -->` | what `$1` is in the block; otherwise the embedding of an item |
 //! | `<!-- figures vary -->` | any number will do where the output shows one |
 //! | `<!-- uses: PAGE -->` | for the whole page: begin where that page says `<!-- end of set-up -->` |
 

@@ -4,7 +4,7 @@
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{Builder, Create, Metric, Model, Row, Search, Tid};
-use distillvq_quantizer::{Placement, Quiet, TrainOptions, train};
+use distillvq_quantizer::{NoMonitor, Placement, TrainOptions, train};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -25,7 +25,7 @@ fn model(metric: Metric) -> Model {
         distill: false,
         ..TrainOptions::default()
     };
-    let trained = train(vectors(2000, 1), DIM, None, &options, &Quiet);
+    let trained = train(vectors(2000, 1), DIM, None, &options, &NoMonitor);
     trained.unwrap().model
 }
 
@@ -46,7 +46,7 @@ fn build(store: &MemoryStore, model: &Model) {
                 block: i / 2,
                 offset: (i % 2) as u16 + 1,
             },
-            scale: row.scale,
+            scale: row.correction_code,
             norm: row.norm,
             codes,
             refine: &[],

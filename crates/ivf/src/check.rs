@@ -4,7 +4,7 @@
 //! has none, no row of the table is in the index twice.
 //!
 //! Against the table: every row that must be in the index is there, in the list and with the codes that encoding its vector
-//! anew gives, or others that are as near but for a rounding ([`Model::contradiction`]). Rows of the index that the table does not show are no problem: they are dead, or younger than the look at
+//! anew gives, or others that are as near but for a rounding ([`Model::check_encoding`]). Rows of the index that the table does not show are no problem: they are dead, or younger than the look at
 //! the table.
 //!
 //! Addresses are looked at by [`Window`]s as large as the memory allows, each over some blocks of the table; the first
@@ -22,7 +22,7 @@ use crate::search::Place;
 use crate::store::PageStore;
 use crate::walk::AHEAD;
 use crate::{Model, Row, Tid};
-use distillvq_quantizer::Stored;
+use distillvq_quantizer::StoredRow;
 use std::fmt;
 use std::ops::Range;
 use window::{Located, Window};
@@ -479,10 +479,10 @@ impl<S: PageStore> Walk<'_, S> {
                 .read(refine, |page| page.get(code).unwrap_or_default().to_vec())?;
         }
         let stored = kept.stored();
-        let wanted = Stored {
+        let wanted = StoredRow {
             list: row.list,
             codes: row.codes,
-            scale: row.scale,
+            correction_code: row.scale,
             norm: if meta.shape.has_norm { row.norm } else { 0.0 },
             refine: row.refine,
         };
@@ -492,7 +492,7 @@ impl<S: PageStore> Walk<'_, S> {
         // What fits a list ends where hardly any row is: no room is left for roundings there.
         Ok(match model {
             Some(model) if ![row.list, stored.list].contains(&meta.exact_list()) => {
-                model.contradiction(vector, &stored, &wanted)
+                model.check_encoding(vector, &stored, &wanted)
             }
             _ => Some("is in the wrong list"),
         })
@@ -542,11 +542,11 @@ impl Kept {
         }))
     }
 
-    fn stored(&self) -> Stored<'_> {
-        Stored {
+    fn stored(&self) -> StoredRow<'_> {
+        StoredRow {
             list: self.list,
             codes: &self.codes,
-            scale: self.scale,
+            correction_code: self.scale,
             norm: self.norm,
             refine: &self.refine,
         }

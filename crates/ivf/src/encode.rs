@@ -3,7 +3,7 @@
 use crate::error::Error;
 use crate::meta::Meta;
 use crate::{Metric, Model, Row, Tid};
-use distillvq_quantizer::{Encoded, EncodedRows, Monitor, Placement, Quiet, TrainError};
+use distillvq_quantizer::{Encoded, EncodedRows, Monitor, NoMonitor, Placement, TrainError};
 
 /// How vectors become rows of an index: plain values, fit for a worker.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +36,7 @@ impl<'a> RowEncoder<'a> {
     /// Encodes row-major vectors.
     pub fn encode(&self, vectors: &[f32]) -> EncodedRows {
         // A quiet monitor interrupts nothing.
-        self.encode_watched(vectors, &Quiet).unwrap_or_default()
+        self.encode_watched(vectors, &NoMonitor).unwrap_or_default()
     }
 
     /// As [`RowEncoder::encode`], `monitor` being asked every few milliseconds.
@@ -65,7 +65,7 @@ impl<'a> RowEncoder<'a> {
             };
             Encoded {
                 placement,
-                scale: 0,
+                correction_code: 0,
                 norm: 0.0,
             }
         };
@@ -89,7 +89,7 @@ impl<'a> Row<'a> {
         Some(Row {
             list,
             tid,
-            scale: one.scale,
+            scale: one.correction_code,
             norm: one.norm,
             codes: part(&encoded.codes, meta.shape.subquantizers).unwrap_or_default(),
             refine: part(&encoded.refine, meta.refine_bytes()).unwrap_or_default(),

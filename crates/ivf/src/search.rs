@@ -21,8 +21,8 @@ use crate::posting::{check_link, open};
 use crate::reservoir::{Reservoir, order};
 use crate::store::PageStore;
 use crate::{Metric, Tid};
-use distillvq_kernels::{Affine, Kernels, LANES, kernels};
-use distillvq_quantizer::{QueryTables, Ranking, RefineQuery, Searcher};
+use distillvq_kernels::{Kernels, LANES, ScoreParams, kernels};
+use distillvq_quantizer::{ListRanking, QueryTables, RefineQuery, Searcher};
 use scores::Scores;
 use std::cell::Cell;
 use std::cmp::Ordering;
@@ -128,7 +128,7 @@ struct Probe {
     rows: u64,
     cursor: Cursor,
     kept: Kept,
-    affine: Affine,
+    score_params: ScoreParams,
 }
 
 /// What scoring needs beside the page.
@@ -145,12 +145,12 @@ struct Scorer {
 pub struct Search<S: PageStore> {
     store: S,
     meta: Meta,
-    /// What the model multiplies vectors by, see [`distillvq_quantizer::Model::unit`].
+    /// What the model multiplies vectors by, see [`distillvq_quantizer::Model::scale_factor`].
     unit: f64,
     /// `None` if the index is untrained.
     scorer: Option<Scorer>,
     /// All lists, best first.
-    ranking: Ranking,
+    ranking: ListRanking,
     /// The probed lists, in the order of the ranking.
     probes: Vec<Probe>,
     /// See [`Search::bound`].
@@ -180,7 +180,7 @@ impl<S: PageStore> Search<S> {
             meta: *meta,
             unit: 1.0,
             scorer: None,
-            ranking: Ranking::default(),
+            ranking: ListRanking::default(),
             probes: Vec::new(),
             bound: None,
             scores: Scores::new(DEFAULT_SCORE_BYTES),
@@ -192,7 +192,7 @@ impl<S: PageStore> Search<S> {
             if model.lists() != meta.lists as usize || model.shape() != meta.shape {
                 return Err(Error::Mismatch("the model is another index's"));
             }
-            search.unit = f64::from(model.unit());
+            search.unit = f64::from(model.scale_factor());
             let scorer = Scorer::new(meta, model.query(query))?;
             search.ranking = scorer.tables.ranking();
             search.scorer = Some(scorer);
@@ -253,9 +253,9 @@ impl<S: PageStore> Search<S> {
         let lists = self.ranking.lists(probed, probed.saturating_add(more));
         let lists: Vec<u32> = lists.collect();
         let entries = entries(&self.store, &self.meta, &lists)?;
-        let affines = scorer.tables.affines(&lists);
-        for ((list, Entry { first, rows, .. }), affine) in
-            lists.into_iter().zip(entries).zip(affines)
+        let all_score_params = scorer.tables.list_score_params(&lists);
+        for ((list, Entry { first, rows, .. }), score_params) in
+            lists.into_iter().zip(entries).zip(all_score_params)
         {
             let cursor = if first == NO_BLOCK {
                 Cursor::End
@@ -269,7 +269,7 @@ impl<S: PageStore> Search<S> {
                 rows,
                 cursor,
                 kept: Kept::Untried,
-                affine,
+                score_params,
             });
         }
         self.find_bound();
@@ -597,8 +597,15 @@ impl Scorer {
             (self.scan)(layout.codes(page, b), &self.tables.lut, &mut sums);
             let norms = layout.norm_bytes(page, b);
             let threshold = best.threshold();
-            let finish = self.kernels.finish;
-            let mut wanted = finish(&sums, scales, norms, &probe.affine, threshold, &mut scores);
+            let score_block = self.kernels.score_block;
+            let mut wanted = score_block(
+                &sums,
+                scales,
+                norms,
+                &probe.score_params,
+                threshold,
+                &mut scores,
+            );
             show(b, &scores);
             while wanted != 0 {
                 let lane = wanted.trailing_zeros() as usize;

@@ -12,7 +12,7 @@ use distillvq_ivf::{
     Search, check, count_rows, create_empty, insert, load_model, read_all, replace_student,
     take_census, vacuum,
 };
-use distillvq_quantizer::{Quiet, TrainOptions, train};
+use distillvq_quantizer::{NoMonitor, TrainOptions, train};
 use proptest::prelude::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
@@ -161,7 +161,7 @@ fn large_model() -> Model {
         subquantizers: 7,
         ..TrainOptions::default()
     };
-    let trained = train(vectors(5_000, 1), DIM, None, &options, &Quiet);
+    let trained = train(vectors(5_000, 1), DIM, None, &options, &NoMonitor);
     trained.unwrap().model
 }
 

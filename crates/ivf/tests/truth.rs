@@ -5,7 +5,7 @@ mod common;
 
 use common::*;
 use distillvq_ivf::{DEEP_QUERIES, Metric, NEIGHBOURS, Neighbours, QueryKind, Tid, TruthCollector};
-use distillvq_quantizer::{EncodedRows, Monitor, Phase, Placement, Quiet, TrainError};
+use distillvq_quantizer::{EncodedRows, Monitor, NoMonitor, Phase, Placement, TrainError};
 use std::collections::HashSet;
 
 const ROWS: usize = 3000;
@@ -70,7 +70,9 @@ fn collect(
                     let tids: Vec<Tid> = (from..to).map(tid).collect();
                     let vectors = &rows[from * DIM..to * DIM];
                     let encoded = part(encoded, m, from..to);
-                    collector.offer(&tids, vectors, &encoded, &Quiet).unwrap();
+                    collector
+                        .offer(&tids, vectors, &encoded, &NoMonitor)
+                        .unwrap();
                 }
             });
         }

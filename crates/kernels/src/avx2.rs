@@ -4,20 +4,20 @@
 //! instruction sets, and every load and store below stays inside a fixed-size array or a checked slice.
 
 use crate::packed::{BYTES as PACKED_BYTES, SHIFT, VALUES as PACKED_VALUES, spread};
-use crate::{Affine, Kernels, LANES, Nearest, Norms, scalar};
+use crate::{CodewordSearch, Kernels, LANES, Norms, ScoreParams, scalar};
 use std::arch::x86_64::*;
 
 static KERNELS: Kernels = Kernels {
     name: "avx2",
     dot,
-    dots,
-    dots8,
-    products8,
-    dot7,
+    dot_rows,
+    dot_rows_i8,
+    matmul_i8,
+    dot_packed7,
     scan4,
     scan8,
-    finish,
-    nearest,
+    score_block,
+    nearest_codewords,
 };
 
 /// The table, if this machine can run it.
@@ -30,23 +30,23 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     unsafe { dot_avx2(a, b) }
 }
 
-fn dots(q: &[f32], rows: &[f32], out: &mut [f32]) {
+fn dot_rows(q: &[f32], rows: &[f32], out: &mut [f32]) {
     // SAFETY: as in `dot`.
-    unsafe { dots_avx2(q, rows, out) }
+    unsafe { dot_rows_avx2(q, rows, out) }
 }
 
-fn products8(a: &[i8], b: &[i8], columns: usize, out: &mut [i32]) {
-    scalar::products_by_rows(dots8, a, b, columns, out);
+fn matmul_i8(a: &[i8], b: &[i8], columns: usize, out: &mut [i32]) {
+    scalar::matmul_i8_by_rows(dot_rows_i8, a, b, columns, out);
 }
 
-fn dots8(q: &[i8], rows: &[i8], out: &mut [i32]) {
+fn dot_rows_i8(q: &[i8], rows: &[i8], out: &mut [i32]) {
     // SAFETY: as in `dot`.
-    unsafe { dots8_avx2(q, rows, out) }
+    unsafe { dot_rows_i8_avx2(q, rows, out) }
 }
 
-fn dot7(q: &[i8], packed: &[u8]) -> [i32; 2] {
+fn dot_packed7(q: &[i8], packed: &[u8]) -> [i32; 2] {
     // SAFETY: as in `dot`.
-    unsafe { dot7_avx2(q, packed) }
+    unsafe { dot_packed7_avx2(q, packed) }
 }
 
 pub(crate) fn scan4(codes: &[u8], lut: &[u8], sums: &mut [u16; LANES]) {
@@ -59,26 +59,26 @@ fn scan8(codes: &[u8], lut: &[u8], sums: &mut [u16; LANES]) {
     unsafe { scan8_avx2(codes, lut, sums) }
 }
 
-pub(crate) fn finish(
+pub(crate) fn score_block(
     sums: &[u16; LANES],
     scales: &[u8; LANES],
     norms: Option<&Norms>,
-    a: &Affine,
+    a: &ScoreParams,
     threshold: f32,
     out: &mut [f32; LANES],
 ) -> u32 {
     // SAFETY: as in `dot`.
-    unsafe { finish_avx2(sums, scales, norms, a, threshold, out) }
+    unsafe { score_block_avx2(sums, scales, norms, a, threshold, out) }
 }
 
-pub(crate) fn nearest(what: &Nearest<'_>, out: &mut [u8], out_stride: usize) {
-    let words = what.half_norms.len();
-    let complete = what.book.len() >= words * what.width && what.stride >= what.width;
-    if complete && what.width > 0 && words > 0 && words <= 256 && words.is_multiple_of(16) {
+pub(crate) fn nearest_codewords(search: &CodewordSearch<'_>, out: &mut [u8], out_stride: usize) {
+    let words = search.half_norms.len();
+    let complete = search.codebook.len() >= words * search.width && search.stride >= search.width;
+    if complete && search.width > 0 && words > 0 && words <= 256 && words.is_multiple_of(16) {
         // SAFETY: as in `dot`.
-        unsafe { nearest_avx2(what, out, out_stride.max(1)) }
+        unsafe { nearest_codewords_avx2(search, out, out_stride.max(1)) }
     } else {
-        scalar::nearest(what, out, out_stride);
+        scalar::nearest_codewords(search, out, out_stride);
     }
 }
 
@@ -151,17 +151,17 @@ fn dot_avx2(a: &[f32], b: &[f32]) -> f32 {
     sum_f32(sum) + tail
 }
 
-/// Rows of `dots` that share the loads of the query.
-const TOGETHER: usize = 4;
+/// Rows of `dot_rows` that share the loads of the query.
+const ROW_TILE: usize = 4;
 
 #[target_feature(enable = "avx2,fma")]
-fn dots_avx2(q: &[f32], rows: &[f32], out: &mut [f32]) {
+fn dot_rows_avx2(q: &[f32], rows: &[f32], out: &mut [f32]) {
     let d = q.len();
     let whole = rows.len().checked_div(d).unwrap_or(0).min(out.len());
     let (head, tail) = out.split_at_mut(whole);
     tail.fill(0.0);
     let mut rows = rows.chunks_exact(d.max(1));
-    let (fours, rest) = head.as_chunks_mut::<TOGETHER>();
+    let (fours, rest) = head.as_chunks_mut::<ROW_TILE>();
     for four in fours {
         let (Some(a), Some(b), Some(c), Some(e)) =
             (rows.next(), rows.next(), rows.next(), rows.next())
@@ -177,13 +177,13 @@ fn dots_avx2(q: &[f32], rows: &[f32], out: &mut [f32]) {
 
 /// Products of `q` with four rows of its length.
 #[target_feature(enable = "avx2,fma")]
-fn dot4_avx2(q: &[f32], rows: [&[f32]; TOGETHER]) -> [f32; TOGETHER] {
+fn dot4_avx2(q: &[f32], rows: [&[f32]; ROW_TILE]) -> [f32; ROW_TILE] {
     let (wide, tail) = q.as_chunks::<8>();
     let (a, a_tail) = rows[0].as_chunks::<8>();
     let (b, b_tail) = rows[1].as_chunks::<8>();
     let (c, c_tail) = rows[2].as_chunks::<8>();
     let (e, e_tail) = rows[3].as_chunks::<8>();
-    let mut sums = [_mm256_setzero_ps(); TOGETHER];
+    let mut sums = [_mm256_setzero_ps(); ROW_TILE];
     for ((((x, a), b), c), e) in wide.iter().zip(a).zip(b).zip(c).zip(e) {
         let x = load_f32(x);
         sums[0] = _mm256_fmadd_ps(x, load_f32(a), sums[0]);
@@ -191,7 +191,7 @@ fn dot4_avx2(q: &[f32], rows: [&[f32]; TOGETHER]) -> [f32; TOGETHER] {
         sums[2] = _mm256_fmadd_ps(x, load_f32(c), sums[2]);
         sums[3] = _mm256_fmadd_ps(x, load_f32(e), sums[3]);
     }
-    let mut out = [0f32; TOGETHER];
+    let mut out = [0f32; ROW_TILE];
     for ((o, sum), rest) in out
         .iter_mut()
         .zip(sums)
@@ -203,15 +203,15 @@ fn dot4_avx2(q: &[f32], rows: [&[f32]; TOGETHER]) -> [f32; TOGETHER] {
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn dots8_avx2(q: &[i8], rows: &[i8], out: &mut [i32]) {
+fn dot_rows_i8_avx2(q: &[i8], rows: &[i8], out: &mut [i32]) {
     out.fill(0);
     let d = q.len().max(1);
     let whole = (rows.len() / d).min(out.len());
-    let (fours, rest) = out[..whole].as_chunks_mut::<TOGETHER>();
-    let (rows, last) = rows.split_at(fours.len() * TOGETHER * d);
-    let lack = lack8(q.as_chunks::<32>().0);
-    for (four, rows) in fours.iter_mut().zip(rows.chunks_exact(TOGETHER * d)) {
-        *four = dot8x4_avx2(q, rows, lack);
+    let (fours, rest) = out[..whole].as_chunks_mut::<ROW_TILE>();
+    let (rows, last) = rows.split_at(fours.len() * ROW_TILE * d);
+    let bias = sign_bias(q.as_chunks::<32>().0);
+    for (four, rows) in fours.iter_mut().zip(rows.chunks_exact(ROW_TILE * d)) {
+        *four = dot8x4_avx2(q, rows, bias);
     }
     for (o, row) in rest.iter_mut().zip(last.chunks_exact(d)) {
         let (x, tail) = q.as_chunks::<32>();
@@ -220,14 +220,14 @@ fn dots8_avx2(q: &[i8], rows: &[i8], out: &mut [i32]) {
         for (x, y) in x.iter().zip(y) {
             sum = _mm256_add_epi32(sum, Factor::new(x).times(y));
         }
-        let sum = sum_i32(sum).wrapping_add(lack);
+        let sum = sum_i32(sum).wrapping_add(bias);
         *o = sum.wrapping_add(scalar::dot8(tail, row_tail));
     }
 }
 
 /// Products of `q` with four rows of its length, one after the other in `rows`.
 #[target_feature(enable = "avx2,fma")]
-fn dot8x4_avx2(q: &[i8], rows: &[i8], lack: i32) -> [i32; TOGETHER] {
+fn dot8x4_avx2(q: &[i8], rows: &[i8], bias: i32) -> [i32; ROW_TILE] {
     let d = q.len();
     let (ab, cd) = rows.split_at(2 * d);
     let ((a, b), (c, e)) = (ab.split_at(d), cd.split_at(d));
@@ -236,7 +236,7 @@ fn dot8x4_avx2(q: &[i8], rows: &[i8], lack: i32) -> [i32; TOGETHER] {
     let (b, b_tail) = b.as_chunks::<32>();
     let (c, c_tail) = c.as_chunks::<32>();
     let (e, e_tail) = e.as_chunks::<32>();
-    let mut sums = [_mm256_setzero_si256(); TOGETHER];
+    let mut sums = [_mm256_setzero_si256(); ROW_TILE];
     for ((((x, a), b), c), e) in wide.iter().zip(a).zip(b).zip(c).zip(e) {
         let x = Factor::new(x);
         sums[0] = _mm256_add_epi32(sums[0], x.times(a));
@@ -244,7 +244,7 @@ fn dot8x4_avx2(q: &[i8], rows: &[i8], lack: i32) -> [i32; TOGETHER] {
         sums[2] = _mm256_add_epi32(sums[2], x.times(c));
         sums[3] = _mm256_add_epi32(sums[3], x.times(e));
     }
-    let mut out = four_sums(sums, lack);
+    let mut out = four_sums(sums, bias);
     if !tail.is_empty() {
         for (o, rest) in out.iter_mut().zip([a_tail, b_tail, c_tail, e_tail]) {
             *o = o.wrapping_add(scalar::dot8(tail, rest));
@@ -254,7 +254,7 @@ fn dot8x4_avx2(q: &[i8], rows: &[i8], lack: i32) -> [i32; TOGETHER] {
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn dot7_avx2(q: &[i8], packed: &[u8]) -> [i32; 2] {
+fn dot_packed7_avx2(q: &[i8], packed: &[u8]) -> [i32; 2] {
     let mut sums = [_mm256_setzero_si256(); 2];
     let low = _mm256_set1_epi8(0x7f);
     let shift = _mm256_set1_epi8(SHIFT as i8);
@@ -331,7 +331,7 @@ impl Factor {
     }
 
     /// Sums of four products each. To flip all bits of `y` where the number is negative makes it `-y - 1`, cheaper
-    /// than `-y`; what the products then lack does not depend on `y`, see [`lack8`]. With sizes up to 127 two products
+    /// than `-y`; the difference does not depend on `y`, see [`sign_bias`]. With sizes up to 127 two products
     /// fit 16 bits, as -128 is the farthest that flipping reaches.
     #[target_feature(enable = "avx2,fma")]
     fn times(self, y: &[i8; 32]) -> __m256i {
@@ -341,8 +341,8 @@ impl Factor {
     }
 }
 
-/// What the products of [`Factor`] lack for a row: the sizes of the negative numbers.
-fn lack8(q: &[[i8; 32]]) -> i32 {
+/// The difference of the products of [`Factor`] to those wanted, per row: the sum of the sizes of the negative numbers.
+fn sign_bias(q: &[[i8; 32]]) -> i32 {
     let negative = q.as_flattened().iter().map(|x| -i32::from((*x).min(0)));
     negative.fold(0, i32::wrapping_add)
 }
@@ -484,16 +484,19 @@ fn look_up_256(code: __m256i, table: &[u8; 256]) -> __m256i {
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn finish_avx2(
+fn score_block_avx2(
     sums: &[u16; LANES],
     scales: &[u8; LANES],
     norms: Option<&Norms>,
-    a: &Affine,
+    a: &ScoreParams,
     threshold: f32,
     out: &mut [f32; LANES],
 ) -> u32 {
     let (base, delta) = (_mm256_set1_ps(a.base), _mm256_set1_ps(a.delta));
-    let (lo, step) = (_mm256_set1_ps(a.scale_lo), _mm256_set1_ps(a.scale_step));
+    let (lo, step) = (
+        _mm256_set1_ps(a.correction_min),
+        _mm256_set1_ps(a.correction_step),
+    );
     let sums = sums.as_chunks::<8>().0.iter();
     let scales = scales.as_chunks::<8>().0.iter();
     let mut norms = norms.map(|n| n.as_chunks::<32>().0.iter());
@@ -527,20 +530,20 @@ fn finish_avx2(
     mask
 }
 
-/// Needs `book.len() ≥ words·width`, `stride ≥ width > 0`, and 16 to 256 words in whole sixteens.
+/// Needs `codebook.len() ≥ words·width`, `stride ≥ width > 0`, and 16 to 256 words in whole sixteens.
 #[target_feature(enable = "avx2,fma")]
-fn nearest_avx2(what: &Nearest<'_>, out: &mut [u8], out_stride: usize) {
-    let words = what.half_norms.len();
-    let rows = what.rows.chunks(what.stride);
+fn nearest_codewords_avx2(search: &CodewordSearch<'_>, out: &mut [u8], out_stride: usize) {
+    let words = search.half_norms.len();
+    let rows = search.rows.chunks(search.stride);
     for (row, code) in rows.zip(out.iter_mut().step_by(out_stride)) {
-        let row = &row[..row.len().min(what.width)];
+        let row = &row[..row.len().min(search.width)];
         let mut best = _mm256_set1_ps(f32::INFINITY);
         let mut best_at = _mm256_setzero_si256();
         let mut at = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-        for (block, half) in what.half_norms.as_chunks::<16>().0.iter().enumerate() {
+        for (block, half) in search.half_norms.as_chunks::<16>().0.iter().enumerate() {
             let half = half.as_chunks::<8>().0;
             let (mut cost0, mut cost1) = (load_f32(&half[0]), load_f32(&half[1]));
-            for (x, dim) in row.iter().zip(what.book.chunks_exact(words)) {
+            for (x, dim) in row.iter().zip(search.codebook.chunks_exact(words)) {
                 let x = _mm256_set1_ps(*x);
                 let dim = dim.as_chunks::<8>().0;
                 cost0 = _mm256_fnmadd_ps(x, load_f32(&dim[2 * block]), cost0);

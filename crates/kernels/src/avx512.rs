@@ -1,26 +1,26 @@
 //! AVX-512 as Ice Lake and Zen 4 brought it: F, BW, VL and DQ with VBMI and VNNI.
 //!
 //! Older machines have AVX-512 without the last two, lower their clock for it, and keep the AVX2 table. The table takes
-//! function of AVX2 over where wider registers gain next to nothing: `nearest` is a small part of any build.
+//! function of AVX2 over where wider registers gain next to nothing: `nearest_codewords` is a small part of any build.
 //!
 //! What is said of safety in `avx2.rs` holds here too; loads of incomplete registers leave the missing elements alone.
 
 use crate::avx2::{self, ByteSums, fold, load_32, store_halves};
 use crate::packed::{BYTES as PACKED_BYTES, SHIFT, VALUES as PACKED_VALUES, spread};
-use crate::{Affine, Kernels, LANES, Norms, scalar, signed};
+use crate::{Kernels, LANES, Norms, ScoreParams, scalar, signed};
 use std::arch::x86_64::*;
 
 static KERNELS: Kernels = Kernels {
     name: "avx512",
     dot,
-    dots,
-    dots8,
-    products8,
-    dot7,
+    dot_rows,
+    dot_rows_i8,
+    matmul_i8,
+    dot_packed7,
     scan4,
     scan8,
-    finish,
-    nearest: avx2::nearest,
+    score_block,
+    nearest_codewords: avx2::nearest_codewords,
 };
 
 /// The table, if this machine can run it.
@@ -40,24 +40,24 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     unsafe { dot_avx512(a, b) }
 }
 
-fn dots(q: &[f32], rows: &[f32], out: &mut [f32]) {
+fn dot_rows(q: &[f32], rows: &[f32], out: &mut [f32]) {
     // SAFETY: as in `dot`.
-    unsafe { dots_avx512(q, rows, out) }
+    unsafe { dot_rows_avx512(q, rows, out) }
 }
 
-fn dots8(q: &[i8], rows: &[i8], out: &mut [i32]) {
+fn dot_rows_i8(q: &[i8], rows: &[i8], out: &mut [i32]) {
     // SAFETY: as in `dot`.
-    unsafe { dots8_avx512(q, rows, out) }
+    unsafe { dot_rows_i8_avx512(q, rows, out) }
 }
 
-fn products8(a: &[i8], b: &[i8], columns: usize, out: &mut [i32]) {
+fn matmul_i8(a: &[i8], b: &[i8], columns: usize, out: &mut [i32]) {
     // SAFETY: as in `dot`.
-    unsafe { products8_avx512(a, b, columns, out) }
+    unsafe { matmul_i8_avx512(a, b, columns, out) }
 }
 
-fn dot7(q: &[i8], packed: &[u8]) -> [i32; 2] {
+fn dot_packed7(q: &[i8], packed: &[u8]) -> [i32; 2] {
     // SAFETY: as in `dot`.
-    unsafe { dot7_avx512(q, packed) }
+    unsafe { dot_packed7_avx512(q, packed) }
 }
 
 fn scan4(codes: &[u8], lut: &[u8], sums: &mut [u16; LANES]) {
@@ -70,16 +70,16 @@ fn scan8(codes: &[u8], lut: &[u8], sums: &mut [u16; LANES]) {
     unsafe { scan8_avx512(codes, lut, sums) }
 }
 
-fn finish(
+fn score_block(
     sums: &[u16; LANES],
     scales: &[u8; LANES],
     norms: Option<&Norms>,
-    affine: &Affine,
+    params: &ScoreParams,
     threshold: f32,
     out: &mut [f32; LANES],
 ) -> u32 {
     // SAFETY: as in `dot`.
-    unsafe { finish_avx512(sums, scales, norms, affine, threshold, out) }
+    unsafe { score_block_avx512(sums, scales, norms, params, threshold, out) }
 }
 
 /// Floats in a register.
@@ -146,17 +146,17 @@ fn dot_avx512(a: &[f32], b: &[f32]) -> f32 {
     _mm512_reduce_add_ps(_mm512_add_ps(pairs.0, pairs.1))
 }
 
-/// Rows of `dots` and `dots8` that share the loads of the query.
-const TOGETHER: usize = 4;
+/// Rows of `dot_rows` and `dot_rows_i8` that share the loads of the query.
+const ROW_TILE: usize = 4;
 
 #[target_feature(enable = "avx512f")]
-fn dots_avx512(q: &[f32], rows: &[f32], out: &mut [f32]) {
+fn dot_rows_avx512(q: &[f32], rows: &[f32], out: &mut [f32]) {
     out.fill(0.0);
     let d = q.len().max(1);
     let whole = (rows.len() / d).min(out.len());
-    let (fours, rest) = out[..whole].as_chunks_mut::<TOGETHER>();
-    let (rows, last) = rows.split_at(fours.len() * TOGETHER * d);
-    for (four, rows) in fours.iter_mut().zip(rows.chunks_exact(TOGETHER * d)) {
+    let (fours, rest) = out[..whole].as_chunks_mut::<ROW_TILE>();
+    let (rows, last) = rows.split_at(fours.len() * ROW_TILE * d);
+    for (four, rows) in fours.iter_mut().zip(rows.chunks_exact(ROW_TILE * d)) {
         *four = dot4_avx512(q, rows);
     }
     for (o, row) in rest.iter_mut().zip(last.chunks_exact(d)) {
@@ -166,7 +166,7 @@ fn dots_avx512(q: &[f32], rows: &[f32], out: &mut [f32]) {
 
 /// Products of `q` with four rows of its length, one after the other in `rows`.
 #[target_feature(enable = "avx512f")]
-fn dot4_avx512(q: &[f32], rows: &[f32]) -> [f32; TOGETHER] {
+fn dot4_avx512(q: &[f32], rows: &[f32]) -> [f32; ROW_TILE] {
     let (ab, ce) = rows.split_at(rows.len() / 2);
     let ((a, b), (c, e)) = (ab.split_at(ab.len() / 2), ce.split_at(ce.len() / 2));
     let (wide, tail) = q.as_chunks::<FLOATS>();
@@ -176,7 +176,7 @@ fn dot4_avx512(q: &[f32], rows: &[f32]) -> [f32; TOGETHER] {
     let (e, e_tail) = e.as_chunks::<FLOATS>();
     let tail = load_some_f32(tail);
     let tails = [a_tail, b_tail, c_tail, e_tail];
-    let mut sums = [_mm512_setzero_ps(); TOGETHER];
+    let mut sums = [_mm512_setzero_ps(); ROW_TILE];
     for (sum, rest) in sums.iter_mut().zip(tails) {
         *sum = _mm512_mul_ps(tail, load_some_f32(rest));
     }
@@ -187,7 +187,7 @@ fn dot4_avx512(q: &[f32], rows: &[f32]) -> [f32; TOGETHER] {
         sums[2] = _mm512_fmadd_ps(x, load_f32(c), sums[2]);
         sums[3] = _mm512_fmadd_ps(x, load_f32(e), sums[3]);
     }
-    let mut out = [0f32; TOGETHER];
+    let mut out = [0f32; ROW_TILE];
     for (o, sum) in out.iter_mut().zip(sums) {
         *o = _mm512_reduce_add_ps(sum);
     }
@@ -195,14 +195,14 @@ fn dot4_avx512(q: &[f32], rows: &[f32]) -> [f32; TOGETHER] {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn dots8_avx512(q: &[i8], rows: &[i8], out: &mut [i32]) {
+fn dot_rows_i8_avx512(q: &[i8], rows: &[i8], out: &mut [i32]) {
     out.fill(0);
     let d = q.len().max(1);
     let whole = (rows.len() / d).min(out.len());
-    let (fours, rest) = out[..whole].as_chunks_mut::<TOGETHER>();
-    let (rows, last) = rows.split_at(fours.len() * TOGETHER * d);
+    let (fours, rest) = out[..whole].as_chunks_mut::<ROW_TILE>();
+    let (rows, last) = rows.split_at(fours.len() * ROW_TILE * d);
     let excess = excess8(q);
-    for (four, rows) in fours.iter_mut().zip(rows.chunks_exact(TOGETHER * d)) {
+    for (four, rows) in fours.iter_mut().zip(rows.chunks_exact(ROW_TILE * d)) {
         *four = dot8x4_avx512(q, rows, excess);
     }
     for (o, row) in rest.iter_mut().zip(last.chunks_exact(d)) {
@@ -236,7 +236,7 @@ fn dot8_avx512(q: &[i8], row: &[i8], excess: i32) -> i32 {
 
 /// Products of `q` with four rows of its length, one after the other in `rows`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn dot8x4_avx512(q: &[i8], rows: &[i8], excess: i32) -> [i32; TOGETHER] {
+fn dot8x4_avx512(q: &[i8], rows: &[i8], excess: i32) -> [i32; ROW_TILE] {
     let (ab, ce) = rows.split_at(rows.len() / 2);
     let ((a, b), (c, e)) = (ab.split_at(ab.len() / 2), ce.split_at(ce.len() / 2));
     let (wide, tail) = q.as_chunks::<BYTES>();
@@ -244,7 +244,7 @@ fn dot8x4_avx512(q: &[i8], rows: &[i8], excess: i32) -> [i32; TOGETHER] {
     let (b, b_tail) = b.as_chunks::<BYTES>();
     let (c, c_tail) = c.as_chunks::<BYTES>();
     let (e, e_tail) = e.as_chunks::<BYTES>();
-    let mut sums = [_mm512_setzero_si512(); TOGETHER];
+    let mut sums = [_mm512_setzero_si512(); ROW_TILE];
     for ((((x, a), b), c), e) in wide.iter().zip(a).zip(b).zip(c).zip(e) {
         let x = load_i8(x);
         sums[0] = add_raised(sums[0], x, load_i8(a));
@@ -263,7 +263,7 @@ fn dot8x4_avx512(q: &[i8], rows: &[i8], excess: i32) -> [i32; TOGETHER] {
 
 /// The sum of each register, less something.
 #[target_feature(enable = "avx512f")]
-fn four_sums(sums: [__m512i; TOGETHER], less: i32) -> [i32; TOGETHER] {
+fn four_sums(sums: [__m512i; ROW_TILE], less: i32) -> [i32; ROW_TILE] {
     let halved = sums.map(|sum| {
         let high = _mm512_extracti64x4_epi64::<1>(sum);
         _mm256_add_epi32(_mm512_castsi512_si256(sum), high)
@@ -273,25 +273,25 @@ fn four_sums(sums: [__m512i; TOGETHER], less: i32) -> [i32; TOGETHER] {
 
 /// Four rows by four, which share all loads; what is left over, row by row.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn products8_avx512(a: &[i8], b: &[i8], columns: usize, out: &mut [i32]) {
+fn matmul_i8_avx512(a: &[i8], b: &[i8], columns: usize, out: &mut [i32]) {
     let width = b.len() / columns.max(1);
     if columns == 0 || width == 0 {
         return out.fill(0);
     }
-    let whole = width / TOGETHER * TOGETHER;
+    let whole = width / ROW_TILE * ROW_TILE;
     let (fours, rest) = b.split_at(whole * columns);
-    let blocks = out.len() / (TOGETHER * width);
-    let blocks = blocks.min(a.len() / (TOGETHER * columns));
-    let (out, last) = out.split_at_mut(blocks * TOGETHER * width);
-    let (a, last_a) = a.split_at(blocks * TOGETHER * columns);
-    let rows = a.chunks_exact(TOGETHER * columns);
-    for (a, out) in rows.zip(out.chunks_exact_mut(TOGETHER * width)) {
+    let blocks = out.len() / (ROW_TILE * width);
+    let blocks = blocks.min(a.len() / (ROW_TILE * columns));
+    let (out, last) = out.split_at_mut(blocks * ROW_TILE * width);
+    let (a, last_a) = a.split_at(blocks * ROW_TILE * columns);
+    let rows = a.chunks_exact(ROW_TILE * columns);
+    for (a, out) in rows.zip(out.chunks_exact_mut(ROW_TILE * width)) {
         let (first, second) = out.split_at_mut(2 * width);
         let ((o0, o1), (o2, o3)) = (first.split_at_mut(width), second.split_at_mut(width));
         let outs = o0.as_chunks_mut().0.iter_mut().zip(o1.as_chunks_mut().0);
         let outs = outs.zip(o2.as_chunks_mut().0.iter_mut().zip(o3.as_chunks_mut().0));
         let [e0, e1, e2, e3] = four_rows(a, columns).map(excess8);
-        for (b, ((o0, o1), (o2, o3))) in fours.chunks_exact(TOGETHER * columns).zip(outs) {
+        for (b, ((o0, o1), (o2, o3))) in fours.chunks_exact(ROW_TILE * columns).zip(outs) {
             let [s0, s1, s2, s3] = tile8_avx512(four_rows(a, columns), four_rows(b, columns));
             *o0 = four_sums(s0, e0);
             *o1 = four_sums(s1, e1);
@@ -299,23 +299,23 @@ fn products8_avx512(a: &[i8], b: &[i8], columns: usize, out: &mut [i32]) {
             *o3 = four_sums(s3, e3);
         }
         for (a, out) in a.chunks_exact(columns).zip(out.chunks_exact_mut(width)) {
-            dots8_avx512(a, rest, &mut out[whole..]);
+            dot_rows_i8_avx512(a, rest, &mut out[whole..]);
         }
     }
-    scalar::products_by_rows(dots8, last_a, b, columns, last);
+    scalar::matmul_i8_by_rows(dot_rows_i8, last_a, b, columns, last);
 }
 
 /// Four rows that lie one behind the other.
-fn four_rows(rows: &[i8], columns: usize) -> [&[i8]; TOGETHER] {
+fn four_rows(rows: &[i8], columns: usize) -> [&[i8]; ROW_TILE] {
     std::array::from_fn(|i| rows.get(i * columns..(i + 1) * columns).unwrap_or_default())
 }
 
 /// Adds the products of each register of `a` with each of `b` that is raised by 128.
 #[target_feature(enable = "avx512f,avx512vnni")]
 fn add_products(
-    sums: &mut [[__m512i; TOGETHER]; TOGETHER],
-    a: [__m512i; TOGETHER],
-    b: [__m512i; TOGETHER],
+    sums: &mut [[__m512i; ROW_TILE]; ROW_TILE],
+    a: [__m512i; ROW_TILE],
+    b: [__m512i; ROW_TILE],
 ) {
     for (j, b) in b.into_iter().enumerate() {
         let raised = _mm512_xor_si512(b, _mm512_set1_epi8(i8::MIN));
@@ -327,8 +327,8 @@ fn add_products(
 
 /// Sums for the products of each of four rows with each of four that are raised by 128; all of the same length.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn tile8_avx512(a: [&[i8]; TOGETHER], b: [&[i8]; TOGETHER]) -> [[__m512i; TOGETHER]; TOGETHER] {
-    let mut sums = [[_mm512_setzero_si512(); TOGETHER]; TOGETHER];
+fn tile8_avx512(a: [&[i8]; ROW_TILE], b: [&[i8]; ROW_TILE]) -> [[__m512i; ROW_TILE]; ROW_TILE] {
+    let mut sums = [[_mm512_setzero_si512(); ROW_TILE]; ROW_TILE];
     let whole = a[0].len() / BYTES;
     let [a0, a1, a2, a3] = a.map(|row| &row.as_chunks().0[..whole]);
     let [b0, b1, b2, b3] = b.map(|row| &row.as_chunks().0[..whole]);
@@ -356,7 +356,7 @@ fn tile8_avx512(a: [&[i8]; TOGETHER], b: [&[i8]; TOGETHER]) -> [[__m512i; TOGETH
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn dot7_avx512(q: &[i8], packed: &[u8]) -> [i32; 2] {
+fn dot_packed7_avx512(q: &[i8], packed: &[u8]) -> [i32; 2] {
     let mut sums = [_mm512_setzero_si512(); 2];
     // What comes of the stored values being 64 larger.
     let mut excess = sums;
@@ -440,7 +440,7 @@ fn scan4_avx512(codes: &[u8], lut: &[u8], sums: &mut [u16; LANES]) {
         // Tables that are missing give 0.
         add(load_some_u8(last_codes), load_some_u8(last_tables));
     }
-    // Stored in one piece, as `finish` loads them: what was written in two could not be handed on before it is in the cache.
+    // Stored in one piece, as `score_block` loads them: what was written in two could not be handed on before it is in the cache.
     for (half, total) in sums
         .as_chunks_mut::<16>()
         .0
@@ -476,16 +476,19 @@ fn look_up_256(code: __m256i, table: &[u8; 256]) -> __m256i {
 }
 
 #[target_feature(enable = "avx512f,avx2,fma")]
-fn finish_avx512(
+fn score_block_avx512(
     sums: &[u16; LANES],
     scales: &[u8; LANES],
     norms: Option<&Norms>,
-    a: &Affine,
+    a: &ScoreParams,
     threshold: f32,
     out: &mut [f32; LANES],
 ) -> u32 {
     let (base, delta) = (_mm512_set1_ps(a.base), _mm512_set1_ps(a.delta));
-    let (lo, step) = (_mm512_set1_ps(a.scale_lo), _mm512_set1_ps(a.scale_step));
+    let (lo, step) = (
+        _mm512_set1_ps(a.correction_min),
+        _mm512_set1_ps(a.correction_step),
+    );
     let sums = sums.as_chunks::<FLOATS>().0.iter();
     let scales = scales.as_chunks::<FLOATS>().0.iter();
     let mut norms = norms.map(|n| n.as_chunks::<BYTES>().0.iter());

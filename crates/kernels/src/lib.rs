@@ -18,8 +18,8 @@ mod avx512;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod neon;
 mod packed;
-mod proof;
 mod scalar;
+mod self_test;
 
 pub use packed::{BYTES as PACKED_BYTES, VALUES as PACKED_VALUES, pack7, unpack7};
 
@@ -28,22 +28,22 @@ use std::sync::OnceLock;
 /// Rows in a block.
 pub const LANES: usize = 32;
 
-/// Parameters that turn the integer sums of a block into scores.
+/// Parameters that turn the look-up-table sums of a block into scores; FAISS calls them normalizers.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Affine {
+pub struct ScoreParams {
     /// `q·O[list] + lut_bias`: what every row of the list shares.
     pub base: f32,
     /// Value of one step of the look-up table.
     pub delta: f32,
-    /// Norm correction of scale byte 0.
-    pub scale_lo: f32,
-    /// Norm correction that one step of the scale byte adds.
-    pub scale_step: f32,
+    /// Norm correction of correction byte 0.
+    pub correction_min: f32,
+    /// Norm correction per step of the correction byte.
+    pub correction_step: f32,
 }
 
-/// Sub-vectors of many rows and the codebook to encode them with; see [`Kernels::nearest`].
+/// Input of a product quantizer's encoding: sub-vectors of rows and one codebook; see [`Kernels::nearest_codewords`].
 #[derive(Debug, Clone, Copy)]
-pub struct Nearest<'a> {
+pub struct CodewordSearch<'a> {
     /// Row-major rows; row `i` starts at `i·stride`.
     pub rows: &'a [f32],
     /// Distance between the starts of two rows.
@@ -51,7 +51,7 @@ pub struct Nearest<'a> {
     /// Length of the sub-vector at the start of each row.
     pub width: usize,
     /// Codebook by dimension: entry `t·words + j` is dimension `t` of codeword `j`.
-    pub book: &'a [f32],
+    pub codebook: &'a [f32],
     /// Half the squared norm of each codeword; its length is the number of codewords (1..=256).
     pub half_norms: &'a [f32],
 }
@@ -62,10 +62,9 @@ pub fn signed(bytes: &[u8]) -> &[i8] {
     unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len()) }
 }
 
-/// Asks the processor for so many bytes of memory, which takes hardly any time by itself. The address may be any: nothing is
-/// read. Does nothing where the processor cannot be asked.
+/// Prefetches `bytes` bytes from `start`. The address need not be valid. Does nothing where there is no such instruction.
 #[inline]
-pub fn bring_near<T>(start: *const T, bytes: usize) {
+pub fn prefetch<T>(start: *const T, bytes: usize) {
     #[cfg(target_arch = "x86_64")]
     for line in (0..bytes).step_by(64) {
         // SAFETY: a hint that has no effect on what the program does, wherever it points to.
@@ -81,9 +80,9 @@ pub fn bring_near<T>(start: *const T, bytes: usize) {
 /// Squared norms of a block's rows, little-endian `f32`.
 pub type Norms = [u8; 4 * LANES];
 
-/// Type of [`Kernels::finish`]: sums, scale bytes, norms, parameters, threshold, scores.
-pub type Finish =
-    fn(&[u16; LANES], &[u8; LANES], Option<&Norms>, &Affine, f32, &mut [f32; LANES]) -> u32;
+/// Type of [`Kernels::score_block`]: sums, scale bytes, norms, parameters, threshold, scores.
+pub type ScoreBlockFn =
+    fn(&[u16; LANES], &[u8; LANES], Option<&Norms>, &ScoreParams, f32, &mut [f32; LANES]) -> u32;
 
 /// One implementation of all inner loops.
 #[derive(Debug)]
@@ -92,49 +91,54 @@ pub struct Kernels {
     pub name: &'static str,
     /// Dot product over the shorter of the two lengths.
     pub dot: fn(&[f32], &[f32]) -> f32,
-    /// `dots(q, rows, out)`: `out[i] = row_i·q`, `rows` being row-major with `q.len()` columns. Rows that are missing
-    /// give 0.
-    pub dots: fn(&[f32], &[f32], &mut [f32]),
-    /// `dots8(q, rows, out)`: as `dots`, of integers. Exact for values of -127 to 127 and up to 2^17 columns; other input
-    /// gives a wrong number.
-    pub dots8: fn(&[i8], &[i8], &mut [i32]),
-    /// `products8(a, b, columns, out)`: the products of each row of `a` with each row of `b`, row-major, of as many rows of `a`
-    /// as `out` has room for. Exact as `dots8` is.
-    pub products8: fn(&[i8], &[i8], usize, &mut [i32]),
-    /// `dot7(q, packed)`: products of a packed vector ([`pack7`]) with `q` and with itself, of as many whole blocks as both
-    /// have. Exact as `dots8` is.
-    pub dot7: fn(&[i8], &[u8]) -> [i32; 2],
+    /// `dot_rows(q, rows, out)`: `out[i] = row_i·q`; `rows` is row-major with `q.len()` columns. Missing rows give 0.
+    pub dot_rows: fn(&[f32], &[f32], &mut [f32]),
+    /// `dot_rows_i8(q, rows, out)`: as `dot_rows`, of integers. Exact for values of -127 to 127 and at most 2^17 columns;
+    /// other input gives a wrong number.
+    pub dot_rows_i8: fn(&[i8], &[i8], &mut [i32]),
+    /// `matmul_i8(a, b, columns, out)`: `a·bᵀ` of row-major matrices, for as many rows of `a` as fit `out`. Exact as
+    /// `dot_rows_i8` is.
+    pub matmul_i8: fn(&[i8], &[i8], usize, &mut [i32]),
+    /// `dot_packed7(q, packed)`: products of a packed vector ([`pack7`]) with `q` and with itself, over the whole blocks that
+    /// both have. Exact as `dot_rows_i8` is.
+    pub dot_packed7: fn(&[i8], &[u8]) -> [i32; 2],
     /// `scan4(codes, lut, sums)`: sums of one block of 4-bit codes. Both slices hold 16 bytes a sub-quantizer.
     /// Sums wrap at 65536.
     pub scan4: fn(&[u8], &[u8], &mut [u16; LANES]),
     /// `scan8(codes, lut, sums)`: sums of one block of 8-bit codes. `codes` holds 32, `lut` 256 bytes a sub-quantizer.
     /// Sums wrap at 65536.
     pub scan8: fn(&[u8], &[u8], &mut [u16; LANES]),
-    /// `finish(sums, scales, norms, affine, threshold, out)`: `(lo + step·scale)·(base + delta·sum)` a lane, and with
-    /// `norms` (little-endian `f32`) twice that minus the norm. Returns a bit a lane, the lowest for lane 0: whether the
-    /// score is not below the threshold, which a NaN never is.
-    pub finish: Finish,
-    /// `nearest(what, out, out_stride)`: for each row `i` the codeword that is nearest in L2, written to
+    /// `score_block(sums, scales, norms, params, threshold, out)`: scores of 32 rows, `(correction_min +
+    /// correction_step·scale)·(base + delta·sum)`, and with `norms` (little-endian `f32`) twice that minus the norm. Returns
+    /// a mask with one bit per lane, the lowest for lane 0: set if the score is not below the threshold. A NaN sets it.
+    pub score_block: ScoreBlockFn,
+    /// `nearest_codewords(search, out, out_stride)`: for each row `i` the codeword that is nearest in L2, written to
     /// `out[i·out_stride]`. Covers as many rows as both sides have.
-    pub nearest: fn(&Nearest<'_>, &mut [u8], usize),
+    pub nearest_codewords: fn(&CodewordSearch<'_>, &mut [u8], usize),
 }
 
-/// The best table for this machine, chosen once: the fastest that computes here what the portable one does, which each
-/// table has to show on a small problem before it is trusted.
+static CHOSEN: OnceLock<&'static Kernels> = OnceLock::new();
+
+/// The table for this machine, chosen once: the fastest that passes its self-test against the portable one.
 pub fn kernels() -> &'static Kernels {
-    static CHOSEN: OnceLock<&'static Kernels> = OnceLock::new();
-    CHOSEN.get_or_init(|| choose(&all()))
+    CHOSEN.get_or_init(|| choose(&supported()))
 }
 
-/// The last table that proves itself.
+/// Makes [`kernels`] return the portable table, for tests that compare results of different machines. Returns false if
+/// another table was chosen before.
+pub fn use_portable() -> bool {
+    std::ptr::eq(*CHOSEN.get_or_init(|| &scalar::KERNELS), &scalar::KERNELS)
+}
+
+/// The last table that passes the self-test.
 fn choose(tables: &[&'static Kernels]) -> &'static Kernels {
     let mut fastest_first = tables.iter().rev();
-    let proven = fastest_first.find(|table| proof::holds(table, &scalar::KERNELS));
-    proven.copied().unwrap_or(&scalar::KERNELS)
+    let passing = fastest_first.find(|table| self_test::passes(table, &scalar::KERNELS));
+    passing.copied().unwrap_or(&scalar::KERNELS)
 }
 
-/// Every table that this machine can run, slowest first, proven or not; for tests and benches.
-pub fn all() -> Vec<&'static Kernels> {
+/// All tables that this machine can run, slowest first, whether they pass the self-test or not; for tests and benches.
+pub fn supported() -> Vec<&'static Kernels> {
     #[allow(unused_mut)]
     let mut tables = vec![&scalar::KERNELS];
     #[cfg(target_arch = "x86_64")]

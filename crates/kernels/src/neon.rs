@@ -2,20 +2,20 @@
 //!
 //! The functions need no check of the machine, and every load and store below stays inside a fixed-size array.
 
-use crate::{Affine, Kernels, LANES, Nearest, Norms, scalar};
+use crate::{CodewordSearch, Kernels, LANES, Norms, ScoreParams, scalar};
 use std::arch::aarch64::*;
 
 pub(crate) static KERNELS: Kernels = Kernels {
     name: "neon",
     dot,
-    dots,
-    dots8,
-    products8,
-    dot7: scalar::dot7,
+    dot_rows,
+    dot_rows_i8,
+    matmul_i8,
+    dot_packed7: scalar::dot_packed7,
     scan4,
     scan8,
-    finish,
-    nearest,
+    score_block,
+    nearest_codewords,
 };
 
 fn load_f32(x: &[f32; 4]) -> float32x4_t {
@@ -69,18 +69,18 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     unsafe { dot_neon(&a[..len], &b[..len]) }
 }
 
-fn dots(q: &[f32], rows: &[f32], out: &mut [f32]) {
+fn dot_rows(q: &[f32], rows: &[f32], out: &mut [f32]) {
     // SAFETY: as in `dot`.
-    unsafe { dots_neon(q, rows, out) }
+    unsafe { dot_rows_neon(q, rows, out) }
 }
 
-fn products8(a: &[i8], b: &[i8], columns: usize, out: &mut [i32]) {
-    scalar::products_by_rows(dots8, a, b, columns, out);
+fn matmul_i8(a: &[i8], b: &[i8], columns: usize, out: &mut [i32]) {
+    scalar::matmul_i8_by_rows(dot_rows_i8, a, b, columns, out);
 }
 
-fn dots8(q: &[i8], rows: &[i8], out: &mut [i32]) {
+fn dot_rows_i8(q: &[i8], rows: &[i8], out: &mut [i32]) {
     // SAFETY: as in `dot`.
-    unsafe { dots8_neon(q, rows, out) }
+    unsafe { dot_rows_i8_neon(q, rows, out) }
 }
 
 fn scan4(codes: &[u8], lut: &[u8], sums: &mut [u16; LANES]) {
@@ -93,26 +93,26 @@ fn scan8(codes: &[u8], lut: &[u8], sums: &mut [u16; LANES]) {
     unsafe { scan8_neon(codes, lut, sums) }
 }
 
-fn finish(
+fn score_block(
     sums: &[u16; LANES],
     scales: &[u8; LANES],
     norms: Option<&Norms>,
-    a: &Affine,
+    a: &ScoreParams,
     threshold: f32,
     out: &mut [f32; LANES],
 ) -> u32 {
     // SAFETY: as in `dot`.
-    unsafe { finish_neon(sums, scales, norms, a, threshold, out) }
+    unsafe { score_block_neon(sums, scales, norms, a, threshold, out) }
 }
 
-fn nearest(what: &Nearest<'_>, out: &mut [u8], out_stride: usize) {
-    let words = what.half_norms.len();
-    let complete = what.book.len() >= words * what.width && what.stride >= what.width;
-    if complete && what.width > 0 && words > 0 && words <= 256 && words.is_multiple_of(BLOCK) {
+fn nearest_codewords(search: &CodewordSearch<'_>, out: &mut [u8], out_stride: usize) {
+    let words = search.half_norms.len();
+    let complete = search.codebook.len() >= words * search.width && search.stride >= search.width;
+    if complete && search.width > 0 && words > 0 && words <= 256 && words.is_multiple_of(BLOCK) {
         // SAFETY: as in `dot`.
-        unsafe { nearest_neon(what, out, out_stride.max(1)) }
+        unsafe { nearest_codewords_neon(search, out, out_stride.max(1)) }
     } else {
-        scalar::nearest(what, out, out_stride);
+        scalar::nearest_codewords(search, out, out_stride);
     }
 }
 
@@ -136,17 +136,17 @@ fn dot_neon(a: &[f32], b: &[f32]) -> f32 {
     vaddvq_f32(sum) + tail_a.iter().zip(tail_b).map(|(x, y)| x * y).sum::<f32>()
 }
 
-/// Rows of `dots` and `dots8` that share the loads of the query.
-const TOGETHER: usize = 4;
+/// Rows of `dot_rows` and `dot_rows_i8` that share the loads of the query.
+const ROW_TILE: usize = 4;
 
 #[target_feature(enable = "neon")]
-fn dots_neon(q: &[f32], rows: &[f32], out: &mut [f32]) {
+fn dot_rows_neon(q: &[f32], rows: &[f32], out: &mut [f32]) {
     out.fill(0.0);
     let d = q.len().max(1);
     let whole = (rows.len() / d).min(out.len());
-    let (fours, rest) = out[..whole].as_chunks_mut::<TOGETHER>();
-    let (rows, last) = rows.split_at(fours.len() * TOGETHER * d);
-    for (four, rows) in fours.iter_mut().zip(rows.chunks_exact(TOGETHER * d)) {
+    let (fours, rest) = out[..whole].as_chunks_mut::<ROW_TILE>();
+    let (rows, last) = rows.split_at(fours.len() * ROW_TILE * d);
+    for (four, rows) in fours.iter_mut().zip(rows.chunks_exact(ROW_TILE * d)) {
         *four = dot4_neon(q, rows);
     }
     for (o, row) in rest.iter_mut().zip(last.chunks_exact(d)) {
@@ -156,7 +156,7 @@ fn dots_neon(q: &[f32], rows: &[f32], out: &mut [f32]) {
 
 /// Products of `q` with four rows of its length, one after the other in `rows`.
 #[target_feature(enable = "neon")]
-fn dot4_neon(q: &[f32], rows: &[f32]) -> [f32; TOGETHER] {
+fn dot4_neon(q: &[f32], rows: &[f32]) -> [f32; ROW_TILE] {
     let (ab, ce) = rows.split_at(rows.len() / 2);
     let ((a, b), (c, e)) = (ab.split_at(ab.len() / 2), ce.split_at(ce.len() / 2));
     let (wide, tail) = q.as_chunks::<4>();
@@ -164,7 +164,7 @@ fn dot4_neon(q: &[f32], rows: &[f32]) -> [f32; TOGETHER] {
     let (b, b_tail) = b.as_chunks::<4>();
     let (c, c_tail) = c.as_chunks::<4>();
     let (e, e_tail) = e.as_chunks::<4>();
-    let mut sums = [vdupq_n_f32(0.0); TOGETHER];
+    let mut sums = [vdupq_n_f32(0.0); ROW_TILE];
     for ((((x, a), b), c), e) in wide.iter().zip(a).zip(b).zip(c).zip(e) {
         let x = load_f32(x);
         sums[0] = vfmaq_f32(sums[0], x, load_f32(a));
@@ -172,7 +172,7 @@ fn dot4_neon(q: &[f32], rows: &[f32]) -> [f32; TOGETHER] {
         sums[2] = vfmaq_f32(sums[2], x, load_f32(c));
         sums[3] = vfmaq_f32(sums[3], x, load_f32(e));
     }
-    let mut out = [0f32; TOGETHER];
+    let mut out = [0f32; ROW_TILE];
     let tails = [a_tail, b_tail, c_tail, e_tail];
     for ((o, sum), rest) in out.iter_mut().zip(sums).zip(tails) {
         *o = vaddvq_f32(sum) + tail.iter().zip(rest).map(|(x, y)| x * y).sum::<f32>();
@@ -181,13 +181,13 @@ fn dot4_neon(q: &[f32], rows: &[f32]) -> [f32; TOGETHER] {
 }
 
 #[target_feature(enable = "neon")]
-fn dots8_neon(q: &[i8], rows: &[i8], out: &mut [i32]) {
+fn dot_rows_i8_neon(q: &[i8], rows: &[i8], out: &mut [i32]) {
     out.fill(0);
     let d = q.len().max(1);
     let whole = (rows.len() / d).min(out.len());
-    let (fours, rest) = out[..whole].as_chunks_mut::<TOGETHER>();
-    let (rows, last) = rows.split_at(fours.len() * TOGETHER * d);
-    for (four, rows) in fours.iter_mut().zip(rows.chunks_exact(TOGETHER * d)) {
+    let (fours, rest) = out[..whole].as_chunks_mut::<ROW_TILE>();
+    let (rows, last) = rows.split_at(fours.len() * ROW_TILE * d);
+    for (four, rows) in fours.iter_mut().zip(rows.chunks_exact(ROW_TILE * d)) {
         *four = dot8x4_neon(q, rows);
     }
     for (o, row) in rest.iter_mut().zip(last.chunks_exact(d)) {
@@ -203,7 +203,7 @@ fn dots8_neon(q: &[i8], rows: &[i8], out: &mut [i32]) {
 
 /// Products of `q` with four rows of its length, one after the other in `rows`.
 #[target_feature(enable = "neon")]
-fn dot8x4_neon(q: &[i8], rows: &[i8]) -> [i32; TOGETHER] {
+fn dot8x4_neon(q: &[i8], rows: &[i8]) -> [i32; ROW_TILE] {
     let (ab, ce) = rows.split_at(rows.len() / 2);
     let ((a, b), (c, e)) = (ab.split_at(ab.len() / 2), ce.split_at(ce.len() / 2));
     let (wide, tail) = q.as_chunks::<16>();
@@ -211,7 +211,7 @@ fn dot8x4_neon(q: &[i8], rows: &[i8]) -> [i32; TOGETHER] {
     let (b, b_tail) = b.as_chunks::<16>();
     let (c, c_tail) = c.as_chunks::<16>();
     let (e, e_tail) = e.as_chunks::<16>();
-    let mut sums = [vdupq_n_s32(0); TOGETHER];
+    let mut sums = [vdupq_n_s32(0); ROW_TILE];
     for ((((x, a), b), c), e) in wide.iter().zip(a).zip(b).zip(c).zip(e) {
         let x = load_i8(x);
         sums[0] = add_products8(sums[0], x, load_i8(a));
@@ -219,7 +219,7 @@ fn dot8x4_neon(q: &[i8], rows: &[i8]) -> [i32; TOGETHER] {
         sums[2] = add_products8(sums[2], x, load_i8(c));
         sums[3] = add_products8(sums[3], x, load_i8(e));
     }
-    let mut out = [0i32; TOGETHER];
+    let mut out = [0i32; ROW_TILE];
     let tails = [a_tail, b_tail, c_tail, e_tail];
     for ((o, sum), rest) in out.iter_mut().zip(sums).zip(tails) {
         *o = vaddvq_s32(sum).wrapping_add(scalar::dot8(tail, rest));
@@ -298,16 +298,19 @@ fn look_up_256(code: uint8x16_t, table: &[u8; 256]) -> uint8x16_t {
 }
 
 #[target_feature(enable = "neon")]
-fn finish_neon(
+fn score_block_neon(
     sums: &[u16; LANES],
     scales: &[u8; LANES],
     norms: Option<&Norms>,
-    a: &Affine,
+    a: &ScoreParams,
     threshold: f32,
     out: &mut [f32; LANES],
 ) -> u32 {
     let (base, delta) = (vdupq_n_f32(a.base), vdupq_n_f32(a.delta));
-    let (lo, step) = (vdupq_n_f32(a.scale_lo), vdupq_n_f32(a.scale_step));
+    let (lo, step) = (
+        vdupq_n_f32(a.correction_min),
+        vdupq_n_f32(a.correction_step),
+    );
     let mut norms = norms.map(|n| n.as_chunks::<16>().0.iter());
     let fours = sums
         .as_chunks::<4>()
@@ -342,22 +345,22 @@ fn not_below(score: float32x4_t, threshold: f32) -> u32 {
 /// Codewords that are compared with a row at once.
 const BLOCK: usize = 16;
 
-/// Needs `book.len() ≥ words·width`, `stride ≥ width > 0`, and 16 to 256 words in whole sixteens.
+/// Needs `codebook.len() ≥ words·width`, `stride ≥ width > 0`, and 16 to 256 words in whole sixteens.
 #[target_feature(enable = "neon")]
-fn nearest_neon(what: &Nearest<'_>, out: &mut [u8], out_stride: usize) {
-    let words = what.half_norms.len();
-    let rows = what.rows.chunks(what.stride);
+fn nearest_codewords_neon(search: &CodewordSearch<'_>, out: &mut [u8], out_stride: usize) {
+    let words = search.half_norms.len();
+    let rows = search.rows.chunks(search.stride);
     for (row, code) in rows.zip(out.iter_mut().step_by(out_stride)) {
-        let row = &row[..row.len().min(what.width)];
+        let row = &row[..row.len().min(search.width)];
         let mut best = vdupq_n_f32(f32::INFINITY);
         let (mut best_at, mut at) = (vdupq_n_u32(0), vdupq_n_u32(0));
-        for (block, half) in what.half_norms.as_chunks::<BLOCK>().0.iter().enumerate() {
+        for (block, half) in search.half_norms.as_chunks::<BLOCK>().0.iter().enumerate() {
             let half = half.as_chunks::<4>().0;
             let mut costs = [vdupq_n_f32(0.0); BLOCK / 4];
             for (cost, half) in costs.iter_mut().zip(half) {
                 *cost = load_f32(half);
             }
-            for (x, dim) in row.iter().zip(what.book.chunks_exact(words)) {
+            for (x, dim) in row.iter().zip(search.codebook.chunks_exact(words)) {
                 let x = vdupq_n_f32(*x);
                 let dim = dim.as_chunks::<BLOCK>().0[block].as_chunks::<4>().0;
                 for (cost, dim) in costs.iter_mut().zip(dim) {

@@ -1,19 +1,19 @@
 //! The portable table; what the others must agree with.
 
 use crate::packed::{self, BYTES, VALUES};
-use crate::{Affine, Kernels, LANES, Nearest, Norms};
+use crate::{CodewordSearch, Kernels, LANES, Norms, ScoreParams};
 
 pub(crate) static KERNELS: Kernels = Kernels {
     name: "scalar",
     dot,
-    dots,
-    dots8,
-    products8,
-    dot7,
+    dot_rows,
+    dot_rows_i8,
+    matmul_i8,
+    dot_packed7,
     scan4,
     scan8,
-    finish,
-    nearest,
+    score_block,
+    nearest_codewords,
 };
 
 /// Partial sums kept side by side, so that the compiler can vectorise.
@@ -34,7 +34,7 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     sums.iter().sum::<f32>() + tail
 }
 
-pub(crate) fn dots(q: &[f32], rows: &[f32], out: &mut [f32]) {
+pub(crate) fn dot_rows(q: &[f32], rows: &[f32], out: &mut [f32]) {
     out.fill(0.0);
     if q.is_empty() {
         return;
@@ -44,7 +44,7 @@ pub(crate) fn dots(q: &[f32], rows: &[f32], out: &mut [f32]) {
     }
 }
 
-pub(crate) fn dots8(q: &[i8], rows: &[i8], out: &mut [i32]) {
+pub(crate) fn dot_rows_i8(q: &[i8], rows: &[i8], out: &mut [i32]) {
     out.fill(0);
     if q.is_empty() {
         return;
@@ -60,13 +60,13 @@ pub(crate) fn dot8(a: &[i8], b: &[i8]) -> i32 {
     products.fold(0, i32::wrapping_add)
 }
 
-fn products8(a: &[i8], b: &[i8], columns: usize, out: &mut [i32]) {
-    products_by_rows(dots8, a, b, columns, out);
+fn matmul_i8(a: &[i8], b: &[i8], columns: usize, out: &mut [i32]) {
+    matmul_i8_by_rows(dot_rows_i8, a, b, columns, out);
 }
 
-/// [`Kernels::products8`] by the products of one row after the other.
-pub(crate) fn products_by_rows(
-    dots8: impl Fn(&[i8], &[i8], &mut [i32]),
+/// [`Kernels::matmul_i8`] by the products of one row after the other.
+pub(crate) fn matmul_i8_by_rows(
+    dot_rows_i8: impl Fn(&[i8], &[i8], &mut [i32]),
     a: &[i8],
     b: &[i8],
     columns: usize,
@@ -76,11 +76,11 @@ pub(crate) fn products_by_rows(
     let columns = columns.max(1);
     let rows = out.chunks_exact_mut((b.len() / columns).max(1));
     for (row, out) in a.chunks_exact(columns).zip(rows) {
-        dots8(row, b, out);
+        dot_rows_i8(row, b, out);
     }
 }
 
-pub(crate) fn dot7(q: &[i8], packed: &[u8]) -> [i32; 2] {
+pub(crate) fn dot_packed7(q: &[i8], packed: &[u8]) -> [i32; 2] {
     let mut sums = [0i32; 2];
     let blocks = packed.as_chunks::<BYTES>().0;
     for (q, block) in q.as_chunks::<VALUES>().0.iter().zip(blocks) {
@@ -114,16 +114,17 @@ pub(crate) fn scan8(codes: &[u8], lut: &[u8], sums: &mut [u16; LANES]) {
     }
 }
 
-pub(crate) fn finish(
+pub(crate) fn score_block(
     sums: &[u16; LANES],
     scales: &[u8; LANES],
     norms: Option<&Norms>,
-    a: &Affine,
+    a: &ScoreParams,
     threshold: f32,
     out: &mut [f32; LANES],
 ) -> u32 {
     for ((o, sum), scale) in out.iter_mut().zip(sums).zip(scales) {
-        *o = (a.scale_lo + a.scale_step * f32::from(*scale)) * (a.base + a.delta * f32::from(*sum));
+        *o = (a.correction_min + a.correction_step * f32::from(*scale))
+            * (a.base + a.delta * f32::from(*sum));
     }
     if let Some(norms) = norms {
         for (o, norm) in out.iter_mut().zip(norms.as_chunks::<4>().0) {
@@ -135,20 +136,20 @@ pub(crate) fn finish(
     lanes.fold(0, |mask, (i, score)| mask | u32::from(!below(score)) << i)
 }
 
-pub(crate) fn nearest(what: &Nearest<'_>, out: &mut [u8], out_stride: usize) {
-    let words = what.half_norms.len().min(256);
-    if words == 0 || what.width == 0 {
+pub(crate) fn nearest_codewords(search: &CodewordSearch<'_>, out: &mut [u8], out_stride: usize) {
+    let words = search.half_norms.len().min(256);
+    if words == 0 || search.width == 0 {
         return;
     }
     let mut costs = [0f32; 256];
     let costs = &mut costs[..words];
-    let rows = what.rows.chunks(what.stride.max(1));
+    let rows = search.rows.chunks(search.stride.max(1));
     for (row, code) in rows.zip(out.iter_mut().step_by(out_stride.max(1))) {
-        costs.copy_from_slice(&what.half_norms[..words]);
+        costs.copy_from_slice(&search.half_norms[..words]);
         for (x, dim) in row
             .iter()
-            .take(what.width)
-            .zip(what.book.chunks_exact(words))
+            .take(search.width)
+            .zip(search.codebook.chunks_exact(words))
         {
             for (cost, c) in costs.iter_mut().zip(dim) {
                 *cost -= x * c;

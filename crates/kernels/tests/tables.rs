@@ -1,12 +1,14 @@
 //! Every table does what the scalar one does, whatever the lengths.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use distillvq_kernels::{Affine, Kernels, LANES, Nearest, PACKED_BYTES, PACKED_VALUES, all, pack7};
+use distillvq_kernels::{
+    CodewordSearch, Kernels, LANES, PACKED_BYTES, PACKED_VALUES, ScoreParams, pack7, supported,
+};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
 fn scalar() -> &'static Kernels {
-    all()[0]
+    supported()[0]
 }
 
 fn floats(len: std::ops::Range<usize>) -> impl Strategy<Value = Vec<f32>> {
@@ -27,7 +29,7 @@ proptest! {
 
     #[test]
     fn dot_agrees(a in floats(0..200), b in floats(0..200)) {
-        for k in all() {
+        for k in supported() {
             let (got, want) = ((k.dot)(&a, &b), (scalar().dot)(&a, &b));
             prop_assert!((got - want).abs() <= tolerance(&a, &b), "{}: {got} != {want}", k.name);
         }
@@ -36,10 +38,10 @@ proptest! {
     #[test]
     fn dots_agree(q in floats(0..70), rows in floats(0..900), n in 0usize..40) {
         let mut want = vec![7.0; n];
-        (scalar().dots)(&q, &rows, &mut want);
-        for k in all() {
+        (scalar().dot_rows)(&q, &rows, &mut want);
+        for k in supported() {
             let mut got = vec![7.0; n];
-            (k.dots)(&q, &rows, &mut got);
+            (k.dot_rows)(&q, &rows, &mut got);
             for (i, (g, w)) in got.iter().zip(&want).enumerate() {
                 let row = rows.get(i * q.len()..).unwrap_or(&[]);
                 prop_assert!((g - w).abs() <= tolerance(&q, row), "{}: {g} != {w}", k.name);
@@ -54,10 +56,10 @@ proptest! {
         n in 0usize..40,
     ) {
         let mut want = vec![7; n];
-        (scalar().dots8)(&q, &rows, &mut want);
-        for k in all() {
+        (scalar().dot_rows_i8)(&q, &rows, &mut want);
+        for k in supported() {
             let mut got = vec![9; n];
-            (k.dots8)(&q, &rows, &mut got);
+            (k.dot_rows_i8)(&q, &rows, &mut got);
             prop_assert_eq!(&want, &got, "{}", k.name);
         }
     }
@@ -73,14 +75,14 @@ proptest! {
         let mut want = vec![7; asked * width];
         for (i, want) in want.chunks_exact_mut(width.max(1)).enumerate() {
             let row = a.get(i * columns..(i + 1) * columns).unwrap_or(&[]);
-            (scalar().dots8)(row, &b, want);
+            (scalar().dot_rows_i8)(row, &b, want);
             if row.is_empty() {
                 want.fill(0);
             }
         }
-        for k in all() {
+        for k in supported() {
             let mut got = vec![9; asked * width];
-            (k.products8)(&a, &b, columns, &mut got);
+            (k.matmul_i8)(&a, &b, columns, &mut got);
             prop_assert_eq!(&want, &got, "{}", k.name);
         }
     }
@@ -99,8 +101,8 @@ proptest! {
         let own = values.iter().take(blocks * PACKED_VALUES);
         let square: i32 = own.map(|x| i32::from(*x).pow(2)).sum();
         packed.extend(&rest);
-        for k in all() {
-            let got = (k.dot7)(&q[..(blocks * PACKED_VALUES + q.len() % PACKED_VALUES).min(q.len())], &packed);
+        for k in supported() {
+            let got = (k.dot_packed7)(&q[..(blocks * PACKED_VALUES + q.len() % PACKED_VALUES).min(q.len())], &packed);
             prop_assert_eq!(got, [product, square], "{}", k.name);
         }
     }
@@ -110,7 +112,7 @@ proptest! {
         codes in prop::collection::vec(any::<u8>(), 0..4000),
         lut in prop::collection::vec(any::<u8>(), 0..4000),
     ) {
-        for k in all() {
+        for k in supported() {
             let (mut want, mut got) = ([1; LANES], [2; LANES]);
             (scalar().scan4)(&codes, &lut, &mut want);
             (k.scan4)(&codes, &lut, &mut got);
@@ -129,7 +131,7 @@ proptest! {
         let byte = |i: usize| (i.wrapping_mul(2_654_435_761) >> 9) as u8 ^ seed;
         let codes: Vec<u8> = (0..LANES * m + extra).map(byte).collect();
         let lut: Vec<u8> = (0..256 * m + extra).map(|i| if high { 255 } else { byte(i * 3 + 1) }).collect();
-        for k in all() {
+        for k in supported() {
             let (mut want, mut got) = ([1; LANES], [2; LANES]);
             (scalar().scan4)(&codes[..16 * m + extra], &lut[..16 * m + extra], &mut want);
             (k.scan4)(&codes[..16 * m + extra], &lut[..16 * m + extra], &mut got);
@@ -148,12 +150,12 @@ proptest! {
         let float = |x: &i8| f32::from(*x) / 16.0;
         let (qf, valuesf) = (q.iter().map(float).collect::<Vec<_>>(), values.iter().map(float).collect::<Vec<_>>());
         let (mut want, mut wantf) = (vec![7; rows], vec![7.0; rows]);
-        (scalar().dots8)(&q, &values, &mut want);
-        (scalar().dots)(&qf, &valuesf, &mut wantf);
-        for k in all() {
+        (scalar().dot_rows_i8)(&q, &values, &mut want);
+        (scalar().dot_rows)(&qf, &valuesf, &mut wantf);
+        for k in supported() {
             let (mut got, mut gotf) = (vec![9; rows], vec![9.0; rows]);
-            (k.dots8)(&q, &values, &mut got);
-            (k.dots)(&qf, &valuesf, &mut gotf);
+            (k.dot_rows_i8)(&q, &values, &mut got);
+            (k.dot_rows)(&qf, &valuesf, &mut gotf);
             prop_assert_eq!(&want, &got, "{}", k.name);
             for (i, (g, w)) in gotf.iter().zip(&wantf).enumerate() {
                 prop_assert!((g - w).abs() <= tolerance(&qf, &valuesf[i * d..]), "{}: {g} != {w}", k.name);
@@ -172,12 +174,12 @@ proptest! {
         let (sums, scales) = (array(&sums), array(&scales));
         let norms: Option<[u8; 4 * LANES]> =
             norms.map(|n| array(&n.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>()));
-        let affine = Affine { base, delta, scale_lo: lo, scale_step: step };
+        let params = ScoreParams { base, delta, correction_min: lo, correction_step: step };
         let mut want = [0.0; LANES];
-        (scalar().finish)(&sums, &scales, norms.as_ref(), &affine, threshold, &mut want);
-        for k in all() {
+        (scalar().score_block)(&sums, &scales, norms.as_ref(), &params, threshold, &mut want);
+        for k in supported() {
             let mut got = [0.0; LANES];
-            let mask = (k.finish)(&sums, &scales, norms.as_ref(), &affine, threshold, &mut got);
+            let mask = (k.score_block)(&sums, &scales, norms.as_ref(), &params, threshold, &mut got);
             for (i, score) in got.iter().enumerate() {
                 let not_below = score.partial_cmp(&threshold) != Some(std::cmp::Ordering::Less);
                 prop_assert_eq!(mask >> i & 1 == 1, not_below, "{}: {} {}", k.name, score, threshold);
@@ -190,22 +192,22 @@ proptest! {
 
     #[test]
     fn nearest_is_as_near(
-        rows in floats(0..400), book in floats(0..300), words in 0usize..40,
+        rows in floats(0..400), codebook in floats(0..300), words in 0usize..40,
         stride in 0usize..12, width in 0usize..12, codes in 0usize..60, out_stride in 0usize..4,
     ) {
         let words = if words < 20 { 16 } else { words };
         // Half norms of the codewords that are complete; the rest has to be harmless only.
-        let entry = |t: usize, j: usize| book.get(t * words + j).copied();
+        let entry = |t: usize, j: usize| codebook.get(t * words + j).copied();
         let half: Vec<f32> = (0..words)
             .map(|j| (0..width).filter_map(|t| entry(t, j)).map(|x| x * x).sum::<f32>() / 2.0)
             .collect();
-        let what = Nearest { rows: &rows, stride, width, book: &book, half_norms: &half };
+        let search = CodewordSearch { rows: &rows, stride, width, codebook: &codebook, half_norms: &half };
         let mut want = vec![0; codes];
-        (scalar().nearest)(&what, &mut want, out_stride);
-        for k in all() {
+        (scalar().nearest_codewords)(&search, &mut want, out_stride);
+        for k in supported() {
             let mut got = vec![0; codes];
-            (k.nearest)(&what, &mut got, out_stride);
-            if book.len() < words * width || stride < width {
+            (k.nearest_codewords)(&search, &mut got, out_stride);
+            if codebook.len() < words * width || stride < width {
                 continue;
             }
             for (i, row) in rows.chunks(stride.max(1)).enumerate() {
@@ -214,7 +216,7 @@ proptest! {
                 };
                 let cost = |j: u8| {
                     half[usize::from(j)]
-                        - row.iter().take(width).enumerate().map(|(t, x)| x * book[t * words + usize::from(j)]).sum::<f32>()
+                        - row.iter().take(width).enumerate().map(|(t, x)| x * codebook[t * words + usize::from(j)]).sum::<f32>()
                 };
                 prop_assert!(cost(g) <= cost(w) + 1e-2, "{}: code {g}, best {w}", k.name);
             }
@@ -234,9 +236,9 @@ fn extreme_products_of_integers_are_exact() {
             (-1, 127),
         ] {
             let (q, rows) = (vec![x; d], vec![y; 5 * d]);
-            for k in all() {
+            for k in supported() {
                 let mut out = [9; 6];
-                (k.dots8)(&q, &rows, &mut out);
+                (k.dot_rows_i8)(&q, &rows, &mut out);
                 let want = i32::from(x) * i32::from(y) * d as i32;
                 assert_eq!(out, [want, want, want, want, want, 0], "{} of {d}", k.name);
             }
@@ -249,24 +251,24 @@ fn nearest_finds_codewords_themselves() {
     for words in [16usize, 256] {
         let width = 3;
         let word = |j: usize| [j as f32, (j * j % 31) as f32, -(j as f32) / 2.0];
-        let mut book = vec![0.0; words * width];
+        let mut codebook = vec![0.0; words * width];
         for j in 0..words {
             for (t, x) in word(j).into_iter().enumerate() {
-                book[t * words + j] = x;
+                codebook[t * words + j] = x;
             }
         }
         let half: Vec<f32> = (0..words)
             .map(|j| word(j).iter().map(|x| x * x).sum::<f32>() / 2.0)
             .collect();
         let rows: Vec<f32> = (0..words).flat_map(word).collect();
-        for k in all() {
+        for k in supported() {
             let mut out = vec![0u8; words];
-            (k.nearest)(
-                &Nearest {
+            (k.nearest_codewords)(
+                &CodewordSearch {
                     rows: &rows,
                     stride: width,
                     width,
-                    book: &book,
+                    codebook: &codebook,
                     half_norms: &half,
                 },
                 &mut out,
@@ -283,17 +285,17 @@ fn nearest_finds_codewords_themselves() {
 
 #[test]
 fn numbers_that_do_not_compare_are_harmless() {
-    for k in all() {
+    for k in supported() {
         let rows = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX];
-        let book = [f32::MAX; 16];
+        let codebook = [f32::MAX; 16];
         let half = [f32::INFINITY; 16];
         let mut out = [0u8; 4];
-        (k.nearest)(
-            &Nearest {
+        (k.nearest_codewords)(
+            &CodewordSearch {
                 rows: &rows,
                 stride: 1,
                 width: 1,
-                book: &book,
+                codebook: &codebook,
                 half_norms: &half,
             },
             &mut out,

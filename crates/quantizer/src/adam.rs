@@ -1,7 +1,8 @@
 //! Adam (Kingma & Ba, 2015), with warm-up and linear decay.
 
-const FIRST: f32 = 0.9;
-const SECOND: f32 = 0.99;
+/// β₁ and β₂.
+const BETA1: f32 = 0.9;
+const BETA2: f32 = 0.99;
 
 /// A group of parameters that is updated together; groups without a gradient in a step are left alone in it.
 #[derive(Debug, Clone)]
@@ -30,21 +31,21 @@ impl Param {
     /// Moves the values against the gradient and clears it.
     pub fn step(&mut self, rate: f32) {
         self.steps = self.steps.saturating_add(1);
-        let (by_first, by_second) = (1.0 - FIRST.powi(self.steps), 1.0 - SECOND.powi(self.steps));
+        let (by_first, by_second) = (1.0 - BETA1.powi(self.steps), 1.0 - BETA2.powi(self.steps));
         let moments = self.first.iter_mut().zip(&mut self.second);
         for ((value, g), (first, second)) in
             self.values.iter_mut().zip(&mut self.gradient).zip(moments)
         {
-            *first = FIRST * *first + (1.0 - FIRST) * *g;
-            *second = SECOND * *second + (1.0 - SECOND) * *g * *g;
+            *first = BETA1 * *first + (1.0 - BETA1) * *g;
+            *second = BETA2 * *second + (1.0 - BETA2) * *g * *g;
             *value -= rate * (*first / by_first) / ((*second / by_second).sqrt() + 1e-12);
             *g = 0.0;
         }
     }
 }
 
-/// Rate of step `step` of `steps`, as a share of the full rate: a tenth of the steps warm up, then it falls to 0.
-pub fn schedule(step: usize, steps: usize) -> f32 {
+/// Learning rate of step `step` of `steps`, as a fraction of the full rate: a tenth of the steps warm up, then it falls to 0.
+pub fn lr_schedule(step: usize, steps: usize) -> f32 {
     let warm = (steps / 10).max(1);
     if step < warm {
         return (step + 1) as f32 / warm as f32;
@@ -53,7 +54,7 @@ pub fn schedule(step: usize, steps: usize) -> f32 {
 }
 
 /// The full rate of parameters with these values: a hundredth of their root mean square.
-pub fn rate(values: &[f32]) -> f32 {
+pub fn base_learning_rate(values: &[f32]) -> f32 {
     let squares: f64 = values.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
     0.01 * (squares / values.len().max(1) as f64).sqrt() as f32
 }
@@ -68,7 +69,7 @@ mod tests {
         for step in 0..500 {
             let gradient: Vec<f32> = param.values.iter().map(|x| 2.0 * (x - 0.5)).collect();
             param.gradient.copy_from_slice(&gradient);
-            param.step(0.05 * schedule(step, 500));
+            param.step(0.05 * lr_schedule(step, 500));
         }
         assert!(
             param.values.iter().all(|x| (x - 0.5).abs() < 0.01),
@@ -79,9 +80,9 @@ mod tests {
 
     #[test]
     fn the_schedule_rises_and_falls() {
-        assert!(schedule(0, 100) < schedule(9, 100));
-        assert_eq!(schedule(10, 100), 1.0);
-        assert!(schedule(99, 100) < 0.02);
-        assert!((0..3).all(|s| schedule(s, 1).is_finite()));
+        assert!(lr_schedule(0, 100) < lr_schedule(9, 100));
+        assert_eq!(lr_schedule(10, 100), 1.0);
+        assert!(lr_schedule(99, 100) < 0.02);
+        assert!((0..3).all(|s| lr_schedule(s, 1).is_finite()));
     }
 }

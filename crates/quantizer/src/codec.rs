@@ -14,8 +14,8 @@
 //!
 //! Everything about the encoding is in this module, so that another one could take its place in a later version.
 
-use crate::model::{Body, Encoder, Student};
-use crate::{ModelError, memory_for};
+use crate::model::{Encoder, ModelData, Student};
+use crate::{ModelError, can_allocate};
 use bincode::serde::{decode_from_slice, encode_to_vec};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -42,7 +42,7 @@ pub(crate) fn student_bytes(student: &Student, encoder: &[u8]) -> Result<Vec<u8>
 
 /// Held-out queries in their envelope.
 #[derive(Serialize, Deserialize)]
-struct HeldOut(#[serde(with = "crate::halves")] Vec<f32>);
+struct HeldOut(#[serde(with = "crate::bf16")] Vec<f32>);
 
 /// The bytes of held-out queries.
 pub(crate) fn queries_bytes(queries: &[f32]) -> Result<Vec<u8>, ModelError> {
@@ -54,7 +54,7 @@ pub(crate) fn queries_bytes(queries: &[f32]) -> Result<Vec<u8>, ModelError> {
 }
 
 /// The body in the bytes of a whole model. Its numbers are not checked yet.
-pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Body, ModelError> {
+pub(crate) fn from_bytes(bytes: &[u8]) -> Result<ModelData, ModelError> {
     let (encoder, rest) = split(ENCODER, bytes)?;
     // What is wrong first is what is told, a version to come above all.
     unwrap(ENCODER, encoder)?;
@@ -88,7 +88,7 @@ const DECODED: usize = 8;
 
 /// Whether so many bytes can be decoded.
 fn check_memory(bytes: usize) -> Result<(), ModelError> {
-    if memory_for(bytes.saturating_mul(DECODED)) {
+    if can_allocate(bytes.saturating_mul(DECODED)) {
         Ok(())
     } else {
         Err(ModelError::OutOfMemory { bytes })
@@ -102,7 +102,7 @@ pub(crate) fn encoder(bytes: &[u8]) -> Result<Encoder, ModelError> {
 }
 
 /// The body in the bytes of both parts. Its numbers are not checked yet.
-pub(crate) fn from_parts(encoder: &[u8], student: &[u8]) -> Result<Body, ModelError> {
+pub(crate) fn from_parts(encoder: &[u8], student: &[u8]) -> Result<ModelData, ModelError> {
     check_memory(encoder.len() + student.len())?;
     let body = decoded(unwrap(ENCODER, encoder)?)?;
     let (expected, student) = decoded(unwrap(STUDENT, student)?)?;
@@ -110,7 +110,7 @@ pub(crate) fn from_parts(encoder: &[u8], student: &[u8]) -> Result<Body, ModelEr
     if found != expected {
         return Err(ModelError::OtherEncoder { expected, found });
     }
-    Ok(Body {
+    Ok(ModelData {
         encoder: body,
         student,
         held_out: Vec::new(),
@@ -118,15 +118,16 @@ pub(crate) fn from_parts(encoder: &[u8], student: &[u8]) -> Result<Body, ModelEr
 }
 
 fn encoded(body: &impl Serialize) -> Result<Vec<u8>, ModelError> {
-    encode_to_vec(body, bincode::config::standard()).map_err(|e| ModelError::Body(e.to_string()))
+    encode_to_vec(body, bincode::config::standard())
+        .map_err(|e| ModelError::ModelData(e.to_string()))
 }
 
 /// bincode reserves memory by what has been read, not by what a length announces, so hostile lengths cost nothing.
 fn decoded<T: DeserializeOwned>(body: &[u8]) -> Result<T, ModelError> {
     let (decoded, used): (T, usize) = decode_from_slice(body, bincode::config::standard())
-        .map_err(|e| ModelError::Body(e.to_string()))?;
+        .map_err(|e| ModelError::ModelData(e.to_string()))?;
     if used != body.len() {
-        return Err(ModelError::Body(format!(
+        return Err(ModelError::ModelData(format!(
             "{} bytes are left over",
             body.len() - used
         )));
@@ -207,15 +208,15 @@ fn unwrap(magic: Magic, bytes: &[u8]) -> Result<&[u8], ModelError> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::model::{Decoder, Report, Routing, Tables};
-    use crate::product::Codebooks;
-    use crate::scale::Scale;
-    use crate::space::Space;
+    use crate::model::{Decoder, IvfPqTables, Routing, TrainReport};
+    use crate::norm_correction::NormCorrection;
+    use crate::pq::Codebooks;
+    use crate::preprocess::Preprocess;
     use crate::{Metric, Model};
     use proptest::prelude::*;
     use proptest::test_runner::RngSeed;
 
-    fn body() -> Body {
+    fn body() -> ModelData {
         let books = |dim, m| {
             let mut books = Codebooks::zeros(dim, m, 16);
             books
@@ -225,24 +226,24 @@ mod tests {
                 .for_each(|(i, x)| *x = i as f32 / 7.0);
             books
         };
-        let tables = Tables {
+        let tables = IvfPqTables {
             centroids: (0..15).map(|i| i as f32).collect(),
             books: books(5, 2),
         };
-        Body {
+        ModelData {
             encoder: Encoder {
-                space: Space {
+                space: Preprocess {
                     metric: Metric::L2,
                     dim: 5,
                     center: vec![0.5; 5],
-                    unit: 1.0,
-                    longest: 10.0,
+                    scale_factor: 1.0,
+                    max_norm: 10.0,
                     rotation: Vec::new(),
                 },
                 lists: 3,
                 bits: 4,
                 tables: tables.clone(),
-                scale: Scale {
+                scale: NormCorrection {
                     lo: 0.9,
                     step: 0.001,
                 },
@@ -250,24 +251,24 @@ mod tests {
             student: Student {
                 decoder: Some(Decoder {
                     tables,
-                    turn: vec![0.5; 25],
+                    query_transform: vec![0.5; 25],
                 }),
                 routing: Some(Routing {
                     vectors: vec![0.25; 15],
                     biases: vec![0.0; 3],
                 }),
-                report: Report {
+                report: TrainReport {
                     rows: 1000,
                     recall_before: 0.5,
                     recall_after: 0.6,
-                    ..Report::default()
+                    ..TrainReport::default()
                 },
             },
             held_out: vec![0.1; 10],
         }
     }
 
-    fn to_bytes(body: &Body) -> Vec<u8> {
+    fn to_bytes(body: &ModelData) -> Vec<u8> {
         let mut bytes = encoder_bytes(&body.encoder).unwrap();
         let student = student_bytes(&body.student, &bytes).unwrap();
         bytes.extend_from_slice(&student);
@@ -294,7 +295,7 @@ mod tests {
         assert_eq!(model.encoder_bytes().unwrap(), encoder);
         assert_eq!(model.student_bytes().unwrap(), student);
         let alone = Model::from_parts(encoder, student).unwrap();
-        assert_eq!(alone.held_out(), []);
+        assert!(alone.held_out().is_empty());
         let again = alone.with_held_out(model.held_out().to_vec()).unwrap();
         assert_eq!(*again.body(), body());
         assert!(again.with_held_out(vec![0.5; 7]).is_err());
@@ -319,7 +320,7 @@ mod tests {
 
     #[test]
     fn wrong_shapes_and_numbers_are_refused() {
-        let spoil: [fn(&mut Body); 26] = [
+        let spoil: [fn(&mut ModelData); 26] = [
             |b| b.held_out.truncate(9),
             |b| b.held_out[3] = f32::NAN,
             |b| b.encoder.space.dim = 0,
@@ -335,8 +336,8 @@ mod tests {
             |b| b.encoder.tables.books.values[7] = -1e24,
             |b| b.encoder.scale.step = f32::NAN,
             |b| b.encoder.scale.step = 1e23,
-            |b| b.encoder.space.unit = 0.0,
-            |b| b.encoder.space.longest = f32::MAX,
+            |b| b.encoder.space.scale_factor = 0.0,
+            |b| b.encoder.space.max_norm = f32::MAX,
             |b| b.encoder.space.center.clear(),
             |b| decoder(b).books.values.truncate(7),
             |b| decoder(b).books.values[0] = f32::NAN,
@@ -358,11 +359,11 @@ mod tests {
         }
     }
 
-    fn decoder(body: &mut Body) -> &mut Tables {
+    fn decoder(body: &mut ModelData) -> &mut IvfPqTables {
         &mut body.student.decoder.as_mut().unwrap().tables
     }
 
-    fn routing(body: &mut Body) -> &mut Routing {
+    fn routing(body: &mut ModelData) -> &mut Routing {
         body.student.routing.as_mut().unwrap()
     }
 
@@ -374,10 +375,10 @@ mod tests {
             .map(|row| row.iter().copied().max().map_or(0, u32::from))
             .sum();
         let finite = |list| {
-            let affine = tables.affine(list);
-            let scale = affine.scale_lo + 255.0 * affine.scale_step;
+            let score_params = tables.score_params(list);
+            let scale = score_params.correction_min + 255.0 * score_params.correction_step;
             [0, most].iter().all(|sum| {
-                let score = affine.base + affine.delta * *sum as f32;
+                let score = score_params.base + score_params.delta * *sum as f32;
                 (2.0 * scale * score).is_finite()
             })
         };
@@ -387,7 +388,7 @@ mod tests {
 
     #[test]
     fn the_largest_values_allowed_give_finite_scores() {
-        let times = |body: &Body, by: f32| {
+        let times = |body: &ModelData, by: f32| {
             let mut body = body.clone();
             let tables = [
                 &mut body.encoder.tables,

@@ -1,13 +1,13 @@
 //! Rows to lists, codes and scale bytes.
 
-use crate::kmeans::{Assigner, Nearest, rows_at_once};
-use crate::linalg::{MatRef, norm2};
-use crate::model::{Encoder, Tables};
-use crate::product::ByDimension;
+use crate::kmeans::{Assigner, Assignment, rows_at_once};
+use crate::linalg::{MatRef, squared_norm};
+use crate::model::{Encoder, IvfPqTables};
+use crate::norm_correction::correction;
+use crate::pq::TransposedCodebooks;
+use crate::preprocess::RowClass;
 use crate::refine::{self, refine_bytes};
-use crate::scale::correction;
-use crate::space::Kind;
-use crate::train::keep_on;
+use crate::train::check_interrupts;
 use crate::{Metric, Model, Monitor, TrainError, par};
 use std::convert::Infallible;
 
@@ -28,7 +28,7 @@ pub struct Encoded {
     /// Where the row goes.
     pub placement: Placement,
     /// Norm correction byte.
-    pub scale: u8,
+    pub correction_code: u8,
     /// Squared norm of the internal vector (L2), else 0.
     pub norm: f32,
 }
@@ -57,20 +57,20 @@ impl EncodedRows {
     }
 }
 
-/// The codes of internal rows, and the norm correction of each.
-pub(crate) struct Coder<'a> {
+/// Encoder of internal rows: PQ codes and norm corrections.
+pub(crate) struct PqEncoder<'a> {
     pub assigner: Assigner<'a>,
-    pub tables: &'a Tables,
-    pub books: &'a ByDimension,
+    pub tables: &'a IvfPqTables,
+    pub books: &'a TransposedCodebooks,
 }
 
-impl Coder<'_> {
+impl PqEncoder<'_> {
     /// Fills `codes` (`subquantizers` bytes a row) from lists that are known, and returns κ a row: `None` for a zero row
     /// that is reconstructed as zero.
     pub fn codes(
         &self,
         rows: MatRef<'_>,
-        nearest: &[Nearest],
+        nearest: &[Assignment],
         codes: &mut [u8],
     ) -> Vec<Option<f32>> {
         let books = &self.tables.books;
@@ -96,18 +96,18 @@ impl Coder<'_> {
             .map(|(i, (nearest, codes))| {
                 decoded.copy_from_slice(centroids.row(nearest.list as usize));
                 books.add_decoded(codes, &mut decoded);
-                correction(norm2(rows.row(i)), norm2(&decoded))
+                correction(squared_norm(rows.row(i)), squared_norm(&decoded))
             })
             .collect()
     }
 }
 
 impl Model {
-    fn coder(&self) -> Coder<'_> {
+    fn coder(&self) -> PqEncoder<'_> {
         let inner = self.inner();
         let centroids = MatRef::new(&inner.body.encoder.tables.centroids, self.dim());
-        Coder {
-            assigner: Assigner::new(centroids, &inner.half_norms).by(self.shortcut()),
+        PqEncoder {
+            assigner: Assigner::new(centroids, &inner.half_norms).with_index(self.centroid_index()),
             tables: &inner.body.encoder.tables,
             books: &inner.encoder_books,
         }
@@ -126,7 +126,7 @@ impl Model {
         encoded
     }
 
-    /// As [`Model::encode`], with refine codes if wanted, `monitor` being asked every few milliseconds.
+    /// As [`Model::encode`], with refine codes if wanted; calls `monitor` every few milliseconds.
     ///
     /// # Errors
     /// [`TrainError::Interrupted`] when the monitor wants it.
@@ -136,31 +136,31 @@ impl Model {
         refined: bool,
         monitor: &dyn Monitor,
     ) -> Result<EncodedRows, TrainError> {
-        self.encode_all(vectors, refined, || keep_on(monitor))
+        self.encode_all(vectors, refined, || check_interrupts(monitor))
     }
 
     fn encode_all<E: Send>(
         &self,
         vectors: &[f32],
         refined: bool,
-        keep_on: impl Fn() -> Result<(), E> + Sync + Send,
+        check_interrupts: impl Fn() -> Result<(), E> + Sync + Send,
     ) -> Result<EncodedRows, E> {
         let (n, dim) = (vectors.len() / self.dim(), self.dim());
         let rows = MatRef::new(&vectors[..n * dim], dim);
         let many = rows_at_once(dim);
         let chunk = |i| {
             let rows = rows.slice(i * many, (i + 1) * many);
-            self.encode_chunk(rows, refined, &keep_on)
+            self.encode_chunk(rows, refined, &check_interrupts)
         };
         Ok(EncodedRows::concat(par::map(n.div_ceil(many), chunk)?))
     }
 
-    /// Encodes a few rows, `keep_on` being asked every few milliseconds.
+    /// Encodes a few rows; calls `check_interrupts` every few milliseconds.
     pub(crate) fn encode_chunk<E>(
         &self,
         raw: MatRef<'_>,
         refined: bool,
-        keep_on: impl Fn() -> Result<(), E>,
+        check_interrupts: impl Fn() -> Result<(), E>,
     ) -> Result<EncodedRows, E> {
         let (dim, m, n) = (self.dim(), self.subquantizers(), raw.rows());
         let Encoder { space, scale, .. } = &self.body().encoder;
@@ -168,8 +168,10 @@ impl Model {
         let kinds = space.rows(raw, &mut internal);
         let rows = MatRef::new(&internal, dim);
         let coder = self.coder();
-        let mut nearest = vec![Nearest::default(); n];
-        coder.assigner.assign(rows, &mut nearest, keep_on)?;
+        let mut nearest = vec![Assignment::default(); n];
+        coder
+            .assigner
+            .assign(rows, &mut nearest, check_interrupts)?;
         let mut codes = vec![0u8; n * m];
         let corrections = coder.codes(rows, &nearest, &mut codes);
         let encoded: Vec<Encoded> = (0..n)
@@ -179,26 +181,26 @@ impl Model {
                     None => Some(0),
                 };
                 let placement = match (kinds[i], byte) {
-                    (Kind::Unindexed, _) => Placement::Unindexed,
-                    (Kind::Usable, Some(_)) => Placement::List(nearest[i].list),
-                    (Kind::Usable, None) | (Kind::Exact, _) => Placement::Exact,
+                    (RowClass::Unindexed, _) => Placement::Unindexed,
+                    (RowClass::Encodable, Some(_)) => Placement::List(nearest[i].list),
+                    (RowClass::Encodable, None) | (RowClass::Unencodable, _) => Placement::Exact,
                 };
                 if !matches!(placement, Placement::List(_)) {
                     codes[i * m..(i + 1) * m].fill(0);
                     return Encoded {
                         placement,
-                        scale: 0,
+                        correction_code: 0,
                         norm: 0.0,
                     };
                 }
                 let norm = if space.metric == Metric::L2 {
-                    norm2(rows.row(i))
+                    squared_norm(rows.row(i))
                 } else {
                     0.0
                 };
                 Encoded {
                     placement,
-                    scale: byte.unwrap_or(0),
+                    correction_code: byte.unwrap_or(0),
                     norm,
                 }
             })

@@ -91,7 +91,7 @@ pub enum ModelError {
     },
     /// The body cannot be read.
     #[error("the model's body cannot be decoded: {0}")]
-    Body(String),
+    ModelData(String),
     /// There is no memory for the model.
     #[error("out of memory: a model of {bytes} bytes needs several times as much to be decoded")]
     OutOfMemory {

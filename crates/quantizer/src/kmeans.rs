@@ -1,9 +1,9 @@
-//! k-means in L2 over long rows (the inverted lists); products by GEMM where no [`Shortcut`] spares them.
+//! k-means in L2 over long rows (the inverted lists); products by GEMM where no [`CentroidIndex`] spares them.
 
-use crate::compact;
-use crate::groups::{self, Groups};
-use crate::linalg::{MatRef, arg_min, half_norms, norm2, products};
-use crate::outline::Outline;
+use crate::int8;
+use crate::int8_filter::Int8Filter;
+use crate::linalg::{MatRef, arg_min, half_norms, matmul_nt, squared_norm};
+use crate::two_level::{self, TwoLevelCentroids};
 use crate::{Monitor, Phase, TrainError, par};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -15,16 +15,16 @@ const ROUNDS: usize = 10;
 const GROUPED_ROUNDS: usize = 2;
 const EARLY_ROUNDS: usize = 7;
 const EARLY_SHARE: usize = 4;
-/// Fewest rows a list that a round can do with.
-const FEWEST_ROWS: usize = 8;
-/// A round that lowers the objective by less than this share is the last.
-const STALLED: f64 = 1e-3;
+/// Minimum number of sampled rows per list of a round.
+const MIN_SAMPLE_PER_LIST: usize = 8;
+/// Minimum relative improvement of the objective; a round below it is the last.
+const MIN_IMPROVEMENT: f64 = 1e-3;
 /// Multiply-adds between two looks at the monitor, at the most.
 const TILE: usize = 1 << 26;
 
-/// The nearest centroid of a row.
+/// Assignment of a row to its nearest centroid.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Nearest {
+pub struct Assignment {
     /// The centroid.
     pub list: u32,
     /// Its squared distance minus the squared norm of the row.
@@ -37,47 +37,48 @@ pub fn rows_at_once(cols: usize) -> usize {
     ((1 << 18) / cols.max(1)).clamp(64, 1024)
 }
 
-/// What spares a row the full product with every centroid.
+/// Index over centroids, which spares a row the `f32` product with every one.
 #[derive(Debug)]
-pub enum Shortcut {
-    /// Bytes of long centroids.
-    Outline(Outline),
-    /// Groups of short ones, of which there are many.
-    Groups(Groups),
+pub enum CentroidIndex {
+    /// Int8 filter, for long centroids.
+    Int8Filter(Int8Filter),
+    /// Two levels, for many short centroids.
+    TwoLevelCentroids(TwoLevelCentroids),
 }
 
-impl Shortcut {
-    /// The shortcut to centroids, if one is worth it. Works on this thread alone, `keep_on` being asked every few milliseconds.
+impl CentroidIndex {
+    /// The index over centroids, if it is faster than none. Works on this thread alone; calls `check_interrupts` every few milliseconds.
     pub fn new<E>(
         centroids: MatRef<'_>,
-        keep_on: impl Fn() -> Result<(), E>,
-    ) -> Result<Option<Shortcut>, E> {
-        if by_bytes(centroids.cols) {
-            Ok(Outline::new(centroids, keep_on)?.map(Shortcut::Outline))
+        check_interrupts: impl Fn() -> Result<(), E>,
+    ) -> Result<Option<CentroidIndex>, E> {
+        if uses_int8(centroids.cols) {
+            Ok(Int8Filter::new(centroids, check_interrupts)?.map(CentroidIndex::Int8Filter))
         } else {
-            Ok(Groups::new(centroids, keep_on)?.map(Shortcut::Groups))
+            Ok(TwoLevelCentroids::new(centroids, check_interrupts)?
+                .map(CentroidIndex::TwoLevelCentroids))
         }
     }
 
     /// Bytes held.
     pub fn memory_bytes(&self) -> usize {
         match self {
-            Shortcut::Outline(outline) => outline.memory_bytes(),
-            Shortcut::Groups(groups) => groups.memory_bytes(),
+            CentroidIndex::Int8Filter(outline) => outline.memory_bytes(),
+            CentroidIndex::TwoLevelCentroids(groups) => groups.memory_bytes(),
         }
     }
 }
 
-/// Whether centroids of so many dimensions are found by their bytes.
-fn by_bytes(cols: usize) -> bool {
-    cols >= compact::FEWEST
+/// Whether centroids of this dimension use the int8 filter.
+fn uses_int8(cols: usize) -> bool {
+    cols >= int8::MIN_INT8_DIM
 }
 
 /// Nearest centroids of all rows of one chunk.
 pub struct Assigner<'a> {
     centroids: MatRef<'a>,
     half_norms: &'a [f32],
-    shortcut: Option<&'a Shortcut>,
+    centroid_index: Option<&'a CentroidIndex>,
 }
 
 impl<'a> Assigner<'a> {
@@ -86,53 +87,60 @@ impl<'a> Assigner<'a> {
         Assigner {
             centroids,
             half_norms,
-            shortcut: None,
+            centroid_index: None,
         }
     }
 
-    /// Takes a shortcut to the centroids, if there is one.
-    pub fn by(self, shortcut: Option<&'a Shortcut>) -> Self {
-        Assigner { shortcut, ..self }
+    /// Searches the centroids by an index, if there is one.
+    pub fn with_index(self, centroid_index: Option<&'a CentroidIndex>) -> Self {
+        Assigner {
+            centroid_index,
+            ..self
+        }
     }
 
-    /// Finds the nearest centroid of each row, `keep_on` being asked every few milliseconds.
+    /// Finds the nearest centroid of each row; calls `check_interrupts` every few milliseconds.
     pub fn assign<E>(
         &self,
         rows: MatRef<'_>,
-        out: &mut [Nearest],
-        keep_on: impl Fn() -> Result<(), E>,
+        out: &mut [Assignment],
+        check_interrupts: impl Fn() -> Result<(), E>,
     ) -> Result<(), E> {
-        out.fill(Nearest {
+        out.fill(Assignment {
             list: 0,
             cost: f32::INFINITY,
         });
         let (centroids, half_norms) = (self.centroids, self.half_norms);
-        match self.shortcut {
-            Some(Shortcut::Outline(it)) => it.assign(centroids, half_norms, rows, out, keep_on),
-            Some(Shortcut::Groups(it)) => it.assign(centroids, half_norms, rows, out, keep_on),
-            None => self.assign_by_all(rows, out, keep_on),
+        match self.centroid_index {
+            Some(CentroidIndex::Int8Filter(it)) => {
+                it.assign(centroids, half_norms, rows, out, check_interrupts)
+            }
+            Some(CentroidIndex::TwoLevelCentroids(it)) => {
+                it.assign(centroids, half_norms, rows, out, check_interrupts)
+            }
+            None => self.assign_by_all(rows, out, check_interrupts),
         }
     }
 
     fn assign_by_all<E>(
         &self,
         rows: MatRef<'_>,
-        out: &mut [Nearest],
-        keep_on: impl Fn() -> Result<(), E>,
+        out: &mut [Assignment],
+        check_interrupts: impl Fn() -> Result<(), E>,
     ) -> Result<(), E> {
         let tile = (TILE / (rows.rows().max(1) * rows.cols)).clamp(16, 512);
         let mut scores = vec![0f32; rows.rows() * tile.min(self.centroids.rows())];
         for start in (0..self.centroids.rows()).step_by(tile) {
-            keep_on()?;
+            check_interrupts()?;
             let centroids = self.centroids.slice(start, start + tile);
             let scores = &mut scores[..rows.rows() * centroids.rows()];
-            products(rows, centroids, scores);
+            matmul_nt(rows, centroids, scores);
             let halves = &self.half_norms[start..start + centroids.rows()];
             for (best, scores) in out.iter_mut().zip(scores.chunks_exact(centroids.rows())) {
                 if let Some((i, half)) = arg_min(halves.iter().zip(scores).map(|(h, s)| h - s))
                     && 2.0 * half < best.cost
                 {
-                    *best = Nearest {
+                    *best = Assignment {
                         list: (start + i) as u32,
                         cost: 2.0 * half,
                     };
@@ -160,7 +168,7 @@ pub fn kmeans(
     first.sort_unstable();
     let mut centroids = Vec::new();
     x.gather(&first, &mut centroids);
-    let few = (chosen.len() / EARLY_SHARE).max(FEWEST_ROWS * lists);
+    let few = (chosen.len() / EARLY_SHARE).max(MIN_SAMPLE_PER_LIST * lists);
     let early = if few < chosen.len() { EARLY_ROUNDS } else { 0 };
     let mut some: Vec<u32> =
         rand::seq::index::sample(&mut rng, chosen.len(), few.min(chosen.len()))
@@ -168,17 +176,17 @@ pub fn kmeans(
             .map(|i| chosen[i])
             .collect();
     some.sort_unstable();
-    let by_groups = lists >= groups::FEWEST && !by_bytes(x.cols);
+    let by_groups = lists >= two_level::FEWEST && !uses_int8(x.cols);
     let grouped = if by_groups { GROUPED_ROUNDS } else { 0 };
     let rounds = ROUNDS + grouped;
-    refine(x, &some, &mut centroids, 0..early, rounds, monitor)?;
-    refine(x, chosen, &mut centroids, early..rounds, rounds, monitor)?;
+    lloyd(x, &some, &mut centroids, 0..early, rounds, monitor)?;
+    lloyd(x, chosen, &mut centroids, early..rounds, rounds, monitor)?;
     monitor.phase(Phase::Clustering, rounds, rounds);
     Ok(centroids)
 }
 
-/// Some rounds (of so many) of assigning rows and moving centroids, as long as that lowers the objective.
-fn refine(
+/// Lloyd's rounds `rounds` (of `of` in total), until the objective stops improving.
+fn lloyd(
     x: MatRef<'_>,
     chosen: &[u32],
     centroids: &mut [f32],
@@ -187,18 +195,18 @@ fn refine(
     monitor: &dyn Monitor,
 ) -> Result<(), TrainError> {
     let norms: f64 = par::map(chosen.len(), |i| {
-        Ok::<_, TrainError>(f64::from(norm2(x.row(chosen[i] as usize))))
+        Ok::<_, TrainError>(f64::from(squared_norm(x.row(chosen[i] as usize))))
     })?
     .iter()
     .sum();
-    let mut nearest = vec![Nearest::default(); chosen.len()];
+    let mut nearest = vec![Assignment::default(); chosen.len()];
     let mut before = f64::INFINITY;
     for round in rounds {
         monitor.phase(Phase::Clustering, round, of);
-        assign_chosen(x, chosen, centroids, &mut nearest, monitor)?;
+        assign_rows(x, chosen, centroids, &mut nearest, monitor)?;
         let objective = norms + nearest.iter().map(|n| f64::from(n.cost)).sum::<f64>();
         update(x, chosen, &nearest, centroids, monitor)?;
-        if before - objective < STALLED * before.abs() {
+        if before - objective < MIN_IMPROVEMENT * before.abs() {
             break;
         }
         before = objective;
@@ -214,18 +222,18 @@ fn check(monitor: &dyn Monitor) -> Result<(), TrainError> {
     }
 }
 
-/// Finds the nearest centroid of each chosen row, as an encoder with these centroids will.
-pub fn assign_chosen(
+/// Assigns each chosen row to its nearest centroid, as an encoder with these centroids does.
+pub fn assign_rows(
     x: MatRef<'_>,
     chosen: &[u32],
     centroids: &[f32],
-    nearest: &mut [Nearest],
+    nearest: &mut [Assignment],
     monitor: &dyn Monitor,
 ) -> Result<(), TrainError> {
     let centroids = MatRef::new(centroids, x.cols);
     let halves = half_norms(centroids);
-    let shortcut = Shortcut::new(centroids, || check(monitor))?;
-    let assigner = Assigner::new(centroids, &halves).by(shortcut.as_ref());
+    let centroid_index = CentroidIndex::new(centroids, || check(monitor))?;
+    let assigner = Assigner::new(centroids, &halves).with_index(centroid_index.as_ref());
     let many = rows_at_once(x.cols);
     par::chunks_mut(nearest, many, |i, out| {
         let mut rows = Vec::new();
@@ -238,7 +246,7 @@ pub fn assign_chosen(
 fn update(
     x: MatRef<'_>,
     chosen: &[u32],
-    nearest: &[Nearest],
+    nearest: &[Assignment],
     centroids: &mut [f32],
     monitor: &dyn Monitor,
 ) -> Result<(), TrainError> {
@@ -265,7 +273,7 @@ fn update(
 }
 
 /// The rows of each list.
-fn members(chosen: &[u32], nearest: &[Nearest], lists: usize) -> Vec<Vec<u32>> {
+fn members(chosen: &[u32], nearest: &[Assignment], lists: usize) -> Vec<Vec<u32>> {
     let mut members = vec![Vec::new(); lists];
     for (row, nearest) in chosen.iter().zip(nearest) {
         members[nearest.list as usize].push(*row);
@@ -274,14 +282,14 @@ fn members(chosen: &[u32], nearest: &[Nearest], lists: usize) -> Vec<Vec<u32>> {
 }
 
 /// The `n` rows with the largest distance to their centroid; fewer if the others sit on theirs. Nearest last.
-fn farthest(x: MatRef<'_>, chosen: &[u32], nearest: &[Nearest], n: usize) -> Vec<u32> {
+fn farthest(x: MatRef<'_>, chosen: &[u32], nearest: &[Assignment], n: usize) -> Vec<u32> {
     if n == 0 {
         return Vec::new();
     }
     let mut distances: Vec<(f32, u32)> = chosen
         .iter()
         .zip(nearest)
-        .map(|(row, nearest)| (norm2(x.row(*row as usize)), *row, nearest.cost))
+        .map(|(row, nearest)| (squared_norm(x.row(*row as usize)), *row, nearest.cost))
         .filter(|(norm, _, cost)| norm + cost > 1e-6 * norm)
         .map(|(norm, row, cost)| (norm + cost, row))
         .collect();
@@ -310,7 +318,7 @@ fn mean(x: MatRef<'_>, rows: &[u32], out: &mut [f32]) {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::Quiet;
+    use crate::NoMonitor;
 
     fn all(n: usize) -> Vec<u32> {
         (0..n as u32).collect()
@@ -327,9 +335,9 @@ mod tests {
             })
             .collect();
         let x = MatRef::new(&x, 2);
-        let centroids = kmeans(x, &all(400), 4, 3, &Quiet).unwrap();
-        let mut nearest = vec![Nearest::default(); 400];
-        assign_chosen(x, &all(400), &centroids, &mut nearest, &Quiet).unwrap();
+        let centroids = kmeans(x, &all(400), 4, 3, &NoMonitor).unwrap();
+        let mut nearest = vec![Assignment::default(); 400];
+        assign_rows(x, &all(400), &centroids, &mut nearest, &NoMonitor).unwrap();
         for i in 0..400 {
             assert_eq!(nearest[i].list, nearest[i % 4].list);
         }
@@ -338,9 +346,9 @@ mod tests {
     #[test]
     fn equal_rows_and_more_lists_than_rows_are_sensible() {
         let x = vec![0.5f32; 300];
-        let centroids = kmeans(MatRef::new(&x, 3), &all(100), 10, 1, &Quiet).unwrap();
+        let centroids = kmeans(MatRef::new(&x, 3), &all(100), 10, 1, &NoMonitor).unwrap();
         assert_eq!(centroids, vec![0.5; 30]);
-        let centroids = kmeans(MatRef::new(&x, 3), &all(100), 1000, 1, &Quiet).unwrap();
+        let centroids = kmeans(MatRef::new(&x, 3), &all(100), 1000, 1, &NoMonitor).unwrap();
         assert_eq!(centroids.len(), 300);
     }
 
@@ -349,7 +357,7 @@ mod tests {
         // Two values, many copies of one: random seeding leaves most lists equal.
         let mut x = vec![0f32; 1000];
         x[..10].copy_from_slice(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0]);
-        let centroids = kmeans(MatRef::new(&x, 1), &all(1000), 11, 1, &Quiet).unwrap();
+        let centroids = kmeans(MatRef::new(&x, 1), &all(1000), 11, 1, &NoMonitor).unwrap();
         let mut sorted = centroids.clone();
         sorted.sort_by(f32::total_cmp);
         sorted.dedup();
@@ -361,7 +369,7 @@ mod tests {
         let x: Vec<f32> = (0..8000u32)
             .map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / 1e7)
             .collect();
-        let run = || kmeans(MatRef::new(&x, 8), &all(1000), 20, 1, &Quiet).unwrap();
+        let run = || kmeans(MatRef::new(&x, 8), &all(1000), 20, 1, &NoMonitor).unwrap();
         let alone = run();
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(3)

@@ -1,54 +1,57 @@
 //! Distilled IVF-PQ models: training, encoding of rows, scoring tables of queries. Slices in, model out.
 
 mod adam;
+mod bf16;
+mod brute_force;
 mod codec;
-mod coded;
-mod compact;
-mod distill;
+mod decoder_training;
+mod distillation;
 mod encode;
+mod encoded_sample;
 mod error;
-mod exam;
-mod groups;
-mod halves;
+mod evaluation;
+mod exact_scores;
+mod held_out;
+mod int8;
+mod int8_filter;
 mod kmeans;
-mod lessons;
 mod linalg;
 mod loss;
-mod measure;
 mod memory;
 mod model;
 mod monitor;
+mod norm_correction;
+mod opq;
 mod options;
-mod outline;
 mod par;
-mod product;
+mod pq;
+mod preprocess;
 mod query;
-mod rank;
 mod refine;
 mod retrain;
-mod rotation;
 mod routing;
-mod scale;
-mod scan;
-mod school;
-mod space;
+mod teacher;
 #[cfg(test)]
 mod testing;
 mod train;
+mod training_set;
+mod two_level;
 mod verify;
 
 pub use encode::{Encoded, EncodedRows, Placement};
 pub use error::{ModelError, TrainError};
-pub use measure::{ExactScores, MOST_HELD_OUT, ScoreBuffers, hold_out, pick};
-pub use memory::memory_for;
-pub use model::{Model, Report};
-pub use monitor::{Monitor, Phase, Quiet};
+pub use exact_scores::{ExactScores, ScoreBuffers};
+pub use held_out::{MAX_HELD_OUT, sample_vectors, split_held_out};
+pub use memory::can_allocate;
+pub use model::{Model, TrainReport};
+pub use monitor::{Monitor, NoMonitor, Phase};
 pub use options::{
-    CodeShape, Loss, MAX_DIM, MAX_LISTS, MIN_TRAIN_ROWS, Metric, Rotation, Sampling, TURN_MOST,
-    TrainOptions, UnknownLoss, UnknownMetric, auto_lists, auto_subquantizers, max_subquantizers,
+    CodeShape, Loss, MAX_DIM, MAX_LISTS, MAX_TRANSFORM_DIM, MIN_TRAIN_ROWS, Metric,
+    NegativeSampling, Rotation, TrainOptions, UnknownLoss, UnknownMetric, auto_lists,
+    auto_subquantizers, max_subquantizers,
 };
-pub use query::{QueryTables, Ranking, Searcher};
+pub use query::{ListRanking, QueryTables, Searcher};
 pub use refine::{RefineQuery, refine_bytes, refine_dimensions};
 pub use retrain::{RetrainOptions, retrain};
 pub use train::{Trained, train};
-pub use verify::Stored;
+pub use verify::StoredRow;

@@ -53,7 +53,7 @@ impl<'a> MatRef<'a> {
 }
 
 /// `out = a · bᵀ`: the products of all rows of `a` (n) with all rows of `b` (m), an n×m matrix.
-pub fn products(a: MatRef<'_>, b: MatRef<'_>, out: &mut [f32]) {
+pub fn matmul_nt(a: MatRef<'_>, b: MatRef<'_>, out: &mut [f32]) {
     let (n, m) = (a.rows(), b.rows());
     debug_assert_eq!(a.cols, b.cols);
     let views = (
@@ -69,7 +69,7 @@ pub fn products(a: MatRef<'_>, b: MatRef<'_>, out: &mut [f32]) {
 }
 
 /// `out = a · b`: n×c from n×k and k×c.
-pub fn combine(a: MatRef<'_>, b: MatRef<'_>, out: &mut [f32]) {
+pub fn matmul_nn(a: MatRef<'_>, b: MatRef<'_>, out: &mut [f32]) {
     debug_assert_eq!(a.cols, b.rows());
     let views = (
         ArrayView2::from_shape((a.rows(), a.cols), a.data),
@@ -84,7 +84,7 @@ pub fn combine(a: MatRef<'_>, b: MatRef<'_>, out: &mut [f32]) {
 }
 
 /// `out += aᵀ · b` for the columns of `a` from `from` on, as many as `out` has rows: k×n and k×c to n×c.
-pub fn add_transposed(a: MatRef<'_>, from: usize, b: MatRef<'_>, out: &mut [f32]) {
+pub fn add_matmul_tn(a: MatRef<'_>, from: usize, b: MatRef<'_>, out: &mut [f32]) {
     debug_assert_eq!(a.rows(), b.rows());
     let to = (from + out.len() / b.cols).min(a.cols);
     let views = (
@@ -100,7 +100,7 @@ pub fn add_transposed(a: MatRef<'_>, from: usize, b: MatRef<'_>, out: &mut [f32]
 }
 
 /// Squared norm.
-pub fn norm2(x: &[f32]) -> f32 {
+pub fn squared_norm(x: &[f32]) -> f32 {
     (distillvq_kernels::kernels().dot)(x, x)
 }
 
@@ -108,7 +108,7 @@ pub fn norm2(x: &[f32]) -> f32 {
 pub fn half_norms(rows: MatRef<'_>) -> Vec<f32> {
     rows.data
         .chunks_exact(rows.cols)
-        .map(|row| norm2(row) / 2.0)
+        .map(|row| squared_norm(row) / 2.0)
         .collect()
 }
 
@@ -134,10 +134,10 @@ mod tests {
         let a = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
         let b = [1.0, 0.0, 1.0, 2.0, 1.0, 0.0];
         let mut out = [0.0; 4];
-        products(MatRef::new(&a, 3), MatRef::new(&b, 3), &mut out);
+        matmul_nt(MatRef::new(&a, 3), MatRef::new(&b, 3), &mut out);
         assert_eq!(out, [4.0, 4.0, 10.0, 13.0]);
         let mut out = [0.0; 6];
-        combine(
+        matmul_nn(
             MatRef::new(&[1.0, 2.0, 0.0, 1.0], 2),
             MatRef::new(&b, 3),
             &mut out,
@@ -145,7 +145,7 @@ mod tests {
         assert_eq!(out, [5.0, 2.0, 1.0, 2.0, 1.0, 0.0]);
         let mut out = [1.0; 6];
         let a = [9.0, 1.0, 3.0, 9.0, 2.0, 4.0];
-        add_transposed(MatRef::new(&a, 3), 1, MatRef::new(&b, 3), &mut out);
+        add_matmul_tn(MatRef::new(&a, 3), 1, MatRef::new(&b, 3), &mut out);
         assert_eq!(out, [6.0, 3.0, 2.0, 12.0, 5.0, 4.0]);
     }
 }

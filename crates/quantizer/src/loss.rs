@@ -2,7 +2,7 @@
 //!
 //! Scores of a batch are a matrix with a row a candidate and a column a query, cut into parts by rows, so that parts are
 //! worked on independently and all loops run along the columns. Three passes: maxima of each column, [`Loss::sum`], and
-//! [`Loss::differentiate`], which turns the student's scores into the gradient of the loss by them.
+//! [`Loss::backward`], which turns the student's scores into the gradient of the loss by them.
 //!
 //! With p and t the softmaxes of student and teacher at temperature τ over n candidates, B queries in the batch:
 //!
@@ -37,12 +37,12 @@ pub fn exponentials(scores: &mut [f32], maxima: &[f32], temperature: f32, sums: 
 /// Sums over a query's candidates that a loss needs, at the most.
 pub const SUMS: usize = 3;
 
-/// RankNet compares a candidate with those this far behind it in its part: all pairs would be too many. Candidates stand
+/// Offsets within a shard of the candidates that RankNet compares a candidate with: all pairs would be too many. Candidates stand
 /// in the order of their rows, which says nothing about their scores.
-const PAIRED: [usize; 6] = [1, 2, 5, 11, 23, 47];
+const PAIR_OFFSETS: [usize; 6] = [1, 2, 5, 11, 23, 47];
 
-/// What the passes over all parts have found, one entry a query.
-pub struct Found<'a> {
+/// Maxima and sums over all shards of a batch, one entry per query.
+pub struct BatchTotals<'a> {
     /// Largest scores of student and teacher.
     pub maxima: [&'a [f32]; 2],
     /// What [`Loss::sum`] added up.
@@ -102,7 +102,7 @@ impl Loss {
     }
 
     /// Turns the student's scores into the gradient of the batch's mean loss by them.
-    pub fn differentiate(self, student: &mut [f32], teacher: &[f32], found: &Found<'_>) {
+    pub fn backward(self, student: &mut [f32], teacher: &[f32], found: &BatchTotals<'_>) {
         let per_query = 1.0 / found.batch.max(1) as f32;
         let [first, second, third] = found.sums;
         let queries = first.len().max(1);
@@ -113,7 +113,7 @@ impl Loss {
             Loss::ListNet => gradient(
                 student,
                 teacher,
-                &Totals {
+                &SoftmaxSums {
                     student: first,
                     teacher: second,
                     temperature: found.temperature,
@@ -156,7 +156,7 @@ fn rank_pairs(student: &mut [f32], teacher: &[f32], queries: usize, temperature:
     let scores = student.to_vec();
     student.fill(0.0);
     let rows = scores.len() / queries;
-    for (i, gap) in (0..rows).flat_map(|i| PAIRED.map(|gap| (i, gap))) {
+    for (i, gap) in (0..rows).flat_map(|i| PAIR_OFFSETS.map(|gap| (i, gap))) {
         if i + gap >= rows {
             continue;
         }
@@ -173,8 +173,8 @@ fn rank_pairs(student: &mut [f32], teacher: &[f32], queries: usize, temperature:
     }
 }
 
-/// Sums of both sides' exponentials a column, and the temperature.
-pub struct Totals<'a> {
+/// Softmax denominators of teacher and student, one per query, and the temperature.
+pub struct SoftmaxSums<'a> {
     /// Of the student.
     pub student: &'a [f32],
     /// Of the teacher.
@@ -186,7 +186,7 @@ pub struct Totals<'a> {
 }
 
 /// Turns the student's exponentials into the gradient of ListNet by the student's scores.
-pub fn gradient(student: &mut [f32], teacher: &[f32], totals: &Totals<'_>) {
+pub fn gradient(student: &mut [f32], teacher: &[f32], totals: &SoftmaxSums<'_>) {
     let queries = totals.student.len().max(1);
     let factor = 1.0 / (totals.temperature * totals.batch.max(1) as f32);
     let inverse = |sums: &[f32]| {
@@ -260,7 +260,7 @@ mod tests {
             Loss::Mse => errors.iter().map(|e| e.powi(2)).sum::<f64>() / n,
             Loss::RankNet => {
                 let mut sum = 0.0;
-                for (i, gap) in (0..s.len()).flat_map(|i| PAIRED.map(|gap| (i, gap))) {
+                for (i, gap) in (0..s.len()).flat_map(|i| PAIR_OFFSETS.map(|gap| (i, gap))) {
                     if i + gap < s.len() {
                         let j = i + gap;
                         let (i, j) = if t[i] >= t[j] { (i, j) } else { (j, i) };
@@ -294,13 +294,13 @@ mod tests {
             let mut sums: [Vec<f32>; SUMS] = Default::default();
             sums.iter_mut().for_each(|s| s.resize(queries, 0.0));
             kind.sum(&mut s, &mut t, maxima, temperature, &mut sums);
-            let found = Found {
+            let found = BatchTotals {
                 maxima,
                 sums: [&sums[0], &sums[1], &sums[2]],
                 temperature,
                 batch: queries,
             };
-            kind.differentiate(&mut s, &t, &found);
+            kind.backward(&mut s, &t, &found);
             let column = |scores: &[f32], q: usize| -> Vec<f64> {
                 scores
                     .iter()

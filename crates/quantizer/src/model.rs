@@ -3,71 +3,71 @@
 //! A model has two parts. The *encoder* decides lists and codes and is frozen once rows are encoded. The *student* decides
 //! scores and probing; training may replace it beside the same encoder.
 //!
-//! Invariants (checked by [`Body::check`], so they hold for every `Model`): shapes fit each other, every number is
+//! Invariants (checked by [`ModelData::check`], so they hold for every `Model`): shapes fit each other, every number is
 //! finite, `1 ≤ lists ≤ MAX_LISTS`, `1 ≤ dim ≤ MAX_DIM`, `1 ≤ subquantizers ≤ max_subquantizers(bits)`, and tables are
 //! so small that no query's score overflows.
 
-use crate::kmeans::Shortcut;
+use crate::kmeans::CentroidIndex;
 use crate::linalg::{MatRef, half_norms};
+use crate::norm_correction::NormCorrection;
 use crate::options::{MAX_DIM, MAX_LISTS, max_subquantizers};
-use crate::product::{ByDimension, Codebooks};
-use crate::scale::Scale;
-use crate::space::{LONGEST_QUERY, Space};
-use crate::{CodeShape, Metric, ModelError, QueryTables, Searcher, codec, halves};
+use crate::pq::{Codebooks, TransposedCodebooks};
+use crate::preprocess::{MAX_QUERY_NORM, Preprocess};
+use crate::{CodeShape, Metric, ModelError, QueryTables, Searcher, bf16, codec};
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
 
-/// What training did and gained.
+/// Result of a training: code recall before and after, and what was kept.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Report {
+pub struct TrainReport {
     /// Usable rows of the sample.
     pub rows: usize,
     /// Usable queries given.
     pub queries: usize,
     /// Whether the decoder distilled by this training was kept.
-    pub distilled: bool,
+    pub decoder_kept: bool,
     /// Recall 10@10 of ranking all sampled rows by their codes, on held-out queries, before distillation: the share of
     /// the exact 10 nearest rows among the best 10 by codes. NaN-free; 0 when distillation was not asked for.
     pub recall_before: f32,
     /// The same with the decoder that was kept, or with the encoder's tables if a training in place went back to them.
     pub recall_after: f32,
     /// Whether the routing trained by this training was kept.
-    pub routed: bool,
+    pub routing_kept: bool,
 }
 
-impl Report {
+impl TrainReport {
     /// Whether the training changed anything: it kept what distillation made, or went back to the encoder's tables.
     pub fn improved(&self) -> bool {
-        self.distilled || self.routed || self.recall_after > self.recall_before
+        self.decoder_kept || self.routing_kept || self.recall_after > self.recall_before
     }
 }
 
-/// List bases and codebooks: one side (encoder or decoder) of the quantizer.
+/// List centroids and PQ codebooks: one side (encoder or decoder) of the quantizer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Tables {
+pub(crate) struct IvfPqTables {
     /// `lists`×`dim`.
-    #[serde(with = "crate::halves")]
+    #[serde(with = "crate::bf16")]
     pub centroids: Vec<f32>,
     /// Codebooks of the residuals.
     pub books: Codebooks,
 }
 
-/// How the student scores: tables, and what becomes of the query before.
+/// How the student scores: tables, and the transform of the query before.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Decoder {
-    pub tables: Tables,
-    /// `dim`×`dim`: the query is multiplied by it; empty = the unit matrix.
-    #[serde(with = "crate::halves")]
-    pub turn: Vec<f32>,
+    pub tables: IvfPqTables,
+    /// `A` of `A·q`, `dim`×`dim`, not orthogonal; empty = the unit matrix.
+    #[serde(with = "crate::bf16")]
+    pub query_transform: Vec<f32>,
 }
 
 impl Decoder {
     /// The decoder that the encoder's tables are.
-    pub fn of(tables: &Tables) -> Decoder {
+    pub fn of(tables: &IvfPqTables) -> Decoder {
         Decoder {
             tables: tables.clone(),
-            turn: Vec::new(),
+            query_transform: Vec::new(),
         }
     }
 }
@@ -76,7 +76,7 @@ impl Decoder {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Routing {
     /// `lists`×`dim`.
-    #[serde(with = "crate::halves")]
+    #[serde(with = "crate::bf16")]
     pub vectors: Vec<f32>,
     /// One a list.
     pub biases: Vec<f32>,
@@ -85,11 +85,11 @@ pub(crate) struct Routing {
 /// The part that decides lists and codes: it never changes once rows are encoded.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Encoder {
-    pub space: Space,
+    pub space: Preprocess,
     pub lists: usize,
     pub bits: u8,
-    pub tables: Tables,
-    pub scale: Scale,
+    pub tables: IvfPqTables,
+    pub scale: NormCorrection,
 }
 
 /// The part that distillation changes: it decides scores and probing.
@@ -99,12 +99,12 @@ pub(crate) struct Student {
     pub decoder: Option<Decoder>,
     /// Decides which lists to probe; none = by the encoder's centroids.
     pub routing: Option<Routing>,
-    pub report: Report,
+    pub report: TrainReport,
 }
 
-/// What is stored of a model.
+/// Stored data of a model.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Body {
+pub(crate) struct ModelData {
     pub encoder: Encoder,
     pub student: Student,
     /// Raw logged queries that training did not see, row-major.
@@ -114,7 +114,7 @@ pub(crate) struct Body {
 /// Largest score that a model may give; what rounding adds still fits an `f32`.
 const LARGEST_SCORE: f64 = f32::MAX as f64 / 4.0;
 
-fn claim(holds: bool, what: &str) -> Result<(), ModelError> {
+fn ensure(holds: bool, what: &str) -> Result<(), ModelError> {
     if holds {
         Ok(())
     } else {
@@ -124,7 +124,7 @@ fn claim(holds: bool, what: &str) -> Result<(), ModelError> {
     }
 }
 
-impl Body {
+impl ModelData {
     pub fn shape(&self) -> CodeShape {
         CodeShape {
             subquantizers: self.encoder.tables.books.subquantizers,
@@ -139,7 +139,7 @@ impl Body {
         self.student.check(&self.encoder)?;
         let whole = self.held_out.len().is_multiple_of(self.encoder.space.dim);
         let fits = whole && all_finite(&self.held_out);
-        claim(fits, "held-out queries of the wrong shape, or not finite")
+        ensure(fits, "held-out queries of the wrong shape, or not finite")
     }
 }
 
@@ -147,33 +147,33 @@ impl Encoder {
     fn check(&self) -> Result<(), ModelError> {
         let space = &self.space;
         let dims = (1..=MAX_DIM).contains(&space.dim);
-        claim(dims, "dimensions out of range")?;
-        claim((1..=MAX_LISTS).contains(&self.lists), "lists out of range")?;
-        claim(self.bits == 4 || self.bits == 8, "bits are neither 4 nor 8")?;
+        ensure(dims, "dimensions out of range")?;
+        ensure((1..=MAX_LISTS).contains(&self.lists), "lists out of range")?;
+        ensure(self.bits == 4 || self.bits == 8, "bits are neither 4 nor 8")?;
         let m = self.tables.books.subquantizers;
-        claim(
+        ensure(
             (1..=max_subquantizers(self.bits)).contains(&m),
             "sub-quantizers out of range",
         )?;
         let centered = space.metric == Metric::L2;
         let center = if centered { space.dim } else { 0 };
-        claim(space.center.len() == center, "centre of the wrong length")?;
-        claim(all_finite(&space.center), "centre not finite")?;
-        let unit = space.unit.is_normal() && space.unit > 0.0;
-        claim(unit, "unit out of range")?;
-        let longest = space.longest > 0.0 && space.longest <= f32::MAX.sqrt();
-        claim(longest, "limit out of range")?;
+        ensure(space.center.len() == center, "centre of the wrong length")?;
+        ensure(all_finite(&space.center), "centre not finite")?;
+        let scale_factor = space.scale_factor.is_normal() && space.scale_factor > 0.0;
+        ensure(scale_factor, "scale factor out of range")?;
+        let longest = space.max_norm > 0.0 && space.max_norm <= f32::MAX.sqrt();
+        ensure(longest, "limit out of range")?;
         let square = space.dim * space.dim;
         let rotation = [0, square].contains(&space.rotation.len());
-        claim(rotation, "rotation of the wrong shape")?;
-        claim(
+        ensure(rotation, "rotation of the wrong shape")?;
+        ensure(
             // An orthogonal matrix has the length √dim.
             space.rotation.is_empty()
-                || all_length(&space.rotation) <= 1.01 * (space.dim as f64).sqrt(),
+                || frobenius_norm(&space.rotation) <= 1.01 * (space.dim as f64).sqrt(),
             "rotation too large, or not finite",
         )?;
-        let Scale { lo, step } = self.scale;
-        claim(
+        let NormCorrection { lo, step } = self.scale;
+        ensure(
             lo.is_finite() && lo > 0.0 && step.is_finite() && step >= 0.0,
             "scale out of range",
         )?;
@@ -181,35 +181,35 @@ impl Encoder {
     }
 
     /// Whether tables fit this encoder and give finite scores for queries that are stretched at most so many times.
-    fn check_tables(&self, tables: &Tables, stretch: f64) -> Result<(), ModelError> {
-        claim(self.fits(tables), "tables of the wrong shape")?;
-        let rotated = all_length(&self.space.rotation).max(1.0);
-        claim(
-            rotated * stretch.max(1.0) * self.largest_score(tables) <= LARGEST_SCORE,
+    fn check_tables(&self, tables: &IvfPqTables, stretch: f64) -> Result<(), ModelError> {
+        ensure(self.fits(tables), "tables of the wrong shape")?;
+        let rotated = frobenius_norm(&self.space.rotation).max(1.0);
+        ensure(
+            rotated * stretch.max(1.0) * self.score_bound(tables) <= LARGEST_SCORE,
             "tables too large, or not finite",
         )
     }
 
     /// Products cannot overflow: dimensions, lists, sub-quantizers and bits have been found to be small.
-    fn fits(&self, tables: &Tables) -> bool {
+    fn fits(&self, tables: &IvfPqTables) -> bool {
         let (books, own) = (&tables.books, &self.tables.books);
         tables.centroids.len() == self.lists * self.space.dim
             && books.dim == self.space.dim
             && books.subquantizers == own.subquantizers
-            && books.words == 1 << self.bits
+            && books.codewords == 1 << self.bits
             && books.width == self.space.dim.div_ceil(books.subquantizers)
-            && books.values.len() == books.padded() * books.words
+            && books.values.len() == books.padded() * books.codewords
     }
 
-    /// A bound of the scores of all queries, and of every sum on the way to them. Infinite or NaN if a value is.
-    fn largest_score(&self, tables: &Tables) -> f64 {
+    /// Upper bound of the scores of all queries, and of every sum on the way to them. Infinite or NaN if a value is.
+    fn score_bound(&self, tables: &IvfPqTables) -> f64 {
         let books = &tables.books;
         let words = books.values.chunks_exact(books.stride().max(1));
         let words = words.map(|book| longest(book, books.width).powi(2));
         let base = longest(&tables.centroids, self.space.dim);
         let correction = f64::from(self.scale.lo) + 255.0 * f64::from(self.scale.step);
         // The minima of a look-up table, the steps above them, and the rounding of up to 478 steps: less than 8 times.
-        let product = LONGEST_QUERY * (base + 8.0 * words.sum::<f64>().sqrt());
+        let product = MAX_QUERY_NORM * (base + 8.0 * words.sum::<f64>().sqrt());
         // For L2 twice the corrected product.
         product * (2.0 * correction).max(1.0)
     }
@@ -220,33 +220,33 @@ impl Student {
     fn check(&self, encoder: &Encoder) -> Result<(), ModelError> {
         if let Some(decoder) = &self.decoder {
             let square = encoder.space.dim * encoder.space.dim;
-            let turn = [0, square].contains(&decoder.turn.len());
-            let fits = turn && all_finite(&decoder.turn);
-            claim(fits, "turn of the wrong shape, or not finite")?;
-            let stretch = match decoder.turn.is_empty() {
+            let query_transform = [0, square].contains(&decoder.query_transform.len());
+            let fits = query_transform && all_finite(&decoder.query_transform);
+            ensure(fits, "query transform of the wrong shape, or not finite")?;
+            let stretch = match decoder.query_transform.is_empty() {
                 true => 1.0,
-                false => all_length(&decoder.turn),
+                false => frobenius_norm(&decoder.query_transform),
             };
             encoder.check_tables(&decoder.tables, stretch)?;
         }
         if let Some(Routing { vectors, biases }) = &self.routing {
             let dim = encoder.space.dim;
             let fits = vectors.len() == encoder.lists * dim && biases.len() == encoder.lists;
-            claim(fits, "routing of the wrong shape")?;
-            let query = LONGEST_QUERY * all_length(&encoder.space.rotation).max(1.0);
+            ensure(fits, "routing of the wrong shape")?;
+            let query = MAX_QUERY_NORM * frobenius_norm(&encoder.space.rotation).max(1.0);
             let largest = query * longest(vectors, dim) + longest(biases, 1);
-            claim(largest <= LARGEST_SCORE, "routing too large, or not finite")?;
+            ensure(largest <= LARGEST_SCORE, "routing too large, or not finite")?;
         }
         let recalls = [self.report.recall_before, self.report.recall_after];
-        claim(
+        ensure(
             recalls.iter().all(|x| (0.0..=1.0).contains(x)),
             "report out of range",
         )
     }
 }
 
-/// Length of all values as one vector: no product with the matrix they are is longer than this many times the factor.
-fn all_length(values: &[f32]) -> f64 {
+/// Frobenius norm: an upper bound of the matrix's operator norm.
+fn frobenius_norm(values: &[f32]) -> f64 {
     values
         .iter()
         .map(|x| f64::from(*x).powi(2))
@@ -276,30 +276,30 @@ pub struct Model {
 /// The stored part and what is derived from it once.
 #[derive(Debug)]
 pub(crate) struct Inner {
-    pub body: Body,
+    pub body: ModelData,
     /// Half the squared norms of the encoder's centroids.
     pub half_norms: Vec<f32>,
     /// The encoder's codebooks, to search.
-    pub encoder_books: ByDimension,
+    pub encoder_books: TransposedCodebooks,
     /// The shortcut to the encoder's centroids if one is worth it, once a row has come.
-    shortcut: OnceLock<Option<Shortcut>>,
+    centroid_index: OnceLock<Option<CentroidIndex>>,
     /// What queries need, once one has come.
     searcher: OnceLock<Searcher>,
 }
 
 impl Model {
     /// Checks the body and derives the rest.
-    pub(crate) fn new(body: Body) -> Result<Model, ModelError> {
+    pub(crate) fn new(body: ModelData) -> Result<Model, ModelError> {
         body.check()?;
         let tables = &body.encoder.tables;
         let half_norms = half_norms(MatRef::new(&tables.centroids, body.encoder.space.dim));
-        let encoder_books = tables.books.by_dimension();
+        let encoder_books = tables.books.transposed();
         Ok(Model {
             inner: Arc::new(Inner {
                 body,
                 half_norms,
                 encoder_books,
-                shortcut: OnceLock::new(),
+                centroid_index: OnceLock::new(),
                 searcher: OnceLock::new(),
             }),
         })
@@ -309,18 +309,18 @@ impl Model {
         &self.inner
     }
 
-    pub(crate) fn body(&self) -> &Body {
+    pub(crate) fn body(&self) -> &ModelData {
         &self.inner.body
     }
 
     /// What finds a row's list among many. Made by the first call.
-    pub(crate) fn shortcut(&self) -> Option<&Shortcut> {
+    pub(crate) fn centroid_index(&self) -> Option<&CentroidIndex> {
         let centroids = MatRef::new(&self.body().encoder.tables.centroids, self.dim());
         let new = || {
-            let Ok(shortcut) = Shortcut::new(centroids, || Ok::<_, Infallible>(()));
-            shortcut
+            let Ok(centroid_index) = CentroidIndex::new(centroids, || Ok::<_, Infallible>(()));
+            centroid_index
         };
-        self.inner.shortcut.get_or_init(new).as_ref()
+        self.inner.centroid_index.get_or_init(new).as_ref()
     }
 
     /// What searches need of it. Made by the first call.
@@ -366,12 +366,12 @@ impl Model {
 
     /// Scores (and norms of rows) are those of vectors that were multiplied by this power of two: 1 except for data of
     /// extreme size and for cosine, where vectors are normalised.
-    pub fn unit(&self) -> f32 {
-        self.body().encoder.space.unit
+    pub fn scale_factor(&self) -> f32 {
+        self.body().encoder.space.scale_factor
     }
 
     /// What training did.
-    pub fn report(&self) -> &Report {
+    pub fn report(&self) -> &TrainReport {
         &self.body().student.report
     }
 
@@ -386,9 +386,9 @@ impl Model {
     /// If they are not whole vectors of finite numbers.
     pub fn with_held_out(&self, mut queries: Vec<f32>) -> Result<Model, ModelError> {
         if self.metric() == Metric::Cosine {
-            halves::round(&mut queries, self.dim());
+            bf16::round_to_bf16(&mut queries, self.dim());
         }
-        Model::new(Body {
+        Model::new(ModelData {
             held_out: queries,
             ..self.body().clone()
         })
@@ -396,15 +396,15 @@ impl Model {
 
     /// Bytes of memory held.
     pub fn memory_bytes(&self) -> usize {
-        let tables = |t: &Tables| t.centroids.len() + t.books.values.len();
-        let Body {
+        let tables = |t: &IvfPqTables| t.centroids.len() + t.books.values.len();
+        let ModelData {
             encoder,
             student,
             held_out,
         } = self.body();
         let floats = tables(&encoder.tables)
             + held_out.len()
-            + (student.decoder.as_ref()).map_or(0, |d| tables(&d.tables) + d.turn.len())
+            + (student.decoder.as_ref()).map_or(0, |d| tables(&d.tables) + d.query_transform.len())
             + encoder.space.rotation.len()
             + student
                 .routing
@@ -415,9 +415,9 @@ impl Model {
         let books = self.inner.encoder_books.memory_bytes();
         let searcher = self.inner.searcher.get();
         let searcher = searcher.map_or(0, Searcher::memory_bytes);
-        let shortcut = self.inner.shortcut.get().and_then(Option::as_ref);
-        let shortcut = shortcut.map_or(0, Shortcut::memory_bytes);
-        size_of::<Inner>() + floats * size_of::<f32>() + books + searcher + shortcut
+        let centroid_index = self.inner.centroid_index.get().and_then(Option::as_ref);
+        let centroid_index = centroid_index.map_or(0, CentroidIndex::memory_bytes);
+        size_of::<Inner>() + floats * size_of::<f32>() + books + searcher + centroid_index
     }
 
     /// The encoder as bytes, see [`Model::from_parts`].
@@ -464,7 +464,7 @@ impl Model {
     /// # Errors
     /// As [`Model::from_bytes`].
     pub fn from_encoder(encoder: &[u8]) -> Result<Model, ModelError> {
-        Model::new(Body {
+        Model::new(ModelData {
             encoder: codec::encoder(encoder)?,
             student: Student::default(),
             held_out: Vec::new(),

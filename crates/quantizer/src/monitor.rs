@@ -37,11 +37,11 @@ pub trait Monitor: Sync {
     fn phase(&self, phase: Phase, done: usize, total: usize);
 }
 
-/// A monitor that never interrupts and says nothing.
+/// A monitor that never interrupts and reports nothing.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Quiet;
+pub struct NoMonitor;
 
-impl Monitor for Quiet {
+impl Monitor for NoMonitor {
     fn interrupted(&self) -> bool {
         false
     }

@@ -9,9 +9,8 @@ use std::str::FromStr;
 pub const MAX_LISTS: usize = 32_768;
 /// Most dimensions of a vector.
 pub const MAX_DIM: usize = 16_000;
-/// Most dimensions with which 4-bit codes stand behind a rotation, and queries are turned: each of the two costs every
-/// search `dim`² multiplications.
-pub const TURN_MOST: usize = 1_024;
+/// Maximum dimensions of the rotation of 4-bit codes and of the decoder's query transform: each costs every search `dim`² multiplications.
+pub const MAX_TRANSFORM_DIM: usize = 1_024;
 /// Rows that a table has at least for each dimension where its model holds matrices of `dim`² numbers (the rotation and the
 /// turn): with so many, both take an eighth of the bytes of halfvec rows at the most.
 const ROWS_PER_DIMENSION: usize = 16;
@@ -69,7 +68,7 @@ impl FromStr for Metric {
 /// What turns the space in front of the product quantizer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Rotation {
-    /// Learned; but none where every dimension has a code of its own, none for 4 bits with more than [`TURN_MOST`]
+    /// Learned; but none where every dimension has a code of its own, none for 4 bits with more than [`MAX_TRANSFORM_DIM`]
     /// dimensions, where searches would feel it, and none that is large, or long to learn, for the table.
     #[default]
     Auto,
@@ -138,14 +137,14 @@ impl FromStr for Loss {
     }
 }
 
-/// Which rows a query's scores are compared on (Distill-VQ, §3.2.2).
+/// Negative sampling of the decoder's training (Distill-VQ, §3.2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Sampling {
+pub enum NegativeSampling {
     /// Its nearest rows and those of all other queries of the batch.
     #[default]
     Both,
     /// Its own nearest rows alone.
-    Own,
+    OwnNeighbors,
     /// One of its nearest rows, and those of the other queries.
     InBatch,
 }
@@ -208,9 +207,9 @@ pub struct TrainOptions {
     /// The loss of the decoder's distillation.
     pub loss: Loss,
     /// The candidates of the decoder's distillation.
-    pub sampling: Sampling,
-    /// Whether the decoder may turn the query; with more than [`TURN_MOST`] dimensions, or few rows for them, it never does.
-    pub turn: bool,
+    pub sampling: NegativeSampling,
+    /// Whether the decoder may transform the query; with more than [`MAX_TRANSFORM_DIM`] dimensions, or few rows for them, it never does.
+    pub query_transform: bool,
     /// Rows of the whole table, for the automatic number of lists; 0 = as many as the sample has.
     pub rows_in_table: usize,
 }
@@ -263,8 +262,8 @@ impl Default for TrainOptions {
             distill: true,
             rotation: Rotation::default(),
             loss: Loss::default(),
-            sampling: Sampling::default(),
-            turn: true,
+            sampling: NegativeSampling::default(),
+            query_transform: true,
             rows_in_table: 0,
         }
     }

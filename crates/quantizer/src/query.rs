@@ -3,17 +3,17 @@
 //! Score (bigger is nearer), with `κ` the row's norm correction: `κ·(q·O[list] + Σ_s LUT[s][code_s])` for cosine and
 //! inner product, twice that minus the row's squared norm for L2. One look-up table serves all lists.
 //!
-//! Everything that a query is multiplied by is kept `compact`, except for the codebooks.
+//! Everything that a query is multiplied by is int8, except for the codebooks.
 
-use crate::compact::{Matrix, Vector};
+use crate::int8::{QueryMatrix, QueryVector};
 use crate::linalg::{MatRef, half_norms};
-use crate::model::{Body, Encoder};
-use crate::product::ByDimension;
+use crate::model::{Encoder, ModelData};
+use crate::norm_correction::NormCorrection;
+use crate::pq::TransposedCodebooks;
+use crate::preprocess::Preprocess;
 use crate::refine::RefineQuery;
-use crate::scale::Scale;
-use crate::space::Space;
 use crate::{CodeShape, Metric};
-use distillvq_kernels::Affine;
+use distillvq_kernels::ScoreParams;
 use std::sync::Arc;
 
 /// What searches need of a model, in a fraction of its memory; cheap to clone.
@@ -26,52 +26,52 @@ pub struct Searcher {
 struct Inner {
     shape: CodeShape,
     /// Without the rotation.
-    space: Space,
-    rotation: Option<Matrix>,
+    space: Preprocess,
+    rotation: Option<QueryMatrix>,
     /// What the decoder multiplies the query by.
-    turn: Option<Matrix>,
+    query_transform: Option<QueryMatrix>,
     /// A row a list: its product with the query and the list's bias rank the lists.
-    routing: Matrix,
+    routing: QueryMatrix,
     /// Empty if there are none.
     biases: Vec<f32>,
     /// A row a list: its product with the query is what all rows of the list share.
-    bases: Matrix,
-    books: ByDimension,
-    scale: Scale,
+    bases: QueryMatrix,
+    books: TransposedCodebooks,
+    scale: NormCorrection,
 }
 
 impl Searcher {
-    pub(crate) fn new(body: &Body, shape: CodeShape) -> Searcher {
-        let Body {
+    pub(crate) fn new(body: &ModelData, shape: CodeShape) -> Searcher {
+        let ModelData {
             encoder, student, ..
         } = body;
         let dim = encoder.space.dim;
         let square = |matrix: &[f32]| {
             let matrix = MatRef::new(matrix, dim);
-            (matrix.rows() > 0).then(|| Matrix::new(matrix))
+            (matrix.rows() > 0).then(|| QueryMatrix::new(matrix))
         };
         let decoder = student.decoder.as_ref();
         let tables = decoder.map_or(&encoder.tables, |d| &d.tables);
         let (routing, biases) = match &student.routing {
             Some(trained) => (
-                Matrix::new(MatRef::new(&trained.vectors, dim)),
+                QueryMatrix::new(MatRef::new(&trained.vectors, dim)),
                 trained.biases.clone(),
             ),
-            None => by_centroids(encoder),
+            None => centroid_routing(encoder),
         };
         Searcher {
             inner: Arc::new(Inner {
                 shape,
-                space: Space {
+                space: Preprocess {
                     rotation: Vec::new(),
                     ..encoder.space.clone()
                 },
                 rotation: square(&encoder.space.rotation),
-                turn: decoder.and_then(|d| square(&d.turn)),
+                query_transform: decoder.and_then(|d| square(&d.query_transform)),
                 routing,
                 biases,
-                bases: Matrix::new(MatRef::new(&tables.centroids, dim)),
-                books: tables.books.by_dimension(),
+                bases: QueryMatrix::new(MatRef::new(&tables.centroids, dim)),
+                books: tables.books.transposed(),
                 scale: encoder.scale,
             }),
         }
@@ -87,18 +87,18 @@ impl Searcher {
         self.inner.shape
     }
 
-    /// See [`crate::Model::unit`].
-    pub fn unit(&self) -> f32 {
-        self.inner.space.unit
+    /// See [`crate::Model::scale_factor`].
+    pub fn scale_factor(&self) -> f32 {
+        self.inner.space.scale_factor
     }
 
     /// Bytes of memory held.
     pub fn memory_bytes(&self) -> usize {
         let it = &*self.inner;
-        let squares = [&it.rotation, &it.turn].into_iter().flatten();
+        let squares = [&it.rotation, &it.query_transform].into_iter().flatten();
         let matrices = squares.chain([&it.routing, &it.bases]);
         size_of::<Inner>()
-            + matrices.map(Matrix::memory_bytes).sum::<usize>()
+            + matrices.map(QueryMatrix::memory_bytes).sum::<usize>()
             + size_of_val(&it.biases[..])
             + size_of_val(&it.space.center[..])
             + it.books.memory_bytes()
@@ -113,17 +113,20 @@ impl Searcher {
         let mut query = vec![0f32; it.space.dim];
         it.space.query(&raw, &mut query);
         if let Some(rotation) = &it.rotation {
-            query = rotation.products(&Vector::new(&query));
+            query = rotation.products(&QueryVector::new(&query));
         }
-        let small = Vector::new(&query);
-        let turned = it.turn.as_ref().map(|turn| turn.products(&small));
-        let table = it.books.products(turned.as_ref().unwrap_or(&query));
-        let (lut, delta, lut_bias) = quantize(&table, it.shape.words(), it.shape.lut_bytes());
+        let small = QueryVector::new(&query);
+        let transformed = it
+            .query_transform
+            .as_ref()
+            .map(|query_transform| query_transform.products(&small));
+        let table = it.books.products(transformed.as_ref().unwrap_or(&query));
+        let (lut, delta, lut_bias) = quantize_lut(&table, it.shape.words(), it.shape.lut_bytes());
         QueryTables {
             lut,
             delta,
             lut_bias,
-            turned: turned.map(|turned| Vector::new(&turned)),
+            transformed: transformed.map(|transformed| QueryVector::new(&transformed)),
             query: small,
             searcher: self.clone(),
         }
@@ -131,9 +134,9 @@ impl Searcher {
 }
 
 /// Lists by the encoder's centroids: by distance for L2, by product for inner product, by cosine for cosine.
-fn by_centroids(encoder: &Encoder) -> (Matrix, Vec<f32>) {
+fn centroid_routing(encoder: &Encoder) -> (QueryMatrix, Vec<f32>) {
     let centroids = MatRef::new(&encoder.tables.centroids, encoder.space.dim);
-    let mut routing = Matrix::new(centroids);
+    let mut routing = QueryMatrix::new(centroids);
     let halves = half_norms(centroids).into_iter();
     match encoder.space.metric {
         Metric::L2 => (routing, halves.map(|half| -half).collect()),
@@ -157,9 +160,9 @@ pub struct QueryTables {
     /// Sum of the minima of the sub-quantizers.
     pub lut_bias: f32,
     /// The internal query.
-    query: Vector,
+    query: QueryVector,
     /// The same as the decoder wants it, if it wants it otherwise.
-    turned: Option<Vector>,
+    transformed: Option<QueryVector>,
     searcher: Searcher,
 }
 
@@ -169,7 +172,7 @@ fn largest_entry(rows: usize) -> f32 {
 }
 
 /// The table in bytes (padded with zeros to `bytes`), its step, and the sum of its rows' minima.
-pub(crate) fn quantize(table: &[f32], words: usize, bytes: usize) -> (Vec<u8>, f32, f32) {
+pub(crate) fn quantize_lut(table: &[f32], words: usize, bytes: usize) -> (Vec<u8>, f32, f32) {
     let rows = table.chunks_exact(words.max(1));
     let ranges: Vec<(f32, f32)> = rows
         .clone()
@@ -202,8 +205,8 @@ impl QueryTables {
     pub fn refine(&self) -> RefineQuery {
         let metric = self.searcher.inner.space.metric;
         match &self.query {
-            Vector::Full(values) => RefineQuery::new(values, metric),
-            Vector::Bytes { values, step } => {
+            QueryVector::F32(values) => RefineQuery::new(values, metric),
+            QueryVector::Int8 { values, step } => {
                 let dim = self.searcher.inner.space.dim;
                 RefineQuery::of(values[..dim].to_vec(), *step, metric)
             }
@@ -214,7 +217,7 @@ impl QueryTables {
     /// squared norm for L2, 1 for cosine, and nothing for inner product.
     pub fn constant(&self) -> f64 {
         match self.searcher.inner.space.metric {
-            Metric::L2 => self.query.norm2(),
+            Metric::L2 => self.query.squared_norm(),
             Metric::InnerProduct => 0.0,
             Metric::Cosine => 1.0,
         }
@@ -224,58 +227,58 @@ impl QueryTables {
     ///
     /// Trained routing scores `q·W[list] + b[list]`. Without it the encoder's centroids decide: by distance for L2, by
     /// product for inner product, by cosine for cosine.
-    pub fn ranking(&self) -> Ranking {
+    pub fn ranking(&self) -> ListRanking {
         let it = &*self.searcher.inner;
         let mut scores = it.routing.products(&self.query);
         for (score, bias) in scores.iter_mut().zip(&it.biases) {
             *score += bias;
         }
-        Ranking::new(&scores)
+        ListRanking::new(&scores)
     }
 
-    /// As [`QueryTables::affine`], for many lists.
-    pub fn affines(&self, lists: &[u32]) -> Vec<Affine> {
+    /// As [`QueryTables::score_params`], for many lists.
+    pub fn list_score_params(&self, lists: &[u32]) -> Vec<ScoreParams> {
         // Far apart in memory: the next ones are on their way while one is computed.
         const AHEAD: usize = 8;
         let bases = &self.searcher.inner.bases;
-        let near = |list: &u32| bases.bring_near(*list as usize);
+        let near = |list: &u32| bases.prefetch(*list as usize);
         lists.iter().take(AHEAD).for_each(near);
         let each = lists.iter().enumerate().map(|(i, list)| {
             lists.get(i + AHEAD).map(near);
-            self.affine(*list)
+            self.score_params(*list)
         });
         each.collect()
     }
 
     /// Parameters of the final score in `list`. A list that the model does not have has no base of its own.
-    pub fn affine(&self, list: u32) -> Affine {
+    pub fn score_params(&self, list: u32) -> ScoreParams {
         let it = &*self.searcher.inner;
-        let query = self.turned.as_ref().unwrap_or(&self.query);
-        Affine {
+        let query = self.transformed.as_ref().unwrap_or(&self.query);
+        ScoreParams {
             base: it.bases.product(list as usize, query) + self.lut_bias,
             delta: self.delta,
-            scale_lo: it.scale.lo,
-            scale_step: it.scale.step,
+            correction_min: it.scale.lo,
+            correction_step: it.scale.step,
         }
     }
 }
 
-/// Lists in the order in which a query should probe them, sorted as far as somebody asked.
+/// Lists in the order in which a query probes them, sorted lazily.
 #[derive(Debug, Clone, Default)]
-pub struct Ranking {
+pub struct ListRanking {
     /// In each the score, such that the best comes first, above the list: one number, so that sorting is quick.
     keys: Vec<u64>,
     /// So many are the best, best first.
     sorted: usize,
 }
 
-impl Ranking {
+impl ListRanking {
     /// By scores, the list being the position.
-    fn new(scores: &[f32]) -> Ranking {
+    fn new(scores: &[f32]) -> ListRanking {
         let keys = scores.iter().zip(0u64..);
-        Ranking {
+        ListRanking {
             keys: keys
-                .map(|(score, list)| u64::from(falling(score.to_bits())) << 32 | list)
+                .map(|(score, list)| u64::from(descending_key(score.to_bits())) << 32 | list)
                 .collect(),
             sorted: 0,
         }
@@ -318,7 +321,7 @@ impl Ranking {
     /// All of them with their scores, best first.
     pub fn all(mut self) -> Vec<(f32, u32)> {
         self.sort(self.keys.len());
-        let score = |key: u64| f32::from_bits(falling((key >> 32) as u32));
+        let score = |key: u64| f32::from_bits(descending_key((key >> 32) as u32));
         self.keys
             .iter()
             .map(|key| (score(*key), *key as u32))
@@ -327,7 +330,7 @@ impl Ranking {
 }
 
 /// The order of `f32::total_cmp` turned round, for the bits of floats: greater numbers get lesser ones. Its own inverse.
-fn falling(bits: u32) -> u32 {
+fn descending_key(bits: u32) -> u32 {
     let negative = bits >> 31 == 1;
     if negative {
         bits
@@ -346,7 +349,7 @@ mod tests {
             let table: Vec<f32> = (0..rows * words)
                 .map(|i| ((i * 7919) % 1013) as f32 / 100.0 - 3.0)
                 .collect();
-            let (lut, delta, bias) = quantize(&table, words, rows * words + 16);
+            let (lut, delta, bias) = quantize_lut(&table, words, rows * words + 16);
             assert_eq!(lut.len(), rows * words + 16);
             let most = lut
                 .chunks(words)
@@ -371,7 +374,7 @@ mod tests {
 
     #[test]
     fn a_table_without_spread_is_all_zero() {
-        let (lut, delta, bias) = quantize(&[0.5; 32], 16, 32);
+        let (lut, delta, bias) = quantize_lut(&[0.5; 32], 16, 32);
         assert_eq!((lut, delta, bias), (vec![0; 32], 0.0, 1.0));
     }
 
@@ -383,7 +386,7 @@ mod tests {
         scores[19] = -0.0;
         let mut expected: Vec<u32> = (0..500).collect();
         expected.sort_by(|a, b| scores[*b as usize].total_cmp(&scores[*a as usize]));
-        let ranking = Ranking::new(&scores);
+        let ranking = ListRanking::new(&scores);
         let all = ranking.clone().all().into_iter();
         assert!(all.eq(expected.iter().map(|list| (scores[*list as usize], *list))));
         let mut by_pieces = ranking;

@@ -11,7 +11,7 @@
 //! Values are packed as [`distillvq_kernels::pack7`] does it, in blocks of 64.
 
 use crate::Metric;
-use crate::compact::{quantize, to_steps};
+use crate::int8::{quantize, to_steps};
 use distillvq_kernels::{PACKED_BYTES, PACKED_VALUES, kernels, pack7, unpack7};
 
 /// The largest value.
@@ -97,7 +97,7 @@ impl RefineQuery {
             .first_chunk()
             .map_or(0, |step| u16::from_le_bytes(*step));
         let step = f32::from_bits(u32::from(step) << 16);
-        let [product, square] = (kernels().dot7)(&self.values, packed);
+        let [product, square] = (kernels().dot_packed7)(&self.values, packed);
         let product = product as f32 * (self.step * step);
         match self.metric {
             Metric::L2 => 2.0 * product - square as f32 * (step * step),

@@ -1,13 +1,13 @@
 //! Training a model again: a new student beside the same encoder, so that rows which are encoded stay valid.
 
-use crate::coded::Coded;
+use crate::distillation::Distillation;
 use crate::encode::Placement;
-use crate::lessons::Exact;
+use crate::encoded_sample::EncodedSample;
 use crate::linalg::MatRef;
-use crate::model::{Body, Student};
-use crate::school::School;
+use crate::model::{ModelData, Student};
 use crate::train::{Trained, check_count, check_shapes, row_norms, usable_queries, usable_rows};
-use crate::{Loss, Model, Monitor, Report, TrainError, TrainOptions};
+use crate::training_set::SampleVectors;
+use crate::{Loss, Model, Monitor, TrainError, TrainOptions, TrainReport};
 use std::borrow::Cow;
 
 /// How to train again.
@@ -43,7 +43,7 @@ pub fn retrain<'a>(
     let sample = sample.into();
     check_shapes(&sample, dim, queries.as_deref())?;
     let given = sample.len() / dim;
-    let Body {
+    let ModelData {
         encoder,
         student,
         held_out,
@@ -56,20 +56,20 @@ pub fn retrain<'a>(
     let rows = usable_rows(&encoder.space, sample.into_owned(), placed, monitor)?;
     let x = MatRef::new(&rows, dim);
     check_count(given, x)?;
-    let coded = Coded::placed(&encoded, model.subquantizers(), &encoder.scale);
+    let coded = EncodedSample::from_encoded(&encoded, model.subquantizers(), &encoder.scale);
     let queries = usable_queries(
         &encoder.space,
         queries.unwrap_or_default().into_owned(),
         monitor,
     )?;
-    let mut report = Report {
+    let mut report = TrainReport {
         rows: x.rows(),
         queries: queries.len() / dim,
-        ..Report::default()
+        ..TrainReport::default()
     };
     let norms = row_norms(model.metric(), x);
-    let school = School {
-        rows: &Exact {
+    let distillation = Distillation {
+        rows: &SampleVectors {
             x,
             norms: norms.as_deref(),
         },
@@ -86,16 +86,16 @@ pub fn retrain<'a>(
         },
         monitor,
     };
-    let graduates = school.run(MatRef::new(&queries, dim), &mut report)?;
+    let distilled = distillation.run(MatRef::new(&queries, dim), &mut report)?;
     if !report.improved() {
         let model = model.clone();
         return Ok(Trained { model, report });
     }
-    let body = Body {
+    let body = ModelData {
         encoder: encoder.clone(),
         student: Student {
-            decoder: graduates.decoder.carry_out(student.decoder.as_ref()),
-            routing: graduates.routing.or_else(|| student.routing.clone()),
+            decoder: distilled.decoder.into_decoder(student.decoder.as_ref()),
+            routing: distilled.routing.or_else(|| student.routing.clone()),
             report: report.clone(),
         },
         held_out: held_out.clone(),

@@ -1,6 +1,6 @@
 //! Data and helpers for the unit tests.
 
-use crate::kmeans::{Assigner, Nearest};
+use crate::kmeans::{Assigner, Assignment};
 use crate::linalg::MatRef;
 use std::convert::Infallible;
 
@@ -13,16 +13,16 @@ pub fn noise(n: usize, salt: u32) -> Vec<f32> {
 }
 
 /// Never stops what asks whether to keep on.
-pub fn forever() -> Result<(), Infallible> {
+pub fn never_interrupt() -> Result<(), Infallible> {
     Ok(())
 }
 
 /// The lists of the rows, found so many at once.
-pub fn assign(assigner: &Assigner<'_>, x: MatRef<'_>, at_once: usize) -> Vec<Nearest> {
-    let mut nearest = vec![Nearest::default(); x.rows()];
+pub fn assign(assigner: &Assigner<'_>, x: MatRef<'_>, at_once: usize) -> Vec<Assignment> {
+    let mut nearest = vec![Assignment::default(); x.rows()];
     for (i, out) in nearest.chunks_mut(at_once).enumerate() {
         let rows = x.slice(i * at_once, (i + 1) * at_once);
-        let Ok(()) = assigner.assign(rows, out, forever);
+        let Ok(()) = assigner.assign(rows, out, never_interrupt);
     }
     nearest
 }

@@ -1,18 +1,18 @@
 //! Training, from the sample to the model.
 
-use crate::coded::Coded;
-use crate::kmeans::{Nearest, assign_chosen, kmeans};
-use crate::lessons::Exact;
-use crate::linalg::{MatRef, ROWS, half_norms, norm2};
-use crate::model::{Body, Encoder, Student, Tables};
-use crate::options::{MAX_DIM, MIN_TRAIN_ROWS, TURN_MOST};
-use crate::product::{Codebooks, Residuals};
-use crate::scale::Scale;
-use crate::school::{Graduates, School};
-use crate::space::{Kind, Space};
+use crate::distillation::{Distillation, DistilledParts};
+use crate::encoded_sample::EncodedSample;
+use crate::kmeans::{Assignment, assign_rows, kmeans};
+use crate::linalg::{MatRef, ROWS, half_norms, squared_norm};
+use crate::model::{Encoder, IvfPqTables, ModelData, Student};
+use crate::norm_correction::NormCorrection;
+use crate::options::{MAX_DIM, MAX_TRANSFORM_DIM, MIN_TRAIN_ROWS};
+use crate::pq::{Codebooks, Residuals};
+use crate::preprocess::{Preprocess, RowClass};
+use crate::training_set::SampleVectors;
 use crate::{
-    Metric, Model, Monitor, Report, Rotation, TrainError, TrainOptions, auto_lists,
-    auto_subquantizers, halves, par, product, rotation,
+    Metric, Model, Monitor, Rotation, TrainError, TrainOptions, TrainReport, auto_lists,
+    auto_subquantizers, bf16, opq, par, pq,
 };
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -21,8 +21,8 @@ use std::borrow::Cow;
 
 /// Rows a list that k-means looks at.
 const ROWS_PER_LIST: usize = 64;
-/// Sampled rows a list that an automatic number of lists leaves at least.
-const LEAST_ROWS_PER_LIST: usize = 16;
+/// Minimum number of sampled rows per list of an automatic number of lists.
+const MIN_ROWS_PER_LIST: usize = 16;
 /// Rows that codebooks of 16 words are learned from.
 const CODEBOOK_ROWS_4: usize = 32_768;
 /// Rows that codebooks of 256 words are learned from.
@@ -37,7 +37,7 @@ pub struct Trained {
     /// The model.
     pub model: Model,
     /// The model's own report, unless a model was trained again and nothing of it was kept.
-    pub report: Report,
+    pub report: TrainReport,
 }
 
 /// Trains a model.
@@ -60,21 +60,21 @@ pub fn train<'a>(
     let sample = sample.into();
     check(&sample, dim, queries.as_deref(), options)?;
     let given = sample.len() / dim;
-    let mut space = Space::fit(options.metric, dim, &sample, monitor)?;
+    let mut space = Preprocess::fit(options.metric, dim, &sample, monitor)?;
     let mut rows = usable_rows(&space, sample.into_owned(), |_| true, monitor)?;
     check_count(given, MatRef::new(&rows, dim))?;
-    let base = quantize(&mut rows, &mut space, options, monitor)?;
+    let base = fit_quantizer(&mut rows, &mut space, options, monitor)?;
     let x = MatRef::new(&rows, dim);
     let queries = usable_queries(&space, queries.unwrap_or_default().into_owned(), monitor)?;
-    let mut report = Report {
+    let mut report = TrainReport {
         rows: x.rows(),
         queries: queries.len() / dim,
-        ..Report::default()
+        ..TrainReport::default()
     };
-    let graduates = if options.distill {
+    let distilled = if options.distill {
         let norms = row_norms(options.metric, x);
-        let school = School {
-            rows: &Exact {
+        let distillation = Distillation {
+            rows: &SampleVectors {
                 x,
                 norms: norms.as_deref(),
             },
@@ -85,11 +85,11 @@ pub fn train<'a>(
             options,
             monitor,
         };
-        school.run(MatRef::new(&queries, dim), &mut report)?
+        distillation.run(MatRef::new(&queries, dim), &mut report)?
     } else {
-        Graduates::default()
+        DistilledParts::default()
     };
-    let body = Body {
+    let body = ModelData {
         encoder: Encoder {
             space,
             lists: base.half_norms.len(),
@@ -98,8 +98,8 @@ pub fn train<'a>(
             scale: base.scale,
         },
         student: Student {
-            decoder: graduates.decoder.carry_out(None),
-            routing: graduates.routing,
+            decoder: distilled.decoder.into_decoder(None),
+            routing: distilled.routing,
             report: report.clone(),
         },
         held_out: Vec::new(),
@@ -122,7 +122,7 @@ pub(crate) fn check_count(given: usize, usable: MatRef<'_>) -> Result<(), TrainE
 
 /// Squared norms of the rows, which only L2 needs.
 pub(crate) fn row_norms(metric: Metric, x: MatRef<'_>) -> Option<Vec<f32>> {
-    (metric == Metric::L2).then(|| (0..x.rows()).map(|i| norm2(x.row(i))).collect())
+    (metric == Metric::L2).then(|| (0..x.rows()).map(|i| squared_norm(x.row(i))).collect())
 }
 
 /// Whether sample and queries are whole rows of an allowed dimension.
@@ -158,16 +158,16 @@ fn check(
 
 /// Turns raw rows into the internal vectors of those that can be learned from, as far as they are `wanted` (by number).
 pub(crate) fn usable_rows(
-    space: &Space,
+    space: &Preprocess,
     mut rows: Vec<f32>,
     wanted: impl Fn(usize) -> bool,
     monitor: &dyn Monitor,
 ) -> Result<Vec<f32>, TrainError> {
     let dim = space.dim;
-    let mut kinds = vec![Kind::Exact; rows.len() / dim];
+    let mut kinds = vec![RowClass::Unencodable; rows.len() / dim];
     let pieces = rows.chunks_mut(dim * ROWS).zip(kinds.chunks_mut(ROWS));
     par::each_mut(&mut pieces.collect::<Vec<_>>(), |_, (rows, kinds)| {
-        keep_on(monitor)?;
+        check_interrupts(monitor)?;
         let raw = rows.to_vec();
         kinds.copy_from_slice(&space.rows(MatRef::new(&raw, dim), rows));
         Ok(())
@@ -176,7 +176,7 @@ pub(crate) fn usable_rows(
     for (i, _) in kinds
         .iter()
         .enumerate()
-        .filter(|(i, kind)| **kind == Kind::Usable && wanted(*i))
+        .filter(|(i, kind)| **kind == RowClass::Encodable && wanted(*i))
     {
         rows.copy_within(i * dim..(i + 1) * dim, kept * dim);
         kept += 1;
@@ -187,14 +187,14 @@ pub(crate) fn usable_rows(
 
 /// Turns raw queries into the internal vectors of those that can be learned from.
 pub(crate) fn usable_queries(
-    space: &Space,
+    space: &Preprocess,
     mut queries: Vec<f32>,
     monitor: &dyn Monitor,
 ) -> Result<Vec<f32>, TrainError> {
     let dim = space.dim;
     let mut vector = vec![0f32; dim];
     let mut kept = 0;
-    for i in watched(0..queries.len() / dim, monitor) {
+    for i in with_interrupts(0..queries.len() / dim, monitor) {
         let raw = i? * dim;
         let raw = raw..raw + dim;
         let finite = queries[raw.clone()].iter().all(|x| x.is_finite());
@@ -209,24 +209,24 @@ pub(crate) fn usable_queries(
     Ok(queries)
 }
 
-/// What is learned without a teacher: the reconstruction.
-struct Base {
-    encoder: Tables,
+/// The quantizer before distillation.
+struct BaseQuantizer {
+    encoder: IvfPqTables,
     half_norms: Vec<f32>,
-    scale: Scale,
-    coded: Coded,
+    scale: NormCorrection,
+    coded: EncodedSample,
 }
 
-/// Learns lists, rotation and codebooks, and encodes the sample. The rows and the space are left rotated.
-fn quantize(
+/// Trains lists, rotation and codebooks, and encodes the sample. The rows and the space are left rotated.
+fn fit_quantizer(
     rows: &mut [f32],
-    space: &mut Space,
+    space: &mut Preprocess,
     options: &TrainOptions,
     monitor: &dyn Monitor,
-) -> Result<Base, TrainError> {
+) -> Result<BaseQuantizer, TrainError> {
     let (mut centroids, nearest) = lists(MatRef::new(rows, space.dim), options, monitor)?;
     let (shape, most) = shape(space.dim, options);
-    let chosen = choose(nearest.len(), most, options.seed ^ 2);
+    let chosen = sample_indices(nearest.len(), most, options.seed ^ 2);
     let start = rotate(
         (&mut *rows, &mut centroids, &nearest),
         space,
@@ -241,12 +241,12 @@ fn quantize(
         nearest: &nearest,
         centroids: MatRef::new(&centroids, x.cols),
     };
-    let mut books = product::train(&residuals, shape, start, options.seed ^ 3, monitor)?;
-    halves::round(&mut books.values, x.cols);
+    let mut books = pq::train(&residuals, shape, start, options.seed ^ 3, monitor)?;
+    bf16::round_to_bf16(&mut books.values, x.cols);
     let half_norms = half_norms(MatRef::new(&centroids, x.cols));
-    let encoder = Tables { centroids, books };
-    let (coded, scale) = Coded::new(x, nearest, &half_norms, &encoder, monitor)?;
-    Ok(Base {
+    let encoder = IvfPqTables { centroids, books };
+    let (coded, scale) = EncodedSample::new(x, nearest, &half_norms, &encoder, monitor)?;
+    Ok(BaseQuantizer {
         encoder,
         half_norms,
         scale,
@@ -259,17 +259,17 @@ fn lists(
     x: MatRef<'_>,
     options: &TrainOptions,
     monitor: &dyn Monitor,
-) -> Result<(Vec<f32>, Vec<Nearest>), TrainError> {
+) -> Result<(Vec<f32>, Vec<Assignment>), TrainError> {
     let n = x.rows();
     let lists = match options.lists {
-        0 => auto_lists(options.table_rows(n)).min(n / LEAST_ROWS_PER_LIST),
+        0 => auto_lists(options.table_rows(n)).min(n / MIN_ROWS_PER_LIST),
         lists => lists.min(n),
     };
-    let chosen = choose(n, lists * ROWS_PER_LIST, options.seed);
+    let chosen = sample_indices(n, lists * ROWS_PER_LIST, options.seed);
     let centroids = kmeans(x, &chosen, lists, options.seed ^ 1, monitor)?;
-    let mut nearest = vec![Nearest::default(); n];
-    let all = choose(n, n, options.seed);
-    assign_chosen(x, &all, &centroids, &mut nearest, monitor)?;
+    let mut nearest = vec![Assignment::default(); n];
+    let all = sample_indices(n, n, options.seed);
+    assign_rows(x, &all, &centroids, &mut nearest, monitor)?;
     Ok((centroids, nearest))
 }
 
@@ -289,23 +289,25 @@ fn shape(dim: usize, options: &TrainOptions) -> ((usize, usize), usize) {
 
 /// Rotates rows, centroids and space as the options want it; a rotation that is learned brings codebooks with it.
 fn rotate(
-    (rows, centroids, nearest): (&mut [f32], &mut [f32], &[Nearest]),
-    space: &mut Space,
+    (rows, centroids, nearest): (&mut [f32], &mut [f32], &[Assignment]),
+    space: &mut Preprocess,
     shape: (usize, usize),
     options: &TrainOptions,
     monitor: &dyn Monitor,
 ) -> Result<Option<Codebooks>, TrainError> {
     let (dim, seed) = (space.dim, options.seed ^ 7);
-    let rounds = rotation::rounds(dim, shape.1, options.table_rows(nearest.len()));
+    let rounds = opq::rounds(dim, shape.1, options.table_rows(nearest.len()));
     let (mut rotation, books) = match options.rotation {
         Rotation::None => return Ok(None),
         Rotation::Auto
-            if shape.0 == dim || (options.bits == 4 && dim > TURN_MOST) || rounds.is_none() =>
+            if shape.0 == dim
+                || (options.bits == 4 && dim > MAX_TRANSFORM_DIM)
+                || rounds.is_none() =>
         {
             return Ok(None);
         }
-        Rotation::Random => (rotation::random(dim, seed, monitor)?, None),
-        Rotation::Structured => (rotation::structured(dim, seed), None),
+        Rotation::Random => (opq::random(dim, seed, monitor)?, None),
+        Rotation::Structured => (opq::structured(dim, seed), None),
         Rotation::Auto | Rotation::Learned => {
             let n = nearest.len();
             let most = if options.bits == 4 {
@@ -313,7 +315,7 @@ fn rotate(
             } else {
                 ROTATION_ROWS_8
             };
-            let mut chosen = choose(n, most, seed);
+            let mut chosen = sample_indices(n, most, seed);
             chosen.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
             let residuals = Residuals {
                 x: MatRef::new(rows, dim),
@@ -321,20 +323,20 @@ fn rotate(
                 nearest,
                 centroids: MatRef::new(centroids, dim),
             };
-            let rounds = rounds.unwrap_or(rotation::FEWEST_ROUNDS);
-            let learned = rotation::learn(&residuals, shape, rounds, seed, monitor)?;
+            let rounds = rounds.unwrap_or(opq::FEWEST_ROUNDS);
+            let learned = opq::train_opq(&residuals, shape, rounds, seed, monitor)?;
             (learned.rotation, Some(learned.books))
         }
     };
-    halves::round(&mut rotation, dim);
-    rotation::rotate(&rotation, rows, dim, monitor)?;
-    rotation::rotate(&rotation, centroids, dim, monitor)?;
+    bf16::round_to_bf16(&mut rotation, dim);
+    opq::rotate(&rotation, rows, dim, monitor)?;
+    opq::rotate(&rotation, centroids, dim, monitor)?;
     space.rotation = rotation;
     Ok(books)
 }
 
-/// At most `most` of `n` rows, in ascending order.
-fn choose(n: usize, most: usize, seed: u64) -> Vec<u32> {
+/// Samples at most `most` of `n` rows, in ascending order.
+fn sample_indices(n: usize, most: usize, seed: u64) -> Vec<u32> {
     if most >= n {
         return (0..n as u32).collect();
     }
@@ -345,13 +347,13 @@ fn choose(n: usize, most: usize, seed: u64) -> Vec<u32> {
     chosen
 }
 
-/// The same items, the monitor being asked every thousand of them.
-pub(crate) fn watched<'a, T>(
+/// The same items; interrupts are checked every 1024 of them.
+pub(crate) fn with_interrupts<'a, T>(
     items: impl Iterator<Item = T> + 'a,
     monitor: &'a dyn Monitor,
 ) -> impl Iterator<Item = Result<T, TrainError>> + 'a {
     let ask = |i: usize| match i % 1024 {
-        0 => keep_on(monitor),
+        0 => check_interrupts(monitor),
         _ => Ok(()),
     };
     items
@@ -359,8 +361,8 @@ pub(crate) fn watched<'a, T>(
         .map(move |(i, item)| ask(i).map(|()| item))
 }
 
-/// Stops when the monitor wants it.
-pub(crate) fn keep_on(monitor: &dyn Monitor) -> Result<(), TrainError> {
+/// Returns [`TrainError::Interrupted`] if the monitor interrupts.
+pub(crate) fn check_interrupts(monitor: &dyn Monitor) -> Result<(), TrainError> {
     if monitor.interrupted() {
         Err(TrainError::Interrupted)
     } else {

@@ -1,26 +1,26 @@
-//! Whether what is stored of a row is an encoding of it.
+//! Checks that a stored code is a valid encoding of its row.
 //!
 //! Processors add in different orders, and so does one processor that encodes one row or many: the last bits of products
 //! differ, and of two centroids or codewords that are equally near either may win. So what is stored is not compared with
 //! what encoding gives here, but judged by what makes an encoding: the nearest, up to a rounding.
 
 use crate::linalg::MatRef;
+use crate::preprocess::RowClass;
 use crate::refine::same_up_to_rounding;
-use crate::space::Kind;
 use crate::{Metric, Model};
 
-/// What rounding may change of a squared distance, as a share of the squared lengths that it is made of.
-const ROUNDING: f64 = 2e-5;
+/// Tolerance of squared distances, relative to the squared norms.
+const REL_TOLERANCE: f64 = 2e-5;
 
-/// What is stored of a row in a list.
+/// Stored code of a row in a list.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Stored<'a> {
+pub struct StoredRow<'a> {
     /// Its list.
     pub list: u32,
     /// Codes, one a byte.
     pub codes: &'a [u8],
     /// Norm correction byte.
-    pub scale: u8,
+    pub correction_code: u8,
     /// Squared norm of the internal vector (L2), else without meaning.
     pub norm: f32,
     /// Refine code; empty where there are none.
@@ -28,19 +28,21 @@ pub struct Stored<'a> {
 }
 
 impl Model {
-    /// What of `stored` cannot be an encoding of this raw vector, if anything; `computed` is what encoding it gives here.
-    pub fn contradiction(
+    /// Checks that `stored` is an encoding of this raw vector, and says what is wrong; `computed` is its encoding here.
+    pub fn check_encoding(
         &self,
         vector: &[f32],
-        stored: &Stored<'_>,
-        computed: &Stored<'_>,
+        stored: &StoredRow<'_>,
+        computed: &StoredRow<'_>,
     ) -> Option<&'static str> {
         let same_codes = (stored.list, stored.codes) == (computed.list, computed.codes);
         let fitting_scale = if same_codes {
-            stored.scale.abs_diff(computed.scale) <= 1
+            stored.correction_code.abs_diff(computed.correction_code) <= 1
         } else {
             match self.decoded(vector, stored, computed.list) {
-                Ok((length, decoded)) => self.scale_fits(length, &decoded, stored.scale),
+                Ok((length, decoded)) => {
+                    self.correction_fits(length, &decoded, stored.correction_code)
+                }
                 Err(what) => return Some(what),
             }
         };
@@ -61,13 +63,13 @@ impl Model {
     fn decoded(
         &self,
         vector: &[f32],
-        stored: &Stored<'_>,
+        stored: &StoredRow<'_>,
         nearest: u32,
     ) -> Result<(f64, Vec<f32>), &'static str> {
         let mut internal = vec![0f32; self.dim()];
         let space = &self.body().encoder.space;
         let kinds = space.rows(MatRef::new(vector, self.dim()), &mut internal);
-        if kinds != [Kind::Usable] {
+        if kinds != [RowClass::Encodable] {
             return Err("is in the wrong list");
         }
         let (Some(centroid), Some(best)) = (self.centroid(stored.list), self.centroid(nearest))
@@ -75,7 +77,7 @@ impl Model {
             return Err("is in the wrong list");
         };
         let length = dot(&internal, &internal);
-        let slack = ROUNDING * (length + dot(centroid, centroid));
+        let slack = REL_TOLERANCE * (length + dot(centroid, centroid));
         if distance(&internal, centroid) > distance(&internal, best) + slack {
             return Err("is in the wrong list");
         }
@@ -85,8 +87,8 @@ impl Model {
         let is_nearest = |(s, &code): (usize, &u8)| {
             let part = residual.get(books.range(s)).unwrap_or_default();
             let cost = |word: usize| distance(part, books.word(s, word as u8));
-            let least = (0..books.words).map(cost).fold(f64::INFINITY, f64::min);
-            usize::from(code) < books.words && cost(code.into()) <= least + slack
+            let least = (0..books.codewords).map(cost).fold(f64::INFINITY, f64::min);
+            usize::from(code) < books.codewords && cost(code.into()) <= least + slack
         };
         let codes = stored.codes;
         if codes.len() != books.subquantizers || !codes.iter().enumerate().all(is_nearest) {
@@ -104,7 +106,7 @@ impl Model {
     }
 
     /// Whether the byte is, up to a step, the correction of a squared length.
-    fn scale_fits(&self, length: f64, decoded: &[f32], byte: u8) -> bool {
+    fn correction_fits(&self, length: f64, decoded: &[f32], byte: u8) -> bool {
         let scale = &self.body().encoder.scale;
         let correction = (length / dot(decoded, decoded)).sqrt();
         if correction.is_nan() || scale.step <= 0.0 {
@@ -139,7 +141,7 @@ mod tests {
     use super::*;
     use crate::refine::refine_bytes;
     use crate::testing::noise;
-    use crate::{Encoded, Placement, Quiet, TrainOptions, train};
+    use crate::{Encoded, NoMonitor, Placement, TrainOptions, train};
 
     const DIM: usize = 24;
 
@@ -152,7 +154,7 @@ mod tests {
             distill: false,
             ..TrainOptions::default()
         };
-        train(noise(1500 * DIM, 1), DIM, None, &options, &Quiet)
+        train(noise(1500 * DIM, 1), DIM, None, &options, &NoMonitor)
             .unwrap()
             .model
     }
@@ -166,11 +168,11 @@ mod tests {
         (list, all.rows[0], all.codes, all.refine)
     }
 
-    fn stored<'a>((list, one): (u32, Encoded), codes: &'a [u8], refine: &'a [u8]) -> Stored<'a> {
-        Stored {
+    fn stored<'a>((list, one): (u32, Encoded), codes: &'a [u8], refine: &'a [u8]) -> StoredRow<'a> {
+        StoredRow {
             list,
             codes,
-            scale: one.scale,
+            correction_code: one.correction_code,
             norm: one.norm,
             refine,
         }
@@ -194,8 +196,8 @@ mod tests {
                     let codes = &together.codes[i * 7..(i + 1) * 7];
                     let refine = &together.refine[i * bytes..(i + 1) * bytes];
                     let among = stored((list, other), codes, refine);
-                    assert_eq!(model.contradiction(vector, &alone, &among), None);
-                    assert_eq!(model.contradiction(vector, &among, &alone), None);
+                    assert_eq!(model.check_encoding(vector, &alone, &among), None);
+                    assert_eq!(model.check_encoding(vector, &among, &alone), None);
                 }
             }
         }
@@ -208,34 +210,37 @@ mod tests {
             for vector in noise(50 * DIM, 3).chunks_exact(DIM) {
                 let (list, one, codes, refine) = encode(&model, vector);
                 let right = stored((list, one), &codes, &refine);
-                let says = |stored: Stored<'_>| model.contradiction(vector, &stored, &right);
+                let says = |stored: StoredRow<'_>| model.check_encoding(vector, &stored, &right);
                 assert_eq!(says(right), None);
                 for list in (0..11).filter(|other| *other != list) {
-                    let says = says(Stored { list, ..right });
+                    let says = says(StoredRow { list, ..right });
                     assert_eq!(says, Some("is in the wrong list"));
                 }
                 for s in 0..7 {
                     let mut codes = codes.clone();
                     codes[s] ^= 5;
                     let codes = &codes;
-                    assert_eq!(says(Stored { codes, ..right }), Some("has wrong codes"));
+                    assert_eq!(says(StoredRow { codes, ..right }), Some("has wrong codes"));
                 }
                 let short = &codes[1..];
-                let says_short = says(Stored {
+                let says_short = says(StoredRow {
                     codes: short,
                     ..right
                 });
                 assert_eq!(says_short, Some("has wrong codes"));
-                let scale = one.scale ^ 32;
-                let says_far = says(Stored { scale, ..right });
+                let correction_code = one.correction_code ^ 32;
+                let says_far = says(StoredRow {
+                    correction_code,
+                    ..right
+                });
                 assert_eq!(says_far, Some("has a wrong norm correction"));
                 let norm = one.norm * 1.01;
-                assert_eq!(says(Stored { norm, ..right }), Some("has a wrong norm"));
+                assert_eq!(says(StoredRow { norm, ..right }), Some("has a wrong norm"));
                 for at in 0..refine.len() {
                     let mut refine = refine.clone();
                     refine[at] ^= 8;
                     let refine = &refine;
-                    let says = says(Stored { refine, ..right });
+                    let says = says(StoredRow { refine, ..right });
                     assert_eq!(says, Some("has a wrong refine code"), "{at}");
                 }
             }
@@ -252,7 +257,7 @@ mod tests {
         let other = one ^ 1;
         let books = &mut body.encoder.tables.books;
         let word = books.word(2, one).to_vec();
-        let at = (2 * books.words + usize::from(other)) * books.width;
+        let at = (2 * books.codewords + usize::from(other)) * books.width;
         books.values[at..at + word.len()].copy_from_slice(&word);
         let model = Model::new(body).unwrap();
         let mut chosen = 0;
@@ -266,8 +271,8 @@ mod tests {
             let mut codes = codes.clone();
             codes[2] ^= 1;
             let codes = &codes;
-            let twin = Stored { codes, ..right };
-            assert_eq!(model.contradiction(vector, &twin, &right), None);
+            let twin = StoredRow { codes, ..right };
+            assert_eq!(model.check_encoding(vector, &twin, &right), None);
         }
         assert!(chosen > 3, "{chosen}");
     }
@@ -277,11 +282,11 @@ mod tests {
         let model = model(Metric::L2, 4);
         let (list, one, codes, _) = encode(&model, &noise(DIM, 3));
         let in_list = stored((list, one), &codes, &[]);
-        let computed = Stored {
+        let computed = StoredRow {
             list: 10,
             ..in_list
         };
-        let says = model.contradiction(&[3e38; DIM], &in_list, &computed);
+        let says = model.check_encoding(&[3e38; DIM], &in_list, &computed);
         assert_eq!(says, Some("is in the wrong list"));
     }
 }

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{gauss, groups, recall};
-use distillvq_quantizer::{Metric, Model, Placement, Quiet, TrainOptions, train};
+use distillvq_quantizer::{Metric, Model, NoMonitor, Placement, TrainOptions, train};
 
 const METRICS: [Metric; 3] = [Metric::L2, Metric::InnerProduct, Metric::Cosine];
 
@@ -20,7 +20,7 @@ fn codes_rank_like_the_exact_scores() {
                 subquantizers: 12,
                 ..TrainOptions::default()
             };
-            let model = train(&rows, dim, None, &options, &Quiet).unwrap().model;
+            let model = train(&rows, dim, None, &options, &NoMonitor).unwrap().model;
             let found = recall(&model, &queries, &rows, 50);
             assert!(found > 0.95, "{metric} {bits}: {found}");
             let read = Model::from_bytes(&model.to_bytes().unwrap()).unwrap();
@@ -43,7 +43,7 @@ fn the_first_lists_hold_the_nearest_rows() {
             distill: false,
             ..TrainOptions::default()
         };
-        let model = train(&rows, dim, None, &options, &Quiet).unwrap().model;
+        let model = train(&rows, dim, None, &options, &NoMonitor).unwrap().model;
         let encoded = model.encode(&rows);
         let mut hits = 0;
         for query in queries.chunks_exact(dim) {
@@ -76,7 +76,7 @@ fn the_result_depends_on_the_seed_alone() {
             metric: Metric::L2,
             ..TrainOptions::default()
         };
-        train(&rows, dim, Some((&queries).into()), &options, &Quiet)
+        train(&rows, dim, Some((&queries).into()), &options, &NoMonitor)
             .unwrap()
             .model
             .to_bytes()
@@ -104,7 +104,7 @@ fn rows_are_encoded_alike_alone_and_together() {
             distill: false,
             ..TrainOptions::default()
         };
-        let model = train(&rows, dim, None, &options, &Quiet).unwrap().model;
+        let model = train(&rows, dim, None, &options, &NoMonitor).unwrap().model;
         let together = model.encode(&rows);
         let m = model.subquantizers();
         let alike = (0..1500).filter(|i| {
@@ -133,7 +133,7 @@ fn noise_is_never_made_worse() {
             subquantizers: 4,
             ..TrainOptions::default()
         };
-        let trained = train(&rows, dim, None, &options, &Quiet).unwrap();
+        let trained = train(&rows, dim, None, &options, &NoMonitor).unwrap();
         let plain = train(
             &rows,
             dim,
@@ -142,12 +142,12 @@ fn noise_is_never_made_worse() {
                 distill: false,
                 ..options
             },
-            &Quiet,
+            &NoMonitor,
         )
         .unwrap();
         assert!(trained.report.recall_after >= trained.report.recall_before);
         assert_eq!(
-            trained.report.distilled,
+            trained.report.decoder_kept,
             trained.report.recall_after > trained.report.recall_before
         );
         let (after, before) = (
@@ -171,10 +171,10 @@ fn distillation_gains_from_queries_of_another_kind() {
         subquantizers: 8,
         ..TrainOptions::default()
     };
-    let trained = train(&rows, dim, Some((&queries).into()), &options, &Quiet);
+    let trained = train(&rows, dim, Some((&queries).into()), &options, &NoMonitor);
     let report = trained.unwrap().report;
     assert!(
-        report.distilled && report.recall_after > report.recall_before + 0.01,
+        report.decoder_kept && report.recall_after > report.recall_before + 0.01,
         "{report:?}"
     );
 }
@@ -193,7 +193,7 @@ fn a_query_log_is_used() {
         dim,
         Some((&log).into()),
         &TrainOptions::default(),
-        &Quiet,
+        &NoMonitor,
     )
     .unwrap();
     assert_eq!(trained.report.queries, 1000);

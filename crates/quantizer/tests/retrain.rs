@@ -5,7 +5,7 @@ mod common;
 
 use common::{by_codes, gauss, groups, recall};
 use distillvq_quantizer::{
-    Metric, Model, Monitor, Phase, Placement, Quiet, RetrainOptions, TrainError, TrainOptions,
+    Metric, Model, Monitor, NoMonitor, Phase, Placement, RetrainOptions, TrainError, TrainOptions,
     Trained, retrain, train,
 };
 use std::borrow::Cow;
@@ -38,7 +38,7 @@ fn plain(rows: &[f32], metric: Metric) -> Model {
         distill: false,
         ..TrainOptions::default()
     };
-    train(rows, DIM, None, &options, &Quiet).unwrap().model
+    train(rows, DIM, None, &options, &NoMonitor).unwrap().model
 }
 
 fn again(model: &Model, rows: &[f32], queries: Option<&[f32]>, seed: u64) -> Trained {
@@ -50,7 +50,7 @@ fn again(model: &Model, rows: &[f32], queries: Option<&[f32]>, seed: u64) -> Tra
             seed,
             ..RetrainOptions::default()
         },
-        &Quiet,
+        &NoMonitor,
     )
     .unwrap()
 }
@@ -65,8 +65,8 @@ fn a_model_gains_and_keeps_its_codes() {
             model: better,
             report,
         } = again(&model, &rows, Some(&queries), 1);
-        assert!(report.distilled, "{metric}: {report:?}");
-        routed += usize::from(report.routed);
+        assert!(report.decoder_kept, "{metric}: {report:?}");
+        routed += usize::from(report.routing_kept);
         assert!(report.recall_after >= report.recall_before);
         assert_eq!((report.rows, report.queries), (4000, 1500));
         assert_eq!(better.report(), &report);
@@ -130,7 +130,7 @@ fn a_stale_decoder_gives_way_to_the_encoder() {
     for metric in METRICS {
         let plain = plain(&rows, metric);
         let stale = again(&plain, &gone, None, 1);
-        assert!(stale.report.distilled, "{metric}: {:?}", stale.report);
+        assert!(stale.report.decoder_kept, "{metric}: {:?}", stale.report);
         let scores = |model: &Model| by_codes(model, &rows[..DIM], &rows);
         for seed in 0..4 {
             let Trained { model, report } = again(&stale.model, &rows, None, seed);
@@ -142,7 +142,7 @@ fn a_stale_decoder_gives_way_to_the_encoder() {
                 report.recall_after >= encoder,
                 "{metric}: {report:?}, {encoder}"
             );
-            if !report.distilled {
+            if !report.decoder_kept {
                 assert_eq!(report.recall_after, encoder);
                 assert_eq!(scores(&model), scores(&plain));
                 without += 1;
@@ -199,7 +199,7 @@ fn wrong_calls_are_errors() {
             rows,
             queries.map(Cow::from),
             &RetrainOptions::default(),
-            &Quiet,
+            &NoMonitor,
         )
         .map(|_| ())
     };

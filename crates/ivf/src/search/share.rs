@@ -111,8 +111,8 @@ impl<S: PageStore> Search<S> {
             return Ok(Counts::default());
         }
         check_link(&self.store, 0, first, &mut self.store.blocks()?)?;
-        let affine = scorer.tables.affine(list);
-        let (layout, finish) = (&scorer.layout, scorer.kernels.finish);
+        let score_params = scorer.tables.score_params(list);
+        let (layout, score_block) = (&scorer.layout, scorer.kernels.score_block);
         let (page, is_last) = self.store.read(first, |page| {
             let head = open(page, first, list, layout)?;
             let (mut sums, mut scores) = ([0; LANES], [0.0; LANES]);
@@ -123,7 +123,7 @@ impl<S: PageStore> Search<S> {
                 };
                 (scorer.scan)(layout.codes(page, b), &scorer.tables.lut, &mut sums);
                 let (norms, least) = (layout.norm_bytes(page, b), f32::NEG_INFINITY);
-                finish(&sums, scales, norms, &affine, least, &mut scores);
+                score_block(&sums, scales, norms, &score_params, least, &mut scores);
                 let used = (b * LANES..count).zip(&scores);
                 let used = used.filter(|(i, _)| layout.tid(page, *i).offset != 0);
                 let scores = used.map(|(_, score)| f64::from(*score));

@@ -8,7 +8,7 @@ use distillvq_ivf::{
 };
 use distillvq_kernels::{LANES, kernels};
 use distillvq_quantizer::{
-    Placement, Quiet, RetrainOptions, TrainOptions, refine_bytes, retrain, train,
+    NoMonitor, Placement, RetrainOptions, TrainOptions, refine_bytes, retrain, train,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -51,7 +51,7 @@ pub fn model(metric: Metric, bits: u8) -> Model {
             distill: false,
             ..TrainOptions::default()
         };
-        train(vectors(1200, 1), DIM, None, &options, &Quiet)
+        train(vectors(1200, 1), DIM, None, &options, &NoMonitor)
             .unwrap()
             .model
     };
@@ -81,7 +81,7 @@ pub fn students(metric: Metric, bits: u8) -> Vec<Model> {
                 vectors(1200, 1),
                 Some((&queries).into()),
                 &options,
-                &Quiet,
+                &NoMonitor,
             );
             all.push(trained.unwrap().model);
         }
@@ -151,7 +151,7 @@ pub fn encode_refined(model: &Model, vectors: &[f32], from: usize) -> Vec<Owned>
         Some(Owned {
             list,
             tid: tid(from + i),
-            scale: row.scale,
+            scale: row.correction_code,
             norm: row.norm,
             codes: codes.to_vec(),
             refine: encoded.refine[i * bytes..(i + 1) * bytes].to_vec(),
@@ -210,12 +210,12 @@ pub fn scores(model: &Model, rows: &[Owned], query: &[f32]) -> Vec<Candidate> {
             let norms: &[u8; 4 * LANES] = norms.as_slice().try_into().unwrap();
             let norms = shape.has_norm.then_some(norms);
             let mut scores = [0.0; LANES];
-            let affine = tables.affine(row.list);
-            (kernels().finish)(
+            let score_params = tables.score_params(row.list);
+            (kernels().score_block)(
                 &sums,
                 &[row.scale; LANES],
                 norms,
-                &affine,
+                &score_params,
                 f32::NEG_INFINITY,
                 &mut scores,
             );

@@ -42,7 +42,7 @@ impl<'a> Index<'a> {
                 continue;
             };
             index.list_of[i] = list as usize;
-            index.lists[list as usize].push(i, model, (row.scale, row.norm), codes);
+            index.lists[list as usize].push(i, model, (row.correction_code, row.norm), codes);
         }
         index
     }
@@ -58,7 +58,7 @@ impl<'a> Index<'a> {
             kernels().scan8
         };
         for (number, list) in (0..).zip(&self.lists) {
-            let affine = tables.affine(number);
+            let score_params = tables.score_params(number);
             let scales = list.scales.as_chunks::<LANES>().0.iter();
             let norms = list.norms.as_chunks::<{ 4 * LANES }>().0.iter();
             let blocks = list.codes.chunks_exact(shape.block_bytes());
@@ -67,7 +67,14 @@ impl<'a> Index<'a> {
             {
                 scan(codes, &tables.lut, &mut sums);
                 let norms = shape.has_norm.then_some(norms);
-                (kernels().finish)(&sums, scales, norms, &affine, f32::NEG_INFINITY, &mut out);
+                (kernels().score_block)(
+                    &sums,
+                    scales,
+                    norms,
+                    &score_params,
+                    f32::NEG_INFINITY,
+                    &mut out,
+                );
                 for (row, score) in rows.iter().zip(out) {
                     scores[*row] = score;
                 }

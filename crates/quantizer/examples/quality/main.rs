@@ -17,15 +17,16 @@ mod measure;
 // The reader of the development crate, compiled here: this crate must not depend on one that knows PostgreSQL.
 #[path = "../../../harness/src/npy.rs"]
 mod npy;
+mod phase_timer;
 mod variants;
-mod watch;
 
 use data::{DataSet, Split};
 use distillvq_kernels::kernels;
-use distillvq_quantizer::{Report, TrainOptions, train};
+use distillvq_quantizer::{TrainOptions, TrainReport, train};
 use error::{Error, Result};
 use index::Index;
 use measure::Figures;
+use phase_timer::Watch;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -35,7 +36,6 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Instant;
 use variants::Variant;
-use watch::Watch;
 
 /// The command line.
 struct Arguments {
@@ -136,7 +136,7 @@ struct VariantLine<'a> {
     encoding_seconds: f64,
     query_microseconds: f64,
     outside: usize,
-    report: &'a Report,
+    report: &'a TrainReport,
     #[serde(flatten)]
     figures: Figures,
 }

@@ -26,7 +26,7 @@ pub fn truth(set: &DataSet) -> Vec<Vec<usize>> {
     queries
         .map(|query| {
             let mut scores = vec![0f32; units.len()];
-            (kernels().dots)(query, &set.documents, &mut scores);
+            (kernels().dot_rows)(query, &set.documents, &mut scores);
             let unit = unit(query);
             scores
                 .iter_mut()
@@ -316,7 +316,7 @@ fn round(x: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use distillvq_quantizer::{Quiet, TrainOptions, train};
+    use distillvq_quantizer::{NoMonitor, TrainOptions, train};
 
     /// Two hundred groups of ten rows; the queries are rows.
     fn set() -> DataSet {
@@ -344,7 +344,7 @@ mod tests {
             distill: false,
             ..TrainOptions::default()
         };
-        let trained = train(&set.documents, set.dim, None, &options, &Quiet)?;
+        let trained = train(&set.documents, set.dim, None, &options, &NoMonitor)?;
         let index = Index::new(&trained.model, &set.documents);
         let figures = measure(&set, &truth, &trained.model, &index);
         let (mut found, mut probed, mut labelled) = (0, 0, 0);

@@ -1,6 +1,6 @@
 //! What is trained: named sets of options, at every code size.
 
-use distillvq_quantizer::{Loss, Rotation, Sampling, TrainOptions, max_subquantizers};
+use distillvq_quantizer::{Loss, NegativeSampling, Rotation, TrainOptions, max_subquantizers};
 
 /// One model to train and measure.
 pub struct Variant {
@@ -76,14 +76,17 @@ pub fn ablations(dim: usize, base: TrainOptions) -> Vec<Variant> {
     ];
     let losses = losses.map(|(name, loss)| (name, TrainOptions { loss, ..usual }));
     let samplings = [
-        ("candidates: one own, and in-batch", Sampling::InBatch),
-        ("candidates: own only", Sampling::Own),
+        (
+            "candidates: one own, and in-batch",
+            NegativeSampling::InBatch,
+        ),
+        ("candidates: own only", NegativeSampling::OwnNeighbors),
     ];
     let samplings = samplings.map(|(name, sampling)| (name, TrainOptions { sampling, ..usual }));
     let turn = [(
         "no turn of the query",
         TrainOptions {
-            turn: false,
+            query_transform: false,
             ..usual
         },
     )];

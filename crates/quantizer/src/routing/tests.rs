@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::Quiet;
-use crate::linalg::combine;
+use crate::NoMonitor;
+use crate::linalg::matmul_nn;
 use crate::testing::noise;
 use std::f32::consts::TAU;
 
@@ -11,11 +11,16 @@ const DIM: usize = 3;
 const LISTS: usize = 70;
 
 /// The loss with the turn `turn`, in double precision.
-fn cost(start: &Routing, turn: &[f32], queries: MatRef<'_>, shares: &[&Shares]) -> f64 {
+fn cost(
+    start: &Routing,
+    query_transform: &[f32],
+    queries: MatRef<'_>,
+    shares: &[&ListTargets],
+) -> f64 {
     let mut vectors = vec![0f32; start.vectors.len()];
-    combine(
+    matmul_nn(
         MatRef::new(&start.vectors, DIM),
-        MatRef::new(turn, DIM),
+        MatRef::new(query_transform, DIM),
         &mut vectors,
     );
     let one = |q: usize| {
@@ -41,7 +46,7 @@ fn gradients_are_slopes() {
         vectors: noise(LISTS * DIM, 1),
         biases: noise(LISTS, 2),
     };
-    let turn = noise(DIM * DIM, 9);
+    let query_transform = noise(DIM * DIM, 9);
     // More queries than the router works on together.
     let queries = noise(40 * DIM, 5);
     let queries = MatRef::new(&queries, DIM);
@@ -50,30 +55,36 @@ fn gradients_are_slopes() {
         vec![(3, 1.0)],
         vec![(1, 0.5), (64, 0.25), (65, 0.25)],
     ];
-    let shares: Vec<&Shares> = some.iter().cycle().take(40).collect();
-    let mut router = Router::new(&start, DIM, 0.5, 1.0);
-    router.turn.values.copy_from_slice(&turn);
-    router.gradients(queries, &shares, &Quiet).unwrap();
+    let shares: Vec<&ListTargets> = some.iter().cycle().take(40).collect();
+    let mut trainer = RouterTrainer::new(&start, DIM, 0.5, 1.0);
+    trainer
+        .query_transform
+        .values
+        .copy_from_slice(&query_transform);
+    trainer.gradients(queries, &shares, &NoMonitor).unwrap();
     let at = |move_it: &dyn Fn(&mut Routing, &mut [f32], f32), by: f32| {
-        let (mut routing, mut turn) = (start.clone(), turn.clone());
-        move_it(&mut routing, &mut turn, by);
-        cost(&routing, &turn, queries, &shares)
+        let (mut routing, mut query_transform) = (start.clone(), query_transform.clone());
+        move_it(&mut routing, &mut query_transform, by);
+        cost(&routing, &query_transform, queries, &shares)
     };
     let slope = |move_it: &dyn Fn(&mut Routing, &mut [f32], f32)| {
         (at(move_it, 0.0078125) - at(move_it, -0.0078125)) / 0.015625
     };
     for l in 0..LISTS {
-        let part = &router.parts[l / 64];
-        let bias = f64::from(part.biases.gradient[l % 64]);
+        let shard = &trainer.shards[l / 64];
+        let bias = f64::from(shard.biases.gradient[l % 64]);
         assert!((bias - slope(&|r, _, by| r.biases[l] += by)).abs() < 1e-4);
         for t in 0..DIM {
-            let got = f64::from(part.vectors.gradient[l % 64 * DIM + t]);
+            let got = f64::from(shard.vectors.gradient[l % 64 * DIM + t]);
             assert!((got - slope(&|r, _, by| r.vectors[l * DIM + t] += by)).abs() < 1e-4);
         }
     }
     for t in 0..DIM * DIM {
-        let got = f64::from(router.turn.gradient[t]);
-        assert!((got - slope(&|_, turn, by| turn[t] += by)).abs() < 1e-3 * got.abs().max(0.1));
+        let got = f64::from(trainer.query_transform.gradient[t]);
+        assert!(
+            (got - slope(&|_, query_transform, by| query_transform[t] += by)).abs()
+                < 1e-3 * got.abs().max(0.1)
+        );
     }
 }
 
@@ -83,15 +94,18 @@ fn the_turn_is_folded_into_the_vectors() {
         vectors: noise(LISTS * DIM, 1),
         biases: noise(LISTS, 2),
     };
-    let mut router = Router::new(&start, DIM, 0.5, 1.0);
-    assert_eq!(router.routing(&Quiet).unwrap().vectors, start.vectors);
-    let turn = noise(DIM * DIM, 9);
-    router.turn.values.copy_from_slice(&turn);
-    let routing = router.routing(&Quiet).unwrap();
+    let mut trainer = RouterTrainer::new(&start, DIM, 0.5, 1.0);
+    assert_eq!(trainer.routing(&NoMonitor).unwrap().vectors, start.vectors);
+    let query_transform = noise(DIM * DIM, 9);
+    trainer
+        .query_transform
+        .values
+        .copy_from_slice(&query_transform);
+    let routing = trainer.routing(&NoMonitor).unwrap();
     assert_eq!(routing.biases, start.biases);
     for t in 0..DIM {
         let want: f32 = (0..DIM)
-            .map(|j| start.vectors[69 * DIM + j] * turn[j * DIM + t])
+            .map(|j| start.vectors[69 * DIM + j] * query_transform[j * DIM + t])
             .sum();
         assert!((routing.vectors[69 * DIM + t] - want).abs() < 1e-6);
     }
@@ -127,7 +141,7 @@ fn recall_counts_lists_within_the_budget() {
 #[test]
 fn long_lists_are_discounted() {
     let mut biases = [1.0, 1.0, 1.0];
-    discount(&mut biases, &[10, 0, 20], 0.5);
+    penalize_long_lists(&mut biases, &[10, 0, 20], 0.5);
     assert!((biases[0] - 1.0).abs() < 1e-6);
     assert!((biases[1] - (1.0 + 0.5 * 10f32.ln())).abs() < 1e-6);
     assert!((biases[2] - (1.0 - 0.5 * 2f32.ln())).abs() < 1e-6);
@@ -136,7 +150,7 @@ fn long_lists_are_discounted() {
 #[test]
 fn a_shifted_log_is_learned() {
     // Queries lie some lists away from the lists that hold their neighbours.
-    let turned = |angle: f32| [(angle + 0.5).cos(), (angle + 0.5).sin()];
+    let transformed = |angle: f32| [(angle + 0.5).cos(), (angle + 0.5).sin()];
     let angles: Vec<f32> = (0..2000u32)
         .map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 % 6283.0 / 1000.0)
         .collect();
@@ -146,23 +160,23 @@ fn a_shifted_log_is_learned() {
             [a.cos(), a.sin()]
         })
         .collect();
-    let vectors: Vec<f32> = angles.iter().flat_map(|a| turned(*a)).collect();
+    let vectors: Vec<f32> = angles.iter().flat_map(|a| transformed(*a)).collect();
     let list = |a: &f32| ((a / TAU * 32.0).round() as u32) % 32;
-    let near: Vec<Shares> = angles.iter().map(|a| vec![(list(a), 1.0)]).collect();
+    let near: Vec<ListTargets> = angles.iter().map(|a| vec![(list(a), 1.0)]).collect();
     let picked: Vec<u32> = (0..2000).collect();
-    let routes = Routes {
+    let set = RoutingSet {
         vectors: MatRef::new(&vectors, 2),
         picked: &picked,
         shares: &near,
     };
-    let start = by_centroids(Metric::Cosine, MatRef::new(&centroids, 2), &[0.5; 32]);
+    let start = centroid_routing(Metric::Cosine, MatRef::new(&centroids, 2), &[0.5; 32]);
     let sizes = [100; 32];
-    let exam = |routing: &Routing| routes.recalls(routing, &sizes, &Quiet);
-    let before = mean(&exam(&start).unwrap());
-    let (best, after) = train(&routes, &start, &sizes, 1, &Quiet, exam)
+    let evaluate = |routing: &Routing| set.recalls(routing, &sizes, &NoMonitor);
+    let before = mean(&evaluate(&start).unwrap());
+    let (best, after) = train(&set, &start, &sizes, 1, &NoMonitor, evaluate)
         .unwrap()
         .unwrap();
-    assert_eq!(after, exam(&best).unwrap());
+    assert_eq!(after, evaluate(&best).unwrap());
     let after = mean(&after);
     assert!(before < 0.3 && after > before + 0.3, "{before} {after}");
 }
@@ -186,21 +200,21 @@ fn every_step_asks_the_monitor() {
     let vectors = noise(300 * DIM, 5);
     let picked: Vec<u32> = (0..300).collect();
     let near = vec![vec![(3, 1.0)]; 300];
-    let routes = Routes {
+    let set = RoutingSet {
         vectors: MatRef::new(&vectors, DIM),
         picked: &picked,
         shares: &near,
     };
-    let exam = |routing: &Routing| routes.recalls(routing, &[1; LISTS], &Quiet);
+    let evaluate = |routing: &Routing| set.recalls(routing, &[1; LISTS], &NoMonitor);
     let patience = Impatient(Default::default(), usize::MAX);
-    train(&routes, &start, &[1; LISTS], 1, &patience, exam).unwrap();
+    train(&set, &start, &[1; LISTS], 1, &patience, evaluate).unwrap();
     let asked = patience.0.into_inner();
     assert!(asked > 20 * 2 * 4, "{asked}");
     for at in [1, 2, 40, asked / 2, asked] {
         let patience = Impatient(Default::default(), at);
-        let outcome = train(&routes, &start, &[1; LISTS], 1, &patience, exam);
+        let outcome = train(&set, &start, &[1; LISTS], 1, &patience, evaluate);
         assert!(matches!(outcome, Err(TrainError::Interrupted)), "{at}");
     }
     let impatient = Impatient(Default::default(), 3);
-    assert!(routes.recalls(&start, &[1; LISTS], &impatient).is_err());
+    assert!(set.recalls(&start, &[1; LISTS], &impatient).is_err());
 }

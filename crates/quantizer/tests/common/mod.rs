@@ -58,14 +58,15 @@ pub fn by_codes(model: &Model, query: &[f32], rows: &[f32]) -> Vec<f64> {
         let Placement::List(list) = row.placement else {
             return f64::INFINITY;
         };
-        let affine = tables.affine(list);
+        let score_params = tables.score_params(list);
         let sum: u32 = codes
             .iter()
             .enumerate()
             .map(|(s, c)| u32::from(tables.lut[s * words + usize::from(*c)]))
             .sum();
-        let scale = affine.scale_lo + affine.scale_step * f32::from(row.scale);
-        let score = scale * (affine.base + affine.delta * sum as f32);
+        let scale = score_params.correction_min
+            + score_params.correction_step * f32::from(row.correction_code);
+        let score = scale * (score_params.base + score_params.delta * sum as f32);
         f64::from(if model.shape().has_norm {
             2.0 * score - row.norm
         } else {

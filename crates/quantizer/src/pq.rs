@@ -4,11 +4,11 @@
 //! `width` of them. Where widths differ, sub-vectors are padded with a zero ([`Codebooks::pad`]); codewords of the padding
 //! stay zero, so it never changes a distance or a product.
 
-use crate::kmeans::Nearest;
-use crate::linalg::{MatRef, norm2};
-use crate::train::keep_on;
+use crate::kmeans::Assignment;
+use crate::linalg::{MatRef, squared_norm};
+use crate::train::check_interrupts;
 use crate::{Monitor, Phase, TrainError, par};
-use distillvq_kernels::{Nearest as Search, kernels};
+use distillvq_kernels::{CodewordSearch, kernels};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -19,8 +19,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// Rounds of k-means at the most, with 16 and with 256 words.
 const ROUNDS_4: usize = 24;
 const ROUNDS_8: usize = 10;
-/// A round that lowers the objective by less than this share is the last.
-const STALLED: f32 = 1e-4;
+/// Minimum relative improvement of the objective; a round below it is the last.
+const MIN_IMPROVEMENT: f32 = 1e-4;
 /// Rows a word that the first words are drawn from.
 const SEED_ROWS: usize = 32;
 /// Rows that are searched between two looks at the monitor.
@@ -34,30 +34,30 @@ pub struct Codebooks {
     /// Sub-spaces.
     pub subquantizers: usize,
     /// Codewords of a sub-space: 16 or 256.
-    pub words: usize,
+    pub codewords: usize,
     /// Most dimensions of a sub-space.
     pub width: usize,
     /// `subquantizers`×`words`×`width` values.
-    #[serde(with = "crate::halves")]
+    #[serde(with = "crate::bf16")]
     pub values: Vec<f32>,
 }
 
 impl Codebooks {
     /// Codebooks of zeros.
-    pub fn zeros(dim: usize, subquantizers: usize, words: usize) -> Codebooks {
+    pub fn zeros(dim: usize, subquantizers: usize, codewords: usize) -> Codebooks {
         let width = dim.div_ceil(subquantizers.max(1));
         Codebooks {
             dim,
             subquantizers,
-            words,
+            codewords,
             width,
-            values: vec![0.0; subquantizers * words * width],
+            values: vec![0.0; subquantizers * codewords * width],
         }
     }
 
     /// Values of one sub-space.
     pub fn stride(&self) -> usize {
-        self.words * self.width
+        self.codewords * self.width
     }
 
     /// Values of a padded vector.
@@ -94,7 +94,7 @@ impl Codebooks {
     fn add_words<const W: usize>(&self, codes: &[u8], out: &mut [f32]) {
         let (whole, _) = out.as_chunks_mut::<W>();
         let books = self.values.as_chunks::<W>().0;
-        let books = books.chunks_exact(self.words.max(1));
+        let books = books.chunks_exact(self.codewords.max(1));
         for ((out, code), book) in whole.iter_mut().zip(codes).zip(books) {
             let word = &book[usize::from(*code).min(book.len() - 1)];
             for (o, c) in out.iter_mut().zip(word) {
@@ -112,14 +112,14 @@ impl Codebooks {
 
     /// One codeword.
     pub fn word(&self, subquantizer: usize, code: u8) -> &[f32] {
-        let at = (subquantizer * self.words + usize::from(code)) * self.width;
+        let at = (subquantizer * self.codewords + usize::from(code)) * self.width;
         self.values.get(at..at + self.width).unwrap_or_default()
     }
 
-    /// The same codebooks by dimension, as the kernels want them.
-    pub fn by_dimension(&self) -> ByDimension {
+    /// The codebooks transposed for the kernels.
+    pub fn transposed(&self) -> TransposedCodebooks {
         let mut values = vec![0.0; self.values.len()];
-        let mut half_norms = Vec::with_capacity(self.subquantizers * self.words);
+        let mut half_norms = Vec::with_capacity(self.subquantizers * self.codewords);
         let stride = self.stride().max(1);
         for (book, out) in self
             .values
@@ -127,15 +127,15 @@ impl Codebooks {
             .zip(values.chunks_exact_mut(stride))
         {
             for (j, word) in book.chunks_exact(self.width).enumerate() {
-                half_norms.push(norm2(word) / 2.0);
+                half_norms.push(squared_norm(word) / 2.0);
                 for (t, value) in word.iter().enumerate() {
-                    out[t * self.words + j] = *value;
+                    out[t * self.codewords + j] = *value;
                 }
             }
         }
-        ByDimension {
+        TransposedCodebooks {
             dim: self.dim,
-            words: self.words,
+            codewords: self.codewords,
             width: self.width,
             values,
             half_norms,
@@ -143,17 +143,17 @@ impl Codebooks {
     }
 }
 
-/// Codebooks laid out `subquantizers`×`width`×`words`, to search and to build look-up tables.
+/// Transposed codebooks, laid out `subquantizers`×`width`×`words`, to search and to build look-up tables.
 #[derive(Debug, Clone)]
-pub struct ByDimension {
+pub struct TransposedCodebooks {
     dim: usize,
-    words: usize,
+    codewords: usize,
     width: usize,
     values: Vec<f32>,
     half_norms: Vec<f32>,
 }
 
-impl ByDimension {
+impl TransposedCodebooks {
     /// Bytes held.
     pub fn memory_bytes(&self) -> usize {
         size_of_val(&self.values[..]) + size_of_val(&self.half_norms[..])
@@ -161,36 +161,40 @@ impl ByDimension {
 
     /// The codes of padded residuals (`rows`×`stride`), `subquantizers` bytes a row.
     pub fn encode(&self, residuals: &[f32], stride: usize, out: &mut [u8]) {
-        let subquantizers = self.half_norms.len() / self.words.max(1);
-        let books = self.values.chunks_exact(self.words * self.width);
+        let subquantizers = self.half_norms.len() / self.codewords.max(1);
+        let books = self.values.chunks_exact(self.codewords * self.width);
         for (s, (book, half_norms)) in books
-            .zip(self.half_norms.chunks_exact(self.words))
+            .zip(self.half_norms.chunks_exact(self.codewords))
             .enumerate()
         {
             let rows = residuals.get(s * self.width..).unwrap_or_default();
-            let search = Search {
+            let search = CodewordSearch {
                 rows,
                 stride,
                 width: self.width,
-                book,
+                codebook: book,
                 half_norms,
             };
-            (kernels().nearest)(&search, out.get_mut(s..).unwrap_or_default(), subquantizers);
+            (kernels().nearest_codewords)(
+                &search,
+                out.get_mut(s..).unwrap_or_default(),
+                subquantizers,
+            );
         }
     }
 
     /// Products of a query with all codewords, `subquantizers`×`words`.
     pub fn products(&self, query: &[f32]) -> Vec<f32> {
         let mut out = vec![0f32; self.half_norms.len()];
-        let subquantizers = out.len() / self.words.max(1);
-        let books = self.values.chunks_exact(self.words * self.width);
-        let rows = out.chunks_exact_mut(self.words).zip(books);
+        let subquantizers = out.len() / self.codewords.max(1);
+        let books = self.values.chunks_exact(self.codewords * self.width);
+        let rows = out.chunks_exact_mut(self.codewords).zip(books);
         for (s, (out, book)) in rows.enumerate() {
             let part = query.get(range(self.dim, subquantizers, s));
             for (x, dim) in part
                 .unwrap_or_default()
                 .iter()
-                .zip(book.chunks_exact(self.words))
+                .zip(book.chunks_exact(self.codewords))
             {
                 for (o, c) in out.iter_mut().zip(dim) {
                     *o += x * c;
@@ -215,7 +219,7 @@ pub struct Residuals<'a> {
     /// Rows to learn from.
     pub chosen: &'a [u32],
     /// List of every row of the sample.
-    pub nearest: &'a [Nearest],
+    pub nearest: &'a [Assignment],
     /// What to subtract.
     pub centroids: MatRef<'a>,
 }
@@ -267,10 +271,10 @@ pub fn train(
     seed: u64,
     monitor: &dyn Monitor,
 ) -> Result<Codebooks, TrainError> {
-    let (subquantizers, words) = shape;
+    let (subquantizers, codewords) = shape;
     let fresh = start.is_none();
     let mut books =
-        start.unwrap_or_else(|| Codebooks::zeros(residuals.dim(), subquantizers, words));
+        start.unwrap_or_else(|| Codebooks::zeros(residuals.dim(), subquantizers, codewords));
     let (width, stride) = (books.width, books.stride());
     let ranges: Vec<_> = (0..subquantizers).map(|s| books.range(s)).collect();
     let done = AtomicUsize::new(0);
@@ -280,7 +284,7 @@ pub fn train(
         if fresh {
             seed_words(&rows, width, book, seed ^ (s as u64) << 32);
         }
-        kmeans(&rows, width, book, monitor)?;
+        train_codebook(&rows, width, book, monitor)?;
         let done = 1 + done.fetch_add(1, Ordering::Relaxed);
         monitor.phase(Phase::Codebooks, done, subquantizers);
         Ok(())
@@ -288,32 +292,32 @@ pub fn train(
     Ok(books)
 }
 
-/// k-means of short rows, from the words that are in `book`.
-fn kmeans(
+/// Trains one codebook by k-means, from the codewords in `book`.
+fn train_codebook(
     rows: &[f32],
     width: usize,
     book: &mut [f32],
     monitor: &dyn Monitor,
 ) -> Result<(), TrainError> {
-    let words = book.len() / width;
+    let codewords = book.len() / width;
     let mut codes = vec![0u8; rows.len() / width];
     let mut before = f32::INFINITY;
-    let rounds = if words > 16 { ROUNDS_8 } else { ROUNDS_4 };
+    let rounds = if codewords > 16 { ROUNDS_8 } else { ROUNDS_4 };
     for _ in 0..rounds {
         let books = Codebooks {
             dim: width,
             subquantizers: 1,
-            words,
+            codewords,
             width,
             values: book.to_vec(),
         }
-        .by_dimension();
+        .transposed();
         for (rows, codes) in rows.chunks(CHUNK * width).zip(codes.chunks_mut(CHUNK)) {
-            keep_on(monitor)?;
+            check_interrupts(monitor)?;
             books.encode(rows, width, codes);
         }
         let objective = update(rows, width, &codes, book);
-        if before.is_finite() && before - objective <= STALLED * before {
+        if before.is_finite() && before - objective <= MIN_IMPROVEMENT * before {
             break;
         }
         before = objective;
@@ -331,7 +335,7 @@ pub fn update_words(
 ) -> Result<(), TrainError> {
     let (m, width) = (books.subquantizers, books.width);
     let sums = sums.chunks_exact_mut(books.stride());
-    let mut parts: Vec<_> = sums.zip(counts.chunks_exact_mut(books.words)).collect();
+    let mut parts: Vec<_> = sums.zip(counts.chunks_exact_mut(books.codewords)).collect();
     par::each_mut(&mut parts, |s, (sums, counts)| {
         let rows = rows.chunks_exact(m * width).zip(codes.chunks_exact(m));
         for (row, codes) in rows {
@@ -347,10 +351,10 @@ pub fn update_words(
 
 /// First words: rows drawn with the squared distance to the words before as weight (k-means++, on some of the rows).
 fn seed_words(rows: &[f32], width: usize, book: &mut [f32], seed: u64) {
-    let words = book.len() / width;
+    let codewords = book.len() / width;
     let n = rows.len() / width;
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let some = rand::seq::index::sample(&mut rng, n, n.min(words * SEED_ROWS)).into_vec();
+    let some = rand::seq::index::sample(&mut rng, n, n.min(codewords * SEED_ROWS)).into_vec();
     let row = |i: usize| &rows[some[i] * width..][..width];
     let mut distances = vec![f32::MAX; some.len()];
     let mut next = 0;
@@ -380,10 +384,10 @@ fn seed_words(rows: &[f32], width: usize, book: &mut [f32], seed: u64) {
 /// Moves every word to the mean of its rows and returns the squared error before. Unused words go beside the word with
 /// the largest error, to halve it in the next round.
 fn update(rows: &[f32], width: usize, codes: &[u8], book: &mut [f32]) -> f32 {
-    let words = book.len() / width;
+    let codewords = book.len() / width;
     let mut sums = vec![0f32; book.len()];
-    let mut counts = vec![0f32; words];
-    let mut errors = vec![0f32; words];
+    let mut counts = vec![0f32; codewords];
+    let mut errors = vec![0f32; codewords];
     for (row, code) in rows.chunks_exact(width).zip(codes) {
         let code = usize::from(*code);
         counts[code] += 1.0;
@@ -403,7 +407,7 @@ fn update(rows: &[f32], width: usize, codes: &[u8], book: &mut [f32]) -> f32 {
             .zip(&sums[j * width..])
             .for_each(|(w, sum)| *w = sum / counts[j]);
     }
-    for unused in (0..words).filter(|j| counts[*j] == 0.0) {
+    for unused in (0..codewords).filter(|j| counts[*j] == 0.0) {
         split(book, width, unused, &counts, &mut errors);
     }
     total
@@ -441,7 +445,7 @@ fn split(book: &mut [f32], width: usize, unused: usize, counts: &[f32], errors: 
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::Quiet;
+    use crate::NoMonitor;
 
     fn noise(n: usize) -> Vec<f32> {
         (0..n as u32)
@@ -449,10 +453,15 @@ mod tests {
             .collect()
     }
 
-    fn learn(x: &[f32], cols: usize, subquantizers: usize, words: usize) -> (Codebooks, Vec<u8>) {
+    fn learn(
+        x: &[f32],
+        cols: usize,
+        subquantizers: usize,
+        codewords: usize,
+    ) -> (Codebooks, Vec<u8>) {
         let n = x.len() / cols;
         let chosen: Vec<u32> = (0..n as u32).collect();
-        let (nearest, centroid) = (vec![Nearest::default(); n], vec![0f32; cols]);
+        let (nearest, centroid) = (vec![Assignment::default(); n], vec![0f32; cols]);
         let x = MatRef::new(x, cols);
         let residuals = Residuals {
             x,
@@ -460,14 +469,14 @@ mod tests {
             nearest: &nearest,
             centroids: MatRef::new(&centroid, cols),
         };
-        let books = train(&residuals, (subquantizers, words), None, 1, &Quiet).unwrap();
+        let books = train(&residuals, (subquantizers, codewords), None, 1, &NoMonitor).unwrap();
         let stride = books.width * subquantizers;
         let mut padded = vec![0f32; n * stride];
         for (i, row) in padded.chunks_exact_mut(stride).enumerate() {
             books.pad(x.row(i), row);
         }
         let mut codes = vec![0; n * subquantizers];
-        books.by_dimension().encode(&padded, stride, &mut codes);
+        books.transposed().encode(&padded, stride, &mut codes);
         (books, codes)
     }
 
@@ -513,7 +522,7 @@ mod tests {
                     .zip(&decoded)
                     .map(|(x, y)| (x - y) * (x - y))
                     .sum::<f32>();
-                size += norm2(row);
+                size += squared_norm(row);
             }
             assert!(
                 error < 0.2 * size,
@@ -527,7 +536,7 @@ mod tests {
         let x = noise(6 * 300);
         let (books, _) = learn(&x, 6, 3, 256);
         let query = noise(6);
-        let table = books.by_dimension().products(&query);
+        let table = books.transposed().products(&query);
         for s in 0..3 {
             for j in [0u8, 1, 77, 255] {
                 let want: f32 = books

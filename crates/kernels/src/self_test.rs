@@ -1,23 +1,23 @@
-//! The proof that a table has to give before it is chosen: on this machine it computes what the portable one does.
+//! Self-test of a table before it is chosen: it must compute on this machine what the portable one does.
 //!
 //! A table that is wrong on some machine (a fault of ours that the machines we test on do not show, of a compiler, of a
 //! hypervisor) would give wrong answers in silence. So each process lets a table work a small problem first. The inputs
 //! are small multiples of powers of two, on which sums of floats come out exact in every order: whatever differs is a
 //! fault, not rounding, and the tolerance allows for a few odd ends only.
 
-use crate::{Affine, Kernels, LANES, Nearest};
+use crate::{CodewordSearch, Kernels, LANES, ScoreParams};
 
-/// Whether `table` computes what `reference` does.
-pub(crate) fn holds(table: &Kernels, reference: &Kernels) -> bool {
+/// Whether `table` computes the same as `reference` on small inputs.
+pub(crate) fn passes(table: &Kernels, reference: &Kernels) -> bool {
     dot(table, reference)
-        && dots(table, reference)
-        && dots8(table, reference)
-        && products8(table, reference)
-        && dot7(table, reference)
+        && dot_rows(table, reference)
+        && dot_rows_i8(table, reference)
+        && matmul_i8(table, reference)
+        && dot_packed7(table, reference)
         && scan4(table, reference)
         && scan8(table, reference)
-        && finish(table, reference)
-        && nearest(table, reference)
+        && score_block(table, reference)
+        && nearest_codewords(table, reference)
 }
 
 /// Bytes without a pattern that a mistake in the order of lanes could keep; each on its own, which is quick to compute.
@@ -68,17 +68,17 @@ fn dot(table: &Kernels, reference: &Kernels) -> bool {
 /// Rows, rows that are asked for, and columns: whole and incomplete groups of rows, with more asked for than there are.
 const SHAPES: [(usize, usize, usize); 4] = [(5, 7, 67), (6, 5, 64), (6, 6, 13), (1, 2, 99)];
 
-fn dots(table: &Kernels, reference: &Kernels) -> bool {
+fn dot_rows(table: &Kernels, reference: &Kernels) -> bool {
     SHAPES.iter().all(|&(rows, asked, columns)| {
         let (q, rows) = (floats(3, columns), floats(4, rows * columns));
         let (mut want, mut got) = ([1.0; 12], [2.0; 12]);
-        (reference.dots)(&q, &rows, &mut want[..asked]);
-        (table.dots)(&q, &rows, &mut got[..asked]);
+        (reference.dot_rows)(&q, &rows, &mut want[..asked]);
+        (table.dot_rows)(&q, &rows, &mut got[..asked]);
         all_close(&got[..asked], &want[..asked])
     })
 }
 
-fn dots8(table: &Kernels, reference: &Kernels) -> bool {
+fn dot_rows_i8(table: &Kernels, reference: &Kernels) -> bool {
     let ends = [
         (vec![127; 96], vec![-127; 5 * 96]),
         (vec![-127; 96], vec![-127; 5 * 96]),
@@ -88,13 +88,13 @@ fn dots8(table: &Kernels, reference: &Kernels) -> bool {
         .map(|s| (signed(5, s.2), signed(6, s.0 * s.2)));
     ends.into_iter().chain(mixed).all(|(q, rows)| {
         let (mut want, mut got) = ([1; 10], [2; 10]);
-        (reference.dots8)(&q, &rows, &mut want);
-        (table.dots8)(&q, &rows, &mut got);
+        (reference.dot_rows_i8)(&q, &rows, &mut want);
+        (table.dot_rows_i8)(&q, &rows, &mut got);
         got == want
     })
 }
 
-fn products8(table: &Kernels, reference: &Kernels) -> bool {
+fn matmul_i8(table: &Kernels, reference: &Kernels) -> bool {
     // Rows of one side and of the other, rows that are asked for, columns: whole and incomplete groups of each.
     let shapes = [
         (9, 11, 9, 67),
@@ -106,13 +106,13 @@ fn products8(table: &Kernels, reference: &Kernels) -> bool {
     shapes.iter().all(|&(rows, others, asked, columns)| {
         let (a, b) = (signed(15, rows * columns), signed(16, others * columns));
         let (mut want, mut got) = (vec![1; asked * others + 1], vec![2; asked * others + 1]);
-        (reference.products8)(&a, &b, columns, &mut want);
-        (table.products8)(&a, &b, columns, &mut got);
+        (reference.matmul_i8)(&a, &b, columns, &mut want);
+        (table.matmul_i8)(&a, &b, columns, &mut got);
         got == want
     })
 }
 
-fn dot7(table: &Kernels, reference: &Kernels) -> bool {
+fn dot_packed7(table: &Kernels, reference: &Kernels) -> bool {
     let (ends, mixed) = ([127, -127].map(|x| vec![x; 128]), signed(13, 200));
     let packed = [vec![0; 112], vec![255; 112], bytes(14, 56 * 3 + 5)];
     let queries = ends.iter().chain([&mixed]);
@@ -122,7 +122,7 @@ fn dot7(table: &Kernels, reference: &Kernels) -> bool {
             // Whole blocks count, and those that both have.
             [0, 63, 64, 128, q.len()].iter().all(|&n| {
                 let q = &q[..n];
-                (table.dot7)(q, packed) == (reference.dot7)(q, packed)
+                (table.dot_packed7)(q, packed) == (reference.dot_packed7)(q, packed)
             })
         })
 }
@@ -161,52 +161,54 @@ fn same_sums(scan: Scan, reference: Scan, codes: &[u8], lut: &[u8]) -> bool {
     got == want
 }
 
-fn finish(table: &Kernels, reference: &Kernels) -> bool {
+fn score_block(table: &Kernels, reference: &Kernels) -> bool {
     let scales: [u8; LANES] = std::array::from_fn(|i| (i * 37 % 256) as u8);
     let sums: [u16; LANES] = std::array::from_fn(|i| (i * 2_039 + 5) as u16);
     let mut norms = [0; 4 * LANES];
     for (i, norm) in norms.as_chunks_mut::<4>().0.iter_mut().enumerate() {
         *norm = (i as f32 / 4.0 - 3.0).to_le_bytes();
     }
-    let affine = Affine {
+    let params = ScoreParams {
         base: -2.0,
         delta: 1.0 / 8192.0,
-        scale_lo: 0.5,
-        scale_step: 1.0 / 256.0,
+        correction_min: 0.5,
+        correction_step: 1.0 / 256.0,
     };
     [None, Some(&norms)].into_iter().all(|norms| {
         let (mut want, mut got) = ([1.0; LANES], [2.0; LANES]);
         // A score that occurs, for which "not below" and "above" differ; all; none; and what compares with nothing.
-        (reference.finish)(&sums, &scales, norms, &affine, 0.0, &mut want);
+        (reference.score_block)(&sums, &scales, norms, &params, 0.0, &mut want);
         [want[11], f32::NEG_INFINITY, f32::INFINITY, f32::NAN]
             .into_iter()
             .all(|threshold| {
-                let mask = (reference.finish)(&sums, &scales, norms, &affine, threshold, &mut want);
-                mask == (table.finish)(&sums, &scales, norms, &affine, threshold, &mut got)
+                let mask =
+                    (reference.score_block)(&sums, &scales, norms, &params, threshold, &mut want);
+                mask == (table.score_block)(&sums, &scales, norms, &params, threshold, &mut got)
                     && all_close(&got, &want)
             })
     })
 }
 
-fn nearest(table: &Kernels, reference: &Kernels) -> bool {
+fn nearest_codewords(table: &Kernels, reference: &Kernels) -> bool {
     [(16, 3), (48, 5), (11, 2)].iter().all(|&(words, width)| {
-        let (rows, book) = (floats(11, 60), floats(12, words * width));
-        let half_norms: Vec<f32> = (0..words).map(|word| half_norm(&book, words, word)).collect();
+        let (rows, codebook) = (floats(11, 60), floats(12, words * width));
+        let half_norms: Vec<f32> = (0..words).map(|word| half_norm(&codebook, words, word)).collect();
         let (stride, half_norms) = (width + 1, &half_norms[..]);
-        let what = Nearest { rows: &rows, stride, width, book: &book, half_norms };
+        let search = CodewordSearch { rows: &rows, stride, width, codebook: &codebook, half_norms };
         let (mut want, mut got) = ([0; 24], [0; 24]);
-        (reference.nearest)(&what, &mut want, 2);
-        (table.nearest)(&what, &mut got, 2);
+        (reference.nearest_codewords)(&search, &mut want, 2);
+        (table.nearest_codewords)(&search, &mut got, 2);
         // Codewords that are equally near may stand for each other.
         want.iter().zip(&got).step_by(2).zip(rows.chunks(stride)).all(|((want, got), row)| {
-            matches!((cost(&what, row, *want), cost(&what, row, *got)), (Some(w), Some(g)) if close(g, w))
+            matches!((cost(&search, row, *want), cost(&search, row, *got)), (Some(w), Some(g)) if close(g, w))
         }) && want.iter().zip(&got).skip(1).step_by(2).all(|(want, got)| want == got)
     })
 }
 
 /// Half the squared norm of a codeword.
-fn half_norm(book: &[f32], words: usize, word: usize) -> f32 {
-    book.iter()
+fn half_norm(codebook: &[f32], words: usize, word: usize) -> f32 {
+    codebook
+        .iter()
         .skip(word)
         .step_by(words)
         .map(|x| x * x)
@@ -215,23 +217,27 @@ fn half_norm(book: &[f32], words: usize, word: usize) -> f32 {
 }
 
 /// What makes a codeword near to a row when it is small; nothing if there is no such codeword.
-fn cost(what: &Nearest<'_>, row: &[f32], word: u8) -> Option<f32> {
+fn cost(search: &CodewordSearch<'_>, row: &[f32], word: u8) -> Option<f32> {
     let word = usize::from(word);
-    let column = what.book.iter().skip(word).step_by(what.half_norms.len());
+    let column = search
+        .codebook
+        .iter()
+        .skip(word)
+        .step_by(search.half_norms.len());
     let product: f32 = row
         .iter()
-        .take(what.width)
+        .take(search.width)
         .zip(column)
         .map(|(x, y)| x * y)
         .sum();
-    what.half_norms.get(word).map(|half| half - product)
+    search.half_norms.get(word).map(|half| half - product)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::scalar::KERNELS as SCALAR;
-    use crate::{Finish, Norms, all, choose};
+    use crate::{Norms, ScoreBlockFn, choose, supported};
 
     /// The scalar table under another name, for single functions to be replaced.
     fn copy() -> Kernels {
@@ -242,15 +248,15 @@ mod tests {
     }
 
     #[test]
-    fn every_table_of_this_machine_proves_itself() {
-        for table in all() {
-            assert!(holds(table, &SCALAR), "{}", table.name);
+    fn every_table_of_this_machine_passes() {
+        for table in supported() {
+            assert!(passes(table, &SCALAR), "{}", table.name);
         }
-        assert!(holds(&copy(), &SCALAR));
+        assert!(passes(&copy(), &SCALAR));
     }
 
     #[test]
-    fn the_fastest_table_that_holds_is_chosen() {
+    fn the_fastest_table_that_passes_is_chosen() {
         static WRONG: Kernels = Kernels {
             name: "wrong",
             dot: |_, _| 0.0,
@@ -268,23 +274,23 @@ mod tests {
     #[test]
     fn wrong_products_of_many_rows_are_found() {
         let transposed = |a: &[i8], b: &[i8], columns: usize, out: &mut [i32]| {
-            (SCALAR.products8)(b, a, columns, out);
+            (SCALAR.matmul_i8)(b, a, columns, out);
         };
         let missing_left_alone = |a: &[i8], b: &[i8], columns: usize, out: &mut [i32]| {
             let all = (a.len() / columns) * (b.len() / columns);
             let all = all.min(out.len());
-            (SCALAR.products8)(a, b, columns, &mut out[..all]);
+            (SCALAR.matmul_i8)(a, b, columns, &mut out[..all]);
         };
-        assert!(!holds(
+        assert!(!passes(
             &Kernels {
-                products8: transposed,
+                matmul_i8: transposed,
                 ..copy()
             },
             &SCALAR
         ));
-        assert!(!holds(
+        assert!(!passes(
             &Kernels {
-                products8: missing_left_alone,
+                matmul_i8: missing_left_alone,
                 ..copy()
             },
             &SCALAR
@@ -295,21 +301,21 @@ mod tests {
     fn wrong_products_of_packed_vectors_are_found() {
         let low_bits = |q: &[i8], packed: &[u8]| {
             let low: Vec<u8> = packed.iter().map(|byte| byte & 0x7f).collect();
-            (SCALAR.dot7)(q, &low)
+            (SCALAR.dot_packed7)(q, &low)
         };
-        let first_block = |q: &[i8], packed: &[u8]| (SCALAR.dot7)(q, &packed[..56]);
-        let no_square = |q: &[i8], packed: &[u8]| [(SCALAR.dot7)(q, packed)[0], 0];
-        let refused = |wrong: Kernels| !holds(&wrong, &SCALAR);
+        let first_block = |q: &[i8], packed: &[u8]| (SCALAR.dot_packed7)(q, &packed[..56]);
+        let no_square = |q: &[i8], packed: &[u8]| [(SCALAR.dot_packed7)(q, packed)[0], 0];
+        let refused = |wrong: Kernels| !passes(&wrong, &SCALAR);
         assert!(refused(Kernels {
-            dot7: low_bits,
+            dot_packed7: low_bits,
             ..copy()
         }));
         assert!(refused(Kernels {
-            dot7: first_block,
+            dot_packed7: first_block,
             ..copy()
         }));
         assert!(refused(Kernels {
-            dot7: no_square,
+            dot_packed7: no_square,
             ..copy()
         }));
     }
@@ -320,14 +326,14 @@ mod tests {
             let whole = a.len().min(b.len()) / 16 * 16;
             (SCALAR.dot)(&a[..whole], &b[..whole])
         };
-        assert!(!holds(
+        assert!(!passes(
             &Kernels {
                 dot: without_rest,
                 ..copy()
             },
             &SCALAR
         ));
-        assert!(!holds(
+        assert!(!passes(
             &Kernels {
                 dot: |_, _| f32::NAN,
                 ..copy()
@@ -336,22 +342,22 @@ mod tests {
         ));
         let missing_left_alone = |q: &[f32], rows: &[f32], out: &mut [f32]| {
             let whole = (rows.len() / q.len()).min(out.len());
-            (SCALAR.dots)(q, rows, &mut out[..whole]);
+            (SCALAR.dot_rows)(q, rows, &mut out[..whole]);
         };
-        assert!(!holds(
+        assert!(!passes(
             &Kernels {
-                dots: missing_left_alone,
+                dot_rows: missing_left_alone,
                 ..copy()
             },
             &SCALAR
         ));
         let rows_swapped = |q: &[f32], rows: &[f32], out: &mut [f32]| {
-            (SCALAR.dots)(q, rows, out);
+            (SCALAR.dot_rows)(q, rows, out);
             out.rotate_left(1);
         };
-        assert!(!holds(
+        assert!(!passes(
             &Kernels {
-                dots: rows_swapped,
+                dot_rows: rows_swapped,
                 ..copy()
             },
             &SCALAR
@@ -361,24 +367,24 @@ mod tests {
     #[test]
     fn wrong_products_of_integers_are_found() {
         let saturating = |q: &[i8], rows: &[i8], out: &mut [i32]| {
-            (SCALAR.dots8)(q, rows, out);
+            (SCALAR.dot_rows_i8)(q, rows, out);
             out.iter_mut()
                 .for_each(|x| *x = (*x).clamp(-1_000_000, 1_000_000));
         };
-        assert!(!holds(
+        assert!(!passes(
             &Kernels {
-                dots8: saturating,
+                dot_rows_i8: saturating,
                 ..copy()
             },
             &SCALAR
         ));
         let unsigned = |q: &[i8], rows: &[i8], out: &mut [i32]| {
             let q: Vec<i8> = q.iter().map(|x| x.saturating_abs()).collect();
-            (SCALAR.dots8)(&q, rows, out);
+            (SCALAR.dot_rows_i8)(&q, rows, out);
         };
-        assert!(!holds(
+        assert!(!passes(
             &Kernels {
-                dots8: unsigned,
+                dot_rows_i8: unsigned,
                 ..copy()
             },
             &SCALAR
@@ -391,7 +397,7 @@ mod tests {
             let whole = codes.len() / 32 * 32;
             (SCALAR.scan4)(&codes[..whole], lut, sums);
         };
-        assert!(!holds(
+        assert!(!passes(
             &Kernels {
                 scan4: even_only,
                 ..copy()
@@ -402,7 +408,7 @@ mod tests {
             (SCALAR.scan4)(codes, lut, sums);
             sums.iter_mut().for_each(|sum| *sum &= 0x0fff);
         };
-        assert!(!holds(
+        assert!(!passes(
             &Kernels {
                 scan4: narrow,
                 ..copy()
@@ -413,7 +419,7 @@ mod tests {
             let codes: Vec<u8> = codes.iter().map(|c| c & 127).collect();
             (SCALAR.scan8)(&codes, lut, sums);
         };
-        assert!(!holds(
+        assert!(!passes(
             &Kernels {
                 scan8: without_top_bit,
                 ..copy()
@@ -424,26 +430,26 @@ mod tests {
 
     #[test]
     fn wrong_scores_are_found() {
-        let without_norms: Finish = |sums, scales, _, affine, threshold, out| {
-            (SCALAR.finish)(sums, scales, None::<&Norms>, affine, threshold, out)
+        let without_norms: ScoreBlockFn = |sums, scales, _, params, threshold, out| {
+            (SCALAR.score_block)(sums, scales, None::<&Norms>, params, threshold, out)
         };
-        assert!(!holds(
+        assert!(!passes(
             &Kernels {
-                finish: without_norms,
+                score_block: without_norms,
                 ..copy()
             },
             &SCALAR
         ));
-        let above: Finish = |sums, scales, norms, affine, threshold, out| {
-            (SCALAR.finish)(sums, scales, norms, affine, threshold, out);
+        let above: ScoreBlockFn = |sums, scales, norms, params, threshold, out| {
+            (SCALAR.score_block)(sums, scales, norms, params, threshold, out);
             let lanes = out.iter().enumerate();
             lanes.fold(0, |mask, (i, score)| {
                 mask | u32::from(*score > threshold) << i
             })
         };
-        assert!(!holds(
+        assert!(!passes(
             &Kernels {
-                finish: above,
+                score_block: above,
                 ..copy()
             },
             &SCALAR
@@ -452,32 +458,32 @@ mod tests {
 
     #[test]
     fn wrong_codewords_are_found() {
-        let first: fn(&Nearest<'_>, &mut [u8], usize) = |_, out, _| out.fill(0);
-        assert!(!holds(
+        let first: fn(&CodewordSearch<'_>, &mut [u8], usize) = |_, out, _| out.fill(0);
+        assert!(!passes(
             &Kernels {
-                nearest: first,
+                nearest_codewords: first,
                 ..copy()
             },
             &SCALAR
         ));
-        let without_stride: fn(&Nearest<'_>, &mut [u8], usize) =
-            |what, out, _| (SCALAR.nearest)(what, out, 1);
-        assert!(!holds(
+        let without_stride: fn(&CodewordSearch<'_>, &mut [u8], usize) =
+            |search, out, _| (SCALAR.nearest_codewords)(search, out, 1);
+        assert!(!passes(
             &Kernels {
-                nearest: without_stride,
+                nearest_codewords: without_stride,
                 ..copy()
             },
             &SCALAR
         ));
-        let beyond: fn(&Nearest<'_>, &mut [u8], usize) = |what, out, stride| {
-            let words = what.half_norms.len() as u8;
+        let beyond: fn(&CodewordSearch<'_>, &mut [u8], usize) = |search, out, stride| {
+            let words = search.half_norms.len() as u8;
             out.iter_mut()
                 .step_by(stride)
                 .for_each(|code| *code = words);
         };
-        assert!(!holds(
+        assert!(!passes(
             &Kernels {
-                nearest: beyond,
+                nearest_codewords: beyond,
                 ..copy()
             },
             &SCALAR

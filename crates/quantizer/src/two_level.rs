@@ -1,7 +1,7 @@
-//! The nearest of many centroids without a look at all of them: centroids in groups of near ones, and only the groups
-//! near to a row are searched. For short centroids; long ones have an [`crate::outline`].
+//! Two-level centroids, as a ScaNN tree: centroids are clustered into groups, and only the groups nearest to a row are
+//! searched. For short centroids; long ones have an [`crate::int8_filter`].
 //!
-//! With g groups of n centroids a row is compared with g heads and with the members of g/[`SHARE`] groups. The centroid
+//! With g groups of n centroids a row is compared with g group centroids and with the members of g/[`GROUPS_DIVISOR`] groups. The centroid
 //! found is not always the nearest one, but it is the same wherever it is looked for: groups follow from the centroids
 //! alone, and a row's centroid from both.
 //!
@@ -10,62 +10,69 @@
 //! to 0.7 % above the objective that it reaches otherwise, which is less than another round wins. That was with
 //! a sixth of the groups; a quarter makes the error a third, for about 30 % more time.
 
-use crate::kmeans::{Assigner, Nearest};
-use crate::linalg::{MatRef, ROWS, half_norms, products};
+use crate::kmeans::{Assigner, Assignment};
+use crate::linalg::{MatRef, ROWS, half_norms, matmul_nt};
 
 /// Fewest centroids that are worth it: groups miss some rows' nearest centroid, and at 919 lists a query had to probe a tenth
 /// more of them for the same recall. Tests have no time for thousands.
 pub const FEWEST: usize = if cfg!(test) { 512 } else { 5_000 };
-/// Of so many groups one is searched.
-const SHARE: usize = 4;
-/// Centroids a group that its head is found from, and rounds of k-means that find it: more would not find better ones.
-const CENTROIDS_A_HEAD: usize = 16;
+/// 1/this of the groups is searched.
+const GROUPS_DIVISOR: usize = 4;
+/// Centroids per group that k-means over the groups samples, and its rounds: more do not improve the groups.
+const CENTROIDS_PER_GROUP: usize = 16;
 const ROUNDS: usize = 3;
 
-/// Groups of centroids.
+/// Centroids in groups.
 #[derive(Debug)]
-pub struct Groups {
-    /// The means of the groups, row-major.
-    heads: Vec<f32>,
+pub struct TwoLevelCentroids {
+    /// Means of the groups, row-major.
+    group_centroids: Vec<f32>,
     half_norms: Vec<f32>,
     /// The centroids of each group.
     members: Vec<Vec<u32>>,
 }
 
-impl Groups {
-    /// Groups of the centroids, none if they are few. Works on this thread alone, `keep_on` being asked every few
+impl TwoLevelCentroids {
+    /// Groups of the centroids, none if they are few. Works on this thread alone; calls `check_interrupts` every few
     /// milliseconds.
     pub fn new<E>(
         centroids: MatRef<'_>,
-        keep_on: impl Fn() -> Result<(), E>,
-    ) -> Result<Option<Groups>, E> {
+        check_interrupts: impl Fn() -> Result<(), E>,
+    ) -> Result<Option<TwoLevelCentroids>, E> {
         let n = centroids.rows();
         if n < FEWEST {
             return Ok(None);
         }
         let count = 2 * n.isqrt();
-        let mut heads = Vec::new();
-        centroids.gather(&spread(n, count), &mut heads);
+        let mut group_centroids = Vec::new();
+        centroids.gather(&spread(n, count), &mut group_centroids);
         let mut some = Vec::new();
-        centroids.gather(&spread(n, count * CENTROIDS_A_HEAD), &mut some);
+        centroids.gather(&spread(n, count * CENTROIDS_PER_GROUP), &mut some);
         for _ in 0..ROUNDS {
-            let members = members(MatRef::new(&heads, centroids.cols), &some, &keep_on)?;
-            for (head, members) in heads.chunks_exact_mut(centroids.cols).zip(members) {
+            let members = members(
+                MatRef::new(&group_centroids, centroids.cols),
+                &some,
+                &check_interrupts,
+            )?;
+            for (head, members) in group_centroids
+                .chunks_exact_mut(centroids.cols)
+                .zip(members)
+            {
                 mean(MatRef::new(&some, centroids.cols), &members, head);
             }
         }
-        let view = MatRef::new(&heads, centroids.cols);
-        Ok(Some(Groups {
+        let view = MatRef::new(&group_centroids, centroids.cols);
+        Ok(Some(TwoLevelCentroids {
             half_norms: half_norms(view),
-            members: members(view, centroids.data, &keep_on)?,
-            heads,
+            members: members(view, centroids.data, &check_interrupts)?,
+            group_centroids,
         }))
     }
 
     /// Bytes held.
     pub fn memory_bytes(&self) -> usize {
         let members = self.members.iter().map(Vec::len).sum::<usize>();
-        size_of::<f32>() * (self.heads.len() + self.half_norms.len() + members)
+        size_of::<f32>() * (self.group_centroids.len() + self.half_norms.len() + members)
     }
 
     /// Finds a near centroid of each row: the nearest one in the groups whose heads are nearest.
@@ -74,32 +81,32 @@ impl Groups {
         centroids: MatRef<'_>,
         half_norms: &[f32],
         rows: MatRef<'_>,
-        out: &mut [Nearest],
-        keep_on: impl Fn() -> Result<(), E>,
+        out: &mut [Assignment],
+        check_interrupts: impl Fn() -> Result<(), E>,
     ) -> Result<(), E> {
-        keep_on()?;
-        let visitors = self.visitors(rows);
-        let (mut near, mut guests, mut scores) = (Vec::new(), Vec::new(), Vec::new());
-        for (members, visitors) in self.members.iter().zip(&visitors) {
-            if members.is_empty() || visitors.is_empty() {
+        check_interrupts()?;
+        let rows_by_group = self.rows_by_group(rows);
+        let (mut near, mut group_rows, mut scores) = (Vec::new(), Vec::new(), Vec::new());
+        for (members, row_ids) in self.members.iter().zip(&rows_by_group) {
+            if members.is_empty() || row_ids.is_empty() {
                 continue;
             }
-            keep_on()?;
+            check_interrupts()?;
             centroids.gather(members, &mut near);
-            rows.gather(visitors, &mut guests);
-            scores.resize(members.len() * visitors.len(), 0.0);
-            let (near, guests) = (
+            rows.gather(row_ids, &mut group_rows);
+            scores.resize(members.len() * row_ids.len(), 0.0);
+            let (near, group_rows) = (
                 MatRef::new(&near, rows.cols),
-                MatRef::new(&guests, rows.cols),
+                MatRef::new(&group_rows, rows.cols),
             );
-            products(guests, near, &mut scores);
-            for (visitor, scores) in visitors.iter().zip(scores.chunks_exact(members.len())) {
-                let best = &mut out[*visitor as usize];
+            matmul_nt(group_rows, near, &mut scores);
+            for (row_id, scores) in row_ids.iter().zip(scores.chunks_exact(members.len())) {
+                let best = &mut out[*row_id as usize];
                 for (list, score) in members.iter().zip(scores) {
                     let cost = 2.0 * (half_norms[*list as usize] - score);
                     // The first of equals, in whichever order the groups come.
                     if cost < best.cost || (cost == best.cost && *list < best.list) {
-                        *best = Nearest { list: *list, cost };
+                        *best = Assignment { list: *list, cost };
                     }
                 }
             }
@@ -108,11 +115,15 @@ impl Groups {
     }
 
     /// The rows that search each group.
-    fn visitors(&self, rows: MatRef<'_>) -> Vec<Vec<u32>> {
+    fn rows_by_group(&self, rows: MatRef<'_>) -> Vec<Vec<u32>> {
         let count = self.members.len();
-        let mut visitors = vec![Vec::new(); count];
+        let mut rows_by_group = vec![Vec::new(); count];
         let mut scores = vec![0f32; rows.rows() * count];
-        products(rows, MatRef::new(&self.heads, rows.cols), &mut scores);
+        matmul_nt(
+            rows,
+            MatRef::new(&self.group_centroids, rows.cols),
+            &mut scores,
+        );
         let mut order: Vec<(f32, u32)> = Vec::with_capacity(count);
         for (row, scores) in scores.chunks_exact(count).enumerate() {
             let halves = self.half_norms.iter().zip(scores);
@@ -122,15 +133,15 @@ impl Groups {
                     .zip(0..)
                     .map(|((half, score), group)| (half - score, group)),
             );
-            let nearest = count.div_ceil(SHARE);
+            let nearest = count.div_ceil(GROUPS_DIVISOR);
             order.select_nth_unstable_by(nearest - 1, |a, b| {
                 a.0.total_cmp(&b.0).then(a.1.cmp(&b.1))
             });
             for (_, group) in &order[..nearest] {
-                visitors[*group as usize].push(row as u32);
+                rows_by_group[*group as usize].push(row as u32);
             }
         }
-        visitors
+        rows_by_group
     }
 }
 
@@ -142,18 +153,18 @@ fn spread(n: usize, count: usize) -> Vec<u32> {
 
 /// The centroids nearest to each head.
 fn members<E>(
-    heads: MatRef<'_>,
+    group_centroids: MatRef<'_>,
     centroids: &[f32],
-    keep_on: impl Fn() -> Result<(), E>,
+    check_interrupts: impl Fn() -> Result<(), E>,
 ) -> Result<Vec<Vec<u32>>, E> {
-    let halves = half_norms(heads);
-    let assigner = Assigner::new(heads, &halves);
-    let mut members = vec![Vec::new(); heads.rows()];
-    let mut nearest = vec![Nearest::default(); ROWS];
-    for (chunk, rows) in centroids.chunks(ROWS * heads.cols).enumerate() {
-        let rows = MatRef::new(rows, heads.cols);
+    let halves = half_norms(group_centroids);
+    let assigner = Assigner::new(group_centroids, &halves);
+    let mut members = vec![Vec::new(); group_centroids.rows()];
+    let mut nearest = vec![Assignment::default(); ROWS];
+    for (chunk, rows) in centroids.chunks(ROWS * group_centroids.cols).enumerate() {
+        let rows = MatRef::new(rows, group_centroids.cols);
         let nearest = &mut nearest[..rows.rows()];
-        assigner.assign(rows, nearest, &keep_on)?;
+        assigner.assign(rows, nearest, &check_interrupts)?;
         for (i, nearest) in nearest.iter().enumerate() {
             members[nearest.list as usize].push((chunk * ROWS + i) as u32);
         }
@@ -179,10 +190,10 @@ fn mean(x: MatRef<'_>, rows: &[u32], out: &mut [f32]) {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::kmeans::Shortcut;
-    use crate::linalg::norm2;
-    use crate::testing::{assign, forever, noise};
-    use crate::{Model, Quiet, TrainOptions, train};
+    use crate::kmeans::CentroidIndex;
+    use crate::linalg::squared_norm;
+    use crate::testing::{assign, never_interrupt, noise};
+    use crate::{Model, NoMonitor, TrainOptions, train};
 
     const DIM: usize = 24;
 
@@ -204,8 +215,8 @@ mod tests {
         let (centroids, x) = (rows(1_000, 1), rows(3_000, 2));
         let (centroids, x) = (MatRef::new(&centroids, DIM), MatRef::new(&x, DIM));
         let halves = half_norms(centroids);
-        let Ok(shortcut) = Shortcut::new(centroids, forever);
-        let Some(Shortcut::Groups(groups)) = &shortcut else {
+        let Ok(centroid_index) = CentroidIndex::new(centroids, never_interrupt);
+        let Some(CentroidIndex::TwoLevelCentroids(groups)) = &centroid_index else {
             unreachable!("many short centroids");
         };
         let members = groups.members.iter().flatten();
@@ -213,12 +224,12 @@ mod tests {
         members.sort_unstable();
         assert!(members.into_iter().eq(0..1_000), "each is in one group");
         let flat = assign(&Assigner::new(centroids, &halves), x, 500);
-        let grouped = Assigner::new(centroids, &halves).by(shortcut.as_ref());
+        let grouped = Assigner::new(centroids, &halves).with_index(centroid_index.as_ref());
         let found = assign(&grouped, x, 500);
         let same = found.iter().zip(&flat).filter(|(a, b)| a == b).count();
         assert!(same >= 2_850, "{same} of 3000");
-        let norms: f32 = (0..3_000).map(|i| norm2(x.row(i))).sum();
-        let error = |nearest: &[Nearest]| norms + nearest.iter().map(|n| n.cost).sum::<f32>();
+        let norms: f32 = (0..3_000).map(|i| squared_norm(x.row(i))).sum();
+        let error = |nearest: &[Assignment]| norms + nearest.iter().map(|n| n.cost).sum::<f32>();
         assert!(error(&found) <= 1.01 * error(&flat));
     }
 
@@ -227,21 +238,21 @@ mod tests {
         let (centroids, x) = (rows(700, 3), rows(800, 4));
         let (centroids, x) = (MatRef::new(&centroids, DIM), MatRef::new(&x, DIM));
         let halves = half_norms(centroids);
-        let Ok(shortcut) = Shortcut::new(centroids, forever);
-        let grouped = Assigner::new(centroids, &halves).by(shortcut.as_ref());
+        let Ok(centroid_index) = CentroidIndex::new(centroids, never_interrupt);
+        let grouped = Assigner::new(centroids, &halves).with_index(centroid_index.as_ref());
         assert_eq!(assign(&grouped, x, 1), assign(&grouped, x, 800));
     }
 
     #[test]
     fn few_equal_and_odd_centroids_are_no_trouble() {
         let few = vec![1.0; 20 * DIM];
-        let Ok(groups) = Groups::new(MatRef::new(&few, DIM), forever);
+        let Ok(groups) = TwoLevelCentroids::new(MatRef::new(&few, DIM), never_interrupt);
         assert!(groups.is_none());
         let equal = vec![1.0; 600 * DIM];
         let equal = MatRef::new(&equal, DIM);
         let halves = half_norms(equal);
-        let Ok(shortcut) = Shortcut::new(equal, forever);
-        let grouped = Assigner::new(equal, &halves).by(shortcut.as_ref());
+        let Ok(centroid_index) = CentroidIndex::new(equal, never_interrupt);
+        let grouped = Assigner::new(equal, &halves).with_index(centroid_index.as_ref());
         let mut x = rows(3, 5);
         x[DIM] = f32::NAN;
         x[2 * DIM] = f32::INFINITY;
@@ -257,8 +268,8 @@ mod tests {
             distill: false,
             ..TrainOptions::default()
         };
-        let model = train(&x, DIM, None, &options, &Quiet).unwrap().model;
-        assert!(model.shortcut().is_some());
+        let model = train(&x, DIM, None, &options, &NoMonitor).unwrap().model;
+        assert!(model.centroid_index().is_some());
         let all = model.encode(&x);
         // As another session does that has the model from its bytes.
         let parts = (

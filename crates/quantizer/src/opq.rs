@@ -1,16 +1,17 @@
-//! Rotations of the internal space, in front of the product quantizer.
+//! Rotations before the product quantizer: trained (OPQ), random, structured; FAISS calls them `OPQMatrix` and
+//! `RandomRotationMatrix`.
 //!
 //! A rotation changes no distance, so lists and exact scores do not notice it; it decides which dimensions share a
-//! codeword. [`learn`] is the alternation of optimized product quantization (Ge et al., 2013, non-parametric solution):
+//! codeword. [`train_opq`] is the alternation of optimized product quantization (Ge et al., 2013, non-parametric solution):
 //! encode the rotated residuals, move the codewords, and turn the space so that the residuals come nearest to their
 //! reconstructions, an orthogonal Procrustes problem whose solution is a polar factor.
 //!
 //! Matrices are row-major, `dim`×`dim`; a row vector `x` becomes `R·x`, so that rows of a batch become `X·Rᵀ`.
 
-use crate::linalg::{MatRef, ROWS, add_transposed, combine, products};
+use crate::linalg::{MatRef, ROWS, add_matmul_tn, matmul_nn, matmul_nt};
 use crate::options::{affords_matrix, rotation_products};
-use crate::product::{Codebooks, Residuals, update_words};
-use crate::train::keep_on;
+use crate::pq::{Codebooks, Residuals, update_words};
+use crate::train::check_interrupts;
 use crate::{Monitor, Phase, TrainError, par};
 use distillvq_kernels::kernels;
 use rand::RngExt;
@@ -52,8 +53,8 @@ pub fn rounds(dim: usize, words: usize, rows: usize) -> Option<usize> {
     (affords_matrix(rows, dim) && rounds >= FEWEST_ROUNDS).then_some(rounds)
 }
 
-/// Learns the rotation and codebooks of `shape` (sub-quantizers, words) for the residuals, in so many rounds.
-pub fn learn(
+/// Trains rotation and codebooks of `shape` (sub-quantizers, codewords) on the residuals, in `rounds` rounds.
+pub fn train_opq(
     residuals: &Residuals<'_>,
     shape: (usize, usize),
     rounds: usize,
@@ -61,27 +62,27 @@ pub fn learn(
     monitor: &dyn Monitor,
 ) -> Result<Learned, TrainError> {
     let dim = residuals.dim();
-    let mut course = Course {
+    let mut state = OpqState {
         residuals,
         books: Codebooks::zeros(dim, shape.0, shape.1),
         rotation: random(dim, seed, monitor)?,
         codes: vec![0; residuals.len() * shape.0],
         monitor,
     };
-    course.seed_words()?;
+    state.seed_words()?;
     for round in 0..rounds {
         monitor.phase(Phase::Codebooks, round, 2 * rounds);
-        course.move_words()?;
-        course.turn()?;
+        state.update_codebooks()?;
+        state.update_rotation()?;
     }
     Ok(Learned {
-        rotation: course.rotation,
-        books: course.books,
+        rotation: state.rotation,
+        books: state.books,
     })
 }
 
-/// The alternation under way.
-struct Course<'a> {
+/// State of the OPQ training.
+struct OpqState<'a> {
     residuals: &'a Residuals<'a>,
     books: Codebooks,
     rotation: Vec<f32>,
@@ -89,7 +90,7 @@ struct Course<'a> {
     monitor: &'a dyn Monitor,
 }
 
-impl Course<'_> {
+impl OpqState<'_> {
     /// Rotated residuals `from..to`, padded for the codebooks.
     fn rotated(&self, from: usize, to: usize) -> Result<Vec<f32>, TrainError> {
         let dim = self.residuals.dim();
@@ -106,7 +107,7 @@ impl Course<'_> {
 
     /// The first words are the first residuals: they were drawn at random.
     fn seed_words(&mut self) -> Result<(), TrainError> {
-        let (width, words) = (self.books.width, self.books.words);
+        let (width, words) = (self.books.width, self.books.codewords);
         let stride = self.books.padded();
         let rows = self.rotated(0, words.min(self.residuals.len()))?;
         let books = self.books.values.chunks_exact_mut(words * width);
@@ -118,19 +119,19 @@ impl Course<'_> {
         Ok(())
     }
 
-    /// Encodes all residuals and moves every word to the mean of its own.
-    fn move_words(&mut self) -> Result<(), TrainError> {
+    /// Codebook update: encodes all residuals and moves each codeword to the mean of its residuals.
+    fn update_codebooks(&mut self) -> Result<(), TrainError> {
         let m = self.books.subquantizers;
         let stride = self.books.padded();
-        let books = self.books.by_dimension();
+        let books = self.books.transposed();
         let mut sums = vec![0f32; self.books.values.len()];
-        let mut counts = vec![0u32; m * self.books.words];
+        let mut counts = vec![0u32; m * self.books.codewords];
         for from in (0..self.residuals.len()).step_by(CHUNK) {
             let to = (from + CHUNK).min(self.residuals.len());
             let rows = self.rotated(from, to)?;
             let codes = &mut self.codes[from * m..to * m];
             par::chunks_mut(codes, ROWS * m, |i, codes| {
-                keep_on(self.monitor)?;
+                check_interrupts(self.monitor)?;
                 let at = i * ROWS * stride;
                 books.encode(&rows[at..at + codes.len() / m * stride], stride, codes);
                 Ok(())
@@ -146,8 +147,8 @@ impl Course<'_> {
         Ok(())
     }
 
-    /// Turns the space towards the reconstructions.
-    fn turn(&mut self) -> Result<(), TrainError> {
+    /// Rotation update: the Procrustes solution for residuals and reconstructions.
+    fn update_rotation(&mut self) -> Result<(), TrainError> {
         let (dim, m) = (self.residuals.dim(), self.books.subquantizers);
         let mut pull = vec![0f32; dim * dim];
         let (mut raw, mut decoded) = (Vec::new(), Vec::new());
@@ -162,8 +163,8 @@ impl Course<'_> {
             }
             let (decoded, raw) = (MatRef::new(&decoded, dim), MatRef::new(&raw, dim));
             par::chunks_mut(&mut pull, BLOCK * dim, |i, out| {
-                keep_on(self.monitor)?;
-                add_transposed(decoded, i * BLOCK, raw, out);
+                check_interrupts(self.monitor)?;
+                add_matmul_tn(decoded, i * BLOCK, raw, out);
                 Ok::<_, TrainError>(())
             })?;
         }
@@ -188,7 +189,7 @@ pub fn rotate(
     monitor: &dyn Monitor,
 ) -> Result<(), TrainError> {
     par::chunks_mut(rows, ROWS * dim, |_, rows| {
-        keep_on(monitor)?;
+        check_interrupts(monitor)?;
         rotate_few(rotation, rows, dim);
         Ok(())
     })
@@ -198,9 +199,9 @@ pub fn rotate(
 pub fn rotate_few(rotation: &[f32], rows: &mut [f32], dim: usize) {
     let before = rows.to_vec();
     if rows.len() == dim {
-        return (kernels().dots)(&before, rotation, rows);
+        return (kernels().dot_rows)(&before, rotation, rows);
     }
-    products(MatRef::new(&before, dim), MatRef::new(rotation, dim), rows);
+    matmul_nt(MatRef::new(&before, dim), MatRef::new(rotation, dim), rows);
 }
 
 /// The identity.
@@ -279,8 +280,8 @@ fn polar(mut x: Vec<f32>, dim: usize, monitor: &dyn Monitor) -> Result<Vec<f32>,
         let view = MatRef::new(&x, dim);
         gram.fill(0.0);
         par::chunks_mut(&mut gram, BLOCK * dim, |i, out| {
-            keep_on(monitor)?;
-            add_transposed(view, i * BLOCK, view, out);
+            check_interrupts(monitor)?;
+            add_matmul_tn(view, i * BLOCK, view, out);
             Ok::<_, TrainError>(())
         })?;
         let unit = |i: usize| if i.is_multiple_of(dim + 1) { 1.0 } else { 0.0 };
@@ -293,9 +294,9 @@ fn polar(mut x: Vec<f32>, dim: usize, monitor: &dyn Monitor) -> Result<Vec<f32>,
         }
         let mut next = vec![0f32; dim * dim];
         par::chunks_mut(&mut next, BLOCK * dim, |i, out| {
-            keep_on(monitor)?;
+            check_interrupts(monitor)?;
             let rows = view.slice(i * BLOCK, (i + 1) * BLOCK);
-            combine(rows, MatRef::new(&gram, dim), out);
+            matmul_nn(rows, MatRef::new(&gram, dim), out);
             Ok::<_, TrainError>(())
         })?;
         x = next;
@@ -307,14 +308,14 @@ fn polar(mut x: Vec<f32>, dim: usize, monitor: &dyn Monitor) -> Result<Vec<f32>,
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::Quiet;
-    use crate::kmeans::Nearest;
-    use crate::linalg::norm2;
+    use crate::NoMonitor;
+    use crate::kmeans::Assignment;
+    use crate::linalg::squared_norm;
 
     fn is_rotation(rotation: &[f32], dim: usize) {
         let view = MatRef::new(rotation, dim);
         let mut gram = vec![0f32; dim * dim];
-        products(view, view, &mut gram);
+        matmul_nt(view, view, &mut gram);
         for (g, unit) in gram.iter().zip(identity(dim)) {
             assert!((g - unit).abs() < 1e-4, "{g} {unit}");
         }
@@ -341,22 +342,25 @@ mod tests {
     #[test]
     fn rotations_are_orthogonal() {
         for dim in [1, 2, 7, 24, 96] {
-            is_rotation(&random(dim, 1, &Quiet).unwrap(), dim);
+            is_rotation(&random(dim, 1, &NoMonitor).unwrap(), dim);
             is_rotation(&structured(dim, 1), dim);
         }
-        assert_ne!(random(7, 1, &Quiet).unwrap(), random(7, 2, &Quiet).unwrap());
+        assert_ne!(
+            random(7, 1, &NoMonitor).unwrap(),
+            random(7, 2, &NoMonitor).unwrap()
+        );
     }
 
     #[test]
     fn the_polar_factor_of_a_stretched_rotation_is_the_rotation() {
         let dim = 12;
-        let rotation = random(dim, 3, &Quiet).unwrap();
+        let rotation = random(dim, 3, &NoMonitor).unwrap();
         // Scaling the columns from the right by S leaves R as the factor only if S commutes: take R·(RᵀDR).
         let mut stretched = rotation.clone();
         for (row, by) in stretched.chunks_exact_mut(dim).zip(1..) {
             row.iter_mut().for_each(|x| *x *= by as f32);
         }
-        let found = polar(stretched, dim, &Quiet).unwrap();
+        let found = polar(stretched, dim, &NoMonitor).unwrap();
         for (a, b) in found.iter().zip(&rotation) {
             assert!((a - b).abs() < 1e-4, "{a} {b}");
         }
@@ -373,7 +377,7 @@ mod tests {
             })
             .collect();
         let chosen: Vec<u32> = (0..2000).collect();
-        let nearest = vec![Nearest::default(); 2000];
+        let nearest = vec![Assignment::default(); 2000];
         let zero = [0f32; 4];
         let residuals = Residuals {
             x: MatRef::new(&rows, 4),
@@ -381,23 +385,23 @@ mod tests {
             nearest: &nearest,
             centroids: MatRef::new(&zero, 4),
         };
-        let learned = learn(&residuals, (2, 16), 15, 1, &Quiet).unwrap();
+        let learned = train_opq(&residuals, (2, 16), 15, 1, &NoMonitor).unwrap();
         is_rotation(&learned.rotation, 4);
         let error = |rotation: &[f32]| {
             let mut turned = rows.clone();
-            rotate(rotation, &mut turned, 4, &Quiet).unwrap();
+            rotate(rotation, &mut turned, 4, &NoMonitor).unwrap();
             let residuals = Residuals {
                 x: MatRef::new(&turned, 4),
                 ..residuals
             };
-            let books = crate::product::train(&residuals, (2, 16), None, 1, &Quiet).unwrap();
+            let books = crate::pq::train(&residuals, (2, 16), None, 1, &NoMonitor).unwrap();
             let mut codes = vec![0; 4000];
-            books.by_dimension().encode(&turned, 4, &mut codes);
+            books.transposed().encode(&turned, 4, &mut codes);
             let pairs = turned.chunks_exact(4).zip(codes.chunks_exact(2));
             let off = pairs.map(|(row, codes)| {
                 let mut decoded = row.iter().map(|x| -x).collect::<Vec<f32>>();
                 books.add_decoded(codes, &mut decoded);
-                norm2(&decoded)
+                squared_norm(&decoded)
             });
             off.sum::<f32>()
         };

@@ -8,57 +8,57 @@
 //! With `G` the gradient by the scores, `q' = A·q`, and `D_d = κ_d·Σ_q G_qd·q'` (twice that for L2), the gradients are
 //! `∂L/∂O_l = Σ_{d in list l} D_d`, `∂L/∂C_s[j] = Σ_{d with code j} D_d[s]` and `∂L/∂A = Σ_q (Σ_d G_qd·κ_d·x̂_d)·qᵀ`.
 
-use crate::adam::schedule;
-use crate::coded::Coded;
-use crate::exam::Best;
-use crate::lessons::{Exact, Queries};
+use crate::adam::lr_schedule;
+use crate::brute_force::NeighborLists;
+use crate::encoded_sample::EncodedSample;
+use crate::evaluation::BestSoFar;
 use crate::model::Decoder;
-use crate::rank::Ranked;
-use crate::{Loss, Monitor, Phase, Sampling, TrainError};
+use crate::training_set::{QuerySet, SampleVectors};
+use crate::{Loss, Monitor, NegativeSampling, Phase, TrainError};
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-mod learner;
+mod decoder_trainer;
 
-use learner::Learner;
+use decoder_trainer::DecoderTrainer;
 
-/// How long and how to train.
+/// Options of the decoder's training.
 #[derive(Debug, Clone, Copy)]
-pub struct Plan {
+pub struct DecoderTrainOptions {
     /// Queries a step.
     pub batch: usize,
     /// Steps.
     pub steps: usize,
-    /// Steps between two exams.
-    pub exam_every: usize,
+    /// Steps between two evaluations on the held-out queries.
+    pub eval_interval: usize,
     /// τ of both softmaxes.
     pub temperature: f32,
-    /// What is made small.
+    /// Loss function.
     pub loss: Loss,
-    /// What a query is compared on.
-    pub sampling: Sampling,
+    /// Candidates that a query is compared on.
+    pub sampling: NegativeSampling,
     /// Whether a turn of the query is learned.
-    pub turn: bool,
+    pub query_transform: bool,
     /// Seed of the order of the queries.
     pub seed: u64,
 }
 
-/// Everything the students learn from.
-pub struct Course<'a> {
+/// Training data of the decoder.
+pub struct DecoderTrainSet<'a> {
     /// The rows of the sample.
-    pub rows: &'a Exact<'a>,
+    pub rows: &'a SampleVectors<'a>,
     /// The same in codes.
-    pub coded: &'a Coded,
+    pub coded: &'a EncodedSample,
     /// Training queries.
-    pub queries: &'a Queries,
+    pub queries: &'a QuerySet,
     /// Their neighbours.
-    pub taught: &'a Ranked,
+    pub taught: &'a NeighborLists,
 }
 
 /// Half the mean distance between the best and the last taught score: the scale on which errors matter. `None` when
 /// scores do not differ.
-pub fn temperature(taught: &Ranked) -> Option<f32> {
+pub fn temperature(taught: &NeighborLists) -> Option<f32> {
     let spreads = taught
         .best
         .iter()
@@ -70,40 +70,40 @@ pub fn temperature(taught: &Ranked) -> Option<f32> {
     (temperature.is_normal() && temperature > 0.0).then_some(temperature)
 }
 
-/// Trains the decoder from `start`. `exam` gives the recall of every held-out query; the decoder with the best mean is
+/// Trains the decoder from `start`. `evaluate` gives the recall of every held-out query; the decoder with the best mean is
 /// returned with its recalls (the start is not examined here). Ends early when two exams in a row are no better.
-pub fn distill(
-    course: &Course<'_>,
+pub fn train_decoder(
+    set: &DecoderTrainSet<'_>,
     start: &Decoder,
-    plan: &Plan,
+    options: &DecoderTrainOptions,
     monitor: &dyn Monitor,
-    exam: impl Fn(&Decoder) -> Result<Vec<f32>, TrainError>,
+    evaluate: impl Fn(&Decoder) -> Result<Vec<f32>, TrainError>,
 ) -> Result<Option<(Decoder, Vec<f32>)>, TrainError> {
-    let mut learner = Learner::new(course, start, plan, monitor);
-    let mut order: Vec<u32> = (0..course.queries.len() as u32).collect();
-    let mut rng = ChaCha8Rng::seed_from_u64(plan.seed);
-    let mut best = Best::default();
+    let mut trainer = DecoderTrainer::new(set, start, options, monitor);
+    let mut order: Vec<u32> = (0..set.queries.len() as u32).collect();
+    let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
+    let mut best = BestSoFar::default();
     let mut next = order.len();
-    for step in 0..plan.steps {
-        monitor.phase(Phase::Distilling, step, plan.steps);
-        if next + plan.batch > order.len() {
+    for step in 0..options.steps {
+        monitor.phase(Phase::Distilling, step, options.steps);
+        if next + options.batch > order.len() {
             order.shuffle(&mut rng);
             next = 0;
         }
-        let batch = &order[next..(next + plan.batch).min(order.len())];
-        next += plan.batch;
-        learner.gradients(batch)?;
-        learner.descend(schedule(step, plan.steps))?;
-        if step + 1 == plan.steps || (step + 1).is_multiple_of(plan.exam_every) {
-            let decoder = learner.decoder();
-            let recalls = exam(&decoder)?;
+        let batch = &order[next..(next + options.batch).min(order.len())];
+        next += options.batch;
+        trainer.gradients(batch)?;
+        trainer.apply_step(lr_schedule(step, options.steps))?;
+        if step + 1 == options.steps || (step + 1).is_multiple_of(options.eval_interval) {
+            let decoder = trainer.decoder();
+            let recalls = evaluate(&decoder)?;
             best.offer(decoder, recalls);
             if best.stalled() {
                 break;
             }
         }
     }
-    monitor.phase(Phase::Distilling, plan.steps, plan.steps);
+    monitor.phase(Phase::Distilling, options.steps, options.steps);
     Ok(best.take())
 }
 

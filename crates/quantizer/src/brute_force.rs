@@ -1,7 +1,7 @@
-//! The best rows of many queries, by brute force in blocks: for the teacher (exact vectors) and to measure a student
-//! (decoded vectors).
+//! k nearest rows of many queries by brute force, in blocks: of exact vectors for training, of decoded vectors to measure
+//! recall.
 
-use crate::linalg::{MatRef, products};
+use crate::linalg::{MatRef, matmul_nt};
 use crate::{TrainError, par};
 
 /// Queries that are answered together.
@@ -11,8 +11,8 @@ const TILE: usize = 1 << 25;
 /// Candidates that are collected before they are cut down to the best, in units of what is wanted.
 const SPARE: usize = 4;
 
-/// Rows that can be scored block by block.
-pub trait Rows: Sync {
+/// Source of the rows' vectors, block by block.
+pub trait RowSource: Sync {
     /// Number of rows.
     fn len(&self) -> usize;
     /// Appends the vectors of rows `from..to` to `out`; the score of a row is their product with the query.
@@ -20,51 +20,51 @@ pub trait Rows: Sync {
     /// For L2 the squared norm of each row: its score is twice the product minus the norm.
     fn norms(&self) -> Option<&[f32]>;
     /// Whether query `query` may find `row`.
-    fn allowed(&self, query: usize, row: u32) -> bool;
+    fn is_candidate(&self, query: usize, row: u32) -> bool;
 }
 
-/// The best rows of each query.
+/// Nearest rows of each query.
 #[derive(Debug, Clone)]
-pub struct Ranked {
+pub struct NeighborLists {
     /// Best first, with their scores; fewer than asked for if there are not so many.
     pub best: Vec<Vec<(f32, u32)>>,
 }
 
-/// The `k` best of `rows` for each query.
-pub fn rank(
+/// The `k` nearest of `rows` for each query.
+pub fn knn(
     queries: MatRef<'_>,
-    rows: &impl Rows,
+    rows: &impl RowSource,
     k: usize,
-    keep_on: impl Fn(usize) -> Result<(), TrainError> + Sync,
-) -> Result<Ranked, TrainError> {
+    check_interrupts: impl Fn(usize) -> Result<(), TrainError> + Sync,
+) -> Result<NeighborLists, TrainError> {
     let blocks = queries.rows().div_ceil(QUERIES);
     let best = par::map(blocks, |block| {
         let queries = queries.slice(block * QUERIES, (block + 1) * QUERIES);
-        rank_block(queries, block * QUERIES, rows, k, &keep_on)
+        knn_block(queries, block * QUERIES, rows, k, &check_interrupts)
     })?;
-    Ok(Ranked {
+    Ok(NeighborLists {
         best: best.into_iter().flatten().collect(),
     })
 }
 
-fn rank_block(
+fn knn_block(
     queries: MatRef<'_>,
     first: usize,
-    rows: &impl Rows,
+    rows: &impl RowSource,
     k: usize,
-    keep_on: &impl Fn(usize) -> Result<(), TrainError>,
+    check_interrupts: &impl Fn(usize) -> Result<(), TrainError>,
 ) -> Result<Vec<Vec<(f32, u32)>>, TrainError> {
     let q = queries.rows();
     let step = (TILE / (q.max(1) * queries.cols)).clamp(16, 512);
-    let mut best: Vec<Best> = (0..q).map(|_| Best::new(k)).collect();
+    let mut best: Vec<TopK> = (0..q).map(|_| TopK::new(k)).collect();
     let (mut vectors, mut scores) = (Vec::new(), vec![0f32; q * step]);
     for from in (0..rows.len()).step_by(step) {
         let to = (from + step).min(rows.len());
-        keep_on((to - from) * q)?;
+        check_interrupts((to - from) * q)?;
         vectors.clear();
         rows.vectors(from, to, &mut vectors);
         let scores = &mut scores[..q * (to - from)];
-        products(queries, MatRef::new(&vectors, queries.cols), scores);
+        matmul_nt(queries, MatRef::new(&vectors, queries.cols), scores);
         for (i, (scores, best)) in scores
             .chunks_exact_mut(to - from)
             .zip(&mut best)
@@ -76,15 +76,15 @@ fn rank_block(
                     .zip(&norms[from..to])
                     .for_each(|(s, n)| *s = 2.0 * *s - n);
             }
-            best.offer_all(scores, from, |row| rows.allowed(first + i, row));
+            best.offer_all(scores, from, |row| rows.is_candidate(first + i, row));
         }
     }
     // Copies of their own size: the buffers are several times larger.
     Ok(best.into_iter().map(|b| b.finish().to_vec()).collect())
 }
 
-/// The best so far: a buffer that is cut down to `k` whenever it is full.
-pub struct Best {
+/// The `k` best scores so far: a buffer that is cut down to `k` when it is full.
+pub struct TopK {
     k: usize,
     least: f32,
     buffer: Vec<(f32, u32)>,
@@ -95,10 +95,10 @@ fn order(a: &(f32, u32), b: &(f32, u32)) -> std::cmp::Ordering {
     b.0.total_cmp(&a.0).then(a.1.cmp(&b.1))
 }
 
-impl Best {
+impl TopK {
     /// Nothing yet, of `k` at the most.
-    pub fn new(k: usize) -> Best {
-        Best {
+    pub fn new(k: usize) -> TopK {
+        TopK {
             k: k.max(1),
             least: f32::NEG_INFINITY,
             buffer: Vec::new(),
@@ -111,7 +111,7 @@ impl Best {
     }
 
     /// Offers rows `first`, `first + 1`, … with these scores.
-    pub fn offer_all(&mut self, scores: &[f32], first: usize, allowed: impl Fn(u32) -> bool) {
+    pub fn offer_all(&mut self, scores: &[f32], first: usize, is_candidate: impl Fn(u32) -> bool) {
         for (i, chunk) in scores.chunks(16).enumerate() {
             // Nearly all chunks hold nothing better: look at their maximum first.
             if chunk.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b)) <= self.least {
@@ -119,7 +119,7 @@ impl Best {
             }
             for (j, score) in chunk.iter().enumerate() {
                 let row = (first + 16 * i + j) as u32;
-                if *score > self.least && allowed(row) {
+                if *score > self.least && is_candidate(row) {
                     self.buffer.push((*score, row));
                 }
             }
@@ -152,7 +152,7 @@ mod tests {
 
     struct Plain<'a>(MatRef<'a>, Option<Vec<f32>>);
 
-    impl Rows for Plain<'_> {
+    impl RowSource for Plain<'_> {
         fn len(&self) -> usize {
             self.0.rows()
         }
@@ -162,7 +162,7 @@ mod tests {
         fn norms(&self) -> Option<&[f32]> {
             self.1.as_deref()
         }
-        fn allowed(&self, query: usize, row: u32) -> bool {
+        fn is_candidate(&self, query: usize, row: u32) -> bool {
             query as u32 != row
         }
     }
@@ -183,7 +183,7 @@ mod tests {
             .map(|i| rows.row(i).iter().map(|x| x * x).sum())
             .collect();
         for norms in [None, Some(norms)] {
-            let got = rank(queries, &Plain(rows, norms.clone()), 7, |_| Ok(())).unwrap();
+            let got = knn(queries, &Plain(rows, norms.clone()), 7, |_| Ok(())).unwrap();
             for (q, got) in got.best.iter().enumerate() {
                 let mut want: Vec<(f32, u32)> = (0..2000)
                     .filter(|row| *row != q)

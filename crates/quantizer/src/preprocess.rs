@@ -1,41 +1,41 @@
-//! The internal space: what becomes of a raw vector before anything is learned or scored.
+//! Preprocessing of raw vectors into internal ones, as a FAISS `VectorTransform`: centering, scaling, rotation.
 //!
 //! | metric | internal vector of a row or query |
 //! |---|---|
-//! | L2 | `(x − center)·unit` |
-//! | inner product | `x·unit` |
+//! | L2 | `(x − center)·scale_factor` |
+//! | inner product | `x·scale_factor` |
 //! | cosine | `x/‖x‖` |
 //!
-//! `center` is the mean of the sample. `unit` is 1 for data of any usual size, else the power of two that brings the
+//! `center` is the mean of the sample. `scale_factor` is 1 for data of any usual size, else the power of two that brings the
 //! sample near norm 1, so that squares neither overflow nor vanish. A rotation, if there is one, is applied last.
 
 use crate::linalg::MatRef;
-use crate::rotation::rotate_few;
-use crate::train::watched;
+use crate::opq::rotate_few;
+use crate::train::with_interrupts;
 use crate::{Metric, Monitor, TrainError};
 use serde::{Deserialize, Serialize};
 
 /// Norms between these need no other unit.
 const USUAL_NORMS: std::ops::Range<f64> = 1e-6..1e6;
-/// Rows this many times longer than the median row are left to the exact list.
-const OUTLIER: f64 = 1e3;
-/// Queries longer than this are shortened: it changes no order that `f32` could resolve.
-pub const LONGEST_QUERY: f64 = 1e15;
+/// Maximum ratio of a row's norm to the median; longer rows go to the exact list.
+const OUTLIER_RATIO: f64 = 1e3;
+/// Maximum norm of a query; longer ones are shortened: it changes no order that `f32` could resolve.
+pub const MAX_QUERY_NORM: f64 = 1e15;
 
-/// What a row is to the quantizer.
+/// Whether a row can be encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum RowClass {
     /// It can be encoded.
-    Usable,
+    Encodable,
     /// It belongs into the exact list.
-    Exact,
+    Unencodable,
     /// It has no place under this metric.
     Unindexed,
 }
 
-/// The map into the internal space.
+/// The transform of raw vectors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Space {
+pub struct Preprocess {
     /// The metric.
     pub metric: Metric,
     /// Dimensions.
@@ -43,35 +43,36 @@ pub struct Space {
     /// Subtracted from rows and queries; empty unless the metric is L2.
     pub center: Vec<f32>,
     /// A power of two.
-    pub unit: f32,
-    /// Internal rows longer than this are [`Kind::Exact`].
-    pub longest: f32,
+    pub scale_factor: f32,
+    /// Internal rows longer than this are [`RowClass::Unencodable`].
+    pub max_norm: f32,
     /// `dim`×`dim`, an orthogonal matrix up to the rounding of its numbers; empty if there is none.
-    #[serde(with = "crate::halves")]
+    #[serde(with = "crate::bf16")]
     pub rotation: Vec<f32>,
 }
 
-impl Space {
+impl Preprocess {
     /// Learns centre and unit from the rows of the sample; rows that are not finite are passed over.
     pub fn fit(
         metric: Metric,
         dim: usize,
         sample: &[f32],
         monitor: &dyn Monitor,
-    ) -> Result<Space, TrainError> {
-        let mut space = Space {
+    ) -> Result<Preprocess, TrainError> {
+        let mut space = Preprocess {
             metric,
             dim,
             center: Vec::new(),
-            unit: 1.0,
-            longest: f32::MAX.sqrt(),
+            scale_factor: 1.0,
+            max_norm: f32::MAX.sqrt(),
             rotation: Vec::new(),
         };
         if metric == Metric::Cosine {
             return Ok(space);
         }
         let rows = || sample.chunks_exact(dim.max(1));
-        let lengths: Vec<f64> = watched(rows().map(norm), monitor).collect::<Result<_, _>>()?;
+        let lengths: Vec<f64> =
+            with_interrupts(rows().map(norm), monitor).collect::<Result<_, _>>()?;
         let longest = outlier_limit(&lengths);
         let usual = || {
             let rows = rows().zip(&lengths);
@@ -79,14 +80,15 @@ impl Space {
                 .map(|(row, _)| row)
         };
         if metric == Metric::L2 {
-            space.center = mean(dim, watched(usual(), monitor))?;
+            space.center = mean(dim, with_interrupts(usual(), monitor))?;
         }
         let length = |row| space.centered(row).map(|x| x * x).sum::<f64>().sqrt();
-        let internal: Vec<f64> = watched(usual().map(length), monitor).collect::<Result<_, _>>()?;
-        space.unit = unit(&internal);
+        let internal: Vec<f64> =
+            with_interrupts(usual().map(length), monitor).collect::<Result<_, _>>()?;
+        space.scale_factor = scale_factor(&internal);
         // Centring can at most double a length; another quarter for rounding.
-        let longest = 2.25 * longest * f64::from(space.unit);
-        space.longest = (longest as f32).clamp(f32::MIN_POSITIVE, f32::MAX.sqrt());
+        let longest = 2.25 * longest * f64::from(space.scale_factor);
+        space.max_norm = (longest as f32).clamp(f32::MIN_POSITIVE, f32::MAX.sqrt());
         Ok(space)
     }
 
@@ -100,7 +102,7 @@ impl Space {
 
     /// Writes the internal vectors of raw rows to `out`, row-major, and says what each row is; a row that is not usable is
     /// zeros.
-    pub fn rows(&self, raw: MatRef<'_>, out: &mut [f32]) -> Vec<Kind> {
+    pub fn rows(&self, raw: MatRef<'_>, out: &mut [f32]) -> Vec<RowClass> {
         let rows = out.chunks_exact_mut(self.dim.max(1)).enumerate();
         let kinds = rows.map(|(i, out)| self.row(raw.row(i), out)).collect();
         self.rotate(out);
@@ -115,33 +117,33 @@ impl Space {
     }
 
     /// The internal vector of a row before the rotation; zeros unless the row is usable.
-    fn row(&self, raw: &[f32], out: &mut [f32]) -> Kind {
+    fn row(&self, raw: &[f32], out: &mut [f32]) -> RowClass {
         let kind = self.write_row(raw, out);
-        if kind != Kind::Usable {
+        if kind != RowClass::Encodable {
             out.fill(0.0);
         }
         kind
     }
 
-    fn write_row(&self, raw: &[f32], out: &mut [f32]) -> Kind {
+    fn write_row(&self, raw: &[f32], out: &mut [f32]) -> RowClass {
         let length = norm(raw);
         if !length.is_finite() {
-            return Kind::Exact;
+            return RowClass::Unencodable;
         }
         match self.metric {
-            Metric::Cosine if length == 0.0 => return Kind::Unindexed,
-            Metric::InnerProduct if length == 0.0 => return Kind::Exact,
+            Metric::Cosine if length == 0.0 => return RowClass::Unindexed,
+            Metric::InnerProduct if length == 0.0 => return RowClass::Unencodable,
             Metric::Cosine => scale(raw, 1.0 / length, out),
             Metric::InnerProduct | Metric::L2 => {
                 for (o, x) in out.iter_mut().zip(self.centered(raw)) {
-                    *o = (x * f64::from(self.unit)) as f32;
+                    *o = (x * f64::from(self.scale_factor)) as f32;
                 }
             }
         }
-        if norm(out) <= f64::from(self.longest) {
-            Kind::Usable
+        if norm(out) <= f64::from(self.max_norm) {
+            RowClass::Encodable
         } else {
-            Kind::Exact
+            RowClass::Unencodable
         }
     }
 
@@ -151,14 +153,14 @@ impl Space {
             .iter()
             .map(|x| if x.is_finite() { *x } else { 0.0 })
             .collect();
-        let unit = match self.metric {
+        let scale_factor = match self.metric {
             Metric::Cosine => 1.0 / norm(&raw),
-            Metric::InnerProduct | Metric::L2 => f64::from(self.unit),
+            Metric::InnerProduct | Metric::L2 => f64::from(self.scale_factor),
         };
-        let length = self.centered(&raw).map(|x| x * x).sum::<f64>().sqrt() * unit;
-        let shorter = (LONGEST_QUERY / length).min(1.0);
+        let length = self.centered(&raw).map(|x| x * x).sum::<f64>().sqrt() * scale_factor;
+        let shorter = (MAX_QUERY_NORM / length).min(1.0);
         for (o, x) in out.iter_mut().zip(self.centered(&raw)) {
-            let x = x * unit * shorter;
+            let x = x * scale_factor * shorter;
             *o = if x.is_finite() { x as f32 } else { 0.0 };
         }
         self.rotate(out);
@@ -186,11 +188,11 @@ fn scale(raw: &[f32], by: f64, out: &mut [f32]) {
 
 /// Length above which a row is an outlier: far above the median, and never more than one row in a hundred.
 fn outlier_limit(lengths: &[f64]) -> f64 {
-    (OUTLIER * quantile(lengths, 0.5)).max(4.0 * quantile(lengths, 0.99))
+    (OUTLIER_RATIO * quantile(lengths, 0.5)).max(4.0 * quantile(lengths, 0.99))
 }
 
 /// The power of two that brings these lengths to usual sizes.
-fn unit(lengths: &[f64]) -> f32 {
+fn scale_factor(lengths: &[f64]) -> f32 {
     let typical = [0.5, 0.99, 1.0]
         .map(|at| quantile(lengths, at))
         .into_iter()
@@ -235,7 +237,7 @@ fn mean<'a, E>(
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::Quiet;
+    use crate::NoMonitor;
 
     #[test]
     fn sizes_at_both_ends_become_usual() {
@@ -244,11 +246,11 @@ mod tests {
                 .map(|i| size * ((i * 7919 % 100) as f32 / 100.0 - 0.3))
                 .collect();
             for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine] {
-                let space = Space::fit(metric, 3, &sample, &Quiet).unwrap();
+                let space = Preprocess::fit(metric, 3, &sample, &NoMonitor).unwrap();
                 let mut out = [0.0; 3];
                 assert_eq!(
                     space.row(&sample[..3], &mut out),
-                    Kind::Usable,
+                    RowClass::Encodable,
                     "{metric} {size}"
                 );
                 let length = norm(&out);
@@ -264,21 +266,21 @@ mod tests {
         let sample = [1.0, 0.0, 0.0, 1.0, 1.0, 1.0];
         let mut out = [9.0; 2];
         for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine] {
-            let space = Space::fit(metric, 2, &sample, &Quiet).unwrap();
-            assert_eq!(space.row(&[f32::NAN, 1.0], &mut out), Kind::Exact);
+            let space = Preprocess::fit(metric, 2, &sample, &NoMonitor).unwrap();
+            assert_eq!(space.row(&[f32::NAN, 1.0], &mut out), RowClass::Unencodable);
             assert_eq!(out, [0.0; 2]);
             let zero = [
-                (Metric::L2, Kind::Usable),
-                (Metric::InnerProduct, Kind::Exact),
-                (Metric::Cosine, Kind::Unindexed),
+                (Metric::L2, RowClass::Encodable),
+                (Metric::InnerProduct, RowClass::Unencodable),
+                (Metric::Cosine, RowClass::Unindexed),
             ];
             for (_, kind) in zero.iter().filter(|(m, _)| *m == metric) {
                 assert_eq!(space.row(&[0.0, 0.0], &mut out), *kind);
             }
             let huge = if metric == Metric::Cosine {
-                Kind::Usable
+                RowClass::Encodable
             } else {
-                Kind::Exact
+                RowClass::Unencodable
             };
             assert_eq!(space.row(&[3e38, 3e38], &mut out), huge);
             space.query(&[f32::INFINITY, 3e38], &mut out);
@@ -292,7 +294,7 @@ mod tests {
     fn outliers_do_not_move_the_center() {
         let mut sample = vec![1.0f32; 2000];
         sample[..2].copy_from_slice(&[1e30, -1e30]);
-        let space = Space::fit(Metric::L2, 2, &sample, &Quiet).unwrap();
+        let space = Preprocess::fit(Metric::L2, 2, &sample, &NoMonitor).unwrap();
         assert_eq!(space.center, [1.0, 1.0]);
     }
 }

@@ -1,4 +1,4 @@
-//! The nearest of many centroids without a look at all of them in full: products of bytes rule out all but a few.
+//! Nearest centroid by int8 bounds: int8 products rule out all but a few centroids, which are compared in `f32`.
 //!
 //! Rows and centroids are rounded to 127 steps of their own. Be `x = x' + a` and `c = c' + b`, where `x'` and `c'` are what
 //! the bytes stand for: then `x·c` is off from `x'·c'` by at most `‖a‖·‖c‖ + ‖x'‖·‖b‖`. A centroid that by this bound cannot
@@ -8,14 +8,14 @@
 //! Measured with 4,000 centroids of 384 dimensions: one or two a row are compared in full, and with instructions for products
 //! of bytes it takes a quarter of the time of a product of floats with all.
 
-use crate::compact::{FEWEST, TOGETHER, quantize};
-use crate::kmeans::Nearest;
-use crate::linalg::{MatRef, norm2};
+use crate::int8::{MIN_INT8_DIM, TOGETHER, quantize};
+use crate::kmeans::Assignment;
+use crate::linalg::{MatRef, squared_norm};
 use distillvq_kernels::kernels;
 
 /// Fewest centroids that are worth it.
 const FEWEST_CENTROIDS: usize = 64;
-/// Bytes of centroids that many rows are multiplied with while they are at hand.
+/// Bytes of int8 centroids per tile; a tile fits the L1 cache.
 const TILE_BYTES: usize = 24 << 10;
 /// Rows that are multiplied with them in one go.
 const ROWS: usize = 32;
@@ -24,13 +24,13 @@ const CHUNK: usize = 1_024;
 /// What floats may round, as a share of a length.
 const ROUNDING: f32 = 1e-6;
 
-/// Centroids in bytes.
+/// Int8 centroids that rule out far ones.
 #[derive(Debug)]
-pub struct Outline(Rounded);
+pub struct Int8Filter(Int8Rows);
 
-/// Vectors in bytes, padded to whole registers, and how far they are off.
+/// Int8 vectors, padded to whole registers, and the errors of their rounding.
 #[derive(Debug, Default)]
-struct Rounded {
+struct Int8Rows {
     values: Vec<i8>,
     stride: usize,
     steps: Vec<f32>,
@@ -40,22 +40,22 @@ struct Rounded {
     errors: Vec<f32>,
 }
 
-impl Rounded {
-    fn new<E>(x: MatRef<'_>, keep_on: impl Fn() -> Result<(), E>) -> Result<Rounded, E> {
+impl Int8Rows {
+    fn new<E>(x: MatRef<'_>, check_interrupts: impl Fn() -> Result<(), E>) -> Result<Int8Rows, E> {
         let stride = x.cols.next_multiple_of(TOGETHER);
-        let mut rounded = Rounded {
+        let mut rounded = Int8Rows {
             values: vec![0; x.rows() * stride],
             stride,
-            ..Rounded::default()
+            ..Int8Rows::default()
         };
         for (i, out) in rounded.values.chunks_exact_mut(stride).enumerate() {
             if i % CHUNK == 0 {
-                keep_on()?;
+                check_interrupts()?;
             }
             let row = x.row(i);
             let step = quantize(row, out);
             let off = row.iter().zip(&*out).map(|(x, v)| x - step * f32::from(*v));
-            let length = norm2(row).sqrt();
+            let length = squared_norm(row).sqrt();
             rounded.steps.push(step);
             rounded.lengths.push(length);
             let error = off.map(|x| x * x).sum::<f32>().sqrt();
@@ -69,21 +69,24 @@ impl Rounded {
 struct Candidate {
     row: u32,
     list: u32,
-    /// It is no nearer than this.
-    least: f32,
+    /// Lower bound of its cost.
+    lower_bound: f32,
 }
 
-impl Outline {
-    /// The outline of centroids, none if they are few or short: floats are fast enough then. `keep_on` is asked every few
+impl Int8Filter {
+    /// The filter of centroids, none if they are few or short: floats are fast enough then. Calls `check_interrupts` every few
     /// milliseconds.
     pub fn new<E>(
         centroids: MatRef<'_>,
-        keep_on: impl Fn() -> Result<(), E>,
-    ) -> Result<Option<Outline>, E> {
-        if centroids.cols < FEWEST || centroids.rows() < FEWEST_CENTROIDS {
+        check_interrupts: impl Fn() -> Result<(), E>,
+    ) -> Result<Option<Int8Filter>, E> {
+        if centroids.cols < MIN_INT8_DIM || centroids.rows() < FEWEST_CENTROIDS {
             return Ok(None);
         }
-        Ok(Some(Outline(Rounded::new(centroids, keep_on)?)))
+        Ok(Some(Int8Filter(Int8Rows::new(
+            centroids,
+            check_interrupts,
+        )?)))
     }
 
     /// Bytes held.
@@ -97,22 +100,22 @@ impl Outline {
         centroids: MatRef<'_>,
         half_norms: &[f32],
         rows: MatRef<'_>,
-        out: &mut [Nearest],
-        keep_on: impl Fn() -> Result<(), E>,
+        out: &mut [Assignment],
+        check_interrupts: impl Fn() -> Result<(), E>,
     ) -> Result<(), E> {
-        let rounded = Rounded::new(rows, &keep_on)?;
+        let rounded = Int8Rows::new(rows, &check_interrupts)?;
         // Half of the costs below: each row's nearest centroid is at least as near.
         let mut most = vec![f32::INFINITY; rows.rows()];
         let mut candidates = Vec::new();
         let tile = (TILE_BYTES / self.0.stride).max(TOGETHER);
         for start in (0..centroids.rows()).step_by(tile) {
-            keep_on()?;
+            check_interrupts()?;
             let end = (start + tile).min(centroids.rows());
             self.tile(start..end, half_norms, &rounded, &mut most, &mut candidates);
         }
         for candidate in candidates {
             let row = candidate.row as usize;
-            if candidate.least > most[row] {
+            if candidate.lower_bound > most[row] {
                 continue;
             }
             let list = candidate.list as usize;
@@ -120,7 +123,7 @@ impl Outline {
             let cost = 2.0 * (half_norms[list] - product);
             // Lists come in ascending order: the first of equals is kept.
             if cost < out[row].cost {
-                out[row] = Nearest {
+                out[row] = Assignment {
                     list: candidate.list,
                     cost,
                 };
@@ -134,7 +137,7 @@ impl Outline {
         &self,
         lists: std::ops::Range<usize>,
         half_norms: &[f32],
-        rows: &Rounded,
+        rows: &Int8Rows,
         most: &mut [f32],
         candidates: &mut Vec<Candidate>,
     ) {
@@ -152,7 +155,7 @@ impl Outline {
         for i in 0..rows.steps.len() {
             if i % ROWS == 0 {
                 let some = &rows.values[i * rows.stride..];
-                (kernels().products8)(some, bytes, rows.stride, &mut sums);
+                (kernels().matmul_i8)(some, bytes, rows.stride, &mut sums);
             }
             let sums = &sums[i % ROWS * width..][..width];
             let (step, error) = (rows.steps[i], rows.errors[i]);
@@ -171,13 +174,13 @@ impl Outline {
             }
             for (j, near) in near.iter().enumerate() {
                 let slack = error * lengths[j] + length * errors[j];
-                let least = near - slack;
-                let ruled_out = least > *most;
+                let lower_bound = near - slack;
+                let ruled_out = lower_bound > *most;
                 if !ruled_out {
                     candidates.push(Candidate {
                         row: i as u32,
                         list: (lists.start + j) as u32,
-                        least,
+                        lower_bound,
                     });
                     *most = most.min(near + slack);
                 }
@@ -190,9 +193,9 @@ impl Outline {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::kmeans::{Assigner, Shortcut};
+    use crate::kmeans::{Assigner, CentroidIndex};
     use crate::linalg::half_norms;
-    use crate::testing::{assign, forever, noise};
+    use crate::testing::{assign, never_interrupt, noise};
 
     /// Rows around some of the centroids.
     fn rows(n: usize, dim: usize) -> (Vec<f32>, Vec<f32>) {
@@ -213,10 +216,10 @@ mod tests {
             let (centroids, x) = rows(1_000, dim);
             let (centroids, x) = (MatRef::new(&centroids, dim), MatRef::new(&x, dim));
             let halves = half_norms(centroids);
-            let Ok(shortcut) = Shortcut::new(centroids, forever);
-            assert!(matches!(shortcut, Some(Shortcut::Outline(_))));
+            let Ok(centroid_index) = CentroidIndex::new(centroids, never_interrupt);
+            assert!(matches!(centroid_index, Some(CentroidIndex::Int8Filter(_))));
             let flat = assign(&Assigner::new(centroids, &halves), x, 500);
-            let assigner = Assigner::new(centroids, &halves).by(shortcut.as_ref());
+            let assigner = Assigner::new(centroids, &halves).with_index(centroid_index.as_ref());
             let found = assign(&assigner, x, 500);
             for (found, nearest) in found.iter().zip(&flat) {
                 assert!((found.cost - nearest.cost).abs() <= 1e-3);
@@ -232,10 +235,13 @@ mod tests {
     fn bounds_hold() {
         let (centroids, x) = rows(50, 128);
         let (centroids, x) = (MatRef::new(&centroids, 128), MatRef::new(&x, 128));
-        let (Ok(a), Ok(b)) = (Rounded::new(x, forever), Rounded::new(centroids, forever));
+        let (Ok(a), Ok(b)) = (
+            Int8Rows::new(x, never_interrupt),
+            Int8Rows::new(centroids, never_interrupt),
+        );
         for (i, row) in a.values.chunks_exact(a.stride).enumerate() {
             let mut sums = vec![0; centroids.rows()];
-            (kernels().dots8)(row, &b.values, &mut sums);
+            (kernels().dot_rows_i8)(row, &b.values, &mut sums);
             for (j, sum) in sums.iter().enumerate() {
                 let pairs = x.row(i).iter().zip(centroids.row(j));
                 let product: f64 = pairs.map(|(x, c)| f64::from(*x) * f64::from(*c)).sum();
@@ -248,20 +254,20 @@ mod tests {
 
     #[test]
     fn equal_few_and_odd_centroids_are_no_trouble() {
-        let few = noise(FEWEST_CENTROIDS * FEWEST - FEWEST, 3);
-        let Ok(none) = Outline::new(MatRef::new(&few, FEWEST), forever);
+        let few = noise(FEWEST_CENTROIDS * MIN_INT8_DIM - MIN_INT8_DIM, 3);
+        let Ok(none) = Int8Filter::new(MatRef::new(&few, MIN_INT8_DIM), never_interrupt);
         assert!(none.is_none());
-        let mut x = noise(4 * FEWEST, 4);
-        x[FEWEST] = f32::NAN;
-        x[2 * FEWEST] = f32::INFINITY;
-        x[3 * FEWEST..].fill(0.0);
+        let mut x = noise(4 * MIN_INT8_DIM, 4);
+        x[MIN_INT8_DIM] = f32::NAN;
+        x[2 * MIN_INT8_DIM] = f32::INFINITY;
+        x[3 * MIN_INT8_DIM..].fill(0.0);
         for value in [0.0, 1.0, 1e18] {
-            let equal = vec![value; 100 * FEWEST];
-            let equal = MatRef::new(&equal, FEWEST);
+            let equal = vec![value; 100 * MIN_INT8_DIM];
+            let equal = MatRef::new(&equal, MIN_INT8_DIM);
             let halves = half_norms(equal);
-            let Ok(shortcut) = Shortcut::new(equal, forever);
-            let assigner = Assigner::new(equal, &halves).by(shortcut.as_ref());
-            let nearest = assign(&assigner, MatRef::new(&x, FEWEST), 4);
+            let Ok(centroid_index) = CentroidIndex::new(equal, never_interrupt);
+            let assigner = Assigner::new(equal, &halves).with_index(centroid_index.as_ref());
+            let nearest = assign(&assigner, MatRef::new(&x, MIN_INT8_DIM), 4);
             assert!(
                 nearest.iter().all(|nearest| nearest.list == 0),
                 "the first of equals"

@@ -5,7 +5,7 @@ mod common;
 
 use common::{by_codes, gauss, groups};
 use distillvq_quantizer::{
-    MAX_DIM, MIN_TRAIN_ROWS, Metric, Model, Monitor, Phase, Placement, Quiet, TrainError,
+    MAX_DIM, MIN_TRAIN_ROWS, Metric, Model, Monitor, NoMonitor, Phase, Placement, TrainError,
     TrainOptions, train,
 };
 use proptest::prelude::*;
@@ -19,7 +19,14 @@ const METRICS: [Metric; 3] = [Metric::L2, Metric::InnerProduct, Metric::Cosine];
 
 /// Trains, stores, reads and uses a model; every number that comes out must be finite.
 fn use_all(rows: &[f32], dim: usize, options: &TrainOptions) -> Model {
-    let trained = train(rows, dim, Some(rows[..50 * dim].into()), options, &Quiet).unwrap();
+    let trained = train(
+        rows,
+        dim,
+        Some(rows[..50 * dim].into()),
+        options,
+        &NoMonitor,
+    )
+    .unwrap();
     let model = Model::from_bytes(&trained.model.to_bytes().unwrap()).unwrap();
     let some = &rows[..100 * dim];
     for query in [
@@ -38,7 +45,10 @@ fn use_all(rows: &[f32], dim: usize, options: &TrainOptions) -> Model {
                 .iter()
                 .all(|(score, _)| score.is_finite())
         );
-        assert!(tables.affine(0).base.is_finite() && tables.affine(u32::MAX).base.is_finite());
+        assert!(
+            tables.score_params(0).base.is_finite()
+                && tables.score_params(u32::MAX).base.is_finite()
+        );
         assert!(
             by_codes(&model, query, some)
                 .iter()
@@ -85,7 +95,7 @@ fn the_model_of_few_rows_is_a_fraction_of_them() {
 #[test]
 fn an_encoder_alone_encodes_as_the_whole_model() {
     let (dim, rows) = (24, groups(1_000, 24, 0.5, 1));
-    let trained = train(&rows, dim, None, &TrainOptions::default(), &Quiet).unwrap();
+    let trained = train(&rows, dim, None, &TrainOptions::default(), &NoMonitor).unwrap();
     let model = Model::from_encoder(&trained.model.encoder_bytes().unwrap()).unwrap();
     assert_eq!(model.encode(&rows), trained.model.encode(&rows));
     assert_eq!(model.shape(), trained.model.shape());
@@ -162,7 +172,7 @@ fn rows_that_cannot_be_represented() {
             distill: false,
             ..TrainOptions::default()
         };
-        let trained = train(&dirty, dim, None, &options, &Quiet).unwrap();
+        let trained = train(&dirty, dim, None, &options, &NoMonitor).unwrap();
         let encoded = trained.model.encode(&dirty);
         let placed = |i: usize| encoded.rows[i].placement;
         assert_eq!((placed(0), placed(7)), (Placement::Exact, Placement::Exact));
@@ -205,7 +215,7 @@ fn many_dimensions_are_fast() {
         ..TrainOptions::default()
     };
     let trained = pool
-        .install(|| train(&rows, MAX_DIM, None, &options, &Quiet))
+        .install(|| train(&rows, MAX_DIM, None, &options, &NoMonitor))
         .unwrap();
     assert_eq!(trained.model.encode(&rows[..MAX_DIM]).rows.len(), 1);
     // It takes some 6 seconds on two quiet cores; the limit only tells a quadratic mistake from a busy machine.
@@ -215,7 +225,7 @@ fn many_dimensions_are_fast() {
 #[test]
 fn more_lists_than_rows_and_odd_shapes() {
     let rows = groups(1000, 10, 0.3, 1);
-    let train_with = |options| train(&rows, 10, None, &options, &Quiet).unwrap().model;
+    let train_with = |options| train(&rows, 10, None, &options, &NoMonitor).unwrap().model;
     assert_eq!(
         train_with(TrainOptions {
             lists: 5000,
@@ -256,7 +266,7 @@ fn wrong_calls_are_errors() {
     let options = TrainOptions::default();
     let rows = groups(1000, 4, 0.3, 1);
     let fails = |rows: &[f32], dim, queries: Option<&[f32]>, options: &TrainOptions| {
-        let error = train(rows, dim, queries.map(Cow::from), options, &Quiet).unwrap_err();
+        let error = train(rows, dim, queries.map(Cow::from), options, &NoMonitor).unwrap_err();
         assert!(!error.to_string().is_empty());
         error
     };
@@ -339,7 +349,7 @@ fn queries_without_use_are_passed_over() {
                 metric,
                 ..TrainOptions::default()
             };
-            let report = train(&rows, 6, Some(queries.into()), &options, &Quiet)
+            let report = train(&rows, 6, Some(queries.into()), &options, &NoMonitor)
                 .unwrap()
                 .report;
             assert!(report.queries <= 10 && report.recall_after.is_finite());
@@ -411,7 +421,7 @@ fn ordinary() -> &'static [Model] {
             metric,
             ..TrainOptions::default()
         };
-        train(groups(1200, 8, 0.3, 1), 8, None, &options, &Quiet)
+        train(groups(1200, 8, 0.3, 1), 8, None, &options, &NoMonitor)
             .unwrap()
             .model
     };

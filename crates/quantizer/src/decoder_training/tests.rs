@@ -1,20 +1,20 @@
-//! The decoder's gradients against central differences, and training on a small course.
+//! The decoder's gradients against central differences, and training on a small set.
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::Quiet;
-use crate::kmeans::{Assigner, Nearest};
-use crate::lessons::teach;
-use crate::linalg::{MatRef, half_norms, norm2};
-use crate::model::Tables;
-use crate::product::Codebooks;
+use crate::NoMonitor;
+use crate::kmeans::{Assigner, Assignment};
+use crate::linalg::{MatRef, half_norms, squared_norm};
+use crate::model::IvfPqTables;
+use crate::pq::Codebooks;
 use crate::testing::noise;
+use crate::training_set::exact_neighbors;
 
 const DIM: usize = 5;
 const TEMPERATURE: f32 = 0.4;
 
-/// Calls `test` with a small course and a decoder, for products and for L2.
-fn with_course(test: impl Fn(&Course<'_>, &Decoder)) {
+/// Calls `test` with a small set and a decoder, for products and for L2.
+fn with_course(test: impl Fn(&DecoderTrainSet<'_>, &Decoder)) {
     let x = noise(60 * DIM, 1);
     let x = MatRef::new(&x, DIM);
     let mut books = Codebooks::zeros(DIM, 3, 16);
@@ -22,60 +22,69 @@ fn with_course(test: impl Fn(&Course<'_>, &Decoder)) {
         .iter()
         .map(|x| x / 3.0)
         .collect();
-    let tables = Tables {
+    let tables = IvfPqTables {
         centroids: noise(4 * DIM, 3),
         books,
     };
     let halves = half_norms(MatRef::new(&tables.centroids, DIM));
-    let mut nearest = vec![Nearest::default(); 60];
+    let mut nearest = vec![Assignment::default(); 60];
     Assigner::new(MatRef::new(&tables.centroids, DIM), &halves)
         .assign(x, &mut nearest, || Ok::<_, TrainError>(()))
         .unwrap();
-    let (coded, _) = Coded::new(x, nearest, &halves, &tables, &Quiet).unwrap();
-    let norms: Vec<f32> = (0..60).map(|i| norm2(x.row(i))).collect();
-    let mut queries = Queries::default();
+    let (coded, _) = EncodedSample::new(x, nearest, &halves, &tables, &NoMonitor).unwrap();
+    let norms: Vec<f32> = (0..60).map(|i| squared_norm(x.row(i))).collect();
+    let mut queries = QuerySet::default();
     queries.add_rows(x, &[3, 8, 21]);
-    queries.add_foreign(noise(2 * DIM, 9).chunks_exact(DIM));
+    queries.add_logged(noise(2 * DIM, 9).chunks_exact(DIM));
     for norms in [None, Some(&norms[..])] {
-        let rows = Exact { x, norms };
-        let taught = teach(&rows, &queries, 12, &Quiet).unwrap();
-        let course = Course {
+        let rows = SampleVectors { x, norms };
+        let taught = exact_neighbors(&rows, &queries, 12, &NoMonitor).unwrap();
+        let set = DecoderTrainSet {
             rows: &rows,
             coded: &coded,
             queries: &queries,
             taught: &taught,
         };
         let noise = noise(DIM * DIM, 12);
-        let unit = crate::rotation::identity(DIM);
-        let turn = unit.iter().zip(noise).map(|(u, n)| u + n / 5.0);
+        let unit = crate::opq::identity(DIM);
+        let query_transform = unit.iter().zip(noise).map(|(u, n)| u + n / 5.0);
         let decoder = Decoder {
             tables: tables.clone(),
-            turn: turn.collect(),
+            query_transform: query_transform.collect(),
         };
-        test(&course, &decoder);
+        test(&set, &decoder);
     }
 }
 
-fn plan(sampling: Sampling) -> Plan {
-    Plan {
+fn options(sampling: NegativeSampling) -> DecoderTrainOptions {
+    DecoderTrainOptions {
         batch: 5,
         steps: 60,
-        exam_every: 1000,
+        eval_interval: 1000,
         temperature: TEMPERATURE,
         loss: Loss::ListNet,
         sampling,
-        turn: true,
+        query_transform: true,
         seed: 1,
     }
 }
 
 /// What a query of the batch is compared on.
-fn candidates(course: &Course<'_>, batch: &[u32], query: u32, sampling: Sampling) -> Vec<u32> {
-    let near = |q: u32, most: usize| course.taught.best[q as usize].iter().take(most);
+fn candidates(
+    set: &DecoderTrainSet<'_>,
+    batch: &[u32],
+    query: u32,
+    sampling: NegativeSampling,
+) -> Vec<u32> {
+    let near = |q: u32, most: usize| set.taught.best[q as usize].iter().take(most);
     let mut rows: Vec<u32> = match sampling {
-        Sampling::Own => near(query, 100).map(|(_, row)| *row).collect(),
+        NegativeSampling::OwnNeighbors => near(query, 100).map(|(_, row)| *row).collect(),
         _ => {
-            let most = if sampling == Sampling::Both { 100 } else { 1 };
+            let most = if sampling == NegativeSampling::Both {
+                100
+            } else {
+                1
+            };
             let all = batch.iter().flat_map(|q| near(*q, most));
             all.map(|(_, row)| *row).collect()
         }
@@ -86,24 +95,27 @@ fn candidates(course: &Course<'_>, batch: &[u32], query: u32, sampling: Sampling
 }
 
 /// The decoder's vector of a row.
-fn decoded(course: &Course<'_>, tables: &Tables, row: usize) -> Vec<f64> {
-    let base = &tables.centroids[course.coded.list(row) * DIM..][..DIM];
+fn decoded(set: &DecoderTrainSet<'_>, tables: &IvfPqTables, row: usize) -> Vec<f64> {
+    let base = &tables.centroids[set.coded.list(row) * DIM..][..DIM];
     let mut words = vec![0f32; DIM];
-    tables
-        .books
-        .add_decoded(course.coded.codes(row), &mut words);
-    let correction = f64::from(course.coded.correction(row));
+    tables.books.add_decoded(set.coded.codes(row), &mut words);
+    let correction = f64::from(set.coded.correction(row));
     let value = |t: usize| correction * (f64::from(base[t]) + f64::from(words[t]));
     (0..DIM).map(value).collect()
 }
 
 /// The ListNet loss of a batch in double precision, straight from its definition.
-fn loss(course: &Course<'_>, decoder: &Decoder, batch: &[u32], sampling: Sampling) -> f64 {
+fn loss(
+    set: &DecoderTrainSet<'_>,
+    decoder: &Decoder,
+    batch: &[u32],
+    sampling: NegativeSampling,
+) -> f64 {
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
     let wide = |x: &[f32]| x.iter().map(|x| f64::from(*x)).collect::<Vec<f64>>();
     let score = |query: &[f64], vector: &[f64], row: u32| {
         let product = dot(query, vector);
-        let norms = course.rows.norms;
+        let norms = set.rows.norms;
         norms.map_or(product, |n| 2.0 * product - f64::from(n[row as usize]))
     };
     let softmax = |scores: Vec<f64>| -> Vec<f64> {
@@ -112,14 +124,14 @@ fn loss(course: &Course<'_>, decoder: &Decoder, batch: &[u32], sampling: Samplin
         exps.iter().map(|e| e / exps.iter().sum::<f64>()).collect()
     };
     let of = |q: &u32| {
-        let query = wide(&course.queries.vectors[*q as usize * DIM..][..DIM]);
-        let turn = decoder.turn.chunks_exact(DIM).map(wide);
-        let turned: Vec<f64> = turn.map(|row| dot(&row, &query)).collect();
-        let rows = candidates(course, batch, *q, sampling);
-        let exact = |row: &u32| score(&query, &wide(course.rows.x.row(*row as usize)), *row);
+        let query = wide(&set.queries.vectors[*q as usize * DIM..][..DIM]);
+        let query_transform = decoder.query_transform.chunks_exact(DIM).map(wide);
+        let transformed: Vec<f64> = query_transform.map(|row| dot(&row, &query)).collect();
+        let rows = candidates(set, batch, *q, sampling);
+        let exact = |row: &u32| score(&query, &wide(set.rows.x.row(*row as usize)), *row);
         let coded = |row: &u32| {
-            let vector = decoded(course, &decoder.tables, *row as usize);
-            score(&turned, &vector, *row)
+            let vector = decoded(set, &decoder.tables, *row as usize);
+            score(&transformed, &vector, *row)
         };
         let teacher = softmax(rows.iter().map(exact).collect());
         let student = softmax(rows.iter().map(coded).collect());
@@ -131,18 +143,22 @@ fn loss(course: &Course<'_>, decoder: &Decoder, batch: &[u32], sampling: Samplin
 
 #[test]
 fn gradients_are_slopes() {
-    for sampling in [Sampling::Both, Sampling::Own, Sampling::InBatch] {
-        with_course(|course, decoder| {
+    for sampling in [
+        NegativeSampling::Both,
+        NegativeSampling::OwnNeighbors,
+        NegativeSampling::InBatch,
+    ] {
+        with_course(|set, decoder| {
             let batch = [0, 1, 2, 3, 4];
-            let plan = plan(sampling);
-            let mut learner = Learner::new(course, decoder, &plan, &Quiet);
-            learner.gradients(&batch).unwrap();
+            let options = options(sampling);
+            let mut trainer = DecoderTrainer::new(set, decoder, &options, &NoMonitor);
+            trainer.gradients(&batch).unwrap();
             let slope = |pick: &dyn Fn(&mut Decoder) -> &mut f32| {
                 let at = |by: f32| {
                     let mut moved = decoder.clone();
                     let value = pick(&mut moved);
                     *value += by;
-                    (f64::from(*value), loss(course, &moved, &batch, sampling))
+                    (f64::from(*value), loss(set, &moved, &batch, sampling))
                 };
                 let (high, low) = (at(1e-3), at(-1e-3));
                 (high.1 - low.1) / (high.0 - low.0)
@@ -151,7 +167,7 @@ fn gradients_are_slopes() {
                 let close = (want - f64::from(got)).abs() < 1e-4 * (1.0 + want.abs());
                 assert!(close, "{what} {i}: {got} {want}");
             };
-            let [lists, books, turn] = learner.slopes();
+            let [lists, books, query_transform] = trainer.flat_gradients();
             for (i, got) in lists.iter().enumerate() {
                 check("list", i, *got, slope(&|d| &mut d.tables.centroids[i]));
             }
@@ -165,10 +181,15 @@ fn gradients_are_slopes() {
                 };
                 check("word", i, *got, want);
             }
-            for (i, got) in turn.iter().enumerate() {
-                check("turn", i, *got, slope(&|d| &mut d.turn[i]));
+            for (i, got) in query_transform.iter().enumerate() {
+                check(
+                    "query_transform",
+                    i,
+                    *got,
+                    slope(&|d| &mut d.query_transform[i]),
+                );
             }
-            for all in [lists, books, turn] {
+            for all in [lists, books, query_transform] {
                 assert!(all.iter().any(|g| g.abs() > 1e-3));
             }
         });
@@ -177,18 +198,18 @@ fn gradients_are_slopes() {
 
 #[test]
 fn training_lowers_the_loss() {
-    with_course(|course, decoder| {
-        let plan = plan(Sampling::Both);
-        let after = distill(course, decoder, &plan, &Quiet, |_| Ok(vec![0.0]));
+    with_course(|set, decoder| {
+        let options = options(NegativeSampling::Both);
+        let after = train_decoder(set, decoder, &options, &NoMonitor, |_| Ok(vec![0.0]));
         let after = after.unwrap().unwrap().0;
-        let loss = |decoder: &Decoder| loss(course, decoder, &[0, 1, 2, 3, 4], Sampling::Both);
+        let loss = |decoder: &Decoder| loss(set, decoder, &[0, 1, 2, 3, 4], NegativeSampling::Both);
         assert!(loss(&after) < loss(decoder));
     });
 }
 
 #[test]
 fn scores_without_spread_have_no_temperature() {
-    let taught = |best: Vec<(f32, u32)>| Ranked { best: vec![best] };
+    let taught = |best: Vec<(f32, u32)>| NeighborLists { best: vec![best] };
     assert_eq!(temperature(&taught(vec![(1.0, 0), (0.5, 1)])), Some(0.25));
     assert_eq!(temperature(&taught(vec![(1.0, 0), (1.0, 1)])), None);
     assert_eq!(temperature(&taught(vec![])), None);

@@ -1,30 +1,30 @@
-//! Recall of a student on held-out queries, and the gate that decides whether it is kept.
+//! Code recall 10@10 of a student on held-out queries, and the test whether it is better than another.
 
-use crate::coded::Coded;
-use crate::lessons::{Exact, Queries, TRUTH, allowed};
+use crate::brute_force::{RowSource, knn};
+use crate::encoded_sample::EncodedSample;
 use crate::linalg::MatRef;
-use crate::model::{Decoder, Tables};
-use crate::rank::{Rows, rank};
-use crate::rotation::rotate;
+use crate::model::{Decoder, IvfPqTables};
+use crate::opq::rotate;
+use crate::training_set::{EVAL_K, QuerySet, SampleVectors, is_candidate};
 use crate::{Monitor, TrainError};
 
 /// Held-out queries and their exact neighbours.
-pub struct Exam {
+pub struct EvalSet {
     /// The queries.
-    pub queries: Queries,
-    /// The [`TRUTH`] nearest rows of each, or fewer.
+    pub queries: QuerySet,
+    /// The [`EVAL_K`] nearest rows of each, or fewer.
     pub truth: Vec<Vec<u32>>,
 }
 
 /// The sample as a decoder sees it.
 struct Decoded<'a> {
-    rows: &'a Exact<'a>,
-    coded: &'a Coded,
-    tables: &'a Tables,
-    own: &'a [u32],
+    rows: &'a SampleVectors<'a>,
+    coded: &'a EncodedSample,
+    tables: &'a IvfPqTables,
+    source_row: &'a [u32],
 }
 
-impl Rows for Decoded<'_> {
+impl RowSource for Decoded<'_> {
     fn len(&self) -> usize {
         self.rows.x.rows()
     }
@@ -47,17 +47,17 @@ impl Rows for Decoded<'_> {
         self.rows.norms
     }
 
-    fn allowed(&self, query: usize, row: u32) -> bool {
-        allowed(self.rows.x, self.own[query], row)
+    fn is_candidate(&self, query: usize, row: u32) -> bool {
+        is_candidate(self.rows.x, self.source_row[query], row)
     }
 }
 
-impl Exam {
+impl EvalSet {
     /// Recall 10@10 of every query when all rows are ranked by their codes.
     pub fn recalls(
         &self,
-        rows: &Exact<'_>,
-        coded: &Coded,
+        rows: &SampleVectors<'_>,
+        coded: &EncodedSample,
         decoder: &Decoder,
         monitor: &dyn Monitor,
     ) -> Result<Vec<f32>, TrainError> {
@@ -65,13 +65,13 @@ impl Exam {
             rows,
             coded,
             tables: &decoder.tables,
-            own: &self.queries.own,
+            source_row: &self.queries.source_row,
         };
         let mut queries = self.queries.vectors.clone();
-        if !decoder.turn.is_empty() {
-            rotate(&decoder.turn, &mut queries, rows.x.cols, monitor)?;
+        if !decoder.query_transform.is_empty() {
+            rotate(&decoder.query_transform, &mut queries, rows.x.cols, monitor)?;
         }
-        let ranked = rank(MatRef::new(&queries, rows.x.cols), &decoded, TRUTH, |_| {
+        let ranked = knn(MatRef::new(&queries, rows.x.cols), &decoded, EVAL_K, |_| {
             if monitor.interrupted() {
                 Err(TrainError::Interrupted)
             } else {
@@ -87,21 +87,21 @@ impl Exam {
 }
 
 /// The best of several candidates by the mean of their recalls.
-pub struct Best<T> {
+pub struct BestSoFar<T> {
     best: Option<(T, Vec<f32>)>,
     worse: usize,
 }
 
-impl<T> Default for Best<T> {
+impl<T> Default for BestSoFar<T> {
     fn default() -> Self {
-        Best {
+        BestSoFar {
             best: None,
             worse: 0,
         }
     }
 }
 
-impl<T> Best<T> {
+impl<T> BestSoFar<T> {
     /// Keeps the candidate if it beats those before.
     pub fn offer(&mut self, candidate: T, recalls: Vec<f32>) {
         if self
@@ -134,7 +134,7 @@ pub fn mean(values: &[f32]) -> f32 {
 
 /// The gate: whether the results after are better than those before by more than chance, that is, whether the mean of
 /// the paired differences exceeds its standard error.
-pub fn wins(before: &[f32], after: &[f32]) -> bool {
+pub fn is_significant_gain(before: &[f32], after: &[f32]) -> bool {
     let differences: Vec<f32> = after.iter().zip(before).map(|(a, b)| a - b).collect();
     let n = differences.len() as f32;
     let gain = mean(&differences);
@@ -149,14 +149,14 @@ mod tests {
     #[test]
     fn only_a_clear_gain_wins() {
         let before = [0.5; 100];
-        assert!(!wins(&before, &before));
-        assert!(wins(&before, &[0.6; 100]));
-        assert!(!wins(&before, &[0.4; 100]));
+        assert!(!is_significant_gain(&before, &before));
+        assert!(is_significant_gain(&before, &[0.6; 100]));
+        assert!(!is_significant_gain(&before, &[0.4; 100]));
         let noise: Vec<f32> = (0..100)
             .map(|i| if i % 2 == 0 { 0.91 } else { 0.1 })
             .collect();
-        assert!(!wins(&before, &noise));
-        assert!(!wins(&[], &[]));
-        assert!(!wins(&[0.1], &[0.9]));
+        assert!(!is_significant_gain(&before, &noise));
+        assert!(!is_significant_gain(&[], &[]));
+        assert!(!is_significant_gain(&[0.1], &[0.9]));
     }
 }

@@ -6,36 +6,36 @@ use serde::{Deserialize, Serialize};
 
 /// Share of the sample's corrections that lies outside the range at either end.
 const OUTSIDE: f64 = 5e-4;
-/// Largest correction that the range is stretched to. Codes that nearly cancel their list's vector out need any larger one:
+/// Maximum of the range. Codes that nearly cancel their list's vector out need any larger one:
 /// a few such rows would leave the steps too coarse for all others, and their own scores, with the roundings of the look-up
 /// table made as many times larger, would beat any row's.
-const MOST: f32 = 8.0;
+const MAX_CORRECTION: f32 = 8.0;
 /// How far a correction may lie outside the range and still be clamped into it.
 const TOLERANCE: f32 = 0.1;
 
-/// The byte's range.
+/// Range of the correction byte.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Scale {
+pub struct NormCorrection {
     /// Correction of byte 0.
     pub lo: f32,
     /// Correction that one step of the byte adds.
     pub step: f32,
 }
 
-impl Scale {
+impl NormCorrection {
     /// The range of the sample's corrections with a small margin.
-    pub fn fit(mut corrections: Vec<f32>) -> Scale {
+    pub fn fit(mut corrections: Vec<f32>) -> NormCorrection {
         corrections.retain(|k| k.is_finite() && *k > 0.0);
         if corrections.is_empty() {
-            return Scale { lo: 1.0, step: 0.0 };
+            return NormCorrection { lo: 1.0, step: 0.0 };
         }
         corrections.sort_unstable_by(f32::total_cmp);
         let last = corrections.len() - 1;
         let skip = (last as f64 * OUTSIDE) as usize;
         let (low, high) = (corrections[skip], corrections[last - skip]);
         // Rows to come vary a little more than the sample.
-        let (lo, hi) = (low / 1.02, high.min(MOST).max(low) * 1.02);
-        Scale {
+        let (lo, hi) = (low / 1.02, high.min(MAX_CORRECTION).max(low) * 1.02);
+        NormCorrection {
             lo,
             step: ((hi - lo) / 255.0).min(f32::MAX),
         }
@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn bytes_are_close_and_far_values_refused() {
-        let scale = Scale::fit((0..5000).map(|i| 0.9 + 0.3 * i as f32 / 5000.0).collect());
+        let scale = NormCorrection::fit((0..5000).map(|i| 0.9 + 0.3 * i as f32 / 5000.0).collect());
         for k in [0.9f32, 0.95, 1.0, 1.1, 1.19] {
             let byte = scale.encode(k).unwrap();
             assert!((scale.decode(byte) - k).abs() <= 0.51 * scale.step);
@@ -93,13 +93,13 @@ mod tests {
     #[test]
     fn a_few_huge_corrections_do_not_coarsen_the_others() {
         let usual = (0..5000).map(|i| 0.9 + 0.3 * i as f32 / 5000.0);
-        let scale = Scale::fit(usual.chain([3e3; 50]).collect());
+        let scale = NormCorrection::fit(usual.chain([3e3; 50]).collect());
         for k in [0.9f32, 1.0, 1.19] {
             let byte = scale.encode(k).unwrap();
             assert!((scale.decode(byte) - k).abs() < 0.02, "{k}");
         }
         assert_eq!(scale.encode(3e3), None);
-        let huge = Scale::fit(vec![3e3; 10]);
+        let huge = NormCorrection::fit(vec![3e3; 10]);
         assert!(huge.encode(3e3).is_some());
     }
 
@@ -111,7 +111,7 @@ mod tests {
             vec![1.0; 10],
             vec![f32::MAX, f32::MIN_POSITIVE],
         ] {
-            let scale = Scale::fit(sample);
+            let scale = NormCorrection::fit(sample);
             assert!(
                 scale.lo.is_finite()
                     && scale.lo > 0.0

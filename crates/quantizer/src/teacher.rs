@@ -1,17 +1,17 @@
-//! A quick teacher: neighbours by their codes.
+//! Approximate teacher: scans the PQ codes of the sample and re-ranks the best 2k exactly.
 //!
 //! Routing wants many queries, but of each only which lists its hundred nearest rows lie in, and roughly how near they
 //! are; the decoder wants candidates, and computes their exact scores itself. Ranking the sample by its codes and the best
 //! of those exactly tells that as well as a product with every row does, in a fraction of the time.
 
-use crate::coded::Coded;
-use crate::lessons::{Exact, allowed};
+use crate::brute_force::TopK;
+use crate::encoded_sample::EncodedSample;
 use crate::linalg::MatRef;
-use crate::model::Tables;
-use crate::product::{ByDimension, Codebooks};
-use crate::query::quantize;
-use crate::rank::Best;
-use crate::train::keep_on;
+use crate::model::IvfPqTables;
+use crate::pq::{Codebooks, TransposedCodebooks};
+use crate::query::quantize_lut;
+use crate::train::check_interrupts;
+use crate::training_set::{SampleVectors, is_candidate};
 use crate::{Monitor, Phase, TrainError, par};
 use distillvq_kernels::{LANES, kernels};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,8 +21,8 @@ const QUERIES: usize = 16;
 /// Blocks that one query after the other looks at, so that they stay in the cache.
 const BLOCKS: usize = 64;
 
-/// Rows that are ranked exactly, in units of what is wanted.
-const SPARE: usize = 2;
+/// Rows re-ranked exactly per neighbor wanted; FAISS calls it `k_factor`.
+const RERANK_FACTOR: usize = 2;
 
 /// 32 rows of one list.
 struct Block {
@@ -49,11 +49,11 @@ impl Block {
     }
 }
 
-/// The sample's codes, list by list, as the kernels want them.
-pub struct Scanner<'a> {
-    exact: &'a Exact<'a>,
+/// The sample's codes by list, in the kernels' block layout.
+pub struct PqTeacher<'a> {
+    exact: &'a SampleVectors<'a>,
     books: &'a Codebooks,
-    to_products: ByDimension,
+    to_products: TransposedCodebooks,
     centroids: MatRef<'a>,
     blocks: Vec<Block>,
     codes: Vec<u8>,
@@ -61,43 +61,47 @@ pub struct Scanner<'a> {
     sizes: [usize; 2],
 }
 
-/// A query while blocks are scanned for it.
-struct Search {
+/// Look-up table and best rows of a query during the scan.
+struct TeacherQuery {
     /// Products with the centroids.
     bases: Vec<f32>,
     lut: Vec<u8>,
     delta: f32,
     bias: f32,
-    best: Best,
+    best: TopK,
 }
 
-impl<'a> Scanner<'a> {
+impl<'a> PqTeacher<'a> {
     /// Sorts the codes by list.
-    pub fn new(exact: &'a Exact<'a>, coded: &Coded, tables: &'a Tables) -> Scanner<'a> {
+    pub fn new(
+        exact: &'a SampleVectors<'a>,
+        coded: &EncodedSample,
+        tables: &'a IvfPqTables,
+    ) -> PqTeacher<'a> {
         let books = &tables.books;
-        let (lut, lanes) = match books.words {
+        let (lut, lanes) = match books.codewords {
             0..=16 => (books.subquantizers.next_multiple_of(2) * 16, 16),
             _ => (books.subquantizers * 256, LANES),
         };
-        let mut scanner = Scanner {
+        let mut teacher = PqTeacher {
             exact,
             books,
-            to_products: books.by_dimension(),
+            to_products: books.transposed(),
             centroids: MatRef::new(&tables.centroids, exact.x.cols),
             blocks: Vec::new(),
             codes: Vec::new(),
-            sizes: [lut / books.words.max(1) * lanes, lut],
+            sizes: [lut / books.codewords.max(1) * lanes, lut],
         };
         let mut order: Vec<u32> = (0..exact.x.rows() as u32).collect();
         order.sort_by_key(|row| coded.list(*row as usize));
         for list in order.chunk_by(|a, b| coded.list(*a as usize) == coded.list(*b as usize)) {
-            list.chunks(LANES).for_each(|few| scanner.add(coded, few));
+            list.chunks(LANES).for_each(|few| teacher.add(coded, few));
         }
-        scanner
+        teacher
     }
 
     /// Adds a block of rows of one list.
-    fn add(&mut self, coded: &Coded, rows: &[u32]) {
+    fn add(&mut self, coded: &EncodedSample, rows: &[u32]) {
         let at = self.codes.len();
         self.codes.resize(at + self.sizes[0], 0);
         let bytes = &mut self.codes[at..];
@@ -119,7 +123,7 @@ impl<'a> Scanner<'a> {
             *greatest = greatest.max(block.corrections[lane]);
             block.least_norm = block.least_norm.min(block.norms[lane]);
             for (s, code) in coded.codes(row).iter().enumerate() {
-                match self.books.words {
+                match self.books.codewords {
                     0..=16 => bytes[16 * s + lane % 16] |= code << (lane / 16 * 4),
                     _ => bytes[LANES * s + lane] = *code,
                 }
@@ -128,31 +132,31 @@ impl<'a> Scanner<'a> {
         self.blocks.push(block);
     }
 
-    /// The `k` best rows of each picked query with their exact scores, best first. `own` says of each picked query which
+    /// The `k` best rows of each picked query with their exact scores, best first. `source_row` says of each picked query which
     /// row it was made from.
     pub fn nearest(
         &self,
         queries: MatRef<'_>,
         picked: &[u32],
-        own: impl Fn(usize) -> u32 + Sync + Send,
+        source_row: impl Fn(usize) -> u32 + Sync + Send,
         k: usize,
         monitor: &dyn Monitor,
     ) -> Result<Vec<Vec<(f32, u32)>>, TrainError> {
         let done = AtomicUsize::new(0);
         let groups = par::map(picked.len().div_ceil(QUERIES), |group| {
             let few = &picked[group * QUERIES..picked.len().min((group + 1) * QUERIES)];
-            let search = |q: &u32| self.search(queries.row(*q as usize), SPARE * k);
-            let mut searches: Vec<Search> = few.iter().map(search).collect();
+            let search = |q: &u32| self.search(queries.row(*q as usize), RERANK_FACTOR * k);
+            let mut searches: Vec<TeacherQuery> = few.iter().map(search).collect();
             for from in (0..self.blocks.len()).step_by(BLOCKS) {
-                keep_on(monitor)?;
+                check_interrupts(monitor)?;
                 for search in &mut searches {
                     self.scan(search, from);
                 }
             }
             let found = searches.into_iter().zip(few).enumerate();
             let found = found.map(|(i, (search, q))| {
-                let own = own(group * QUERIES + i);
-                self.found(queries.row(*q as usize), own, search, k)
+                let source_row = source_row(group * QUERIES + i);
+                self.found(queries.row(*q as usize), source_row, search, k)
             });
             let done = few.len() + done.fetch_add(few.len(), Ordering::Relaxed);
             monitor.phase(Phase::Teaching, done, picked.len());
@@ -161,23 +165,23 @@ impl<'a> Scanner<'a> {
         Ok(groups.into_iter().flatten().collect())
     }
 
-    fn search(&self, query: &[f32], k: usize) -> Search {
+    fn search(&self, query: &[f32], k: usize) -> TeacherQuery {
         let mut bases = vec![0f32; self.centroids.rows()];
-        (kernels().dots)(query, self.centroids.data, &mut bases);
+        (kernels().dot_rows)(query, self.centroids.data, &mut bases);
         let table = self.to_products.products(query);
-        let (lut, delta, bias) = quantize(&table, self.books.words, self.sizes[1]);
-        Search {
+        let (lut, delta, bias) = quantize_lut(&table, self.books.codewords, self.sizes[1]);
+        TeacherQuery {
             bases,
             lut,
             delta,
             bias,
-            best: Best::new(k),
+            best: TopK::new(k),
         }
     }
 
     /// Offers the rows of some blocks; block `b` has the numbers from `b·LANES`.
-    fn scan(&self, search: &mut Search, from: usize) {
-        let scan = if self.books.words <= 16 {
+    fn scan(&self, search: &mut TeacherQuery, from: usize) {
+        let scan = if self.books.codewords <= 16 {
             kernels().scan4
         } else {
             kernels().scan8
@@ -208,7 +212,13 @@ impl<'a> Scanner<'a> {
     }
 
     /// The best of the rows found, ranked exactly.
-    fn found(&self, query: &[f32], own: u32, search: Search, k: usize) -> Vec<(f32, u32)> {
+    fn found(
+        &self,
+        query: &[f32],
+        source_row: u32,
+        search: TeacherQuery,
+        k: usize,
+    ) -> Vec<(f32, u32)> {
         let exact = |(_, number): (f32, u32)| {
             let row = self.blocks[number as usize / LANES].rows[number as usize % LANES];
             let product = (kernels().dot)(query, self.exact.x.row(row as usize));
@@ -220,7 +230,7 @@ impl<'a> Scanner<'a> {
         };
         let found = search.best.finish().into_iter().map(exact);
         let mut near: Vec<(f32, u32)> = found
-            .filter(|(_, row)| allowed(self.exact.x, own, *row))
+            .filter(|(_, row)| is_candidate(self.exact.x, source_row, *row))
             .collect();
         near.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
         // A copy of its own size: there are many queries, and the buffer is ten times larger.
@@ -232,12 +242,12 @@ impl<'a> Scanner<'a> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::Quiet;
-    use crate::kmeans::{Assigner, Nearest, kmeans};
-    use crate::lessons::{FOREIGN, Queries, teach};
+    use crate::NoMonitor;
+    use crate::kmeans::{Assigner, Assignment, kmeans};
     use crate::linalg::half_norms;
-    use crate::product::{self, Residuals};
+    use crate::pq::{self, Residuals};
     use crate::testing::noise;
+    use crate::training_set::{NOT_A_ROW, QuerySet, exact_neighbors};
 
     const ROWS: usize = 1500;
     const DIM: usize = 6;
@@ -247,37 +257,40 @@ mod tests {
         let (x, vectors) = (noise(ROWS * DIM, 0), noise(40 * DIM, 99_999));
         let (x, queries) = (MatRef::new(&x, DIM), MatRef::new(&vectors, DIM));
         let all: Vec<u32> = (0..ROWS as u32).collect();
-        let centroids = kmeans(x, &all, 9, 1, &Quiet).unwrap();
+        let centroids = kmeans(x, &all, 9, 1, &NoMonitor).unwrap();
         let view = MatRef::new(&centroids, DIM);
         let halves = half_norms(view);
-        let mut nearest = vec![Nearest::default(); ROWS];
+        let mut nearest = vec![Assignment::default(); ROWS];
         let assigner = Assigner::new(view, &halves);
         assigner
             .assign(x, &mut nearest, || Ok::<_, TrainError>(()))
             .unwrap();
-        let norms: Vec<f32> = (0..ROWS).map(|i| crate::linalg::norm2(x.row(i))).collect();
-        let mut asked = Queries::default();
-        asked.add_foreign((0..40).map(|q| queries.row(q)));
+        let norms: Vec<f32> = (0..ROWS)
+            .map(|i| crate::linalg::squared_norm(x.row(i)))
+            .collect();
+        let mut asked = QuerySet::default();
+        asked.add_logged((0..40).map(|q| queries.row(q)));
         for (words, norms) in [(16, None), (16, Some(&norms[..])), (256, None)] {
-            let exact = Exact { x, norms };
+            let exact = SampleVectors { x, norms };
             let residuals = Residuals {
                 x,
                 chosen: &all,
                 nearest: &nearest,
                 centroids: view,
             };
-            let books = product::train(&residuals, (4, words), None, 1, &Quiet).unwrap();
-            let tables = Tables {
+            let books = pq::train(&residuals, (4, words), None, 1, &NoMonitor).unwrap();
+            let tables = IvfPqTables {
                 centroids: centroids.clone(),
                 books,
             };
-            let (coded, _) = Coded::new(x, nearest.clone(), &halves, &tables, &Quiet).unwrap();
-            let taught = teach(&exact, &asked, 30, &Quiet).unwrap();
-            let scanner = Scanner::new(&exact, &coded, &tables);
+            let (coded, _) =
+                EncodedSample::new(x, nearest.clone(), &halves, &tables, &NoMonitor).unwrap();
+            let taught = exact_neighbors(&exact, &asked, 30, &NoMonitor).unwrap();
+            let teacher = PqTeacher::new(&exact, &coded, &tables);
             // In another order than the log's, and not all.
             let picked: Vec<u32> = (1..40).rev().collect();
-            let got = scanner
-                .nearest(queries, &picked, |_| FOREIGN, 30, &Quiet)
+            let got = teacher
+                .nearest(queries, &picked, |_| NOT_A_ROW, 30, &NoMonitor)
                 .unwrap();
             assert_eq!(got.len(), 39);
             let mut hits = 0;

@@ -1,76 +1,76 @@
-//! What the teacher says: training and held-out queries with their exact neighbours within the sample.
+//! Training and held-out queries, and their exact neighbors within the sample.
 
-use crate::linalg::{MatRef, norm2};
-use crate::rank::{Ranked, Rows, rank};
+use crate::brute_force::{NeighborLists, RowSource, knn};
+use crate::linalg::{MatRef, squared_norm};
 use crate::{Monitor, Phase, TrainError};
 use distillvq_kernels::kernels;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Neighbours that a query's truth consists of.
-pub const TRUTH: usize = 10;
+/// Exact neighbors per held-out query: recall is measured at 10.
+pub const EVAL_K: usize = 10;
 /// Rows closer than this share of a pseudo-query's squared length are its copies: they would be found in any case.
 const COPY: f32 = 1e-3;
-/// [`Queries::own`] of a query that is no row.
-pub const FOREIGN: u32 = u32::MAX;
+/// [`QuerySet::source_row`] of a query that is not a row of the sample.
+pub const NOT_A_ROW: u32 = u32::MAX;
 
-/// The rows of the sample, exact.
-pub struct Exact<'a> {
+/// Vectors of the sample.
+pub struct SampleVectors<'a> {
     /// Internal vectors.
     pub x: MatRef<'a>,
     /// Squared norms, for L2.
     pub norms: Option<&'a [f32]>,
 }
 
-/// Queries to learn from or to be measured on.
+/// Training or held-out queries: rows used as pseudo-queries, and logged queries.
 #[derive(Debug, Clone, Default)]
-pub struct Queries {
+pub struct QuerySet {
     /// Internal vectors, row-major.
     pub vectors: Vec<f32>,
-    /// The row that a query was made from, or [`FOREIGN`].
-    pub own: Vec<u32>,
+    /// The row that a query was made from, or [`NOT_A_ROW`].
+    pub source_row: Vec<u32>,
 }
 
-impl Queries {
+impl QuerySet {
     pub fn len(&self) -> usize {
-        self.own.len()
+        self.source_row.len()
     }
 
     /// Adds rows of the sample as pseudo-queries.
     pub fn add_rows(&mut self, x: MatRef<'_>, rows: &[u32]) {
         for row in rows {
             self.vectors.extend_from_slice(x.row(*row as usize));
-            self.own.push(*row);
+            self.source_row.push(*row);
         }
     }
 
-    /// Adds queries that are no rows.
-    pub fn add_foreign<'q>(&mut self, queries: impl Iterator<Item = &'q [f32]>) {
+    /// Adds logged queries.
+    pub fn add_logged<'q>(&mut self, queries: impl Iterator<Item = &'q [f32]>) {
         for query in queries {
             self.vectors.extend_from_slice(query);
-            self.own.push(FOREIGN);
+            self.source_row.push(NOT_A_ROW);
         }
     }
 }
 
 /// Whether a query may find a row: pseudo-queries find neither themselves nor their copies.
-pub fn allowed(x: MatRef<'_>, own: u32, row: u32) -> bool {
-    if own == FOREIGN {
+pub fn is_candidate(x: MatRef<'_>, source_row: u32, row: u32) -> bool {
+    if source_row == NOT_A_ROW {
         return true;
     }
-    if own == row {
+    if source_row == row {
         return false;
     }
-    let (a, b) = (x.row(own as usize), x.row(row as usize));
-    norm2(a) + norm2(b) - 2.0 * (kernels().dot)(a, b) > COPY * norm2(a)
+    let (a, b) = (x.row(source_row as usize), x.row(row as usize));
+    squared_norm(a) + squared_norm(b) - 2.0 * (kernels().dot)(a, b) > COPY * squared_norm(a)
 }
 
-/// Exact rows as the queries may find them.
-struct Found<'a> {
-    rows: &'a Exact<'a>,
-    own: &'a [u32],
+/// The sample's vectors, with the rows that each query may find.
+struct SampleRows<'a> {
+    rows: &'a SampleVectors<'a>,
+    source_row: &'a [u32],
 }
 
-impl Rows for Found<'_> {
+impl RowSource for SampleRows<'_> {
     fn len(&self) -> usize {
         self.rows.x.rows()
     }
@@ -83,25 +83,25 @@ impl Rows for Found<'_> {
         self.rows.norms
     }
 
-    fn allowed(&self, query: usize, row: u32) -> bool {
-        allowed(self.rows.x, self.own[query], row)
+    fn is_candidate(&self, query: usize, row: u32) -> bool {
+        is_candidate(self.rows.x, self.source_row[query], row)
     }
 }
 
-/// Asks the teacher for the `k` nearest rows of every query.
-pub fn teach(
-    rows: &Exact<'_>,
-    queries: &Queries,
+/// The exact `k` nearest rows of every query, by brute force.
+pub fn exact_neighbors(
+    rows: &SampleVectors<'_>,
+    queries: &QuerySet,
     k: usize,
     monitor: &dyn Monitor,
-) -> Result<Ranked, TrainError> {
+) -> Result<NeighborLists, TrainError> {
     let total = rows.x.rows() * queries.len();
     let done = AtomicUsize::new(0);
-    rank(
+    knn(
         MatRef::new(&queries.vectors, rows.x.cols),
-        &Found {
+        &SampleRows {
             rows,
-            own: &queries.own,
+            source_row: &queries.source_row,
         },
         k,
         |scores| {

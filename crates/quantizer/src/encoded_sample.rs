@@ -1,18 +1,18 @@
-//! The sample in codes: what the students of distillation look at.
+//! The encoded sample: lists, codes and norm corrections, which distillation trains on.
 
-use crate::encode::{Coder, EncodedRows, Placement};
-use crate::kmeans::{Assigner, Nearest};
+use crate::encode::{EncodedRows, Placement, PqEncoder};
+use crate::kmeans::{Assigner, Assignment};
 use crate::linalg::{MatRef, ROWS};
-use crate::model::Tables;
-use crate::product::Codebooks;
-use crate::scale::Scale;
-use crate::train::keep_on;
+use crate::model::IvfPqTables;
+use crate::norm_correction::NormCorrection;
+use crate::pq::Codebooks;
+use crate::train::check_interrupts;
 use crate::{Monitor, TrainError, par};
 
 /// Lists, codes and norm corrections of all rows of the sample. They never change during distillation.
-pub struct Coded {
+pub struct EncodedSample {
     /// List of each row.
-    nearest: Vec<Nearest>,
+    nearest: Vec<Assignment>,
     subquantizers: usize,
     /// `subquantizers` bytes a row.
     codes: Vec<u8>,
@@ -20,19 +20,19 @@ pub struct Coded {
     corrections: Vec<f32>,
 }
 
-impl Coded {
+impl EncodedSample {
     /// Encodes the rows, whose lists are known, and learns the range of the norm corrections.
     pub fn new(
         x: MatRef<'_>,
-        nearest: Vec<Nearest>,
+        nearest: Vec<Assignment>,
         half_norms: &[f32],
-        tables: &Tables,
+        tables: &IvfPqTables,
         monitor: &dyn Monitor,
-    ) -> Result<(Coded, Scale), TrainError> {
+    ) -> Result<(EncodedSample, NormCorrection), TrainError> {
         let subquantizers = tables.books.subquantizers;
-        let books = tables.books.by_dimension();
+        let books = tables.books.transposed();
         let assigner = Assigner::new(MatRef::new(&tables.centroids, x.cols), half_norms);
-        let coder = Coder {
+        let coder = PqEncoder {
             assigner,
             tables,
             books: &books,
@@ -45,7 +45,7 @@ impl Coded {
         par::each_mut(
             &mut pieces.collect::<Vec<_>>(),
             |i, (codes, corrections)| {
-                keep_on(monitor)?;
+                check_interrupts(monitor)?;
                 let rows = x.slice(i * ROWS, (i + 1) * ROWS);
                 corrections.copy_from_slice(&coder.codes(
                     rows,
@@ -55,14 +55,14 @@ impl Coded {
                 Ok(())
             },
         )?;
-        let scale = Scale::fit(corrections.iter().flatten().copied().collect());
+        let scale = NormCorrection::fit(corrections.iter().flatten().copied().collect());
         let byte = |k: Option<f32>| k.and_then(|k| scale.encode(k)).unwrap_or(0);
         let corrections = corrections
             .into_iter()
             .map(|k| scale.decode(byte(k)))
             .collect();
         Ok((
-            Coded {
+            EncodedSample {
                 nearest,
                 subquantizers,
                 codes,
@@ -73,8 +73,12 @@ impl Coded {
     }
 
     /// The rows that a finished encoder put into lists, as it encoded them.
-    pub fn placed(rows: &EncodedRows, subquantizers: usize, scale: &Scale) -> Coded {
-        let mut coded = Coded {
+    pub fn from_encoded(
+        rows: &EncodedRows,
+        subquantizers: usize,
+        scale: &NormCorrection,
+    ) -> EncodedSample {
+        let mut coded = EncodedSample {
             nearest: Vec::new(),
             subquantizers,
             codes: Vec::new(),
@@ -82,9 +86,9 @@ impl Coded {
         };
         for (row, codes) in rows.rows.iter().zip(rows.codes.chunks_exact(subquantizers)) {
             if let Placement::List(list) = row.placement {
-                coded.nearest.push(Nearest { list, cost: 0.0 });
+                coded.nearest.push(Assignment { list, cost: 0.0 });
                 coded.codes.extend_from_slice(codes);
-                coded.corrections.push(scale.decode(row.scale));
+                coded.corrections.push(scale.decode(row.correction_code));
             }
         }
         coded

@@ -1,72 +1,14 @@
-//! What measuring an index needs: queries held out from training, exact scores of rows, and the error of codes.
+//! Exact scores of rows, and the error of their codes.
 
-use crate::linalg::{MatRef, norm2, products};
-use crate::space::{Kind, Space};
+use crate::linalg::{MatRef, matmul_nt, squared_norm};
+use crate::preprocess::{Preprocess, RowClass};
 use crate::{Metric, Model};
-use rand::seq::SliceRandom;
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
-
-/// Most vectors that are held out to measure with. A query's recall has a standard deviation of 0.14 where the mean is 0.90, and
-/// of 0.10 where it is 0.95: a percent is then two standard errors and more.
-pub const MOST_HELD_OUT: usize = 1_024;
-/// At most this share of what there is.
-const SHARE: usize = 5;
-/// Fewer tell nothing that rows would not tell better.
-const FEWEST: usize = 50;
-
-/// Takes some of row-major vectors out, to measure with what training will not see: at most a fifth of them and at most
-/// `most`, none if that would be too few. The rest stays in order.
-pub fn hold_out(vectors: &mut Vec<f32>, dim: usize, most: usize, seed: u64) -> Vec<f32> {
-    let dim = dim.max(1);
-    let rows = vectors.len() / dim;
-    let wanted = (rows / SHARE).min(most).min(MOST_HELD_OUT);
-    if wanted < FEWEST {
-        return Vec::new();
-    }
-    let chosen = choose(rows, wanted, seed);
-    let held_out = gather(vectors, dim, &chosen);
-    let mut held = chosen.into_iter().peekable();
-    let mut kept = 0;
-    for row in 0..rows {
-        if held.next_if_eq(&row).is_none() {
-            vectors.copy_within(row * dim..(row + 1) * dim, kept);
-            kept += dim;
-        }
-    }
-    vectors.truncate(kept);
-    held_out
-}
-
-/// At most `wanted` of row-major vectors, to measure with, though training may see them.
-pub fn pick(vectors: &[f32], dim: usize, wanted: usize, seed: u64) -> Vec<f32> {
-    let dim = dim.max(1);
-    let rows = vectors.len() / dim;
-    gather(vectors, dim, &choose(rows, wanted.min(rows), seed))
-}
-
-/// Some of so many rows, in ascending order.
-fn choose(rows: usize, wanted: usize, seed: u64) -> Vec<usize> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 8);
-    let mut chosen: Vec<usize> = (0..rows).collect();
-    let (some, _) = chosen.partial_shuffle(&mut rng, wanted);
-    let mut chosen = some.to_vec();
-    chosen.sort_unstable();
-    chosen
-}
-
-fn gather(vectors: &[f32], dim: usize, rows: &[usize]) -> Vec<f32> {
-    let each = rows
-        .iter()
-        .filter_map(|row| vectors.get(row * dim..(row + 1) * dim));
-    each.flatten().copied().collect()
-}
 
 /// Exact scores of rows for some queries, as the model's metric ranks them.
 #[derive(Debug)]
 pub struct ExactScores {
     /// Without the rotation, which changes no score.
-    space: Space,
+    space: Preprocess,
     /// Internal vectors, row-major.
     queries: Vec<f32>,
 }
@@ -99,9 +41,9 @@ impl ExactScores {
             .rows(MatRef::new(&rows[..n * dim], dim), internal);
         let (queries, internal) = (MatRef::new(&self.queries, dim), MatRef::new(internal, dim));
         scores.resize(self.queries() * n, 0.0);
-        products(queries, internal, scores);
+        matmul_nt(queries, internal, scores);
         let norms: Vec<f32> = match self.space.metric {
-            Metric::L2 => (0..n).map(|i| norm2(internal.row(i))).collect(),
+            Metric::L2 => (0..n).map(|i| squared_norm(internal.row(i))).collect(),
             Metric::InnerProduct | Metric::Cosine => Vec::new(),
         };
         for of_query in scores.chunks_exact_mut(n.max(1)) {
@@ -109,7 +51,7 @@ impl ExactScores {
                 *score = 2.0 * *score - norm;
             }
             for (score, kind) in of_query.iter_mut().zip(&kinds) {
-                if *kind != Kind::Usable {
+                if *kind != RowClass::Encodable {
                     *score = f32::NEG_INFINITY;
                 }
             }
@@ -121,7 +63,7 @@ impl ExactScores {
 impl Model {
     /// What scores rows exactly for raw queries.
     pub fn exact_scores(&self, queries: &[f32]) -> ExactScores {
-        let space = Space {
+        let space = Preprocess {
             rotation: Vec::new(),
             ..self.body().encoder.space.clone()
         };
@@ -144,7 +86,7 @@ impl Model {
         let mut internal = vec![0f32; self.dim()];
         let space = &self.body().encoder.space;
         let kinds = space.rows(MatRef::new(vector, self.dim()), &mut internal);
-        if kinds != [Kind::Usable] {
+        if kinds != [RowClass::Encodable] {
             return None;
         }
         let mut decoded = self.centroid(list)?.to_vec();
@@ -153,11 +95,11 @@ impl Model {
             .tables
             .books
             .add_decoded(codes, &mut decoded);
-        let length = f64::from(norm2(&internal));
+        let length = f64::from(squared_norm(&internal));
         for (x, d) in internal.iter_mut().zip(&decoded) {
             *x -= d;
         }
-        (length > 0.0).then(|| f64::from(norm2(&internal)) / length)
+        (length > 0.0).then(|| f64::from(squared_norm(&internal)) / length)
     }
 }
 
@@ -166,25 +108,7 @@ impl Model {
 mod tests {
     use super::*;
     use crate::testing::noise;
-    use crate::{Placement, Quiet, TrainOptions, train};
-
-    #[test]
-    fn what_is_held_out_is_gone_from_the_rest() {
-        let all: Vec<f32> = (0..2000u16).map(f32::from).collect();
-        let mut rest = all.clone();
-        let held = hold_out(&mut rest, 2, 100, 7);
-        assert_eq!((held.len(), rest.len()), (200, 1800));
-        let mut both: Vec<f32> = held.iter().chain(&rest).copied().collect();
-        assert!(rest.is_sorted());
-        both.sort_by(f32::total_cmp);
-        assert_eq!(both, all);
-        assert!(held.chunks(2).all(|pair| pair[1] == pair[0] + 1.0));
-        let mut few = noise(2 * 5 * FEWEST - 2, 1);
-        assert!(hold_out(&mut few, 2, 100, 7).is_empty());
-        assert_eq!(few.len(), 2 * 5 * FEWEST - 2);
-        assert_eq!(pick(&all, 2, 30, 1).len(), 60);
-        assert_eq!(pick(&all, 2, 3000, 1), all);
-    }
+    use crate::{NoMonitor, Placement, TrainOptions, train};
 
     #[test]
     fn scores_rank_as_the_metric_does() {
@@ -200,7 +124,9 @@ mod tests {
                 distill: false,
                 ..TrainOptions::default()
             };
-            let model = train(&sample, dim, None, &options, &Quiet).unwrap().model;
+            let model = train(&sample, dim, None, &options, &NoMonitor)
+                .unwrap()
+                .model;
             let exact = model.exact_scores(&queries);
             assert_eq!(exact.queries(), 3);
             let mut buffers = ScoreBuffers::default();
@@ -246,7 +172,9 @@ mod tests {
                 distill: false,
                 ..TrainOptions::default()
             };
-            let model = train(&sample, dim, None, &options, &Quiet).unwrap().model;
+            let model = train(&sample, dim, None, &options, &NoMonitor)
+                .unwrap()
+                .model;
             let encoded = model.encode(&sample);
             let rows = sample.chunks(dim).zip(encoded.codes.chunks(subquantizers));
             let errors = rows.zip(&encoded.rows).filter_map(|((row, codes), one)| {
