@@ -85,6 +85,7 @@ fn the_index_answers_as_a_sequential_scan() {
             failed.extend(seeds);
         }
     });
+    println!("{rounds} rounds from {first}: {tally}");
     failed.sort_unstable();
     assert_eq!(failed, [0; 0], "rounds that failed");
     if rounds >= ENOUGH_ROUNDS {

@@ -182,7 +182,9 @@ impl Figures {
             && let Some(model) = target.encoder()?
         {
             let now = figures.error_of_new_rows(locked, &model);
-            figures.drift = now.map(|now| now / f64::from(before));
+            // Codes without any error have none to compare with.
+            let before = f64::from(before);
+            figures.drift = now.map(|now| if now == before { 1.0 } else { now / before });
         }
         Ok(figures)
     }

@@ -23,7 +23,7 @@ const NO_TABLE: &str = "vq_no_table";
 const NO_VECTORS: &str = "vq_no_vectors";
 /// Figures of an index as JSON, and its drift; without what may change meanwhile.
 pub const FIGURES: &str =
-    "SELECT (to_jsonb(f) - '{index,table,dead,drift,advice}'::text[])::text, drift FROM";
+    "SELECT (to_jsonb(f) - '{index,table,dead,drift,advice}'::text[])::text, drift::text FROM";
 
 /// Makes the roles, which all databases of a server share.
 pub const MAKE_ROLES: &str =

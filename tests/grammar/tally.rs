@@ -1,6 +1,7 @@
 //! What rounds count: plans by the index, and rows that it misses.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use super::Frame;
 use super::verdict::Verdict;
@@ -29,6 +30,20 @@ pub struct Tally {
     nodes: [u32; NODES.len()],
     /// Of one dimension, and of others: rows missed, and all.
     rows: [[usize; 2]; 2],
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [statements, by_index] =
+            [1, 0].map(|i| self.plans.values().map(|counts| counts[i]).sum::<u32>());
+        let [one, other] = self
+            .rows
+            .map(|[missed, rows]| format!("{missed} of {rows}"));
+        write!(
+            f,
+            "{statements} statements answered, {by_index} by the index; missed {one} rows of one dimension, {other} of more"
+        )
+    }
 }
 
 impl Tally {
