@@ -214,7 +214,7 @@ fn a_log_with_one_column_of_vectors_needs_no_name() {
         mallory.one::<String>(
             "SELECT query_source FROM distillvq_recall('own.one', queries => 'own.log')"
         ),
-        "queries"
+        "log"
     );
     let two = mallory.refusal("SELECT distillvq_calibrate('own.one', queries => 'own.two')");
     assert_eq!(two.state, "42702", "{two:?}");

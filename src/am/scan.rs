@@ -284,6 +284,10 @@ impl Source for Timed {
         self.0.score(distance)
     }
 
+    fn expected_error(&self) -> f64 {
+        self.0.expected_error()
+    }
+
     fn next_exact(&mut self, out: &mut Vec<Tid>) -> std::result::Result<(), ivf::Error> {
         timing::stage(Stage::Probe, || self.0.next_exact(out))
     }

@@ -13,6 +13,7 @@ use crate::store::PageStore;
 use crate::stream::{Hit, LateRows, Source, Stream, StreamOptions, Work};
 use crate::{CodeShape, Tid};
 use distillvq_quantizer::RefineQuery;
+use std::cell::Cell;
 
 /// Codes asked for before they are needed.
 const AHEAD: usize = 8;
@@ -38,6 +39,7 @@ impl<S: PageStore> Refined<S> {
                 store,
                 query,
                 bytes,
+                errors: Cell::default(),
             },
             stream: Stream::new(
                 Coarse(search),
@@ -121,6 +123,10 @@ impl<S: PageStore> Source for Refined<S> {
         self.stream.source().0.score(distance)
     }
 
+    fn expected_error(&self) -> f64 {
+        self.codes.expected_error()
+    }
+
     fn next_exact(&mut self, out: &mut Vec<Tid>) -> Result<(), Error> {
         self.stream.source_mut().0.next_exact(out)
     }
@@ -198,6 +204,10 @@ impl<S: PageStore> Source for Coarse<S> {
         -distance
     }
 
+    fn expected_error(&self) -> f64 {
+        self.0.expected_error()
+    }
+
     fn next_exact(&mut self, _out: &mut Vec<Tid>) -> Result<(), Error> {
         Ok(())
     }
@@ -220,6 +230,8 @@ struct Codes<S> {
     store: S,
     query: RefineQuery,
     bytes: usize,
+    /// Sum of the expected errors of the codes compared so far, and their number.
+    errors: Cell<(f64, f64)>,
 }
 
 impl<S: PageStore> Codes<S> {
@@ -237,9 +249,18 @@ impl<S: PageStore> Codes<S> {
             if let Some(later) = batch.get(i + AHEAD) {
                 self.warm(&later.refine);
             }
-            out.push(Some(-f64::from(self.score(candidate.refine)?)));
+            let (score, error) = self.score(candidate.refine)?;
+            let (sum, count) = self.errors.get();
+            self.errors.set((sum + f64::from(error), count + 1.0));
+            out.push(Some(-f64::from(score)));
         }
         Ok(())
+    }
+
+    /// The mean of what is expected of the codes compared so far.
+    fn expected_error(&self) -> f64 {
+        let (sum, count) = self.errors.get();
+        sum / count.max(1.0)
     }
 
     fn warm(&self, place: &Place) {
@@ -248,7 +269,7 @@ impl<S: PageStore> Codes<S> {
             .warm(place.block, &[HEADER_SIZE..BODY, at..at + self.bytes]);
     }
 
-    fn score(&self, Place { block, at }: Place) -> Result<f32, Error> {
+    fn score(&self, Place { block, at }: Place) -> Result<(f32, f32), Error> {
         self.store.read(block, |page| {
             let head = Head::read(page).map_err(|what| Error::damaged(block, what))?;
             let code = page.get(usize::from(at)..).unwrap_or_default();

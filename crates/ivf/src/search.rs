@@ -233,6 +233,12 @@ impl<S: PageStore> Search<S> {
         (rows * self.lists() as f64 / self.probes.len().max(1) as f64) as u64
     }
 
+    /// See [`QueryTables::expected_error`].
+    pub fn expected_error(&self) -> f64 {
+        let scorer = self.scorer.as_ref();
+        scorer.map_or(0.0, |scorer| f64::from(scorer.tables.expected_error()))
+    }
+
     /// Codes scanned so far; those that had to be scanned again count again.
     pub fn scanned(&self) -> u64 {
         self.scanned.get()

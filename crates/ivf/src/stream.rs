@@ -4,7 +4,8 @@
 //! 1. `probes` lists are probed first, and every row of the exact list is compared exactly before anything else.
 //! 2. A row is given out when no unseen candidate of the probed lists can plausibly beat it: its score must reach the
 //!    next estimate plus `μ + z·σ`, where μ and σ are mean and standard deviation of (exact − estimated) over the rows
-//!    compared so far. Until then further batches are compared.
+//!    compared so far. Until then further batches are compared. The first rows may be nearly alike, and share their errors: so
+//!    among the first [`ENOUGH_ERRORS`] rows σ is at least [`LEAST_ERROR`] of what the codes let expect.
 //! 3. The more rows are given out, the further the neighbourhood reaches into other lists: beyond the `rows` that the first
 //!    probes are meant for, as many lists are probed as the index has measured that the next rows need ([`Growth`]), so that the
 //!    hundredth row is found about as surely as the tenth: a filter that few rows pass makes one of the first ten of it. When
@@ -54,6 +55,11 @@ use std::cmp::Ordering;
 
 /// By which share of the rows returned the search compares ahead of them where the distance is limited.
 const AHEAD_WITHIN: f64 = 4.0;
+
+/// Share of the expected standard deviation of errors that is supposed at least. Those of ordinary rows are above it.
+const LEAST_ERROR: f64 = 0.5;
+/// Errors that are believed whatever was expected, so that a search compares no more rows than so many for it.
+const ENOUGH_ERRORS: usize = 1_000;
 
 /// A row with its exact distance. Ordered by distance (NaN last, as in PostgreSQL), then TID.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -126,10 +132,10 @@ impl Errors {
         }
     }
 
-    /// Mean plus `z` standard deviations.
-    fn margin(&self, z: f64) -> f64 {
+    /// Mean plus `z` standard deviations, which are `least` or more.
+    fn margin(&self, z: f64, least: f64) -> f64 {
         let degrees = self.count.saturating_sub(1).max(1);
-        self.mean + z * (self.squares / degrees as f64).sqrt()
+        self.mean + z * (self.squares / degrees as f64).sqrt().max(least)
     }
 }
 
@@ -470,7 +476,13 @@ impl<C: Source> Stream<C> {
 
     /// The best score that is plausible for what is unseen.
     fn rival(&self, unseen: f32) -> f64 {
-        f64::from(unseen) + self.errors.margin(self.options.z)
+        let is_known = self.errors.count >= ENOUGH_ERRORS;
+        let least = if is_known {
+            0.0
+        } else {
+            LEAST_ERROR * self.source().expected_error()
+        };
+        f64::from(unseen) + self.errors.margin(self.options.z, least)
     }
 
     /// Whether enough rows were compared to judge the estimates.

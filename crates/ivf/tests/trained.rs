@@ -215,18 +215,6 @@ fn probes_follow_the_ranking() {
     }
 }
 
-/// The distance that the operator of a metric gives.
-fn distance(metric: Metric, q: &[f32], x: &[f32]) -> f64 {
-    let pairs = || q.iter().zip(x).map(|(q, x)| (f64::from(*q), f64::from(*x)));
-    let dot: f64 = pairs().map(|(q, x)| q * x).sum();
-    let norm = |v: &[f32]| v.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
-    match metric {
-        Metric::L2 => pairs().map(|(q, x)| (q - x).powi(2)).sum::<f64>().sqrt(),
-        Metric::InnerProduct => -dot,
-        Metric::Cosine => 1.0 - dot / (norm(q) * norm(x)),
-    }
-}
-
 #[test]
 fn a_stream_over_an_index_gives_exact_order_and_good_recall() {
     for metric in METRICS {

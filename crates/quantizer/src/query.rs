@@ -121,11 +121,16 @@ impl Searcher {
             .as_ref()
             .map(|query_transform| query_transform.products(&small));
         let table = it.books.products(transformed.as_ref().unwrap_or(&query));
+        let error = expected_error(&table, it.shape, it.space.dim);
         let (lut, delta, lut_bias) = quantize_lut(&table, it.shape.words(), it.shape.lut_bytes());
         QueryTables {
             lut,
             delta,
             lut_bias,
+            error: match it.space.metric {
+                Metric::L2 => 2.0 * error,
+                Metric::InnerProduct | Metric::Cosine => error,
+            },
             transformed: transformed.map(|transformed| QueryVector::new(&transformed)),
             query: small,
             searcher: self.clone(),
@@ -159,6 +164,8 @@ pub struct QueryTables {
     pub delta: f32,
     /// Sum of the minima of the sub-quantizers.
     pub lut_bias: f32,
+    /// See [`QueryTables::expected_error`].
+    error: f32,
     /// The internal query.
     query: QueryVector,
     /// The same as the decoder wants it, if it wants it otherwise.
@@ -169,6 +176,19 @@ pub struct QueryTables {
 /// Largest table entry, such that no sum of `rows` entries overflows 16 bits.
 fn largest_entry(rows: usize) -> f32 {
     (65_535 / rows.max(1)).min(255) as f32
+}
+
+/// The standard deviation of a product's error: of the variance of the words' products, codes of so many bits a dimension
+/// leave that share which they leave of noise.
+fn expected_error(table: &[f32], shape: CodeShape, dim: usize) -> f32 {
+    let words = shape.words();
+    let variance = |row: &[f32]| {
+        let mean = row.iter().sum::<f32>() / words as f32;
+        row.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / words as f32
+    };
+    let sum: f32 = table.chunks_exact(words.max(1)).map(variance).sum();
+    let bits = shape.subquantizers as f32 * f32::from(shape.bits) / dim.max(1) as f32;
+    (sum * (-2.0 * bits).exp2()).sqrt()
 }
 
 /// The table in bytes (padded with zeros to `bytes`), its step, and the sum of its rows' minima.
@@ -211,6 +231,12 @@ impl QueryTables {
                 RefineQuery::of(values[..dim].to_vec(), *step, metric)
             }
         }
+    }
+
+    /// The standard deviation that the errors of scores have by the shape of the codes, if rows are spread as the codebooks
+    /// are.
+    pub fn expected_error(&self) -> f32 {
+        self.error
     }
 
     /// What an estimate plus the loss of the distance (see the scores of searches) leaves, the same for all rows: the query's

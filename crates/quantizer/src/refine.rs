@@ -70,6 +70,8 @@ pub struct RefineQuery {
     values: Vec<i8>,
     step: f32,
     metric: Metric,
+    /// The standard deviation of the error of a score over the row's step, if roundings are random.
+    error: f32,
 }
 
 impl RefineQuery {
@@ -82,15 +84,19 @@ impl RefineQuery {
     /// A query in steps.
     pub(crate) fn of(mut values: Vec<i8>, step: f32, metric: Metric) -> RefineQuery {
         values.resize(values.len().next_multiple_of(PACKED_VALUES), 0);
+        let norm2: f32 = values.iter().map(|x| f32::from(*x).powi(2)).sum();
+        let times = if metric == Metric::L2 { 2.0 } else { 1.0 };
         RefineQuery {
+            error: times * step * (norm2 / 12.0).sqrt(),
             values,
             step,
             metric,
         }
     }
 
-    /// The score of a row by its code; 0 if that is too short.
-    pub fn score(&self, code: &[u8]) -> f32 {
+    /// The score of a row by its code, and the standard deviation of its error if roundings are random; 0 if the code is too
+    /// short.
+    pub fn score(&self, code: &[u8]) -> (f32, f32) {
         let packed = self.values.len() / PACKED_VALUES * PACKED_BYTES;
         let (packed, tail) = code.split_at_checked(packed).unwrap_or_default();
         let step = tail
@@ -99,10 +105,11 @@ impl RefineQuery {
         let step = f32::from_bits(u32::from(step) << 16);
         let [product, square] = (kernels().dot_packed7)(&self.values, packed);
         let product = product as f32 * (self.step * step);
-        match self.metric {
+        let score = match self.metric {
             Metric::L2 => 2.0 * product - square as f32 * (step * step),
             Metric::InnerProduct | Metric::Cosine => product,
-        }
+        };
+        (score, self.error * step)
     }
 }
 
@@ -139,7 +146,7 @@ mod tests {
                 (Metric::InnerProduct, product),
                 (Metric::L2, 2.0 * product - norm),
             ] {
-                let got = RefineQuery::new(&query, metric).score(&code);
+                let got = RefineQuery::new(&query, metric).score(&code).0;
                 assert!((got - want).abs() < 0.03 * (dim as f32).sqrt(), "{dim}");
             }
         }
@@ -152,11 +159,15 @@ mod tests {
             for (i, value) in row.iter().enumerate() {
                 let mut query = [0.0; 4];
                 query[i] = 1.0;
-                let got = RefineQuery::new(&query, Metric::Cosine).score(&code(&row));
+                let got = RefineQuery::new(&query, Metric::Cosine)
+                    .score(&code(&row))
+                    .0;
                 assert!((got - value).abs() <= 0.01 * size, "{size}: {got} {value}");
             }
         }
-        let zero = RefineQuery::new(&[1.0; 4], Metric::Cosine).score(&code(&[0.0; 4]));
+        let zero = RefineQuery::new(&[1.0; 4], Metric::Cosine)
+            .score(&code(&[0.0; 4]))
+            .0;
         assert_eq!(zero, 0.0);
     }
 
@@ -165,7 +176,7 @@ mod tests {
         let query = RefineQuery::new(&noise(20, 1), Metric::L2);
         let code = code(&noise(20, 2));
         for n in 0..code.len() {
-            assert!(query.score(&code[..n]).is_finite());
+            assert!(query.score(&code[..n]).0.is_finite());
         }
     }
 }

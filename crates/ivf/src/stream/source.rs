@@ -27,6 +27,11 @@ pub trait Source {
     }
     /// The score of an exact distance on the scale of the estimates, see [`Search::score`].
     fn score(&self, distance: f64) -> f64;
+    /// The standard deviation that the errors of estimates are expected to have, 0 if nothing is: rows that are nearly alike
+    /// share their errors, which then vary less.
+    fn expected_error(&self) -> f64 {
+        0.0
+    }
     /// Appends the next of the rows that are always compared exactly, see [`Search::next_exact`].
     fn next_exact(&mut self, out: &mut Vec<Tid>) -> Result<(), Error>;
     /// Begins again, see [`Search::rewind`].
@@ -81,6 +86,10 @@ impl<S: PageStore> Source for Search<S> {
 
     fn score(&self, distance: f64) -> f64 {
         Search::score(self, distance)
+    }
+
+    fn expected_error(&self) -> f64 {
+        Search::expected_error(self)
     }
 
     fn next_exact(&mut self, out: &mut Vec<Tid>) -> Result<(), Error> {

@@ -277,3 +277,15 @@ pub fn pull_all(
         }
     }
 }
+
+/// The distance that the operator of a metric gives.
+pub fn distance(metric: Metric, q: &[f32], x: &[f32]) -> f64 {
+    let pairs = || q.iter().zip(x).map(|(q, x)| (f64::from(*q), f64::from(*x)));
+    let dot: f64 = pairs().map(|(q, x)| q * x).sum();
+    let norm = |v: &[f32]| v.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+    match metric {
+        Metric::L2 => pairs().map(|(q, x)| (q - x).powi(2)).sum::<f64>().sqrt(),
+        Metric::InnerProduct => -dot,
+        Metric::Cosine => 1.0 - dot / (norm(q) * norm(x)),
+    }
+}
