@@ -21,10 +21,11 @@
 //! * Else codes say which rows are compared, and a row whose code is much worse than those of others is found late: three or
 //!   more standard deviations (`StreamOptions::z`). So with all lists some rows may be missing before the end, and others from
 //!   behind take their places: [`TOLERATED`] over all answers with all lists, as docs/reference.md promises. With fewer lists more may
-//!   be; there only the other rules are checked. In some tables here codes hardly tell rows apart: most vectors lie within a
-//!   thousandth of the longest, or on a line that one code covers. There errors are alike among neighbours, an answer can
-//!   lack most of its rows, and what may be missed in a round is [`TOLERATED_IN_A_ROUND`]; in one dimension cosine
-//!   distances differ by nothing but roundings.
+//!   be; there only the other rules are checked. In 200 rounds from 30101, 250 of 1,489,450 rows were missed (0.02 %).
+//! * In some tables here codes hardly tell rows apart: most vectors lie within a thousandth of the longest (`Shape::Lengths`, by
+//!   L2), or on a line that one code covers (`Shape::Line`). There errors are alike among neighbours: a search learns how far off
+//!   others may be from the codes' shape alone, and what may be missed in a round is [`TOLERATED_IN_A_ROUND`]. In one dimension
+//!   cosine distances differ by nothing but roundings.
 //!
 //! Window functions, groups, aggregates, set operations, and joins rely on the order of a search. They are run in the modes
 //! that keep it, show the rows that they were computed from, and must agree with them (`grammar/computation/`). Where no row
