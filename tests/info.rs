@@ -329,30 +329,29 @@ fn codes_that_miss_the_target_are_to_be_finer() {
 
 #[test]
 fn a_target_that_no_codes_reach_is_to_be_lowered() {
-    let dim = 280;
-    // All that differs is one number, over many magnitudes: no step of a code is small enough for all of them.
-    let value = |i: usize| (0.008 * i as f32).exp();
-    let row = |i: usize| (0..dim).map(move |j| if j == 0 { value(i) } else { 0.0 });
-    let vectors = Vectors::new(dim, (0..1_500).flat_map(row).collect()).unwrap();
+    let (rows, dim) = (12_000, 16);
+    // Most rows are nearly alike, far nearer to each other than codes of all rows can tell.
+    let (spread, centers) = (Vectors::noise(rows, dim, 5), Vectors::noise(100, dim, 6));
+    let row = |i: usize| {
+        let (center, scale) = if i % 10 < 8 {
+            (0, 1e-3)
+        } else {
+            (i % 100, 1.0)
+        };
+        let both = centers.row(center).iter().zip(spread.row(i));
+        both.map(|(c, s)| c + scale * s).collect::<Vec<f32>>()
+    };
+    let vectors = Vectors::new(dim, (0..rows).flat_map(row).collect()).unwrap();
     let mut db = Database::of_items("unreached", &vectors);
     db.run(
         "CREATE INDEX one ON items USING distillvq (embedding)
-         WITH (lists = 4, subquantizers = 200, target_recall = 0.9999)",
+         WITH (lists = 4, subquantizers = 16, bits = 8, target_recall = 0.9999)",
     );
     let mut session = db.session();
     session.run("SET distillvq.target_recall = 0.9998");
     let told = follow_all(&mut db);
-    let expected = [
-        "(subquantizers = 280); REINDEX",
-        "(bits = 8, subquantizers = 239); REINDEX",
-        "(refine = sq7); REINDEX",
-        "lower target_recall: ",
-        "ok",
-    ];
-    assert_eq!(told.len(), expected.len(), "{told:?}");
-    for (told, expected) in told.iter().zip(expected) {
-        assert!(told.contains(expected), "{told}");
-    }
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(told[0].starts_with("lower target_recall: "), "{told:?}");
     // Where the index's own target does not count, it does not help to lower that one.
     let told = follow_all(&mut session);
     assert!(
