@@ -5,7 +5,7 @@
 //! 2. A row is given out when no unseen candidate of the probed lists can plausibly beat it: its score must reach the
 //!    next estimate plus `μ + z·σ`, where μ and σ are mean and standard deviation of (exact − estimated) over the rows
 //!    compared so far. Until then further batches are compared. The first rows may be nearly alike, and share their errors: so
-//!    among the first [`ENOUGH_ERRORS`] rows σ is at least [`LEAST_ERROR`] of what the codes let expect.
+//!    among the first `ENOUGH_ERRORS` rows σ is at least `LEAST_ERROR` of what the codes let expect.
 //! 3. The more rows are given out, the further the neighbourhood reaches into other lists: beyond the `rows` that the first
 //!    probes are meant for, as many lists are probed as the index has measured that the next rows need ([`Growth`]), so that the
 //!    hundredth row is found about as surely as the tenth: a filter that few rows pass makes one of the first ten of it. When

@@ -9,7 +9,7 @@ use distillvq_ivf::refined::Refined;
 use distillvq_ivf::stream::{Source, Stream, StreamOptions};
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{Candidate, Error, Metric, Search, Tid};
-use distillvq_quantizer::{Quiet, TrainOptions, train};
+use distillvq_quantizer::{NoMonitor, TrainOptions, train};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -47,7 +47,7 @@ fn missed_and_compared(data: &[f32], refine: bool) -> (usize, u64) {
         distill: false,
         ..TrainOptions::default()
     };
-    let trained = train(data.to_vec(), DIM, None, &options, &Quiet).unwrap();
+    let trained = train(data.to_vec(), DIM, None, &options, &NoMonitor).unwrap();
     let model = trained.model;
     let rows = if refine { encode_refined } else { encode }(&model, data, 0);
     let store = MemoryStore::new();
