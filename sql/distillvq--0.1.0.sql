@@ -115,7 +115,8 @@ ALTER TABLE distillvq.model ALTER COLUMN body SET STORAGE EXTERNAL;
 
 COMMENT ON TABLE distillvq.model IS 'trained models; written by distillvq_train and distillvq_import_model, copied into an index when it is built';
 
--- A model averages rows of its table: its numbers are for its owner and the database's administrators. The database's owner
+-- A model averages rows of its table, and keeps held-out queries of its log: its numbers are for its owner and the
+-- database's administrators. The database's owner
 -- must be able to dump it.
 REVOKE ALL ON distillvq.model FROM PUBLIC;
 GRANT USAGE ON SCHEMA distillvq TO pg_database_owner;

@@ -53,7 +53,7 @@ struct Counters {
 }
 
 fn last_scan(client: &mut Client) -> Counters {
-    let sql = "SELECT index::text, lists, probed, codes, refined, compared, returned, dropped
+    let sql = "SELECT index::text, lists, probed, codes, refined, reranked, returned, dropped
                FROM distillvq_last_scan()";
     let row = client.query_one(sql, &[]).unwrap();
     Counters {

@@ -176,7 +176,7 @@ fn peer(
 fn distillvq(client: &mut Client) -> Result<(Duration, Built)> {
     say("distillvq: training a model with the query log");
     let row = client.query_one(
-        "SELECT rows, queries, code_recall_before, code_recall_after, seconds
+        "SELECT rows, queries_used, code_recall_before, code_recall_after, seconds
          FROM distillvq_train('items', 'embedding', queries => 'query_log', query_column => 'embedding',
                               model => 'demo', metric => 'cosine')",
         &[],
