@@ -92,7 +92,7 @@ fn integers(c: &mut Criterion) {
             let name = format!("{rows}x384");
             group.bench_function(BenchmarkId::new(k.name, &name), |b| b.iter(&mut run));
             let ns = cost(&mut run) / rows as f64;
-            println!("dot_rows_i8 {} {name}: {ns:.2} ns a row", k.name);
+            println!("dot_rows_i8 {} {name}: {ns:.2} ns per row", k.name);
         }
     }
     group.finish();

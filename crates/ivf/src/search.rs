@@ -4,7 +4,7 @@
 //! where its candidates were given out, and a later pull takes what comes behind. A list added between two pulls starts
 //! without a cursor. NaN scores count as the worst.
 //!
-//! A list is scanned once: its scores are kept, four bytes a row (`scores`), and later pulls choose among them. Only two
+//! A list is scanned once: its scores are kept, four bytes per row (`scores`), and later pulls choose among them. Only two
 //! things make a search scan codes again: a list for whose scores [`Search::with_memory`] leaves no room is scanned by each
 //! pull, and a page on which a vacuum moved rows meanwhile once more.
 

@@ -56,9 +56,9 @@ use std::cmp::Ordering;
 /// By which share of the rows returned the search compares ahead of them where the distance is limited.
 const AHEAD_WITHIN: f64 = 4.0;
 
-/// Share of the expected standard deviation of errors that is supposed at least. Those of ordinary rows are above it.
+/// Minimum standard deviation of the errors, as a fraction of the expected one. Errors of ordinary rows exceed it.
 const LEAST_ERROR: f64 = 0.5;
-/// Errors that are believed whatever was expected, so that a search compares no more rows than so many for it.
+/// Number of errors from which on that minimum does not apply. It limits the additional rows that a search compares.
 const ENOUGH_ERRORS: usize = 1_000;
 
 /// A row with its exact distance. Ordered by distance (NaN last, as in PostgreSQL), then TID.

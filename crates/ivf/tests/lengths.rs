@@ -1,5 +1,5 @@
 //! Searches of rows whose lengths differ by magnitudes: to codes made for the longest, most others are nearly alike, and the
-//! errors of the first rows that a search compares say little of those of others.
+//! errors of the first rows that a search compares say little about those of other rows.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;

@@ -36,7 +36,7 @@ pub struct DecoderTrainOptions {
     pub temperature: f32,
     /// Loss function.
     pub loss: Loss,
-    /// Candidates that a query is compared on.
+    /// Candidates per query.
     pub sampling: NegativeSampling,
     /// Whether a turn of the query is learned.
     pub query_transform: bool,

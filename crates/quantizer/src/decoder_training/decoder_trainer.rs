@@ -23,7 +23,7 @@ const BLOCK: usize = 32;
 const TRANSFORM_RATE: f32 = 0.02;
 
 /// A shard of the batch's candidates and the queries that are compared on them; buffers are kept from step to step. Matrices
-/// have a row a candidate.
+/// have one row per candidate.
 #[derive(Default)]
 struct CandidateShard {
     rows: Vec<u32>,
@@ -31,7 +31,7 @@ struct CandidateShard {
     vectors: Vec<f32>,
     teacher: Vec<f32>,
     student: Vec<f32>,
-    /// `D`, a row a candidate.
+    /// `D`, one row per candidate.
     gradient: Vec<f32>,
     /// Gradient by the transformed queries, one row per query.
     query_gradient: Vec<f32>,
@@ -225,7 +225,7 @@ impl<'a> DecoderTrainer<'a> {
         })
     }
 
-    /// Scores of both sides and their maxima a query.
+    /// Scores of both sides and their maxima, per query.
     fn score(&self, shard: &mut CandidateShard, batch: &QueryBatch<'_>) {
         let set = self.set;
         let (x, n) = (set.rows.x, shard.rows.len());
