@@ -5,8 +5,8 @@
 //! combined by AND and OR. Nothing is evaluated but arithmetic on numbers, so no condition can fail here. What is not
 //! surely a limit is none.
 
-use crate::pg::datum::OwnedVector;
-use crate::pg::relation::Element;
+use crate::pg::element::ElementType;
+use crate::pg::vector_datum::OwnedVector;
 use distillvq_ivf::distance_range::{
     Comparison, DistanceRange, Formula, Interval, Operation, Precision,
 };
@@ -329,7 +329,7 @@ unsafe fn external_value(
 
 /// Whether two values of a type are the same vector.
 unsafe fn same_vector(a: pg_sys::Datum, b: pg_sys::Datum, of_type: pg_sys::Oid) -> bool {
-    let Some(element) = Element::of_type(of_type) else {
+    let Some(element) = ElementType::of_type(of_type) else {
         return false;
     };
     // SAFETY: values of this type that are not null.

@@ -95,7 +95,7 @@ impl Limits {
                 Iterative::Relaxed => LateRows::Append,
                 Iterative::Off | Iterative::Strict => LateRows::Drop,
             },
-            memory: crate::pg::hash_memory(),
+            memory: crate::pg::memory::hash_memory(),
         }
     }
 

@@ -4,11 +4,11 @@
 use super::item_pointer;
 use super::values::Values;
 use crate::error::{Error, Result};
-use crate::pg::datum::{OwnedVector, ReadElements, append_elements};
-use crate::pg::recent::Recent;
+use crate::pg::memory::with_temporary_memory;
+use crate::pg::recent_buffers::RecentBuffers;
 use crate::pg::relation::{Heap, Index};
-use crate::pg::spi::as_role;
-use crate::pg::with_temporary_memory;
+use crate::pg::role::as_role;
+use crate::pg::vector_datum::{OwnedVector, ReadElements, append_elements};
 use distillvq_ivf::{Candidate, Tid};
 use pgrx::pg_sys;
 
@@ -64,7 +64,7 @@ fn dirty() -> pg_sys::SnapshotData {
 
 /// Looks rows up by the addresses that an index has of them, best in the order of their blocks. Functions in the index's
 /// definition run as the owner of the table.
-pub fn look_up(heap: Heap, index: Index, tids: &[Tid], each: &mut EachFound<'_>) -> Result<()> {
+pub fn fetch_live(heap: Heap, index: Index, tids: &[Tid], each: &mut EachFound<'_>) -> Result<()> {
     let element = index.element()?;
     let (mut snapshot, end) = (dirty(), heap.blocks());
     let look = || {
@@ -103,7 +103,7 @@ pub(in crate::pg) struct Rows {
     values: Values,
     fetch: *mut pg_sys::IndexFetchTableData,
     /// Where pages of the table were found before, if it is kept as PostgreSQL keeps tables.
-    recent: Option<Recent>,
+    recent: Option<RecentBuffers>,
 }
 
 impl Rows {
@@ -114,7 +114,7 @@ impl Rows {
             heap,
             values: Values::new(index, heap),
             fetch,
-            recent: heap.is_plain().then(|| Recent::of(heap.data())),
+            recent: heap.is_heap_am().then(|| RecentBuffers::of(heap.data())),
         }
     }
 
