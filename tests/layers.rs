@@ -23,8 +23,6 @@ const UPWARD: &[&str] = &[];
 
 /// Modules that still depend on one another, and their crate. The names are sorted.
 const CYCLES: &[(&str, &str)] = &[
-    ("crates/ivf/src", "bands calibration chain curve meta"),
-    ("crates/ivf/src", "reservoir search"),
     (
         "crates/quantizer/src",
         "codec decoder_training decoder_training::decoder_trainer distillation encode encoded_sample evaluation model \

@@ -4,7 +4,6 @@
 //! share of its own neighbors that lie in so many lists, and not that of all nearer ones too: where the first twenty neighbors
 //! lie in one list, the next ten may need twenty lists, though all thirty would be found at two thirds with one.
 
-use crate::curve::{moments, share};
 use crate::stream::{BANDS, Growth, RANKS, ROWS};
 use std::ops::Range;
 
@@ -141,6 +140,20 @@ impl Bands {
 fn ranks(band: usize) -> Option<Range<usize>> {
     let place = |band: usize| Some(*RANKS.get(band)? as usize - ROWS);
     Some(place(band)?..place(band + 1)?)
+}
+
+/// The share of a query's neighbours that so many lists reach.
+pub(crate) fn share(reached: &[u32], probes: u32) -> f64 {
+    let within = reached.partition_point(|needed| *needed <= probes);
+    within as f64 / reached.len().max(1) as f64
+}
+
+/// Mean and variance.
+pub(crate) fn moments(values: &[f64]) -> (f64, f64) {
+    let n = values.len().max(1) as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let squares: f64 = values.iter().map(|x| (x - mean) * (x - mean)).sum();
+    (mean, squares / (n - 1.0).max(1.0))
 }
 
 #[cfg(test)]

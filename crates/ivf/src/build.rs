@@ -7,9 +7,9 @@
 //! known in advance and its link can be written with the page before it.
 
 use crate::calibration::Training;
-use crate::chain::{pieces, write_piece};
+use crate::chain::{Chain, Extent, pieces, write_piece};
 use crate::error::Error;
-use crate::meta::{Chain, Entry, Extent, Meta, VERSION, directory_blocks, entries_on, model_bytes};
+use crate::meta::{Entry, Meta, VERSION, directory_blocks, entries_on, model_bytes};
 use crate::page::{Head, Kind, Layout, NO_BLOCK, put};
 use crate::posting::{check_refine, check_row, extend_after, fill, open};
 use crate::store::{PageStore, PageWrite};

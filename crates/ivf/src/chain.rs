@@ -6,9 +6,63 @@
 //! have more pages than its stream needs.
 
 use crate::error::Error;
-use crate::meta::Chain;
-use crate::page::{BODY, BODY_SIZE, Head, Kind, NO_BLOCK, put};
+use crate::page::{BODY, BODY_SIZE, Head, Kind, NO_BLOCK, get_u32, get_u64, put};
 use crate::store::PageStore;
+
+/// A run of pages of one kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extent {
+    /// First block, 0 if there is none.
+    pub start: u32,
+    /// Number of pages.
+    pub blocks: u32,
+}
+
+impl Extent {
+    /// Whether it lies inside an index of this many pages, behind the metapage.
+    pub(crate) fn fits(&self, blocks: u32) -> bool {
+        let end = self.start.checked_add(self.blocks);
+        self.blocks == 0 || (self.start > 0 && end.is_some_and(|end| end <= blocks))
+    }
+}
+
+/// Bytes over a chain of pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Chain {
+    /// First block, 0 if there is none.
+    pub start: u32,
+    /// Number of pages, perhaps more than the bytes need.
+    pub blocks: u32,
+    /// Number of bytes.
+    pub bytes: u64,
+    /// Their checksum (crc32c).
+    pub crc: u32,
+}
+
+impl Chain {
+    pub(crate) fn read(page: &[u8], at: usize) -> Chain {
+        Chain {
+            start: get_u32(page, at),
+            blocks: get_u32(page, at + 4),
+            bytes: get_u64(page, at + 8),
+            crc: get_u32(page, at + 16),
+        }
+    }
+
+    pub(crate) fn write(&self, page: &mut [u8], at: usize) {
+        put(page, at, &self.start.to_le_bytes());
+        put(page, at + 4, &self.blocks.to_le_bytes());
+        put(page, at + 8, &self.bytes.to_le_bytes());
+        put(page, at + 16, &self.crc.to_le_bytes());
+    }
+
+    /// Whether it can be inside an index of so many pages, and has room for its bytes.
+    pub(crate) fn fits(&self, blocks: u32) -> bool {
+        let empty = self.start == 0 && self.blocks == 0;
+        let inside = self.blocks > 0 && (1..blocks).contains(&self.start) && self.blocks < blocks;
+        (empty || inside) && pages(self.bytes) <= u64::from(self.blocks)
+    }
+}
 
 /// Pages that a stream needs.
 pub(crate) fn pages(bytes: u64) -> u64 {

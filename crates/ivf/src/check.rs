@@ -12,13 +12,13 @@
 
 mod window;
 
+use crate::candidate::Place;
 use crate::chain;
 use crate::encode::RowEncoder;
 use crate::error::Error;
 use crate::meta::{Entry, Meta, load_model, read_directory};
 use crate::page::{Head, Kind, Layout, NO_BLOCK};
 use crate::posting::{check_link, check_refine, open};
-use crate::search::Place;
 use crate::store::PageStore;
 use crate::walk::AHEAD;
 use crate::{Model, Row, Tid};

@@ -9,6 +9,7 @@
 //! near it share their errors, as those of one small group do, its first rows do not show how far off others may be; what that
 //! loses, looking further finds ([`choose_depth`]).
 
+use crate::bands::{moments, share};
 use crate::calibration::{DEPTHS, MOST_POINTS, Point};
 
 /// Shares of neighbours within reach at which searches are worth a measurement: about the recalls that users ask for.
@@ -185,20 +186,6 @@ impl Curve {
             }),
         }
     }
-}
-
-/// The share of a query's neighbours that so many lists reach.
-pub(crate) fn share(reached: &[u32], probes: u32) -> f64 {
-    let within = reached.partition_point(|needed| *needed <= probes);
-    within as f64 / reached.len().max(1) as f64
-}
-
-/// Mean and variance.
-pub(crate) fn moments(values: &[f64]) -> (f64, f64) {
-    let n = values.len().max(1) as f64;
-    let mean = values.iter().sum::<f64>() / n;
-    let squares: f64 = values.iter().map(|x| (x - mean) * (x - mean)).sum();
-    (mean, squares / (n - 1.0).max(1.0))
 }
 
 #[cfg(test)]

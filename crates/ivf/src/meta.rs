@@ -38,10 +38,11 @@
 //! blocks. `first` never changes once set. `hint` says where an insert starts to look for room and is never needed for
 //! correctness; `rows` counts at build or the last vacuum.
 
-use crate::calibration::{Calibration, Record, Training};
-use crate::chain::{self, pages};
+use crate::calibration::{Calibration, Training};
+use crate::chain::{self, Chain, Extent};
 use crate::error::Error;
 use crate::page::{BODY, BODY_SIZE, Head, Kind, Layout, get, get_u32, get_u64, put};
+use crate::record::Record;
 use crate::store::{PageStore, PageWrite};
 use crate::{CodeShape, Metric, Model};
 use distillvq_quantizer::{MAX_DIM, MAX_LISTS, refine_bytes};
@@ -53,53 +54,6 @@ const MAGIC: [u8; 8] = *b"distilvq";
 const ENTRY_SIZE: usize = 16;
 /// Directory entries on a page.
 pub(crate) const ENTRIES: usize = BODY_SIZE / ENTRY_SIZE;
-
-/// A run of pages of one kind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Extent {
-    /// First block, 0 if there is none.
-    pub start: u32,
-    /// Number of pages.
-    pub blocks: u32,
-}
-
-/// Bytes over a chain of pages.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Chain {
-    /// First block, 0 if there is none.
-    pub start: u32,
-    /// Number of pages, perhaps more than the bytes need.
-    pub blocks: u32,
-    /// Number of bytes.
-    pub bytes: u64,
-    /// Their checksum (crc32c).
-    pub crc: u32,
-}
-
-impl Chain {
-    fn read(page: &[u8], at: usize) -> Chain {
-        Chain {
-            start: get_u32(page, at),
-            blocks: get_u32(page, at + 4),
-            bytes: get_u64(page, at + 8),
-            crc: get_u32(page, at + 16),
-        }
-    }
-
-    fn write(&self, page: &mut [u8], at: usize) {
-        put(page, at, &self.start.to_le_bytes());
-        put(page, at + 4, &self.blocks.to_le_bytes());
-        put(page, at + 8, &self.bytes.to_le_bytes());
-        put(page, at + 16, &self.crc.to_le_bytes());
-    }
-
-    /// Whether it can be inside an index of so many pages, and has room for its bytes.
-    fn fits(&self, blocks: u32) -> bool {
-        let empty = self.start == 0 && self.blocks == 0;
-        let inside = self.blocks > 0 && (1..blocks).contains(&self.start) && self.blocks < blocks;
-        (empty || inside) && pages(self.bytes) <= u64::from(self.blocks)
-    }
-}
 
 /// What the metapage says. Read it once for a scan and keep the copy.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -314,8 +268,7 @@ impl Meta {
         if self.spare.blocks > 0 && model.iter().any(|c| c.start == self.spare.start) {
             return fail("the spare pages are the model's");
         }
-        if self.directory.blocks != directory_blocks(self.lists) || !inside(self.directory, blocks)
-        {
+        if self.directory.blocks != directory_blocks(self.lists) || !self.directory.fits(blocks) {
             return fail("the directory's pages are not inside the index");
         }
         Ok(())
@@ -366,9 +319,22 @@ pub(crate) fn change_meta<W: PageWrite>(
     Ok(meta)
 }
 
-fn inside(extent: Extent, blocks: u32) -> bool {
-    let end = extent.start.checked_add(extent.blocks);
-    extent.blocks == 0 || (extent.start > 0 && end.is_some_and(|end| end <= blocks))
+/// Replaces what the metapage says of training and recall, in one change. `build_id` is that of the model which was
+/// measured: if it is another one's by now, nothing is changed, and that is an error. Returns the new metapage.
+pub fn describe<S: PageStore>(
+    store: &S,
+    build_id: u64,
+    training: Training,
+    calibration: Option<Calibration>,
+) -> Result<Meta, Error> {
+    change_meta(store.write()?, |meta| {
+        if meta.build_id != build_id {
+            return Err(Error::Mismatch("the model was replaced meanwhile"));
+        }
+        meta.training = training;
+        meta.calibration = calibration;
+        Ok(())
+    })
 }
 
 fn metric_code(metric: Metric) -> u8 {

@@ -5,10 +5,11 @@
 //! stream, which compares them exactly. So both steps look at as many rows as the error of the step before asks for. A row
 //! that is late among the refine codes is passed on at once: by its exact distance it may be in time.
 
+use crate::candidate::{Candidate, Place};
 use crate::error::Error;
 use crate::page::{BODY, HEADER_SIZE, Head, Kind, NO_BLOCK};
 use crate::posting::check_link;
-use crate::search::{Candidate, Place, Search};
+use crate::search::Search;
 use crate::store::PageStore;
 use crate::stream::{Hit, LateRows, Source, Stream, StreamOptions, Work};
 use crate::{CodeShape, Tid};

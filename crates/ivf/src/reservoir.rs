@@ -1,13 +1,8 @@
 //! The best `n` of a stream of candidates, in O(n) memory and amortised O(1) time each.
 
+use crate::candidate::{Candidate, order};
 use crate::error::Error;
-use crate::search::Candidate;
 use std::cmp::Ordering;
-
-/// The order of candidates: score descending, then TID.
-pub(crate) fn order(a: &Candidate, b: &Candidate) -> Ordering {
-    b.score.total_cmp(&a.score).then_with(|| a.tid.cmp(&b.tid))
-}
 
 /// Keeps up to `2n` candidates; when they are full the better half stays, and its worst score is the new threshold.
 pub(crate) struct Reservoir {
@@ -86,7 +81,7 @@ impl Reservoir {
 mod tests {
     use super::*;
     use crate::Tid;
-    use crate::search::Place;
+    use crate::candidate::Place;
     use proptest::prelude::*;
 
     fn score() -> impl Strategy<Value = f32> {

@@ -14,11 +14,12 @@ mod share;
 
 pub use share::Shares;
 
+use crate::candidate::{Candidate, order};
 use crate::error::Error;
 use crate::meta::{Entry, Meta, check_directory_page};
 use crate::page::{Head, Layout, NO_BLOCK};
 use crate::posting::{check_link, open};
-use crate::reservoir::{Reservoir, order};
+use crate::reservoir::Reservoir;
 use crate::store::PageStore;
 use crate::{Metric, Tid};
 use distillvq_kernels::{Kernels, LANES, ScoreParams, kernels};
@@ -32,35 +33,6 @@ const DEFAULT_SCORE_BYTES: usize = 4 << 20;
 
 /// Lists scanned by turns, a page of each, so that a page that was asked for has time to arrive.
 const LISTS_AT_ONCE: usize = 4;
-
-/// A row with its estimated score (bigger is nearer).
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Candidate {
-    /// The estimate: cosine or inner product `≈ q·x`, L2 `≈ 2 q·x − ‖x‖²`, in the model's space.
-    pub score: f32,
-    /// The row.
-    pub tid: Tid,
-    /// Where its refine code is, if the index has any.
-    pub refine: Place,
-}
-
-impl Candidate {
-    /// A row of which nothing is estimated.
-    pub fn exact(tid: Tid) -> Self {
-        Candidate {
-            score: f32::NAN,
-            tid,
-            refine: Place::default(),
-        }
-    }
-}
-
-/// Where on which page a refine code starts.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Place {
-    pub(crate) block: u32,
-    pub(crate) at: u16,
-}
 
 /// Up to where the candidates of a list were given out.
 #[derive(Clone, Copy, Debug, PartialEq)]

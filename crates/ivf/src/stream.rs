@@ -46,8 +46,8 @@ pub use options::{LateRows, StreamOptions};
 pub use source::{Source, Work};
 
 use crate::Tid;
+use crate::candidate::Candidate;
 use crate::error::Error;
-use crate::search::Candidate;
 use crate::tidset::TidSet;
 use frontier::Frontier;
 use ready::Ready;

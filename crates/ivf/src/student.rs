@@ -8,9 +8,9 @@
 //! A reader that has read the metapage before may still read the old student's pages, until the replacement after next
 //! writes over them; [`load_model`](crate::load_model) notices that.
 
-use crate::chain::{check_next, open, pieces, write_piece};
+use crate::chain::{Chain, check_next, open, pieces, write_piece};
 use crate::error::Error;
-use crate::meta::{Chain, Meta, change_meta};
+use crate::meta::{Meta, change_meta};
 use crate::page::NO_BLOCK;
 use crate::posting::extend_after;
 use crate::store::{PageStore, PageWrite};

@@ -1,7 +1,7 @@
 //! Memory of a scan over ten million made-up rows.
 #![allow(clippy::unwrap_used)]
 
-use distillvq_ivf::search::Place;
+use distillvq_ivf::Place;
 use distillvq_ivf::stream::{Source, Stream, StreamOptions};
 use distillvq_ivf::{Candidate, Error, Tid};
 

@@ -1,7 +1,7 @@
 //! The order of results, with made-up candidates.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use distillvq_ivf::search::Place;
+use distillvq_ivf::Place;
 use distillvq_ivf::stream::{Growth, Hit, LateRows, Source, Stream, StreamOptions};
 use distillvq_ivf::{Candidate, Error, Tid};
 use proptest::prelude::*;

@@ -1,7 +1,7 @@
 //! Rows of a posting page read, written, and moved, where the [`Layout`] says that they are.
 
 use super::{BODY, Layout, get, get_u16, get_u32, put};
-use crate::search::Place;
+use crate::candidate::Place;
 use crate::{Row, Tid};
 use distillvq_kernels::LANES;
 

@@ -3,9 +3,8 @@
 use super::StreamOptions;
 use super::source::Source;
 use crate::Tid;
+use crate::candidate::{Candidate, order};
 use crate::error::Error;
-use crate::reservoir::order;
-use crate::search::Candidate;
 
 /// Candidates of the first pull; later pulls double.
 const FIRST_PULL: usize = 64;

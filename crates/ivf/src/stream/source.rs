@@ -1,8 +1,9 @@
 //! Where the candidates of a stream come from.
 
 use crate::Tid;
+use crate::candidate::Candidate;
 use crate::error::Error;
-use crate::search::{Candidate, Search};
+use crate::search::Search;
 use crate::store::PageStore;
 
 /// Where candidates come from: a [`Search`], or something made up in tests.

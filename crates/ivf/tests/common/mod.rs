@@ -1,7 +1,7 @@
 //! Models and rows for tests of trained indexes.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use distillvq_ivf::search::Place;
+use distillvq_ivf::Place;
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
     Builder, Candidate, CodeShape, Create, Meta, Metric, Model, PageStore, Row, Search, Tid,

@@ -1,0 +1,38 @@
+//! A row with its estimated score, and the order of candidates.
+
+use crate::Tid;
+use std::cmp::Ordering;
+
+/// A row with its estimated score (bigger is nearer).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Candidate {
+    /// The estimate: cosine or inner product `≈ q·x`, L2 `≈ 2 q·x − ‖x‖²`, in the model's space.
+    pub score: f32,
+    /// The row.
+    pub tid: Tid,
+    /// Where its refine code is, if the index has any.
+    pub refine: Place,
+}
+
+impl Candidate {
+    /// A row of which nothing is estimated.
+    pub fn exact(tid: Tid) -> Self {
+        Candidate {
+            score: f32::NAN,
+            tid,
+            refine: Place::default(),
+        }
+    }
+}
+
+/// Where on which page a refine code starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Place {
+    pub(crate) block: u32,
+    pub(crate) at: u16,
+}
+
+/// The order of candidates: score descending, then TID.
+pub(crate) fn order(a: &Candidate, b: &Candidate) -> Ordering {
+    b.score.total_cmp(&a.score).then_with(|| a.tid.cmp(&b.tid))
+}
