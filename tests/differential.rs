@@ -25,7 +25,7 @@
 //! * In some tables here codes hardly tell rows apart: most vectors lie within a thousandth of the longest (`Shape::Lengths`, by
 //!   L2), or on a line that one code covers (`Shape::Line`). There errors are alike among neighbours: a search learns how far off
 //!   others may be from the codes' shape alone, and what may be missed in a round is [`TOLERATED_IN_A_ROUND`]. In one dimension
-//!   cosine distances differ by nothing but roundings.
+//!   cosine distances differ by nothing but rounding: rows missed there are not counted.
 //!
 //! Window functions, groups, aggregates, set operations, and joins rely on the order of a search. They are run in the modes
 //! that keep it, show the rows that they were computed from, and must agree with them (`grammar/computation/`). Where no row
