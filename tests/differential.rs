@@ -117,7 +117,10 @@ fn passes(db: &mut Database, seed: u64, tally: &mut Tally) -> bool {
         let [missed, rows] = own.all_rows();
         let (tolerated, least) = TOLERATED_IN_A_ROUND;
         if rows >= least && missed as f64 > tolerated * rows as f64 {
-            round.fail("", &format!("{missed} of {rows} rows missed"));
+            let (most, statement) = &round.most_missed;
+            let what =
+                format!("{missed} of {rows} rows missed, {most} of them by the last statement");
+            round.fail(statement, &what);
         }
         common::verified(db);
     };

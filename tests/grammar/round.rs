@@ -35,6 +35,8 @@ pub struct Round {
     session: Client,
     other: Client,
     history: Vec<String>,
+    /// The statement that missed most rows, and how many.
+    pub most_missed: (usize, String),
 }
 
 impl Round {
@@ -47,6 +49,7 @@ impl Round {
             session: db.session(),
             other: db.session(),
             history: Vec::new(),
+            most_missed: (0, String::new()),
         };
         let set_up = round.world.set_up(&mut round.random);
         round.make(set_up);
@@ -199,6 +202,9 @@ impl Round {
                 // In one dimension cosine distances differ by nothing but rounding: codes cannot tell which is less.
                 let is_rounding = dim == 1 && self.world.metric == Metric::Cosine;
                 if mode.probes == ALL && !is_rounding {
+                    if verdict.missed > self.most_missed.0 {
+                        self.most_missed = (verdict.missed, by_index.told(&self.world));
+                    }
                     tally.count(dim, verdict);
                 }
             }
