@@ -1,4 +1,4 @@
-//! SearchStream: the index's pages give candidates, the table gives exact distances, rows come out in exact order.
+//! Searching: the index's pages give candidates, the table gives exact distances, rows come out in exact order.
 
 use crate::am::failure::{PageOpError, with_index};
 use crate::am::open_index::OpenIndex;

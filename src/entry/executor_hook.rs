@@ -1,7 +1,7 @@
 //! What the plan says about a scan that the access method is not told: the distance beyond which its rows are not wanted.
 //!
 //! `WHERE embedding <-> q < r ORDER BY embedding <-> q` reaches an index as an order alone, and the executor throws away what
-//! is beyond `r`, row by row. So the start of every query is watched: its index scans over distillvq are model_queries until the
+//! is beyond `r`, row by row. So the start of every query is watched: its index scans over distillvq are remembered until the
 //! memory of the query is freed, and a scan that begins looks itself up there. What a condition says is in `condition`.
 
 use crate::pg::compat::planstate_tree_walker;
@@ -124,7 +124,7 @@ pub unsafe fn is_ours(state: *mut pg_sys::IndexScanState) -> bool {
 /// # Safety
 /// `scan` must be the descriptor of a running index scan.
 pub unsafe fn limit(scan: pg_sys::IndexScanDesc) -> Limit {
-    // SAFETY: nodes are model_queries as long as their memory is there.
+    // SAFETY: nodes are remembered as long as their memory is there.
     let is_it = |node: &&Node| unsafe { (*node.state).iss_ScanDesc == scan };
     let node = NODES.with_borrow(|nodes| nodes.iter().rev().find(is_it).map(|node| node.state));
     let Some(node) = node else {

@@ -34,7 +34,7 @@ const MIN_DRIFT_ROWS: usize = 50;
 /// Seed of both samples.
 const SEED: u64 = 1;
 
-/// IndexReport of an index.
+/// The columns of `distillvq_index_info`.
 type Row = (
     name!(rows, Option<i64>),
     name!(lists, Option<i32>),

@@ -11,8 +11,7 @@ use crate::am::open_index::OpenIndex;
 use crate::am::training::run::{
     check_training_memory, notice_small_sample, run_training, train_options,
 };
-use crate::am::training::sample::{MemoryShare, sample_queries};
-use crate::am::training::sample::{Sample, sample};
+use crate::am::training::sample::{MemoryShare, Sample, sample, sample_queries};
 use crate::error::{Error, Operation, Result};
 use crate::functions::{check_all_rows, check_index, check_range, check_readable, query_log};
 use crate::pg::names::relation_name;
@@ -64,7 +63,7 @@ type Row = TableIterator<
     ),
 >;
 
-/// Trains a model on a column of vectors, with or without log_queries queries, and stores it under a name.
+/// Trains a model on a column of vectors, with or without logged queries, and stores it under a name.
 #[allow(clippy::too_many_arguments)]
 pub fn distillvq_train(
     table: Option<Oid>,

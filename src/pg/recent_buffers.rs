@@ -2,7 +2,7 @@
 //!
 //! A search reads dozens of pages of its index and about as many of its table, and looking each up in the table of buffers
 //! costs more than scoring its codes. The server can pin a buffer by its number instead, if it still holds the page
-//! ([`pg_sys::ReadRecentBuffer`], bufmgr.c); otherwise the page is looked up as ever. So what is model_queries here need not be
+//! ([`pg_sys::ReadRecentBuffer`], bufmgr.c); otherwise the page is looked up as ever. So what is remembered here need not be
 //! right, and nobody has to be told of changes. Knowing where a page will be found also lets the processor fetch it in time.
 
 use crate::pg::compat::{Locator, count_hit};
@@ -12,7 +12,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::rc::Rc;
 
-/// Relations whose buffers are model_queries; the least recently used go first.
+/// Relations whose buffers are remembered; the least recently used go first.
 const RELATIONS: usize = 8;
 /// Places for the pages of a relation at the most, 4 bytes each; pages of larger ones share them.
 const PLACES: usize = 1 << 18;
@@ -32,7 +32,7 @@ pub struct RecentBuffers {
 }
 
 impl RecentBuffers {
-    /// What is model_queries of the file that the relation has now.
+    /// What is remembered of the file that the relation has now.
     pub fn of(relation: &pg_sys::RelationData) -> Self {
         let file = Locator::of(relation);
         let buffers = REMEMBERED.with_borrow_mut(|all| {

@@ -22,7 +22,7 @@ const NAP_MILLISECONDS: std::ffi::c_long = 10;
 /// How long an idle worker waits before it looks whether the process ends.
 const IDLE: Duration = Duration::from_millis(50);
 /// Items that may be under way for each worker: one in its hands, and two more so that it never waits for the
-/// backend's thread to wake from its wait_latch.
+/// backend's thread to wake from its sleep.
 const ITEMS_PER_WORKER: usize = 3;
 
 /// Whether the process ends: set once, never taken back.

@@ -28,7 +28,7 @@ use distillvq_ivf::{
 use distillvq_quantizer::{ListRanking, Model, Monitor, TrainError, TrainReport};
 use std::time::{Duration, Instant};
 
-/// CalibrationQueries that are searched with each number of lists: what searches lose differs little between queries.
+/// Queries that are searched with each number of lists: what searches lose differs little between queries.
 const SEARCHED: std::ops::RangeInclusive<usize> = 48..=256;
 /// Codes that these searches scan, at the most, if [`SEARCHED`] allows.
 const CODES: f64 = 4e7;
@@ -37,7 +37,7 @@ const CODES: f64 = 4e7;
 const SEARCH_TIME: Duration = Duration::from_secs(10);
 /// Fewest searches that tell what searches with a number of lists lose.
 const LEAST_SEARCHES: usize = 8;
-/// CalibrationQueries that are searched for rows behind the first ten, and the recall that these searches aim at.
+/// Queries that are searched for rows behind the first ten, and the recall that these searches aim at.
 const DEEP_SEARCHES: usize = 32;
 const DEEP_TARGET: f64 = 0.95;
 

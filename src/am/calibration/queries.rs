@@ -1,4 +1,4 @@
-//! The queries that an index is calibrated with: log_queries ones, or rows of the table.
+//! The queries that an index is calibrated with: logged ones, or rows of the table.
 
 use crate::am::model_store::catalog;
 use crate::am::open_index::OpenIndex;
@@ -16,14 +16,14 @@ use rand_chacha::ChaCha8Rng;
 const SEED: u64 = 1;
 /// Multiply-adds that finding the truth of all queries may take: less than three seconds of a processor with AVX2.
 const PRODUCTS: usize = 120_000_000_000;
-/// CalibrationQueries whatever that takes.
+/// Minimum number of queries, whatever that takes.
 const LEAST: usize = 128;
 /// With few rows, so many of them for each query.
 const ROWS_A_QUERY: usize = 8;
 /// A sample of so many rows can spare those that the index is measured with.
 const ENOUGH_ROWS: usize = 8_000;
 
-/// CalibrationQueries to measure an index with.
+/// Queries to measure an index with.
 #[derive(Clone, Debug)]
 pub struct CalibrationQueries {
     /// What they are.
@@ -84,7 +84,7 @@ pub fn queries_of_sample(sample: &mut Vec<f32>, dim: usize, rows: usize) -> Cali
     })
 }
 
-/// CalibrationQueries of a log, as many as are wanted.
+/// Queries of a log, as many as are wanted.
 pub fn log_queries(
     locked: &LockedIndex,
     target: &OpenIndex,

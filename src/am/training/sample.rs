@@ -16,8 +16,8 @@ pub enum MemoryShare {
     Whole,
     /// Rows beside queries.
     Rows,
-    /// CalibrationQueries.
-    CalibrationQueries,
+    /// Logged queries.
+    Queries,
 }
 
 impl MemoryShare {
@@ -35,7 +35,7 @@ impl MemoryShare {
         match self {
             Self::Whole => (1, 1),
             Self::Rows => (QUERY_SHARE - 1, QUERY_SHARE),
-            Self::CalibrationQueries => (1, QUERY_SHARE),
+            Self::Queries => (1, QUERY_SHARE),
         }
     }
 
@@ -44,7 +44,7 @@ impl MemoryShare {
         let rows = sample_capacity(dim) * parts / of;
         match self {
             Self::Whole | Self::Rows => rows.max(MIN_TRAIN_ROWS),
-            Self::CalibrationQueries => rows,
+            Self::Queries => rows,
         }
     }
 }
@@ -87,7 +87,7 @@ pub fn sample(
 /// A uniform sample of logged queries. A log that is empty, as an unlogged table is after a crash, is an error: a training
 /// without it would undo what an earlier one has learned from queries.
 pub fn sample_queries(log: &VectorColumn, seed: u64, dim: usize) -> Result<Vec<f32>> {
-    let rows = sample(log, seed, Some(dim), MemoryShare::CalibrationQueries)?.rows;
+    let rows = sample(log, seed, Some(dim), MemoryShare::Queries)?.rows;
     if rows.is_empty() {
         return Err(Error::NoQueries(log.relation.clone()));
     }
