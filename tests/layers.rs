@@ -44,12 +44,6 @@ const UPWARD: &[&str] = &[
 
 /// Modules that still depend on one another, and their crate. The names are sorted.
 const CYCLES: &[(&str, &str)] = &[
-    (
-        "crates/quantizer/src",
-        "codec decoder_training decoder_training::decoder_trainer distillation encode encoded_sample evaluation model \
-         opq pq preprocess query routing routing::router_trainer teacher train",
-    ),
-    ("crates/quantizer/src", "int8_filter kmeans two_level"),
     ("src", "am::build am::build::load am::calibrate"),
     (
         "src",
