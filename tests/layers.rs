@@ -22,14 +22,7 @@ const LAYERS: [(&str, &[&str]); 5] = [
 const UPWARD: &[&str] = &[];
 
 /// Modules that still depend on one another, and their crate. The names are sorted.
-const CYCLES: &[(&str, &str)] = &[
-    (
-        "crates/quantizer/src",
-        "codec decoder_training decoder_training::decoder_trainer distillation encode encoded_sample evaluation model \
-         opq pq preprocess query routing routing::router_trainer teacher train",
-    ),
-    ("crates/quantizer/src", "int8_filter kmeans two_level"),
-];
+const CYCLES: &[(&str, &str)] = &[];
 
 /// The crates that know nothing of PostgreSQL.
 const PURE: [&str; 3] = ["crates/kernels", "crates/quantizer", "crates/ivf"];

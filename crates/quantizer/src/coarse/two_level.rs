@@ -1,5 +1,5 @@
 //! Two-level centroids, as a ScaNN tree: centroids are clustered into groups, and only the groups nearest to a row are
-//! searched. For short centroids; long ones have an [`crate::int8_filter`].
+//! searched. For short centroids; long ones have an [`super::int8_filter`].
 //!
 //! With g groups of n centroids a row is compared with g group centroids and with the members of g/[`GROUPS_DIVISOR`] groups. The centroid
 //! found is not always the nearest one, but it is the same wherever it is looked for: groups follow from the centroids
@@ -10,7 +10,7 @@
 //! to 0.7 % above the objective that it reaches otherwise, which is less than another round wins. That was with
 //! a sixth of the groups; a quarter makes the error a third, for about 30 % more time.
 
-use crate::kmeans::{Assigner, Assignment};
+use super::flat::{Assignment, assign_by_all};
 use crate::linalg::{MatRef, ROWS, half_norms, matmul_nt};
 
 /// Fewest centroids that are worth it: groups miss some rows' nearest centroid, and at 919 lists a query had to probe a tenth
@@ -158,13 +158,16 @@ fn members<E>(
     check_interrupts: impl Fn() -> Result<(), E>,
 ) -> Result<Vec<Vec<u32>>, E> {
     let halves = half_norms(group_centroids);
-    let assigner = Assigner::new(group_centroids, &halves);
     let mut members = vec![Vec::new(); group_centroids.rows()];
     let mut nearest = vec![Assignment::default(); ROWS];
     for (chunk, rows) in centroids.chunks(ROWS * group_centroids.cols).enumerate() {
         let rows = MatRef::new(rows, group_centroids.cols);
         let nearest = &mut nearest[..rows.rows()];
-        assigner.assign(rows, nearest, &check_interrupts)?;
+        nearest.fill(Assignment {
+            list: 0,
+            cost: f32::INFINITY,
+        });
+        assign_by_all(group_centroids, &halves, rows, nearest, &check_interrupts)?;
         for (i, nearest) in nearest.iter().enumerate() {
             members[nearest.list as usize].push((chunk * ROWS + i) as u32);
         }
@@ -190,7 +193,7 @@ fn mean(x: MatRef<'_>, rows: &[u32], out: &mut [f32]) {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::kmeans::CentroidIndex;
+    use crate::coarse::{Assigner, CentroidIndex};
     use crate::linalg::squared_norm;
     use crate::testing::{assign, never_interrupt, noise};
     use crate::{Model, NoMonitor, TrainOptions, train};

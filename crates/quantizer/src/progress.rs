@@ -1,4 +1,6 @@
-//! Progress of long computations and the wish to stop them.
+//! Progress of a training, and its interruption.
+
+use crate::error::TrainError;
 
 /// The phases of training, in order; encoding is the caller's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -46,4 +48,27 @@ impl Monitor for NoMonitor {
         false
     }
     fn phase(&self, _phase: Phase, _done: usize, _total: usize) {}
+}
+
+/// The same items; interrupts are checked every 1024 of them.
+pub(crate) fn with_interrupts<'a, T>(
+    items: impl Iterator<Item = T> + 'a,
+    monitor: &'a dyn Monitor,
+) -> impl Iterator<Item = Result<T, TrainError>> + 'a {
+    let ask = |i: usize| match i % 1024 {
+        0 => check_interrupts(monitor),
+        _ => Ok(()),
+    };
+    items
+        .enumerate()
+        .map(move |(i, item)| ask(i).map(|()| item))
+}
+
+/// Returns [`TrainError::Interrupted`] if the monitor interrupts.
+pub(crate) fn check_interrupts(monitor: &dyn Monitor) -> Result<(), TrainError> {
+    if monitor.interrupted() {
+        Err(TrainError::Interrupted)
+    } else {
+        Ok(())
+    }
 }

@@ -8,8 +8,8 @@
 //! Measured with 4,000 centroids of 384 dimensions: one or two a row are compared in full, and with instructions for products
 //! of bytes it takes a quarter of the time of a product of floats with all.
 
+use super::flat::Assignment;
 use crate::int8::{MIN_INT8_DIM, TOGETHER, quantize};
-use crate::kmeans::Assignment;
 use crate::linalg::{MatRef, squared_norm};
 use distillvq_kernels::kernels;
 
@@ -193,7 +193,7 @@ impl Int8Filter {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::kmeans::{Assigner, CentroidIndex};
+    use crate::coarse::{Assigner, CentroidIndex};
     use crate::linalg::half_norms;
     use crate::testing::{assign, never_interrupt, noise};
 
