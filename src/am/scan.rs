@@ -8,7 +8,7 @@ use crate::pg::page_store::RelationStore;
 use crate::pg::relation::Index;
 use crate::pg::vector_datum::OwnedVector;
 use crate::settings::Probing;
-use crate::settings::iterative::Limits;
+use crate::settings::iterative::ScanLimits;
 use crate::settings::reloptions::Options;
 use distillvq_ivf::distance_range::DistanceRange;
 use distillvq_ivf::refined::Refined;
@@ -67,7 +67,7 @@ impl IndexSearch {
         let elements = query
             .as_ref()
             .map_or_else(|| vec![0.0; target.meta.dim], OwnedVector::elements);
-        let limits = Limits::of_session();
+        let limits = ScanLimits::of_session();
         target.check_dimensions(elements.len())?;
         let effort = SearchParams::of_session(target);
         let searcher = target.searcher()?;
@@ -125,7 +125,7 @@ impl SearchStream {
         model: Option<&Searcher>,
         query: &[f32],
         effort: SearchParams,
-        limits: Limits,
+        limits: ScanLimits,
     ) -> Result<Self> {
         let store = RelationStore::for_search(target.index);
         let search = stage_timer::stage(Stage::Route, || {
@@ -135,15 +135,15 @@ impl SearchStream {
         .map_err(with_index(target.index))?;
         let stream = if target.meta.refine {
             let options = effort.on(StreamOptions::for_refining(target.meta.shape));
-            let options = limits.on_probes(options);
+            let options = limits.limit_probes(options);
             let store = RelationStore::for_search(target.index);
             let refined = Refined::new(search, store, options).map_err(with_index(target.index))?;
-            let options = limits.on_rows(StreamOptions::for_refined());
+            let options = limits.limit_rows(StreamOptions::for_refined());
             Stream::new(Timed(Box::new(refined)), options)
         } else {
             let options = effort.on(StreamOptions::for_codes(target.meta.shape));
-            let options = limits.on_probes(options);
-            Stream::new(Timed(Box::new(search)), limits.on_rows(options))
+            let options = limits.limit_probes(options);
+            Stream::new(Timed(Box::new(search)), limits.limit_rows(options))
         };
         Ok(Self { stream })
     }

@@ -1,8 +1,10 @@
 //! The planner's side: what a path over the index costs.
 
-use crate::am::cost::{Estimate, Inputs, Prices, Shape, Table, UNKNOWN_SHARES, Wish, estimate};
+use crate::am::cost::{
+    CostSettings, Estimate, IndexShape, Inputs, QueryInput, Table, UNKNOWN_SHARES, estimate,
+};
 use crate::am::model_store::cache;
-use crate::pg::condition::{Limit, binary, items, limit_of};
+use crate::pg::condition::{DistanceLimit, binary, items, limit_of};
 use crate::pg::element::ElementType;
 use crate::pg::join;
 use crate::pg::page_store::RelationStore;
@@ -40,7 +42,7 @@ pub unsafe fn estimate_path(
     let (width, wanted, range) = unsafe {
         let width = f64::from((*table.reltarget).width);
         let wanted = Wanted::of(root, info.rel);
-        let range = Range::of(root, path, info, &wanted);
+        let range = DistanceConditions::of(root, path, info, &wanted);
         (width, wanted, range)
     };
     let Known {
@@ -65,7 +67,7 @@ pub unsafe fn estimate_path(
             width,
         },
         index,
-        query: Wish {
+        query: QueryInput {
             planned,
             rows: planned * found,
             shares,
@@ -77,7 +79,7 @@ pub unsafe fn estimate_path(
 }
 
 /// Rows for which a search is fast whatever lies within a limit of the distance.
-const FEW: f64 = 100.0;
+const SMALL_LIMIT: f64 = 100.0;
 /// A model that the session has not decoded is decoded for an estimate if the table's vectors have so many times its bytes.
 /// Decoding takes about ten times as long per byte as reading vectors does: so it costs less, once a session, than reading the
 /// table through once for want of an estimate. The search that most likely follows needs the model too.
@@ -113,8 +115,8 @@ impl Wanted {
     }
 }
 
-/// Limits of the distance in a query.
-struct Range {
+/// A query's conditions on the distance.
+struct DistanceConditions {
     /// What they admit, as far as that is known.
     distances: DistanceRange,
     /// The vector and its type, if it is a constant.
@@ -127,7 +129,7 @@ struct Range {
     may_count: bool,
 }
 
-impl Range {
+impl DistanceConditions {
     /// Reads them from the conditions; `None` if there are none, or nothing depends on them. Rows that somebody's policy or view
     /// may hide are not to be counted, nor those of a table that may not be read: as with PostgreSQL's own statistics, costs
     /// must not tell of them.
@@ -149,19 +151,19 @@ impl Range {
             for &node in conditions {
                 let condition = &*node.cast::<pg_sys::RestrictInfo>();
                 match limit_of(condition.clause.cast(), order, std::ptr::null_mut()) {
-                    Limit::At(DistanceRange::ALL) => continue,
-                    Limit::At(range) if condition.security_level == 0 => {
+                    DistanceLimit::Known(DistanceRange::ALL) => continue,
+                    DistanceLimit::Known(range) if condition.security_level == 0 => {
                         distances = distances.and(range);
                     }
-                    Limit::At(range) => pending |= range.upper < f64::INFINITY,
-                    Limit::Pending => pending = true,
+                    DistanceLimit::Known(range) => pending |= range.upper < f64::INFINITY,
+                    DistanceLimit::Pending => pending = true,
                 }
                 limits = pg_sys::lappend(limits, node.cast());
             }
             let is_limited = pending || distances.upper < f64::INFINITY;
             let only_limits = items(limits).len() == conditions.len() && wanted.kept >= 1.0;
             let is_plain = only_limits && distances.lower == f64::NEG_INFINITY;
-            let few = is_plain && wanted.rows.is_some_and(|rows| rows <= FEW);
+            let few = is_plain && wanted.rows.is_some_and(|rows| rows <= SMALL_LIMIT);
             if limits.is_null() || few {
                 return None;
             }
@@ -245,12 +247,12 @@ unsafe fn may_count(root: *mut pg_sys::PlannerInfo, info: &pg_sys::IndexOptInfo)
 }
 
 /// The planner's settings for an index in a tablespace.
-fn prices(tablespace: pg_sys::Oid) -> Prices {
+fn prices(tablespace: pg_sys::Oid) -> CostSettings {
     let (mut random_page, mut sequential_page) = (0.0, 0.0);
     // SAFETY: a plain look-up, and plain settings.
     unsafe {
         pg_sys::get_tablespace_page_costs(tablespace, &mut random_page, &mut sequential_page);
-        Prices {
+        CostSettings {
             sequential_page,
             random_page,
             row: pg_sys::cpu_tuple_cost,
@@ -263,7 +265,7 @@ fn prices(tablespace: pg_sys::Oid) -> Prices {
 
 /// What the index's own pages say.
 struct Known {
-    index: Shape,
+    index: IndexShape,
     /// Bytes of a vector.
     vector: f64,
     /// What limits of the distance leave, if there are any.
@@ -272,9 +274,9 @@ struct Known {
 
 /// Reads it; of what cannot be read, a trained index of the default shape is supposed (a hypothetical index, a damaged page):
 /// the planner must not fail over that.
-fn look_up(info: &pg_sys::IndexOptInfo, range: Option<&Range>) -> Known {
+fn look_up(info: &pg_sys::IndexOptInfo, range: Option<&DistanceConditions>) -> Known {
     let pages = f64::from(info.pages);
-    let unknown = Shape {
+    let unknown = IndexShape {
         pages,
         rows: info.tuples,
         lists: 100.0,
@@ -288,7 +290,7 @@ fn look_up(info: &pg_sys::IndexOptInfo, range: Option<&Range>) -> Known {
     let supposed = || Known {
         index: unknown,
         vector: 4.0 * unknown.dimensions,
-        shares: range.and_then(Range::supposed),
+        shares: range.and_then(DistanceConditions::supposed),
     };
     // SAFETY: a plain setting.
     let is_enabled = unsafe { pg_sys::enable_indexscan };
@@ -320,14 +322,14 @@ fn look_up(info: &pg_sys::IndexOptInfo, range: Option<&Range>) -> Known {
 fn read_index(
     info: &pg_sys::IndexOptInfo,
     index: Index,
-    unknown: Shape,
-    range: Option<&Range>,
+    unknown: IndexShape,
+    range: Option<&DistanceConditions>,
 ) -> Option<Known> {
     let (options, element) = (Options::of(index), index.element().ok()?);
     let meta = Meta::read(&RelationStore::new(index)).ok()?;
     let vector = (meta.dim * element.bytes()) as f64;
     let probing = crate::settings::probing(&options, &meta);
-    let index_shape = Shape {
+    let index_shape = IndexShape {
         pages: unknown.pages * share_of_codes(&meta),
         lists: f64::from(meta.lists),
         probes: probing.first as f64,

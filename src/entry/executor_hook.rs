@@ -5,7 +5,7 @@
 //! memory of the query is freed, and a scan that begins looks itself up there. What a condition says is in `condition`.
 
 use crate::pg::compat::planstate_tree_walker;
-use crate::pg::condition::{Limit, items, limit_of};
+use crate::pg::condition::{DistanceLimit, items, limit_of};
 use crate::pg::relation::access_method;
 use distillvq_ivf::distance_range::DistanceRange;
 use pgrx::{PgMemoryContexts, pg_guard, pg_sys};
@@ -14,7 +14,7 @@ use std::ffi::{c_int, c_void};
 use std::sync::OnceLock;
 
 /// An index scan of a query that was started.
-struct Node {
+struct TrackedScan {
     state: *mut pg_sys::IndexScanState,
     /// The query's memory, where the state lies.
     memory: pg_sys::MemoryContext,
@@ -22,7 +22,7 @@ struct Node {
 
 thread_local! {
     /// Oldest first.
-    static NODES: RefCell<Vec<Node>> = const { RefCell::new(Vec::new()) };
+    static TRACKED_SCANS: RefCell<Vec<TrackedScan>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Forgets the scans of a query, when its memory is freed: that happens however it ends.
@@ -30,7 +30,7 @@ struct Forget(pg_sys::MemoryContext);
 
 impl Drop for Forget {
     fn drop(&mut self) {
-        NODES.with_borrow_mut(|nodes| nodes.retain(|node| node.memory != self.0));
+        TRACKED_SCANS.with_borrow_mut(|nodes| nodes.retain(|node| node.memory != self.0));
     }
 }
 
@@ -87,8 +87,8 @@ unsafe extern "C-unwind" fn started(query: *mut pg_sys::QueryDesc) {
         }
         let memory = (*executor).es_query_cxt;
         PgMemoryContexts::For(memory).leak_and_drop_on_delete(Forget(memory));
-        let nodes = found.into_iter().map(|state| Node { state, memory });
-        NODES.with_borrow_mut(|all| all.extend(nodes));
+        let nodes = found.into_iter().map(|state| TrackedScan { state, memory });
+        TRACKED_SCANS.with_borrow_mut(|all| all.extend(nodes));
     }
 }
 
@@ -123,22 +123,23 @@ pub unsafe fn is_ours(state: *mut pg_sys::IndexScanState) -> bool {
 ///
 /// # Safety
 /// `scan` must be the descriptor of a running index scan.
-pub unsafe fn limit(scan: pg_sys::IndexScanDesc) -> Limit {
+pub unsafe fn limit(scan: pg_sys::IndexScanDesc) -> DistanceLimit {
     // SAFETY: nodes are remembered as long as their memory is there.
-    let is_it = |node: &&Node| unsafe { (*node.state).iss_ScanDesc == scan };
-    let node = NODES.with_borrow(|nodes| nodes.iter().rev().find(is_it).map(|node| node.state));
+    let is_it = |node: &&TrackedScan| unsafe { (*node.state).iss_ScanDesc == scan };
+    let node =
+        TRACKED_SCANS.with_borrow(|nodes| nodes.iter().rev().find(is_it).map(|node| node.state));
     let Some(node) = node else {
-        return Limit::At(DistanceRange::ALL);
+        return DistanceLimit::Known(DistanceRange::ALL);
     };
     // SAFETY: the scan runs, so its node and plan are there. The conditions in `qual` are the node's own: all must hold.
     unsafe {
         let state = &(*node).ss.ps;
         let plan = &*state.plan.cast::<pg_sys::IndexScan>();
         let Some(&order) = items(plan.indexorderbyorig).first() else {
-            return Limit::At(DistanceRange::ALL);
+            return DistanceLimit::Known(DistanceRange::ALL);
         };
         let limits = items(plan.scan.plan.qual).iter();
         let limits = limits.map(|&clause| limit_of(clause, order, state.ps_ExprContext));
-        limits.fold(Limit::At(DistanceRange::ALL), Limit::and)
+        limits.fold(DistanceLimit::Known(DistanceRange::ALL), DistanceLimit::and)
     }
 }

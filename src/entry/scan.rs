@@ -7,8 +7,8 @@ use crate::am::stage_timer::{self, Stage};
 use crate::entry::executor_hook::limit;
 use crate::error::{Error, Result};
 use crate::pg::compat::check_age;
-use crate::pg::condition::Limit;
-use crate::pg::heap::{Exact, item_pointer};
+use crate::pg::condition::DistanceLimit;
+use crate::pg::heap::{HeapDistances, item_pointer};
 use crate::pg::relation::{Heap, Index};
 use crate::pg::vector_datum::OwnedVector;
 use pgrx::{PgMemoryContexts, pg_sys};
@@ -112,12 +112,12 @@ pub unsafe fn next(scan: pg_sys::IndexScanDesc) -> Result<bool> {
     if state.seeks_limit {
         // SAFETY: the descriptor of the running scan.
         let limit = unsafe { limit(descriptor) };
-        state.seeks_limit = limit == Limit::Pending;
-        if let Limit::At(range) = limit {
+        state.seeks_limit = limit == DistanceLimit::Pending;
+        if let DistanceLimit::Known(range) = limit {
             search.within(&range);
         }
     }
-    let exact = Exact {
+    let exact = HeapDistances {
         heap,
         index,
         snapshot: scan.xs_snapshot,

@@ -63,7 +63,7 @@ fn look(locked: &LockedIndex, heap: bool) -> Result<CheckReport> {
         let rows = VisibleRows::new(locked.heap(), index)?;
         let mut vector = Vec::new();
         let mut table = |blocks: Range<u32>, each: &mut EachRow<'_, PageOpError>| {
-            rows.show(blocks, &mut |tid, read| {
+            rows.for_each(blocks, &mut |tid, read| {
                 vector.clear();
                 read(&mut vector);
                 each(tid, &vector).map_err(|failure| failure.with_index(index))

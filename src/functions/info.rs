@@ -65,17 +65,20 @@ type Rows = TableIterator<'static, Row>;
 pub fn distillvq_index_info(index: Option<Oid>) -> Rows {
     let index = or_raise(index.ok_or(Error::NullIndex(Operation::Inspect)));
     let locked = or_raise(open_for_reading(index, Operation::Inspect, may_inspect));
-    TableIterator::once(or_raise(IndexReport::find(&locked)).row())
+    TableIterator::once(or_raise(IndexReport::compute(&locked)).row())
 }
 
 /// The same for a view of all indexes: no row for one that the caller may not see, and one without figures for one that has
 /// none now, with the reason in place of the advice.
 pub fn distillvq_index_info_or_null(index: Oid) -> Rows {
     let row = in_subtransaction(|| info_if_any(index)).unwrap_or_else(
-        |SubtransactionError { message, damage }| {
+        |SubtransactionError {
+             message,
+             is_corruption,
+         }| {
             Some(match quoted_relation(index) {
-                Ok(name) if damage => damaged(&message, &name),
-                _ => nothing(&message),
+                Ok(name) if is_corruption => damaged(&message, &name),
+                _ => row_without_figures(&message),
             })
         },
     );
@@ -87,7 +90,7 @@ fn info_if_any(oid: Oid) -> Option<Row> {
         return None;
     }
     let Some(locked) = LockedIndex::try_for_reading(oid) else {
-        return Some(nothing(
+        return Some(row_without_figures(
             "it is locked: somebody builds, changes, or drops it",
         ));
     };
@@ -95,7 +98,7 @@ fn info_if_any(oid: Oid) -> Option<Row> {
         return None;
     }
     let figures =
-        check_readable(&locked, Operation::Inspect).and_then(|()| IndexReport::find(&locked));
+        check_readable(&locked, Operation::Inspect).and_then(|()| IndexReport::compute(&locked));
     Some(match figures {
         Ok(figures) => figures.row(),
         Err(error @ Error::Pages { .. }) => damaged(&error, &locked.index().quoted_name()),
@@ -107,12 +110,12 @@ fn info_if_any(oid: Oid) -> Option<Row> {
             "reindex: its build is under way or has failed ({error}); if it failed, REINDEX INDEX {}",
             locked.index().quoted_name()
         )),
-        Err(error) => nothing(&error.to_string()),
+        Err(error) => row_without_figures(&error.to_string()),
     })
 }
 
 /// A row without figures, because of this.
-fn nothing(why: &str) -> Row {
+fn row_without_figures(why: &str) -> Row {
     nothing_but(format!("unknown: {why}"))
 }
 
@@ -163,7 +166,7 @@ struct IndexReport {
 }
 
 impl IndexReport {
-    fn find(locked: &LockedIndex) -> Result<Self> {
+    fn compute(locked: &LockedIndex) -> Result<Self> {
         let (index, heap) = (locked.index(), locked.heap());
         let target = OpenIndex::open(index)?;
         let store = RelationStore::new(index);

@@ -10,7 +10,7 @@ use crate::functions::{check_all_rows, check_kind, check_range, check_readable, 
 use crate::pg::names::quoted_relation;
 use crate::pg::page_store::RelationStore;
 use crate::pg::privileges::may_read;
-use crate::pg::recall_search::{Measured, Query};
+use crate::pg::recall_search::{RecallQuery, RecallSearch};
 use crate::pg::relation::{Index, LockedIndex, access_method_of, table_of};
 use crate::pg::report::or_raise;
 use crate::pg::server::setting;
@@ -95,13 +95,13 @@ struct Outcome {
 fn measure(oid: Oid, k: usize, sample: usize, log: Option<&VectorColumn>) -> Result<Outcome> {
     let locked = open(oid)?;
     let index = locked.index();
-    let mut measured = Measured::new(&locked)?;
-    let queries = draw(&measured, index, (k, sample), log)?;
-    let nearest = measured.exact(&queries, k);
-    let exact = time_exact(&mut measured, &queries, k);
+    let mut search = RecallSearch::new(&locked)?;
+    let queries = draw(&search, index, (k, sample), log)?;
+    let nearest = search.exact(&queries, k);
+    let exact = time_exact(&mut search, &queries, k);
     // The first search of a session reads the model, or what else the access method keeps.
-    measured.by_index(queries.get(..1).unwrap_or_default(), k);
-    let found = measured.by_index(&queries, k);
+    search.by_index(queries.get(..1).unwrap_or_default(), k);
+    let found = search.by_index(&queries, k);
     let (mut shares, mut time) = (Vec::new(), Duration::ZERO);
     for (nearest, (found, took)) in nearest.iter().zip(&found) {
         if let Some(share) = nearest.recall(found) {
@@ -133,21 +133,21 @@ fn open(oid: Oid) -> Result<LockedIndex> {
 
 /// Draws queries: of those logged, or rows of the table.
 fn draw(
-    measured: &Measured,
+    search: &RecallSearch,
     index: Index,
     (k, sample): (usize, usize),
     log: Option<&VectorColumn>,
-) -> Result<Vec<Query>> {
+) -> Result<Vec<RecallQuery>> {
     let (element, dim) = (index.element()?, index.dimensions()?);
     // Elements, drawn and as a value, and distances, those of the truth and those found.
-    let each = 2 * (dim * size_of::<f32>() + k * size_of::<f64>()) + size_of::<Query>();
+    let each = 2 * (dim * size_of::<f32>() + k * size_of::<f64>()) + size_of::<RecallQuery>();
     let most = crate::pg::memory::maintenance_bytes();
     let capacity = sample.min(most / each);
     let mut reservoir = VectorReservoir::new(capacity, dim, SEED);
     let mut rows: Vec<Tid> = Vec::new();
     match log {
         Some(column) => column.scan(&mut |read| reservoir.offer(read))?,
-        None => measured.rows().show(0..u32::MAX, &mut |tid, read| {
+        None => search.rows().for_each(0..u32::MAX, &mut |tid, read| {
             if let Some(place) = reservoir.offer_at(read)? {
                 rows.resize(rows.len().max(place + 1), tid);
                 rows[place] = tid;
@@ -166,15 +166,16 @@ fn draw(
     }
     let vectors = reservoir.into_rows();
     let queries = vectors.chunks_exact(dim).enumerate();
-    let queries = queries.map(|(i, vector)| Query::new(vector, element, rows.get(i).copied()));
+    let queries =
+        queries.map(|(i, vector)| RecallQuery::new(vector, element, rows.get(i).copied()));
     queries.collect()
 }
 
 /// The mean time of an exact search for one query.
-fn time_exact(measured: &mut Measured, queries: &[Query], k: usize) -> Option<Duration> {
+fn time_exact(search: &mut RecallSearch, queries: &[RecallQuery], k: usize) -> Option<Duration> {
     let (start, mut passes) = (Instant::now(), 0);
     for query in queries.iter().take(EXACT_PASSES) {
-        measured.exact(std::slice::from_ref(query), k);
+        search.exact(std::slice::from_ref(query), k);
         passes += 1;
         if start.elapsed() > EXACT_TIME {
             break;

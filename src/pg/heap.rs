@@ -12,9 +12,9 @@ mod sample;
 mod table_scan;
 mod values;
 
-pub(super) use fetch::Rows;
-pub use fetch::{Exact, count_dead, fetch_live};
-pub use sample::{Picked, pick, sample};
+pub(super) use fetch::HeapFetcher;
+pub use fetch::{HeapDistances, count_dead, fetch_live};
+pub use sample::{SampledRows, sample, sample_blocks};
 pub use table_scan::{VisibleRows, build_scan};
 pub use values::IndexInfo;
 
@@ -41,8 +41,8 @@ impl Snapshot {
     }
 
     /// The distances of rows to a query, as a search under this snapshot has them.
-    pub fn exact<'a>(&self, heap: Heap, index: Index, query: &'a OwnedVector) -> Exact<'a> {
-        Exact {
+    pub fn exact<'a>(&self, heap: Heap, index: Index, query: &'a OwnedVector) -> HeapDistances<'a> {
+        HeapDistances {
             heap,
             index,
             snapshot: self.0,

@@ -200,7 +200,7 @@ impl PageStore for RelationStore {
 
     fn prefetch(&self, block: u32) {
         // What was found in shared buffers before is most likely still there.
-        if self.recent.as_ref().is_some_and(|it| it.knows(block)) {
+        if self.recent.as_ref().is_some_and(|it| it.contains(block)) {
             return;
         }
         if !self.has(block) {

@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::pg::compat;
 use crate::pg::element::ElementType;
-use crate::pg::heap::{Rows, VisibleRows, tid_of};
+use crate::pg::heap::{HeapFetcher, VisibleRows, tid_of};
 use crate::pg::memory::with_temporary_memory;
 use crate::pg::relation::{Heap, Index, LockedIndex};
 use crate::pg::role::as_role;
@@ -17,12 +17,12 @@ use std::time::{Duration, Instant};
 const QUERIES_A_LOOK: usize = 64;
 
 /// A query, and the row that it is, if it is one: no neighbour of itself.
-pub struct Query {
+pub struct RecallQuery {
     vector: OwnedVector,
     row: Option<Tid>,
 }
 
-impl Query {
+impl RecallQuery {
     /// The query of these elements for an index of vectors of an element type.
     pub fn new(elements: &[f32], element: ElementType, row: Option<Tid>) -> Result<Self> {
         let vector = OwnedVector::of(elements, element);
@@ -35,7 +35,7 @@ impl Query {
 }
 
 /// The operator that an index orders rows by.
-struct Operator {
+struct OrderByOperator {
     function: pg_sys::Oid,
     /// Its right operand's type.
     right: pg_sys::Oid,
@@ -47,7 +47,7 @@ struct Operator {
 /// Strategy of the ordering operator in the operator classes of distillvq, hnsw, and ivfflat.
 const STRATEGY: u16 = 1;
 
-impl Operator {
+impl OrderByOperator {
     fn of(index: Index) -> Result<Self> {
         let none = || Error::NoDistance(index.name());
         let data = index.data();
@@ -76,7 +76,7 @@ impl Operator {
 
     /// # Safety
     /// `row` must be a value of the index's type.
-    unsafe fn distance(&mut self, row: pg_sys::Datum, query: &Query) -> f64 {
+    unsafe fn distance(&mut self, row: pg_sys::Datum, query: &RecallQuery) -> f64 {
         let query = query.vector.datum();
         // SAFETY: as promised; the operator gives double precision.
         let result =
@@ -86,21 +86,21 @@ impl Operator {
 }
 
 /// An index that is measured, its table, and the rows of it that the running statement sees.
-pub struct Measured {
+pub struct RecallSearch {
     heap: Heap,
     index: Index,
     rows: VisibleRows,
-    operator: Operator,
+    operator: OrderByOperator,
 }
 
-impl Measured {
+impl RecallSearch {
     /// Looks up what the index orders by, and takes the statement's snapshot.
     pub fn new(locked: &LockedIndex) -> Result<Self> {
         let (heap, index) = (locked.heap(), locked.index());
         Ok(Self {
             heap,
             index,
-            operator: Operator::of(index)?,
+            operator: OrderByOperator::of(index)?,
             rows: VisibleRows::of_statement(heap, index)?,
         })
     }
@@ -111,10 +111,10 @@ impl Measured {
     }
 
     /// The distances of the `k` rows nearest to each query, in one pass over the table.
-    pub fn exact(&mut self, queries: &[Query], k: usize) -> Vec<Nearest> {
+    pub fn exact(&mut self, queries: &[RecallQuery], k: usize) -> Vec<Nearest> {
         let mut nearest = vec![Nearest::new(k); queries.len()];
         let operator = &mut self.operator;
-        self.rows.show_values(0..u32::MAX, &mut |tid, value| {
+        self.rows.for_each_value(0..u32::MAX, &mut |tid, value| {
             // SAFETY: a value of the index's type, which is a varlena.
             let value = unsafe { Detoasted::new(value) };
             let pairs = queries.iter().zip(&mut nearest).enumerate();
@@ -134,7 +134,7 @@ impl Measured {
 
     /// Searches the index for the `k` nearest rows of each query, one after the other: their distances, and how long each
     /// search took. Functions in the index's definition run as the owner of the table.
-    pub fn by_index(&mut self, queries: &[Query], k: usize) -> Vec<(Vec<f64>, Duration)> {
+    pub fn by_index(&mut self, queries: &[RecallQuery], k: usize) -> Vec<(Vec<f64>, Duration)> {
         let owner = self.index.has_expressions().then(|| self.index.owner());
         let mut search = || with_temporary_memory(|| self.search(queries, k));
         match owner {
@@ -143,9 +143,9 @@ impl Measured {
         }
     }
 
-    fn search(&mut self, queries: &[Query], k: usize) -> Vec<(Vec<f64>, Duration)> {
-        let mut rows = Rows::new(self.index, self.heap);
-        let mut scan = Scan::new(self);
+    fn search(&mut self, queries: &[RecallQuery], k: usize) -> Vec<(Vec<f64>, Duration)> {
+        let mut rows = HeapFetcher::new(self.index, self.heap);
+        let mut scan = AmScan::new(self);
         let mut found = Vec::with_capacity(queries.len());
         let mut tids = Vec::new();
         for query in queries {
@@ -168,14 +168,14 @@ impl Measured {
 }
 
 /// A scan of the index by the server's own functions, as the executor does it.
-struct Scan {
+struct AmScan {
     scan: pg_sys::IndexScanDesc,
     slot: *mut pg_sys::TupleTableSlot,
     key: Box<pg_sys::ScanKeyData>,
 }
 
-impl Scan {
-    fn new(of: &Measured) -> Self {
+impl AmScan {
+    fn new(of: &RecallSearch) -> Self {
         let (heap, index) = (of.heap.as_ptr(), of.index.as_ptr());
         // SAFETY: the relations are open and the snapshot registered; both are released in Drop, or by the abort.
         unsafe {
@@ -188,7 +188,13 @@ impl Scan {
     }
 
     /// Appends the addresses, as the index has them, of the first `k` rows but the query itself.
-    fn nearest(&mut self, operator: &Operator, query: &Query, k: usize, out: &mut Vec<Tid>) {
+    fn nearest(
+        &mut self,
+        operator: &OrderByOperator,
+        query: &RecallQuery,
+        k: usize,
+        out: &mut Vec<Tid>,
+    ) {
         let (column, order) = (1, pg_sys::SK_ORDER_BY as i32);
         let forward = pg_sys::ScanDirection::ForwardScanDirection;
         // SAFETY: the key is for the operator that the index's operator class has; the query lives longer than the search.
@@ -220,7 +226,7 @@ impl Scan {
     }
 }
 
-impl Drop for Scan {
+impl Drop for AmScan {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             // SAFETY: made in `new`, released once.

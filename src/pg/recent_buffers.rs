@@ -52,7 +52,7 @@ impl RecentBuffers {
     }
 
     /// Whether the page was perhaps found before.
-    pub fn knows(&self, block: u32) -> bool {
+    pub fn contains(&self, block: u32) -> bool {
         self.buffer(block) != 0
     }
 

@@ -10,7 +10,7 @@ pub struct SubtransactionError {
     /// Its message.
     pub message: String,
     /// Whether it tells of damaged data.
-    pub damage: bool,
+    pub is_corruption: bool,
 }
 
 /// Runs `work` in a subtransaction; an error that it raises undoes that, and is returned. Only what is asked to stop does not
@@ -75,7 +75,7 @@ pub fn in_subtransaction<T>(work: impl FnOnce() -> T) -> Result<T, Subtransactio
         });
         SubtransactionError {
             message,
-            damage: damage.contains(&state),
+            is_corruption: damage.contains(&state),
         }
     })
 }

@@ -127,14 +127,14 @@ pub fn run_in_pool<T: Send>(
     mut report: impl FnMut(usize, usize, usize),
     job: impl FnOnce(&dyn Monitor) -> T + Send,
 ) -> Result<T> {
-    let board = SharedProgress::default();
+    let progress = SharedProgress::default();
     let threads = threads();
     let outcome = std::thread::scope(|scope| {
         let blocked = SignalsBlocked::new();
-        let (at_work, board) = (ActiveThread::new(), &board);
+        let (at_work, progress) = (ActiveThread::new(), &progress);
         let job = move || {
             let _at_work = at_work;
-            in_pool(threads, board, job)
+            in_pool(threads, progress, job)
         };
         let spawned = std::thread::Builder::new().spawn_scoped(scope, job);
         drop(blocked);
@@ -142,7 +142,7 @@ pub fn run_in_pool<T: Send>(
             Ok(leader) => leader,
             Err(error) => return Ok(Err(Error::Threads(error.to_string()))),
         };
-        let stop = StopOnExit(board);
+        let stop = StopOnExit(progress);
         while !leader.is_finished() {
             wait_latch();
             if must_stop() {
@@ -150,7 +150,11 @@ pub fn run_in_pool<T: Send>(
             }
             pgrx::check_for_interrupts!();
             let load = |value: &AtomicUsize| value.load(Ordering::Relaxed);
-            report(load(&board.phase), load(&board.done), load(&board.total));
+            report(
+                load(&progress.phase),
+                load(&progress.done),
+                load(&progress.total),
+            );
         }
         if must_stop() {
             drop(stop);
@@ -166,10 +170,10 @@ pub fn run_in_pool<T: Send>(
 
 /// Work handed out and results handed in, between the backend's thread and its workers.
 struct WorkQueue<I, O> {
-    trays: Mutex<QueueState<I, O>>,
+    state: Mutex<QueueState<I, O>>,
     /// Wakes workers that have nothing to do.
     wake: Condvar,
-    board: SharedProgress,
+    progress: SharedProgress,
 }
 
 /// Items by their number, in the order in which they were given.
@@ -183,34 +187,34 @@ impl<I: Send, O: Send> WorkQueue<I, O> {
     fn new() -> Self {
         let (waiting, done) = (VecDeque::new(), BTreeMap::new());
         Self {
-            trays: Mutex::new(QueueState { waiting, done }),
+            state: Mutex::new(QueueState { waiting, done }),
             wake: Condvar::new(),
-            board: SharedProgress::default(),
+            progress: SharedProgress::default(),
         }
     }
 
-    fn trays(&self) -> MutexGuard<'_, QueueState<I, O>> {
-        self.trays.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, QueueState<I, O>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A worker's life.
     fn worker_loop(&self, work: &(impl Fn(I, &dyn Monitor) -> O + Sync)) {
         while let Some((number, item)) = self.next() {
-            let result = catch_unwind(AssertUnwindSafe(|| work(item, &self.board)));
+            let result = catch_unwind(AssertUnwindSafe(|| work(item, &self.progress)));
             let result = result.map_err(|panic| panic_text(&*panic));
-            self.trays().done.insert(number, result);
+            self.state().done.insert(number, result);
         }
     }
 
     /// The next item, waited for; none when it is time to stop.
     fn next(&self) -> Option<(usize, I)> {
-        let mut trays = self.trays();
-        while !self.board.interrupted() {
-            if let Some(item) = trays.waiting.pop_front() {
+        let mut state = self.state();
+        while !self.progress.interrupted() {
+            if let Some(item) = state.waiting.pop_front() {
                 return Some(item);
             }
-            let waited = self.wake.wait_timeout(trays, IDLE);
-            trays = waited.unwrap_or_else(PoisonError::into_inner).0;
+            let waited = self.wake.wait_timeout(state, IDLE);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         None
     }
@@ -219,7 +223,7 @@ impl<I: Send, O: Send> WorkQueue<I, O> {
 /// The workers of [`with_workers`], as the backend's thread sees them: results come back in the order of the items. Dropped,
 /// it lets them stop.
 pub struct Workers<'a, I: Send, O: Send> {
-    desk: &'a WorkQueue<I, O>,
+    queue: &'a WorkQueue<I, O>,
     given: usize,
     taken: usize,
     most: usize,
@@ -237,15 +241,15 @@ impl<I: Send, O: Send> Workers<'_, I, O> {
     }
 
     /// Hands over an item.
-    pub fn give(&mut self, item: I) {
-        self.desk.trays().waiting.push_back((self.given, item));
+    pub fn submit(&mut self, item: I) {
+        self.queue.state().waiting.push_back((self.given, item));
         self.given += 1;
-        self.desk.wake.notify_one();
+        self.queue.wake.notify_one();
     }
 
     /// The result of the oldest item, if that is done.
-    pub fn ready(&mut self) -> Result<Option<O>> {
-        let Some(result) = self.desk.trays().done.remove(&self.taken) else {
+    pub fn try_next_result(&mut self) -> Result<Option<O>> {
+        let Some(result) = self.queue.state().done.remove(&self.taken) else {
             return Ok(None);
         };
         self.taken += 1;
@@ -253,9 +257,9 @@ impl<I: Send, O: Send> Workers<'_, I, O> {
     }
 
     /// The result of the oldest item, waited for; none when nothing is under way.
-    pub fn take(&mut self) -> Result<Option<O>> {
+    pub fn next_result(&mut self) -> Result<Option<O>> {
         while self.taken < self.given {
-            if let Some(result) = self.ready()? {
+            if let Some(result) = self.try_next_result()? {
                 return Ok(Some(result));
             }
             wait_latch();
@@ -268,10 +272,10 @@ impl<I: Send, O: Send> Workers<'_, I, O> {
 impl<I: Send, O: Send> Drop for Workers<'_, I, O> {
     fn drop(&mut self) {
         // Under the lock, so that no worker goes to sleep between its look at the flag and the call.
-        let trays = self.desk.trays();
-        self.desk.board.stop.store(true, Ordering::Relaxed);
-        drop(trays);
-        self.desk.wake.notify_all();
+        let state = self.queue.state();
+        self.queue.progress.stop.store(true, Ordering::Relaxed);
+        drop(state);
+        self.queue.wake.notify_all();
     }
 }
 
@@ -282,37 +286,37 @@ pub fn with_workers<I: Send, O: Send, T>(
     work: impl Fn(I, &dyn Monitor) -> O + Sync,
     lead: impl FnOnce(Workers<'_, I, O>) -> Result<T>,
 ) -> Result<T> {
-    let desk = WorkQueue::new();
+    let queue = WorkQueue::new();
     std::thread::scope(|scope| {
-        let crew = Workers {
-            desk: &desk,
+        let handle = Workers {
+            queue: &queue,
             given: 0,
             taken: 0,
             most: max_in_flight(workers),
         };
         let blocked = SignalsBlocked::new();
         for _ in 0..workers {
-            let (at_work, desk, work) = (ActiveThread::new(), &desk, &work);
+            let (at_work, queue, work) = (ActiveThread::new(), &queue, &work);
             let life = move || {
                 let _at_work = at_work;
-                desk.worker_loop(work);
+                queue.worker_loop(work);
             };
             let spawned = std::thread::Builder::new().spawn_scoped(scope, life);
             spawned.map_err(|error| Error::Threads(error.to_string()))?;
         }
         drop(blocked);
-        lead(crew)
+        lead(handle)
     })
 }
 
 /// Runs the job as the first member of a pool whose threads end with it.
 fn in_pool<T: Send>(
     threads: usize,
-    board: &SharedProgress,
+    progress: &SharedProgress,
     job: impl FnOnce(&dyn Monitor) -> T + Send,
 ) -> Result<T> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-    pool.build_scoped(|thread| thread.run(), |pool| pool.install(|| job(board)))
+    pool.build_scoped(|thread| thread.run(), |pool| pool.install(|| job(progress)))
         .map_err(|error| Error::Threads(error.to_string()))
 }
 

@@ -10,14 +10,14 @@ use crate::am::open_index::OpenIndex;
 use crate::am::scan::{SearchParams, SearchStream};
 use crate::am::training::phases::CALIBRATING;
 use crate::error::{Error, Result};
-use crate::pg::heap::{Exact, Snapshot, VisibleRows};
+use crate::pg::heap::{HeapDistances, Snapshot, VisibleRows};
 use crate::pg::page_store::RelationStore;
 use crate::pg::relation::{Heap, Index, LockedIndex};
 use crate::pg::role::as_role;
 use crate::pg::vector_datum::OwnedVector;
 use crate::pg::workers;
 use crate::settings::Probing;
-use crate::settings::iterative::Limits;
+use crate::settings::iterative::ScanLimits;
 use crate::settings::reloptions::Options;
 use distillvq_ivf::describe;
 use distillvq_ivf::stream::{BANDS, Growth, RANKS};
@@ -97,22 +97,22 @@ pub fn truth(
             crate::pg::progress::report_progress(done, expected.max(done));
             Ok::<(), Error>(())
         };
-        rows.show(0..u32::MAX, &mut |tid, read| {
+        rows.for_each(0..u32::MAX, &mut |tid, read| {
             let dim = read(&mut batch.vectors);
             target.check_dimensions(dim)?;
             batch.tids.push(tid);
             if batch.vectors.len() + dim > sizes.batch {
                 if workers.full()
-                    && let Some(offered) = workers.take()?
+                    && let Some(offered) = workers.next_result()?
                 {
                     count(offered)?;
                 }
-                workers.give(std::mem::take(&mut batch));
+                workers.submit(std::mem::take(&mut batch));
             }
             Ok(())
         });
-        workers.give(std::mem::take(&mut batch));
-        while let Some(offered) = workers.take()? {
+        workers.submit(std::mem::take(&mut batch));
+        while let Some(offered) = workers.next_result()? {
             count(offered)?;
         }
         Ok(())
@@ -259,7 +259,7 @@ struct CalibrationQuery {
 }
 
 impl Calibrator<'_> {
-    fn exact<'a>(&self, query: &'a OwnedVector) -> Exact<'a> {
+    fn exact<'a>(&self, query: &'a OwnedVector) -> HeapDistances<'a> {
         self.snapshot.exact(self.heap, self.target.index, query)
     }
 
@@ -464,7 +464,7 @@ impl Calibrator<'_> {
             Some(searcher),
             &question.elements,
             effort,
-            Limits::NONE,
+            ScanLimits::NONE,
         )?;
         // A row that meets itself is a search unlike others: its estimate is far off, and the search compares more rows.
         question

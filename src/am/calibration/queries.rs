@@ -4,7 +4,7 @@ use crate::am::model_store::catalog;
 use crate::am::open_index::OpenIndex;
 use crate::am::training::phases::SAMPLING;
 use crate::error::{Error, Result};
-use crate::pg::heap::{self, Picked};
+use crate::pg::heap::{self, SampledRows};
 use crate::pg::relation::{Heap, Index, LockedIndex};
 use crate::settings::reloptions::Options;
 use distillvq_ivf::QueryKind;
@@ -17,7 +17,7 @@ const SEED: u64 = 1;
 /// Multiply-adds that finding the truth of all queries may take: less than three seconds of a processor with AVX2.
 const PRODUCTS: usize = 120_000_000_000;
 /// Minimum number of queries, whatever that takes.
-const LEAST: usize = 128;
+const MIN_QUERIES: usize = 128;
 /// With few rows, so many of them for each query.
 const ROWS_A_QUERY: usize = 8;
 /// A sample of so many rows can spare those that the index is measured with.
@@ -54,7 +54,7 @@ impl CalibrationQueries {
 /// How many queries are measured with as far as their costs go. Of a table that was never analyzed nothing is known.
 fn query_budget(rows: usize, dim: usize) -> usize {
     let query_budget = PRODUCTS / rows.saturating_mul(dim).max(1);
-    query_budget.clamp(LEAST, MAX_HELD_OUT)
+    query_budget.clamp(MIN_QUERIES, MAX_HELD_OUT)
 }
 
 /// Rows that pose as queries, and the number of all of them.
@@ -66,7 +66,8 @@ pub fn rows_as_queries(
     crate::pg::progress::report_phase(SAMPLING);
     let mut random = ChaCha8Rng::seed_from_u64(SEED);
     let element = index.element()?;
-    let Picked { vectors, rows } = heap::pick(heap, index, element, MAX_HELD_OUT, &mut random)?;
+    let SampledRows { vectors, rows } =
+        heap::sample_blocks(heap, index, element, MAX_HELD_OUT, &mut random)?;
     let queries = CalibrationQueries::of_rows(dim, rows, |wanted| {
         sample_vectors(&vectors, dim, wanted, SEED)
     });

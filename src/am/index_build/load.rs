@@ -28,13 +28,13 @@ use distillvq_ivf::{Builder, Create, RowEncoder, Tid, Training, Truth, TruthColl
 use distillvq_quantizer::{EncodedRows, Model, Monitor, TrainError};
 
 /// What a worker makes of a batch.
-struct Done {
+struct EncodedBatch {
     tids: Vec<Tid>,
     encoded: EncodedRows,
 }
 
 /// A worker gives up in the middle of a batch when the build ends before it.
-type Encoding = std::result::Result<Done, TrainError>;
+type Encoding = std::result::Result<EncodedBatch, TrainError>;
 
 fn encode(
     encoder: RowEncoder<'_>,
@@ -47,7 +47,7 @@ fn encode(
     if let Some(truth) = truth {
         truth.offer(&tids, &vectors, &encoded, monitor)?;
     }
-    Ok(Done { tids, encoded })
+    Ok(EncodedBatch { tids, encoded })
 }
 
 /// What the pages are made with.
@@ -109,8 +109,8 @@ pub fn load(
     };
     let work =
         |batch: Batch, monitor: &dyn Monitor| encode(encoder, truth.as_ref(), batch, monitor);
-    let rows = workers::with_workers(loader.sizes.workers, work, |mut crew| {
-        loader.pass(&mut crew, heap, info)
+    let rows = workers::with_workers(loader.sizes.workers, work, |mut workers| {
+        loader.scan_table(&mut workers, heap, info)
     })?;
     trim_malloc();
     loader.finish()?;
@@ -163,7 +163,7 @@ struct Loader<'a> {
     plan: &'a BuildPlan,
     builder: Builder<'a, RelationStore>,
     sizes: BuildMemory,
-    /// Rows not yet given to the crew.
+    /// Rows not yet submitted to the workers.
     batch: Batch,
     run: Run,
     /// Rows encoded.
@@ -173,26 +173,26 @@ struct Loader<'a> {
 
 impl Loader<'_> {
     /// Scans the table until all its rows are encoded; returns how many there are, those not to be indexed included.
-    fn pass(
+    fn scan_table(
         &mut self,
-        crew: &mut Workers<'_, Batch, Encoding>,
+        workers: &mut Workers<'_, Batch, Encoding>,
         heap: Heap,
         info: &IndexInfo,
     ) -> Result<f64> {
         let (index, element) = (self.plan.index, self.plan.element);
         let rows = heap::build_scan(heap, index, info, element, &mut |tid, read| {
-            self.add(crew, tid, read)
+            self.add(workers, tid, read)
         });
-        self.hand_over(crew)?;
-        while let Some(done) = crew.take()? {
-            self.gather(done)?;
+        self.submit_batch(workers)?;
+        while let Some(done) = workers.next_result()? {
+            self.add_to_run(done)?;
         }
         Ok(rows)
     }
 
     fn add(
         &mut self,
-        crew: &mut Workers<'_, Batch, Encoding>,
+        workers: &mut Workers<'_, Batch, Encoding>,
         tid: Tid,
         read: &ReadElements<'_>,
     ) -> Result<()> {
@@ -205,32 +205,32 @@ impl Loader<'_> {
         }
         self.batch.tids.push(tid);
         if self.batch.vectors.len() + dim > self.sizes.batch {
-            self.hand_over(crew)?;
+            self.submit_batch(workers)?;
         }
         Ok(())
     }
 
-    /// Gives the batch to the crew, and takes what it has done.
-    fn hand_over(&mut self, crew: &mut Workers<'_, Batch, Encoding>) -> Result<()> {
-        while let Some(done) = crew.ready()? {
-            self.gather(done)?;
+    /// Submits the batch to the workers, and takes their results.
+    fn submit_batch(&mut self, workers: &mut Workers<'_, Batch, Encoding>) -> Result<()> {
+        while let Some(done) = workers.try_next_result()? {
+            self.add_to_run(done)?;
         }
-        if crew.full()
-            && let Some(done) = crew.take()?
+        if workers.full()
+            && let Some(done) = workers.next_result()?
         {
-            self.gather(done)?;
+            self.add_to_run(done)?;
         }
         let next = Batch {
             tids: Vec::with_capacity(self.batch.tids.len()),
             vectors: Vec::with_capacity(self.batch.vectors.len()),
         };
-        crew.give(std::mem::replace(&mut self.batch, next));
+        workers.submit(std::mem::replace(&mut self.batch, next));
         Ok(())
     }
 
     /// Adds encoded rows to the run, and writes that when it is large enough.
-    fn gather(&mut self, done: Encoding) -> Result<()> {
-        let Done { tids, encoded } = done.map_err(|source| Error::Train {
+    fn add_to_run(&mut self, done: Encoding) -> Result<()> {
+        let EncodedBatch { tids, encoded } = done.map_err(|source| Error::Train {
             relation: self.plan.index.name(),
             source,
         })?;

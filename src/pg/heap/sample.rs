@@ -40,11 +40,11 @@ pub fn sample(
     outcome
 }
 
-/// Blocks that [`pick`] looks at, at the most.
+/// Blocks that [`sample_blocks`] looks at, at the most.
 const PICKED_BLOCKS: usize = 1_024;
 
 /// Rows picked at random, and how many there should be in all.
-pub struct Picked {
+pub struct SampledRows {
     /// Elements, row-major.
     pub vectors: Vec<f32>,
     /// An estimate, if not all blocks were looked at.
@@ -53,13 +53,13 @@ pub struct Picked {
 
 /// Picks `wanted` rows at random among those that have been committed by now, or as many as there are. Not all blocks of a large
 /// table are looked at, and only the vectors picked are read or computed.
-pub fn pick(
+pub fn sample_blocks(
     heap: Heap,
     index: Index,
     element: ElementType,
     wanted: usize,
     random: &mut impl Rng,
-) -> Result<Picked> {
+) -> Result<SampledRows> {
     let mut rows = Values::new(index, heap);
     let predicate = Predicate::new(index, rows.slot);
     let snapshot = Snapshot::latest();
@@ -108,7 +108,7 @@ pub fn pick(
     } else {
         tids.len()
     };
-    Ok(Picked { vectors, rows })
+    Ok(SampledRows { vectors, rows })
 }
 
 /// At most `wanted` of so many, in ascending order.

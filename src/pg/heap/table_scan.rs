@@ -15,14 +15,14 @@ use pgrx::pg_sys;
 use std::ops::Range;
 
 /// What a build does with each row: its TID, and a way to read its vector.
-pub type EachRow<'a> = dyn FnMut(Tid, &ReadElements<'_>) -> Result<()> + 'a;
+pub type RowFn<'a> = dyn FnMut(Tid, &ReadElements<'_>) -> Result<()> + 'a;
 
 /// The same with the value, which is alive during the call.
-pub(in crate::pg) type EachValue<'a> = dyn FnMut(Tid, pg_sys::Datum) -> Result<()> + 'a;
+pub(in crate::pg) type ValueFn<'a> = dyn FnMut(Tid, pg_sys::Datum) -> Result<()> + 'a;
 
 /// What the build's callback gets back from the server.
 struct BuildState<'a, 'b> {
-    each: &'a mut EachValue<'b>,
+    each: &'a mut ValueFn<'b>,
 }
 
 /// Passes every row that a build must index to `each` (NULLs left out), in the order of the table; returns the number of
@@ -32,7 +32,7 @@ pub fn build_scan(
     index: Index,
     info: &IndexInfo,
     element: ElementType,
-    each: &mut EachRow<'_>,
+    each: &mut RowFn<'_>,
 ) -> f64 {
     let mut read = |tid, value| {
         // SAFETY: a value of the index's type, alive during the call.
@@ -65,8 +65,8 @@ unsafe extern "C-unwind" fn build_row(
     _alive: bool,
     state: *mut std::ffi::c_void,
 ) {
-    // SAFETY: called by the server for `build_scan` and `show_values` only, with their own state and one value, which is alive
-    // during the call.
+    // SAFETY: called by the server for `build_scan` and `for_each_value` only, with their own state and one value, which is
+    // alive during the call.
     guard(|| unsafe {
         if !*nulls {
             let state = &mut *state.cast::<BuildState<'_, '_>>();
@@ -128,16 +128,16 @@ impl VisibleRows {
 
     /// Passes all rows that must be in the index (NULLs left out) and lie in these blocks of the table to `each`, with the
     /// addresses that the index has of them. Functions in the index's definition run as the owner of the table.
-    pub fn show(&self, blocks: Range<u32>, each: &mut EachRow<'_>) {
+    pub fn for_each(&self, blocks: Range<u32>, each: &mut RowFn<'_>) {
         let element = self.element;
-        self.show_values(blocks, &mut |tid, value| {
+        self.for_each_value(blocks, &mut |tid, value| {
             // SAFETY: a value of the index's type, alive during the call.
             each(tid, &|out| unsafe { append_elements(value, element, out) })
         });
     }
 
-    /// As [`VisibleRows::show`], with the values themselves.
-    pub(in crate::pg) fn show_values(&self, blocks: Range<u32>, each: &mut EachValue<'_>) {
+    /// As [`VisibleRows::for_each`], with the values themselves.
+    pub(in crate::pg) fn for_each_value(&self, blocks: Range<u32>, each: &mut ValueFn<'_>) {
         let mut inside = |tid: Tid, value| {
             if blocks.contains(&tid.block) {
                 each(tid, value)
