@@ -16,7 +16,7 @@ use crate::pg::privileges::rls_applies;
 use crate::pg::relation::{LockedIndex, RelationKind, may_maintain, relation_kind, table_of};
 use crate::pg::spi::{indexes_of_table, partitions};
 use crate::pg::vector_column::VectorColumn;
-use distillvq_quantizer::Metric;
+use distillvq_model::Metric;
 use pgrx::pg_sys::Oid;
 use std::ffi::CStr;
 use std::ops::RangeInclusive;

@@ -4,7 +4,7 @@ use super::relation::Index;
 use crate::error::{Error, Result};
 use crate::pg::compat;
 use crate::pg::element::{ElementType, base_type, type_name};
-use distillvq_quantizer::{MAX_DIM, Metric};
+use distillvq_model::{MAX_DIM, Metric};
 use pgrx::pg_sys;
 
 impl Index {
