@@ -108,15 +108,15 @@ pub fn polar<E: Send>(
     dim: usize,
     check_interrupts: impl Fn() -> Result<(), E> + Sync + Send,
 ) -> Result<Vec<f32>, E> {
-    /// More are never needed, but for a matrix that is singular.
-    const MOST: usize = 60;
+    /// Maximum number of rounds; only a singular matrix takes more.
+    const MAX_ROUNDS: usize = 60;
     /// Largest deviation of `XᵀX` from the unit matrix in the end.
     const CLOSE: f32 = 2e-6;
     let squares: f64 = x.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
     let length = squares.sqrt().max(f64::MIN_POSITIVE) as f32;
     x.iter_mut().for_each(|x| *x /= length);
     let mut gram = vec![0f32; dim * dim];
-    for _ in 0..MOST {
+    for _ in 0..MAX_ROUNDS {
         let view = MatRef::new(&x, dim);
         gram.fill(0.0);
         parallel::chunks_mut(&mut gram, BLOCK * dim, |i, out| {

@@ -15,7 +15,7 @@ use distillvq_kernels::{PACKED_BYTES, PACKED_VALUES, kernels, pack7, unpack7};
 use distillvq_linalg::int8::{quantize, to_steps};
 
 /// The largest value.
-const MOST: f32 = 63.0;
+const MAX_CODE: f32 = 63.0;
 /// Bytes behind the values.
 const TAIL: usize = 2;
 
@@ -42,7 +42,7 @@ pub(crate) fn encode(row: &[f32], values: &mut Vec<i8>, out: &mut Vec<u8>) {
 
 /// The least step of which 63 reach so far.
 fn step(largest: f32) -> u16 {
-    let bits = (largest / MOST).to_bits();
+    let bits = (largest / MAX_CODE).to_bits();
     let rounded_up = (bits >> 16) + u32::from(bits & 0xffff > 0);
     rounded_up as u16
 }

@@ -43,7 +43,7 @@ const HELD_OUT: usize = 400;
 /// At most 1/this of the logged queries are held out.
 const HELD_OUT_DIVISOR: usize = 5;
 /// With fewer held-out logged queries than this, rows are added to them.
-const FEW_HELD_OUT: usize = 100;
+const MIN_HELD_OUT: usize = 100;
 /// Queries a step of the decoder's training.
 const BATCH: usize = 32;
 /// Steps of the decoder's training at the most, and passes over its queries at the most.
@@ -169,7 +169,7 @@ impl Distillation<'_> {
         let most = LOOK_UPS / (x.rows() * books.subquantizers * price).max(1);
         let picked = &picked[..picked.len().min(LOGGED_QUERIES).min(most)];
         let most = x.rows() / PSEUDO_QUERY_DIVISOR;
-        let held_rows = if held_logged.len() < FEW_HELD_OUT {
+        let held_rows = if held_logged.len() < MIN_HELD_OUT {
             HELD_OUT.min(most / PSEUDO_QUERY_DIVISOR)
         } else {
             0

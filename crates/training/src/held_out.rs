@@ -9,8 +9,8 @@ use rand_chacha::rand_core::SeedableRng;
 pub const MAX_HELD_OUT: usize = 1_024;
 /// At most 1/this of the vectors are held out.
 const HELD_OUT_DIVISOR: usize = 5;
-/// Fewer tell nothing that rows would not tell better.
-const FEWEST: usize = 50;
+/// Minimum number of held-out vectors; a recall over fewer is less accurate than over rows.
+const MIN_HELD_OUT: usize = 50;
 
 /// Takes some of row-major vectors out, to measure with what training will not see: at most a fifth of them and at most
 /// `most`, none if that would be too few. The rest stays in order.
@@ -18,7 +18,7 @@ pub fn split_held_out(vectors: &mut Vec<f32>, dim: usize, most: usize, seed: u64
     let dim = dim.max(1);
     let rows = vectors.len() / dim;
     let wanted = (rows / HELD_OUT_DIVISOR).min(most).min(MAX_HELD_OUT);
-    if wanted < FEWEST {
+    if wanted < MIN_HELD_OUT {
         return Vec::new();
     }
     let chosen = sample_indices(rows, wanted, seed);
@@ -75,9 +75,9 @@ mod tests {
         both.sort_by(f32::total_cmp);
         assert_eq!(both, all);
         assert!(held.chunks(2).all(|pair| pair[1] == pair[0] + 1.0));
-        let mut few = noise(2 * 5 * FEWEST - 2, 1);
+        let mut few = noise(2 * 5 * MIN_HELD_OUT - 2, 1);
         assert!(split_held_out(&mut few, 2, 100, 7).is_empty());
-        assert_eq!(few.len(), 2 * 5 * FEWEST - 2);
+        assert_eq!(few.len(), 2 * 5 * MIN_HELD_OUT - 2);
         assert_eq!(sample_vectors(&all, 2, 30, 1).len(), 60);
         assert_eq!(sample_vectors(&all, 2, 3000, 1), all);
     }

@@ -19,7 +19,7 @@ const ROUNDS: usize = 30;
 /// Multiplications that all rounds may take, if they are not the fewest.
 const PRODUCTS: usize = 600_000_000_000;
 /// Fewest rounds.
-pub const FEWEST_ROUNDS: usize = 4;
+pub const MIN_ROUNDS: usize = 4;
 /// Products of two matrices of `dim`² numbers that a round's polar factor takes.
 const PRODUCTS_PER_ROUND: usize = 40;
 /// Rows that are worked on together.
@@ -44,8 +44,8 @@ pub fn rounds(dim: usize, words: usize, rows: usize) -> Option<usize> {
     let most = if words > 16 { ROUNDS } else { ROUNDS / 2 };
     let each = PRODUCTS_PER_ROUND.saturating_mul(dim.pow(3)).max(1);
     let paid = rotation_products(rows, dim) / each;
-    let rounds = (PRODUCTS / each).clamp(FEWEST_ROUNDS, most).min(paid);
-    (affords_matrix(rows, dim) && rounds >= FEWEST_ROUNDS).then_some(rounds)
+    let rounds = (PRODUCTS / each).clamp(MIN_ROUNDS, most).min(paid);
+    (affords_matrix(rows, dim) && rounds >= MIN_ROUNDS).then_some(rounds)
 }
 
 /// Trains rotation and codebooks of `shape` (sub-quantizers, codewords) on the residuals, in `rounds` rounds.

@@ -10,8 +10,8 @@ pub const MAX_TRANSFORM_DIM: usize = 1_024;
 /// Rows that a table has at least for each dimension where its model holds matrices of `dim`² numbers (the rotation and the
 /// turn): with so many, both take an eighth of the bytes of halfvec rows at the most.
 const ROWS_PER_DIMENSION: usize = 16;
-/// Most dimensions of such matrices.
-const MATRIX_MOST: usize = 4_096;
+/// Maximum number of dimensions of such matrices.
+const MAX_MATRIX_DIM: usize = 4_096;
 /// Multiplications that a table pays for with each of its numbers when a rotation is learned.
 const PRODUCTS_PER_NUMBER: usize = 20_000;
 /// Most dimensions whose codes have 8 bits unless the user says otherwise.
@@ -220,7 +220,7 @@ pub fn auto_subquantizers(dim: usize, bits: u8) -> usize {
 
 /// Whether the model of a table of so many rows may hold a matrix of `dim`² numbers.
 pub(crate) fn affords_matrix(rows: usize, dim: usize) -> bool {
-    dim <= MATRIX_MOST && rows >= ROWS_PER_DIMENSION * dim
+    dim <= MAX_MATRIX_DIM && rows >= ROWS_PER_DIMENSION * dim
 }
 
 /// Multiplications that learning a rotation for a table of so many rows may take.

@@ -2,7 +2,7 @@
 
 use crate::error::TrainError;
 
-/// The phases of training, in order; encoding is the caller's.
+/// The phases of training, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Phase {
     /// k-means over the lists.
@@ -13,8 +13,6 @@ pub enum Phase {
     Teaching,
     /// Learning to rank like the teacher.
     Distilling,
-    /// Encoding of rows.
-    Encoding,
 }
 
 impl Phase {
@@ -25,7 +23,6 @@ impl Phase {
             Phase::Codebooks => "codebooks",
             Phase::Teaching => "teaching",
             Phase::Distilling => "distilling",
-            Phase::Encoding => "encoding",
         }
     }
 }

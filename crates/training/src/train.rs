@@ -239,7 +239,7 @@ fn rotate(
                 nearest,
                 centroids: MatRef::new(centroids, dim),
             };
-            let rounds = rounds.unwrap_or(opq::FEWEST_ROUNDS);
+            let rounds = rounds.unwrap_or(opq::MIN_ROUNDS);
             let learned = opq::train_opq(&residuals, shape, rounds, seed, monitor)?;
             (learned.rotation, Some(learned.books))
         }

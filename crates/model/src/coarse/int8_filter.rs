@@ -13,8 +13,8 @@ use distillvq_kernels::kernels;
 use distillvq_linalg::int8::{MIN_INT8_DIM, TOGETHER, quantize};
 use distillvq_linalg::matrix::{MatRef, squared_norm};
 
-/// Fewest centroids that are worth it.
-const FEWEST_CENTROIDS: usize = 64;
+/// Minimum number of centroids that have a filter.
+const MIN_CENTROIDS: usize = 64;
 /// Bytes of int8 centroids per tile; a tile fits the L1 cache.
 const TILE_BYTES: usize = 24 << 10;
 /// Rows that are multiplied with them in one go.
@@ -80,7 +80,7 @@ impl Int8Filter {
         centroids: MatRef<'_>,
         check_interrupts: impl Fn() -> Result<(), E>,
     ) -> Result<Option<Int8Filter>, E> {
-        if centroids.cols < MIN_INT8_DIM || centroids.rows() < FEWEST_CENTROIDS {
+        if centroids.cols < MIN_INT8_DIM || centroids.rows() < MIN_CENTROIDS {
             return Ok(None);
         }
         Ok(Some(Int8Filter(Int8Rows::new(
@@ -255,7 +255,7 @@ mod tests {
 
     #[test]
     fn equal_few_and_odd_centroids_are_no_trouble() {
-        let few = noise(FEWEST_CENTROIDS * MIN_INT8_DIM - MIN_INT8_DIM, 3);
+        let few = noise(MIN_CENTROIDS * MIN_INT8_DIM - MIN_INT8_DIM, 3);
         let Ok(none) = Int8Filter::new(MatRef::new(&few, MIN_INT8_DIM), never_interrupt);
         assert!(none.is_none());
         let mut x = noise(4 * MIN_INT8_DIM, 4);

@@ -11,6 +11,7 @@ use crate::distillation::loss::{SoftmaxSums, exponentials, fold_maxima, gradient
 use crate::error::TrainError;
 use crate::progress::{Monitor, check_interrupts};
 use distillvq_linalg::matrix::{MatRef, add_matmul_tn, matmul_nn, matmul_nt};
+use distillvq_linalg::orthogonal::identity;
 use distillvq_linalg::parallel;
 use distillvq_model::params::Routing;
 
@@ -99,11 +100,9 @@ impl RouterTrainer {
         let shards = vectors.zip(start.biases.chunks(SHARD_LISTS));
         let usual = base_learning_rate(&start.vectors);
         let root = (cols as f32).sqrt();
-        let mut unit = vec![0f32; cols * cols];
-        unit.iter_mut().step_by(cols + 1).for_each(|x| *x = 1.0);
         RouterTrainer {
             shards: shards.map(|(v, b)| ListShard::new(v, b)).collect(),
-            query_transform: Param::new(&unit),
+            query_transform: Param::new(&identity(cols)),
             cols,
             temperature,
             rates: [
