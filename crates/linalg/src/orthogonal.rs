@@ -1,4 +1,4 @@
-//! Orthogonal matrices: random and structured rotations, the polar factor of a matrix, and products with rows.
+//! Orthogonal matrices: random rotations, the polar factor of a matrix, and products with rows.
 //!
 //! Matrices are row-major, `dim`×`dim`; a row vector `x` becomes `R·x`, so that rows of a batch become `X·Rᵀ`.
 
@@ -6,7 +6,6 @@ use crate::matrix::{MatRef, ROWS, add_matmul_tn, matmul_nn, matmul_nt};
 use crate::parallel;
 use distillvq_kernels::kernels;
 use rand::RngExt;
-use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
@@ -54,51 +53,6 @@ pub fn random<E: Send>(
     let draw = |_| (0..4).map(|_| rng.random::<f32>() - 0.5).sum();
     let drawn: Vec<f32> = (0..dim * dim).map(draw).collect();
     polar(drawn, dim, check_interrupts)
-}
-
-/// A rotation that could be applied in `dim·log dim` steps: twice random signs, an order, and Walsh–Hadamard transforms of
-/// blocks whose size is the largest power of two that divides `dim`.
-pub fn structured(dim: usize, seed: u64) -> Vec<f32> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut columns = identity(dim);
-    let block = 1 << dim.trailing_zeros();
-    for _ in 0..2 {
-        let mut order: Vec<usize> = (0..dim).collect();
-        order.shuffle(&mut rng);
-        let signs: Vec<f32> = (0..dim)
-            .map(|_| if rng.random::<bool>() { 1.0 } else { -1.0 })
-            .collect();
-        for row in columns.chunks_exact_mut(dim.max(1)) {
-            let before = row.to_vec();
-            for ((x, from), sign) in row.iter_mut().zip(&order).zip(&signs) {
-                *x = before[*from] * sign;
-            }
-            row.chunks_exact_mut(block).for_each(hadamard);
-        }
-    }
-    // Rows were transformed as vectors are: row i is the image of axis i, a column of the matrix.
-    let mut rotation = vec![0f32; dim * dim];
-    for (i, image) in columns.chunks_exact(dim.max(1)).enumerate() {
-        let column = rotation.iter_mut().skip(i).step_by(dim);
-        column.zip(image).for_each(|(r, x)| *r = *x);
-    }
-    rotation
-}
-
-/// The normalized Walsh–Hadamard transform of a power of two of values.
-fn hadamard(values: &mut [f32]) {
-    let mut half = 1;
-    while half < values.len() {
-        for pair in values.chunks_exact_mut(2 * half) {
-            let (a, b) = pair.split_at_mut(half);
-            for (a, b) in a.iter_mut().zip(b) {
-                (*a, *b) = (*a + *b, *a - *b);
-            }
-        }
-        half *= 2;
-    }
-    let norm = (values.len() as f32).sqrt();
-    values.iter_mut().for_each(|x| *x /= norm);
 }
 
 /// The orthogonal factor of the polar decomposition of a square matrix: the rotation nearest to it. By the iteration of
@@ -163,7 +117,6 @@ mod tests {
         for dim in [1, 2, 7, 24, 96] {
             let Ok(rotation) = random(dim, 1, never_interrupt);
             is_rotation(&rotation, dim);
-            is_rotation(&structured(dim, 1), dim);
         }
         assert_ne!(random(7, 1, never_interrupt), random(7, 2, never_interrupt));
     }

@@ -23,6 +23,8 @@ pub enum Metric {
 }
 
 impl Metric {
+    const ALL: [Metric; 3] = [Metric::L2, Metric::InnerProduct, Metric::Cosine];
+
     /// The name that [`FromStr`] reads.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -30,6 +32,20 @@ impl Metric {
             Metric::InnerProduct => "ip",
             Metric::Cosine => "cosine",
         }
+    }
+
+    /// The number that stands for the metric in indexes and operator classes.
+    pub const fn code(self) -> u8 {
+        match self {
+            Metric::L2 => 1,
+            Metric::InnerProduct => 2,
+            Metric::Cosine => 3,
+        }
+    }
+
+    /// The metric of a [`Metric::code`].
+    pub fn from_code(code: u8) -> Option<Metric> {
+        Metric::ALL.into_iter().find(|metric| metric.code() == code)
     }
 }
 
@@ -48,7 +64,7 @@ impl FromStr for Metric {
     type Err = UnknownMetric;
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
-        [Metric::L2, Metric::InnerProduct, Metric::Cosine]
+        Metric::ALL
             .into_iter()
             .find(|m| m.as_str() == s)
             .ok_or_else(|| UnknownMetric(s.to_owned()))

@@ -244,9 +244,9 @@ impl Distillation<'_> {
             eval_interval: EVAL_INTERVAL,
             temperature,
             loss: self.options.loss,
-            sampling: self.options.sampling,
+            sampling: self.options.ablation().sampling,
             // With a code for every dimension there is nothing to turn towards, and their sizes may differ wildly.
-            query_transform: self.options.query_transform
+            query_transform: !self.options.ablation().no_query_transform
                 && self.rows.x.cols <= MAX_TRANSFORM_DIM
                 && affords_matrix(rows, self.rows.x.cols)
                 && self.encoder.books.subquantizers < self.rows.x.cols,

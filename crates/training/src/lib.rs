@@ -1,5 +1,6 @@
 //! Training of models: a sample and queries in, a [`distillvq_model::Model`] out.
 
+mod ablation;
 mod distillation;
 mod encoded_sample;
 mod error;
@@ -16,11 +17,12 @@ mod sample;
 mod teacher;
 mod train;
 
+#[cfg(feature = "ablation")]
+pub use ablation::{Ablation, NegativeSampling, Rotation};
 pub use error::TrainError;
 pub use held_out::{MAX_HELD_OUT, sample_vectors, split_held_out};
 pub use options::{
-    Loss, MAX_TRANSFORM_DIM, NegativeSampling, Rotation, TrainOptions, UnknownLoss, auto_bits,
-    auto_lists, auto_subquantizers,
+    Loss, MAX_TRANSFORM_DIM, TrainOptions, UnknownLoss, auto_bits, auto_lists, auto_subquantizers,
 };
 pub use progress::{Monitor, NoMonitor, Phase, check_interrupts};
 pub use retrain::{RetrainOptions, retrain};

@@ -1,5 +1,6 @@
 //! Options of training, and what is chosen automatically.
 
+use crate::ablation::Ablation;
 use crate::error::TrainError;
 use distillvq_model::format::{MAX_DIM, MAX_LISTS, Metric, max_subquantizers};
 use std::fmt;
@@ -16,23 +17,6 @@ const MAX_MATRIX_DIM: usize = 4_096;
 const PRODUCTS_PER_NUMBER: usize = 20_000;
 /// Most dimensions whose codes have 8 bits unless the user says otherwise.
 const MAX_DIM_OF_8_BITS: usize = 3;
-
-/// What turns the space in front of the product quantizer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Rotation {
-    /// Learned; but none where every dimension has a code of its own, none for 4 bits with more than [`MAX_TRANSFORM_DIM`]
-    /// dimensions, where searches would feel it, and none that is large, or long to learn, for the table.
-    #[default]
-    Auto,
-    /// None.
-    None,
-    /// A random one.
-    Random,
-    /// A random one that has a fast transform.
-    Structured,
-    /// Learned with the codebooks (optimized product quantization).
-    Learned,
-}
 
 /// How far a student's scores are from the teacher's (Distill-VQ, §3.2.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -89,18 +73,6 @@ impl FromStr for Loss {
     }
 }
 
-/// Negative sampling of the decoder's training (Distill-VQ, §3.2.2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum NegativeSampling {
-    /// Its nearest rows and those of all other queries of the batch.
-    #[default]
-    Both,
-    /// Its own nearest rows alone.
-    OwnNeighbors,
-    /// One of its nearest rows, and those of the other queries.
-    InBatch,
-}
-
 /// What to train. `Default` is cosine, 4 bits, everything automatic.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TrainOptions {
@@ -116,19 +88,28 @@ pub struct TrainOptions {
     pub seed: u64,
     /// Whether to distil after the reconstruction has been learned.
     pub distill: bool,
-    /// The rotation in front of the codes.
-    pub rotation: Rotation,
     /// The loss of the decoder's distillation.
     pub loss: Loss,
-    /// The candidates of the decoder's distillation.
-    pub sampling: NegativeSampling,
-    /// Whether the decoder may transform the query; with more than [`MAX_TRANSFORM_DIM`] dimensions, or few rows for them, it never does.
-    pub query_transform: bool,
     /// Rows of the whole table, for the automatic number of lists; 0 = as many as the sample has.
     pub rows_in_table: usize,
+    /// Parts of the training that are replaced.
+    #[cfg(feature = "ablation")]
+    pub ablation: Ablation,
 }
 
 impl TrainOptions {
+    /// Parts of the training that are replaced: none without the feature `ablation`.
+    #[cfg(not(feature = "ablation"))]
+    pub(crate) fn ablation(&self) -> Ablation {
+        Ablation::default()
+    }
+
+    /// Parts of the training that are replaced.
+    #[cfg(feature = "ablation")]
+    pub(crate) fn ablation(&self) -> Ablation {
+        self.ablation
+    }
+
     /// Whether they are in range for vectors of so many dimensions.
     ///
     /// # Errors
@@ -174,11 +155,10 @@ impl Default for TrainOptions {
             bits: 4,
             seed: 42,
             distill: true,
-            rotation: Rotation::default(),
             loss: Loss::default(),
-            sampling: NegativeSampling::default(),
-            query_transform: true,
             rows_in_table: 0,
+            #[cfg(feature = "ablation")]
+            ablation: Ablation::default(),
         }
     }
 }

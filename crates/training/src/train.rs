@@ -1,10 +1,13 @@
 //! Training, from the sample to the model.
 
+use crate::ablation::Rotation;
+#[cfg(feature = "ablation")]
+use crate::ablation::structured_rotation;
 use crate::distillation::{Distillation, DistilledParts};
 use crate::encoded_sample::EncodedSample;
 use crate::error::TrainError;
 use crate::kmeans::{assign_rows, kmeans};
-use crate::options::{MAX_TRANSFORM_DIM, Rotation, TrainOptions, auto_lists, auto_subquantizers};
+use crate::options::{MAX_TRANSFORM_DIM, TrainOptions, auto_lists, auto_subquantizers};
 use crate::pq::{self, Residuals};
 use crate::progress::{Monitor, check_interrupts};
 use crate::sample::{
@@ -13,7 +16,9 @@ use crate::sample::{
 use crate::teacher::exact::SampleVectors;
 use crate::{opq, preprocess};
 use distillvq_linalg::matrix::{MatRef, half_norms};
-use distillvq_linalg::orthogonal::{random, rotate as rotate_rows, structured};
+#[cfg(feature = "ablation")]
+use distillvq_linalg::orthogonal::random;
+use distillvq_linalg::orthogonal::rotate as rotate_rows;
 use distillvq_model::bf16;
 use distillvq_model::coarse::flat::Assignment;
 use distillvq_model::codebooks::Codebooks;
@@ -213,7 +218,8 @@ fn rotate(
 ) -> Result<Option<Codebooks>, TrainError> {
     let (dim, seed) = (space.dim, options.seed ^ 7);
     let rounds = opq::rounds(dim, shape.1, options.table_rows(nearest.len()));
-    let (mut rotation, books) = match options.rotation {
+    let (mut rotation, books) = match options.ablation().rotation {
+        #[cfg(feature = "ablation")]
         Rotation::None => return Ok(None),
         Rotation::Auto
             if shape.0 == dim
@@ -222,9 +228,11 @@ fn rotate(
         {
             return Ok(None);
         }
+        #[cfg(feature = "ablation")]
         Rotation::Random => (random(dim, seed, || check_interrupts(monitor))?, None),
-        Rotation::Structured => (structured(dim, seed), None),
-        Rotation::Auto | Rotation::Learned => {
+        #[cfg(feature = "ablation")]
+        Rotation::Structured => (structured_rotation(dim, seed), None),
+        _ => {
             let n = nearest.len();
             let most = if options.bits == 4 {
                 ROTATION_ROWS_4

@@ -1,7 +1,6 @@
 //! Data sets and their split; `benches/quality/dataset.py` follows the same rules.
 
-use crate::error::{Error, Result};
-use crate::npy::{Array, Values};
+use distillvq_harness::{Error, Result, data};
 use std::ops::Range;
 use std::path::Path;
 
@@ -55,10 +54,10 @@ impl DataSet {
         };
         let fits = |rows: &[f32]| !rows.is_empty() && rows.len().is_multiple_of(dim);
         let labels = parts.labels.as_ref();
-        if parts.dim != dim || !fits(&parts.log) || !fits(&parts.measured) {
+        if parts.dim != dim || !fits(&documents) || !fits(&parts.log) || !fits(&parts.measured) {
             return Err(Error::data(
                 directory,
-                "no queries, or not of the documents' dimensions",
+                "no documents, no queries, or queries of other dimensions",
             ));
         }
         if labels.is_some_and(|labels| {
@@ -132,44 +131,16 @@ fn cut(directory: &Path, split: Split) -> Result<DataSet> {
     })
 }
 
-/// The rows of `NAME.npy`, times `NAME_scales.npy` if they are int8, and their dimensions.
+/// The rows of `NAME.npy` and their dimensions.
 fn vectors(directory: &Path, name: &str) -> Result<(Vec<f32>, usize)> {
-    let path = directory.join(format!("{name}.npy"));
-    let array = Array::read(&path)?;
-    let dim = array.columns;
-    if dim == 0 || array.rows == 0 {
-        return Err(Error::data(&path, "no rows"));
-    }
-    let values = match array.values {
-        Values::Float(values) => values,
-        Values::Int8(bytes) => {
-            let scales = directory.join(format!("{name}_scales.npy"));
-            let Values::Float(factors) = Array::read(&scales)?.values else {
-                return Err(Error::data(&scales, "not one float a row"));
-            };
-            let rows = bytes.chunks_exact(dim).zip(factors);
-            rows.flat_map(|(row, factor)| row.iter().map(move |x| f32::from(*x) * factor))
-                .collect()
-        }
-        Values::Int32(_) => return Err(Error::data(&path, "integers, not vectors")),
-    };
-    Ok((values, dim))
+    let vectors = data::vectors(directory, name)?;
+    Ok((vectors.values().to_vec(), vectors.dim()))
 }
 
 /// Row numbers, if there is such a file.
 fn labels(directory: &Path, name: &str) -> Result<Option<Vec<usize>>> {
     let path = directory.join(format!("{name}.npy"));
-    if !path.exists() {
-        return Ok(None);
-    }
-    let bad = || Error::data(&path, "not row numbers");
-    let Values::Int32(numbers) = Array::read(&path)?.values else {
-        return Err(bad());
-    };
-    let numbers = numbers
-        .into_iter()
-        .map(|x| usize::try_from(x).map_err(|_| bad()));
-    Ok(Some(numbers.collect::<Result<_>>()?))
+    path.exists().then(|| data::numbers(&path)).transpose()
 }
 
 #[cfg(test)]

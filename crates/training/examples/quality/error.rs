@@ -3,7 +3,6 @@
 use distillvq_model::ModelError;
 use distillvq_training::TrainError;
 use std::io;
-use std::path::Path;
 
 /// A result with [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
@@ -11,9 +10,9 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// Why nothing was measured.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file or directory, and what is wrong with it.
-    #[error("{0}: {1}")]
-    File(String, String),
+    /// A file is missing or malformed.
+    #[error(transparent)]
+    Data(#[from] distillvq_harness::Error),
     /// The command line.
     #[error("{0}")]
     Arguments(String),
@@ -32,17 +31,4 @@ pub enum Error {
     /// No threads.
     #[error(transparent)]
     Threads(#[from] rayon::ThreadPoolBuildError),
-}
-
-impl Error {
-    /// Wraps a failure to read `path`.
-    pub fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let path = path.display().to_string();
-        |source| Error::File(path, source.to_string())
-    }
-
-    /// Says what is wrong with the contents of `path`.
-    pub fn data(path: &Path, what: impl Into<String>) -> Self {
-        Error::File(path.display().to_string(), what.into())
-    }
 }

@@ -14,9 +14,6 @@ mod data;
 mod error;
 mod index;
 mod measure;
-// The reader of the development crate, compiled here: this crate must not depend on one that knows PostgreSQL.
-#[path = "../../../harness/src/npy.rs"]
-mod npy;
 mod phase_timer;
 mod variants;
 
@@ -207,7 +204,7 @@ fn run(args: &Arguments) -> Result<()> {
     let output = args
         .output
         .as_ref()
-        .map(|path| File::create(path).map_err(Error::io(path)));
+        .map(|path| File::create(path).map_err(distillvq_harness::Error::io(path)));
     let rows = set.documents.len() / set.dim;
     // As many lists as FAISS gets: fewer than the default.
     let lists = match args.options.lists {

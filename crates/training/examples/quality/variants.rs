@@ -1,7 +1,7 @@
 //! What is trained: named sets of options, at every code size.
 
 use distillvq_model::max_subquantizers;
-use distillvq_training::{Loss, NegativeSampling, Rotation, TrainOptions};
+use distillvq_training::{Ablation, Loss, NegativeSampling, Rotation, TrainOptions};
 
 /// One model to train and measure.
 pub struct Variant {
@@ -83,11 +83,20 @@ pub fn ablations(dim: usize, base: TrainOptions) -> Vec<Variant> {
         ),
         ("candidates: own only", NegativeSampling::OwnNeighbors),
     ];
-    let samplings = samplings.map(|(name, sampling)| (name, TrainOptions { sampling, ..usual }));
+    let samplings = samplings.map(|(name, sampling)| {
+        let ablation = Ablation {
+            sampling,
+            ..Ablation::default()
+        };
+        (name, TrainOptions { ablation, ..usual })
+    });
     let turn = [(
         "no turn of the query",
         TrainOptions {
-            query_transform: false,
+            ablation: Ablation {
+                no_query_transform: true,
+                ..Ablation::default()
+            },
             ..usual
         },
     )];
@@ -108,7 +117,10 @@ pub fn ablations(dim: usize, base: TrainOptions) -> Vec<Variant> {
             ("rotation: learned", Rotation::Learned),
         ] {
             let options = TrainOptions {
-                rotation,
+                ablation: Ablation {
+                    rotation,
+                    ..Ablation::default()
+                },
                 distill: false,
                 ..sized(bytes, bits)
             };

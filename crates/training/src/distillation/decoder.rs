@@ -8,11 +8,12 @@
 //! With `G` the gradient by the scores, `q' = A·q`, and `D_d = κ_d·Σ_q G_qd·q'` (twice that for L2), the gradients are
 //! `∂L/∂O_l = Σ_{d in list l} D_d`, `∂L/∂C_s[j] = Σ_{d with code j} D_d[s]` and `∂L/∂A = Σ_q (Σ_d G_qd·κ_d·x̂_d)·qᵀ`.
 
+use crate::ablation::NegativeSampling;
 use crate::distillation::adam::lr_schedule;
 use crate::encoded_sample::EncodedSample;
 use crate::error::TrainError;
 use crate::evaluation::BestSoFar;
-use crate::options::{Loss, NegativeSampling};
+use crate::options::Loss;
 use crate::progress::{Monitor, Phase};
 use crate::teacher::brute_force::NeighborLists;
 use crate::teacher::exact::{QuerySet, SampleVectors};

@@ -150,6 +150,7 @@ impl TopK {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use distillvq_linalg::testing::noise;
 
     struct Plain<'a>(MatRef<'a>, Option<Vec<f32>>);
 
@@ -170,14 +171,6 @@ mod tests {
 
     #[test]
     fn the_best_are_the_best() {
-        let noise = |n: u32, salt: u32| -> Vec<f32> {
-            (0..n)
-                .map(|i| {
-                    ((i + salt).wrapping_mul(2_654_435_761).rotate_left(7) % 2001) as f32 / 1000.0
-                        - 1.0
-                })
-                .collect()
-        };
         let (rows, queries) = (noise(6000, 0), noise(900, 17));
         let (rows, queries) = (MatRef::new(&rows, 3), MatRef::new(&queries, 3));
         let norms: Vec<f32> = (0..2000)

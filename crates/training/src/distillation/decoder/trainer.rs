@@ -3,10 +3,10 @@
 //! Candidates are worked on in shards of a fixed size, so results do not depend on the number of threads.
 
 use super::{DecoderTrainOptions, DecoderTrainSet};
+use crate::ablation::NegativeSampling;
 use crate::distillation::adam::{Param, base_learning_rate};
 use crate::distillation::loss::{BatchTotals, SUMS, fold_maxima};
 use crate::error::TrainError;
-use crate::options::NegativeSampling;
 use crate::progress::{Monitor, check_interrupts};
 use distillvq_linalg::matrix::{MatRef, add_matmul_tn, matmul_nn, matmul_nt};
 use distillvq_linalg::orthogonal::identity;
@@ -158,7 +158,9 @@ impl<'a> DecoderTrainer<'a> {
         };
         let groups = match self.options.sampling {
             NegativeSampling::Both => all(usize::MAX),
+            #[cfg(feature = "ablation")]
             NegativeSampling::InBatch => all(1),
+            #[cfg(feature = "ablation")]
             NegativeSampling::OwnNeighbors => {
                 let own = |(i, q)| (i..i + 1, near(q, usize::MAX).collect());
                 batch.iter().enumerate().map(own).collect()
