@@ -42,12 +42,12 @@ impl Encoder {
         let m = self.tables.books.subquantizers;
         ensure(
             (1..=max_subquantizers(self.bits)).contains(&m),
-            "sub-quantizers out of range",
+            "subquantizers out of range",
         )?;
         let centered = space.metric == Metric::L2;
         let center = if centered { space.dim } else { 0 };
-        ensure(space.center.len() == center, "centre of the wrong length")?;
-        ensure(all_finite(&space.center), "centre not finite")?;
+        ensure(space.center.len() == center, "center of the wrong length")?;
+        ensure(all_finite(&space.center), "center not finite")?;
         let scale_factor = space.scale_factor.is_normal() && space.scale_factor > 0.0;
         ensure(scale_factor, "scale factor out of range")?;
         let longest = space.max_norm > 0.0 && space.max_norm <= f32::MAX.sqrt();
@@ -79,7 +79,7 @@ impl Encoder {
         )
     }
 
-    /// Products cannot overflow: dimensions, lists, sub-quantizers and bits have been found to be small.
+    /// Products cannot overflow: dimensions, lists, subquantizers and bits have been found to be small.
     fn fits(&self, tables: &IvfPqTables) -> bool {
         let (books, own) = (&tables.books, &self.tables.books);
         tables.centroids.len() == self.lists * self.space.dim

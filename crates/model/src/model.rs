@@ -99,7 +99,7 @@ impl Model {
         self.data().encoder.lists
     }
 
-    /// Sub-quantizers.
+    /// Subquantizers.
     pub fn subquantizers(&self) -> usize {
         self.shape().subquantizers
     }
@@ -115,7 +115,7 @@ impl Model {
     }
 
     /// Scores (and norms of rows) are those of vectors that were multiplied by this power of two: 1 except for data of
-    /// extreme size and for cosine, where vectors are normalised.
+    /// extreme size and for cosine, where vectors are normalized.
     pub fn scale_factor(&self) -> f32 {
         self.data().encoder.space.scale_factor
     }

@@ -30,7 +30,7 @@ const PSEUDO_QUERIES: usize = 4000;
 /// Logged queries that are learned from, those of routing, which has no other source, and of the decoder.
 const LOGGED_QUERIES: usize = 30_000;
 const DECODER_QUERIES: usize = 16_000;
-/// Codes that are looked up for the neighbours of logged queries, at the most: it bounds the time. A code of 8 bits costs
+/// Codes that are looked up for the neighbors of logged queries, at the most: it bounds the time. A code of 8 bits costs
 /// as much as [`WIDE_CODE`] of 4.
 const LOOK_UPS: usize = 350_000_000_000;
 const WIDE_CODE: usize = 8;

@@ -9,7 +9,7 @@ use distillvq_linalg::matrix::MatRef;
 use distillvq_linalg::orthogonal::rotate;
 use distillvq_model::params::{Decoder, IvfPqTables};
 
-/// Held-out queries and their exact neighbours.
+/// Held-out queries and their exact neighbors.
 pub struct EvalSet {
     /// The queries.
     pub queries: QuerySet,

@@ -48,7 +48,7 @@ pub fn rounds(dim: usize, words: usize, rows: usize) -> Option<usize> {
     (affords_matrix(rows, dim) && rounds >= MIN_ROUNDS).then_some(rounds)
 }
 
-/// Trains rotation and codebooks of `shape` (sub-quantizers, codewords) on the residuals, in `rounds` rounds.
+/// Trains rotation and codebooks of `shape` (subquantizers, codewords) on the residuals, in `rounds` rounds.
 pub fn train_opq(
     residuals: &Residuals<'_>,
     shape: (usize, usize),
@@ -211,7 +211,7 @@ mod tests {
 
     /// Rows on two diagonals: each sub-space of one dimension needs the rotation by 45 degrees.
     #[test]
-    fn learning_finds_a_better_turn() {
+    fn learning_finds_a_better_rotation() {
         let mut rng = ChaCha8Rng::seed_from_u64(5);
         let rows: Vec<f32> = (0..2000)
             .flat_map(|_| {

@@ -9,7 +9,7 @@ use std::str::FromStr;
 /// Maximum dimensions of the rotation of 4-bit codes and of the decoder's query transform: each costs every search `dim`² multiplications.
 pub const MAX_TRANSFORM_DIM: usize = 1_024;
 /// Rows that a table has at least for each dimension where its model holds matrices of `dim`² numbers (the rotation and the
-/// turn): with so many, both take an eighth of the bytes of halfvec rows at the most.
+/// query transform): with so many, both take an eighth of the bytes of halfvec rows at the most.
 const ROWS_PER_DIMENSION: usize = 16;
 /// Maximum number of dimensions of such matrices.
 const MAX_MATRIX_DIM: usize = 4_096;
@@ -80,13 +80,13 @@ pub struct TrainOptions {
     pub metric: Metric,
     /// Inverted lists; 0 = [`auto_lists`].
     pub lists: usize,
-    /// Sub-quantizers; 0 = [`auto_subquantizers`].
+    /// Subquantizers; 0 = [`auto_subquantizers`].
     pub subquantizers: usize,
     /// Bits of a code: 4 or 8.
     pub bits: u8,
     /// Seed of every random choice.
     pub seed: u64,
-    /// Whether to distil after the reconstruction has been learned.
+    /// Whether to distill after the reconstruction has been learned.
     pub distill: bool,
     /// The loss of the decoder's distillation.
     pub loss: Loss,
@@ -178,9 +178,9 @@ pub fn auto_bits(dim: usize) -> u8 {
     if dim <= MAX_DIM_OF_8_BITS { 8 } else { 4 }
 }
 
-/// Number of sub-quantizers for `dim` dimensions.
+/// Number of subquantizers for `dim` dimensions.
 ///
-/// With 4 bits a sub-quantizer covers 4 dimensions (1 up to 128, 2 up to 256 dimensions), with 8 bits 8 (2 and 4), but 1 where
+/// With 4 bits a subquantizer covers 4 dimensions (1 up to 128, 2 up to 256 dimensions), with 8 bits 8 (2 and 4), but 1 where
 /// [`auto_bits`] chooses 8. Where there
 /// are few dimensions, rows differ by little more than a coarse code's error, and what is saved in the index is paid many times
 /// over by comparing rows.

@@ -74,7 +74,7 @@ impl Residuals<'_> {
     }
 }
 
-/// Learns codebooks of `shape` (sub-quantizers, words), going on from `start` if there are some.
+/// Learns codebooks of `shape` (subquantizers, words), going on from `start` if there are some.
 pub fn train(
     residuals: &Residuals<'_>,
     shape: (usize, usize),

@@ -43,7 +43,7 @@ pub fn fit(
     let internal: Vec<f64> =
         with_interrupts(usual().map(length), monitor).collect::<Result<_, _>>()?;
     space.scale_factor = scale_factor(&internal);
-    // Centring can at most double a length; another quarter for rounding.
+    // Centering can at most double a length; another quarter for rounding.
     let longest = 2.25 * longest * f64::from(space.scale_factor);
     space.max_norm = (longest as f32).clamp(f32::MIN_POSITIVE, f32::MAX.sqrt());
     Ok(space)

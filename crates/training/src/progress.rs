@@ -9,7 +9,7 @@ pub enum Phase {
     Clustering,
     /// Codebooks of the residuals.
     Codebooks,
-    /// Exact neighbours of the training queries.
+    /// Exact neighbors of the training queries.
     Teaching,
     /// Learning to rank like the teacher.
     Distilling,

@@ -194,7 +194,7 @@ fn lists(
     Ok((centroids, nearest))
 }
 
-/// Sub-quantizers and words, and the rows that codebooks are learned from at the most.
+/// Subquantizers and words, and the rows that codebooks are learned from at the most.
 fn shape(dim: usize, options: &TrainOptions) -> ((usize, usize), usize) {
     let subquantizers = match options.subquantizers {
         0 => auto_subquantizers(dim, options.bits),

@@ -162,7 +162,7 @@ fn noise_is_never_made_worse() {
 
 #[test]
 fn distillation_gains_from_queries_of_another_kind() {
-    // Queries look along a few dimensions only: errors across them do not matter for the order of neighbours.
+    // Queries look along a few dimensions only: errors across them do not matter for the order of neighbors.
     let dim = 32;
     let rows = groups(4000, dim, 0.5, 1);
     let mut queries = groups(1500, dim, 0.5, 2);

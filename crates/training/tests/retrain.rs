@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const DIM: usize = 32;
 const METRICS: [Metric; 3] = [Metric::L2, Metric::InnerProduct, Metric::Cosine];
 
-/// Groups on a plane of few dimensions: errors across the plane do not matter for the order of neighbours.
+/// Groups on a plane of few dimensions: errors across the plane do not matter for the order of neighbors.
 fn flat(n: usize, seed: u64) -> Vec<f32> {
     let mut rows = groups(n, DIM, 0.3, seed);
     rows.iter_mut()

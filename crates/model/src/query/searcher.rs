@@ -147,11 +147,11 @@ impl Searcher {
 #[derive(Debug, Clone)]
 pub struct QueryTables {
     /// Look-up table as the scan kernels want it: 16·(even m) or 256·m bytes. An entry is `(value − minimum of its
-    /// sub-quantizer)/delta`, rounded.
+    /// subquantizer)/delta`, rounded.
     pub lut: Vec<u8>,
     /// Value of one step of the table.
     pub delta: f32,
-    /// Sum of the minima of the sub-quantizers.
+    /// Sum of the minima of the subquantizers.
     pub lut_bias: f32,
     /// See [`QueryTables::expected_error`].
     error: f32,

@@ -26,7 +26,7 @@ const KINDS: [(&str, bool, bool); 3] = [
 const WIDEST_4: usize = 8;
 const NARROWEST_8: usize = 9;
 
-/// Every kind of training at every size, with 4 or 8 bits, or both where either may win. All sub-quantizers that fit are
+/// Every kind of training at every size, with 4 or 8 bits, or both where either may win. All subquantizers that fit are
 /// used; sizes that `dim` dimensions cannot fill are left out.
 pub fn compared(bytes: &[usize], bits: &[u8], dim: usize, base: TrainOptions) -> Vec<Variant> {
     let mut variants = Vec::new();
@@ -151,7 +151,7 @@ mod tests {
             let bits = v.options.subquantizers * usize::from(v.options.bits);
             assert_eq!(bits.div_ceil(8) + 1, v.bytes);
         }
-        // One byte holds no code, and 12 sub-quantizers of 8 bits would be too narrow for 60 dimensions.
+        // One byte holds no code, and 12 subquantizers of 8 bits would be too narrow for 60 dimensions.
         assert_eq!(variants.len(), 3 * 3);
         assert!(variants.iter().all(|v| v.options.distill || !v.log));
     }

@@ -1,9 +1,9 @@
 //! Distillation of the decoder: list bases and codebooks learn to rank like the teacher (Xiao et al., Distill-VQ, 2022).
 //!
 //! Lists, codes and norm corrections stay as the encoder made them, so a row's score `κ·(A·q)·x̂` is linear in what is
-//! learned of the tables and the loss is convex in it. The turn `A` of the query starts as the unit matrix: it learns what
+//! learned of the tables and the loss is convex in it. The query transform `A` starts as the unit matrix: it learns what
 //! the codes lose of directions that queries care about, and takes the place of a rotation trained with the codes fixed.
-//! Candidates of a batch are the neighbours of all its queries: each query sees its own and, as negatives, everyone else's.
+//! Candidates of a batch are the neighbors of all its queries: each query sees its own and, as negatives, everyone else's.
 //!
 //! With `G` the gradient by the scores, `q' = A·q`, and `D_d = κ_d·Σ_q G_qd·q'` (twice that for L2), the gradients are
 //! `∂L/∂O_l = Σ_{d in list l} D_d`, `∂L/∂C_s[j] = Σ_{d with code j} D_d[s]` and `∂L/∂A = Σ_q (Σ_d G_qd·κ_d·x̂_d)·qᵀ`.
@@ -41,7 +41,7 @@ pub struct DecoderTrainOptions {
     pub loss: Loss,
     /// Candidates per query.
     pub sampling: NegativeSampling,
-    /// Whether a turn of the query is learned.
+    /// Whether a query transform is trained.
     pub query_transform: bool,
     /// Seed of the order of the queries.
     pub seed: u64,
@@ -55,7 +55,7 @@ pub struct DecoderTrainSet<'a> {
     pub coded: &'a EncodedSample,
     /// Training queries.
     pub queries: &'a QuerySet,
-    /// Their neighbours.
+    /// Their neighbors.
     pub taught: &'a NeighborLists,
 }
 

@@ -1,20 +1,20 @@
 //! Routing: which lists a query probes, learned from logged queries.
 //!
 //! A query's score of a list is `q·W[list] + b[list]`. It is trained as a classifier over all lists by ListNet; the target
-//! is the share of the query's neighbours that each list holds, a neighbour weighted by the teacher's softmax: the nearest
-//! hundred tell more of where neighbours may be than the nearest ten. Only logged queries are learned from: a router that
+//! is the share of the query's neighbors that each list holds, a neighbor weighted by the teacher's softmax: the nearest
+//! hundred tell more of where neighbors may be than the nearest ten. Only logged queries are learned from: a router that
 //! is trained on rows posing as queries loses 1 to 3 points of recall on real ones against the plain centroids.
 //!
-//! What each part is worth, in rows scanned for 0.95 and 0.975 of the true ten against the normalised centroids (343 lists
+//! What each part is worth, in rows scanned for 0.95 and 0.975 of the true ten against the normalized centroids (343 lists
 //! over 117,659 embedded sentences, 30,000 logged queries, measured on 3,000 others in a prototype):
 //! * shares of the nearest ten: 13 and 14 % fewer;
 //! * what a probe costs is the length of the list, so lists are ranked by share a row, each bias being lowered by the
 //!   logarithm of the list's size: 16 and 16 %;
 //! * softened shares of the nearest hundred, and three times the usual rate: 19 and 22 %;
-//! * `W = U·A` with a turn `A` that all lists share (see `trainer`): 20 and 23 %.
+//! * `W = U·A` with a query transform `A` that all lists share (see `trainer`): 20 and 23 %.
 //!
 //! Mixing queries, noise on them, a pull towards the start, and temperatures other than that which explains the targets
-//! best lost; a second vector a list and a hidden layer gained nothing over the shared turn. Neighbours within a part of
+//! best lost; a second vector a list and a hidden layer gained nothing over the shared transform. Neighbors within a part of
 //! the rows are poor targets even for many queries: a half loses 4 points, a quarter 7 to 9.
 
 mod trainer;
@@ -70,7 +70,7 @@ pub fn untrained(metric: Metric, centroids: MatRef<'_>, half_norms: &[f32]) -> R
     Routing { vectors, biases }
 }
 
-/// The shares of the lists in neighbours that are given with their scores and lists, each weighted by
+/// The shares of the lists in neighbors that are given with their scores and lists, each weighted by
 /// `exp(score/temperature)`; alike without a temperature. Ascending by list.
 pub fn shares(near: &[(f32, u32)], temperature: Option<f32>) -> ListTargets {
     let best = near
@@ -124,7 +124,7 @@ impl RoutingSet<'_> {
         Ok(blocks.into_iter().flatten().collect())
     }
 
-    /// Mean share of each query's neighbours in the lists that are probed within the budgets.
+    /// Mean share of each query's neighbors in the lists that are probed within the budgets.
     pub fn recalls(
         &self,
         routing: &Routing,

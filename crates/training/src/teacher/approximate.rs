@@ -256,7 +256,7 @@ mod tests {
     const DIM: usize = 6;
 
     #[test]
-    fn neighbours_by_codes_are_those_of_the_teacher() {
+    fn neighbors_by_codes_are_those_of_the_teacher() {
         let (x, vectors) = (noise(ROWS * DIM, 0), noise(40 * DIM, 99_999));
         let (x, queries) = (MatRef::new(&x, DIM), MatRef::new(&vectors, DIM));
         let all: Vec<u32> = (0..ROWS as u32).collect();

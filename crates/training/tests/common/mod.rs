@@ -13,12 +13,12 @@ pub fn gauss(n: usize, seed: u64) -> Vec<f32> {
         .collect()
 }
 
-/// Rows in groups: 40 centres, noise of `spread` around them; the structure that an index can use.
+/// Rows in groups: 40 centers, noise of `spread` around them; the structure that an index can use.
 pub fn groups(n: usize, dim: usize, spread: f32, seed: u64) -> Vec<f32> {
-    let centres = gauss(40 * dim, 1000);
+    let centers = gauss(40 * dim, 1000);
     let noise = gauss(n * dim, seed);
     (0..n * dim)
-        .map(|i| centres[(i / dim * 7 + i / dim / 40) % 40 * dim + i % dim] + spread * noise[i])
+        .map(|i| centers[(i / dim * 7 + i / dim / 40) % 40 * dim + i % dim] + spread * noise[i])
         .collect()
 }
 

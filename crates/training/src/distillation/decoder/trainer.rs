@@ -17,11 +17,11 @@ use std::ops::Range;
 
 /// Candidates per shard.
 const SHARD_ROWS: usize = 256;
-/// Sub-quantizers whose gradients are summed together.
+/// Subquantizers whose gradients are summed together.
 const GROUP: usize = 16;
-/// Rows of the turn that are worked on together.
+/// Rows of the query transform that are worked on together.
 const BLOCK: usize = 32;
-/// How fast the values of the turn move, as a share of their root mean square if it were any rotation.
+/// How fast the values of the query transform move, as a share of their root mean square if it were any rotation.
 const TRANSFORM_RATE: f32 = 0.02;
 
 /// A shard of the batch's candidates and the queries that are compared on them; buffers are kept from step to step. Matrices
@@ -53,7 +53,7 @@ pub(super) struct DecoderTrainer<'a> {
     /// The codebooks with the values of `groups`.
     books: Codebooks,
     query_transform: Option<Param>,
-    /// Rates of lists, codebooks and the turn.
+    /// Rates of lists, codebooks and the query transform.
     rates: [f32; 3],
     shards: Vec<CandidateShard>,
 }
@@ -328,7 +328,7 @@ impl<'a> DecoderTrainer<'a> {
         })
     }
 
-    /// Sums the gradient of the turn.
+    /// Sums the gradient of the query transform.
     fn sum_transform(
         &mut self,
         shards: &[CandidateShard],
@@ -394,7 +394,7 @@ fn reduce<'a>(
 
 #[cfg(test)]
 impl DecoderTrainer<'_> {
-    /// Gradients of lists, codebooks and the turn.
+    /// Gradients of lists, codebooks and the query transform.
     pub fn flat_gradients(&self) -> [Vec<f32>; 3] {
         let all = |params: &[Param]| params.iter().flat_map(|p| p.gradient.clone()).collect();
         [

@@ -10,7 +10,7 @@ use std::f32::consts::TAU;
 const DIM: usize = 3;
 const LISTS: usize = 70;
 
-/// The loss with the turn `turn`, in double precision.
+/// The loss with this query transform, in double precision.
 fn cost(
     start: &Routing,
     query_transform: &[f32],
@@ -149,7 +149,7 @@ fn long_lists_are_discounted() {
 
 #[test]
 fn a_shifted_log_is_learned() {
-    // Queries lie some lists away from the lists that hold their neighbours.
+    // Queries lie some lists away from the lists that hold their neighbors.
     let transformed = |angle: f32| [(angle + 0.5).cos(), (angle + 0.5).sin()];
     let angles: Vec<f32> = (0..2000u32)
         .map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 % 6283.0 / 1000.0)

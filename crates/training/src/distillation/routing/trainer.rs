@@ -23,7 +23,7 @@ const ROWS: usize = 32;
 const VECTOR_RATE: f32 = 3.0;
 /// How fast a bias moves, as a share of how fast a score moves when all values of its vector do at the usual rate.
 const BIAS_RATE: f32 = 0.2;
-/// How fast the values of the turn move, as a share of their root mean square if it were any rotation.
+/// How fast the values of the query transform move, as a share of their root mean square if it were any rotation.
 const TRANSFORM_RATE: f32 = 0.02;
 
 /// A shard of the lists; matrices have a row a list and a column a query.
@@ -86,9 +86,9 @@ pub(super) struct RouterTrainer {
     pub query_transform: Param,
     cols: usize,
     temperature: f32,
-    /// Rates of vectors, biases and the turn.
+    /// Rates of vectors, biases and the query transform.
     rates: [f32; 3],
-    /// The batch after the turn, and the gradient by it.
+    /// The batch after the query transform, and the gradient by it.
     transformed: Vec<f32>,
     query_gradients: Vec<f32>,
 }
@@ -115,7 +115,7 @@ impl RouterTrainer {
         }
     }
 
-    /// The routing as learned so far, the turn folded into its vectors.
+    /// The routing as learned so far, the query transform folded into its vectors.
     pub fn routing(&self, monitor: &dyn Monitor) -> Result<Routing, TrainError> {
         let query_transform = MatRef::new(&self.query_transform.values, self.cols);
         let vectors = parallel::map(self.shards.len(), |i| {
@@ -213,7 +213,7 @@ impl RouterTrainer {
         })
     }
 
-    /// Fills the gradient of the turn from those of the scores.
+    /// Fills the gradient of the query transform from those of the scores.
     fn backward_transform(
         &mut self,
         queries: MatRef<'_>,
