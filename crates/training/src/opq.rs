@@ -7,7 +7,7 @@
 
 use crate::error::TrainError;
 use crate::options::{affords_matrix, rotation_products};
-use crate::pq::{Residuals, update_words};
+use crate::pq::{PqShape, Residuals, update_words};
 use crate::progress::{Monitor, Phase, check_interrupts};
 use distillvq_linalg::matrix::{MatRef, ROWS, add_matmul_tn};
 use distillvq_linalg::orthogonal::{polar, random, rotate};
@@ -48,10 +48,10 @@ pub fn rounds(dim: usize, words: usize, rows: usize) -> Option<usize> {
     (affords_matrix(rows, dim) && rounds >= MIN_ROUNDS).then_some(rounds)
 }
 
-/// Trains rotation and codebooks of `shape` (subquantizers, codewords) on the residuals, in `rounds` rounds.
+/// Trains rotation and codebooks of `shape` on the residuals, in `rounds` rounds.
 pub fn train_opq(
     residuals: &Residuals<'_>,
-    shape: (usize, usize),
+    shape: PqShape,
     rounds: usize,
     seed: u64,
     monitor: &dyn Monitor,
@@ -59,9 +59,9 @@ pub fn train_opq(
     let dim = residuals.dim();
     let mut state = OpqState {
         residuals,
-        books: Codebooks::zeros(dim, shape.0, shape.1),
+        books: Codebooks::zeros(dim, shape.subquantizers, shape.codewords),
         rotation: random(dim, seed, || check_interrupts(monitor))?,
-        codes: vec![0; residuals.len() * shape.0],
+        codes: vec![0; residuals.len() * shape.subquantizers],
         monitor,
     };
     state.seed_words()?;
@@ -228,7 +228,11 @@ mod tests {
             nearest: &nearest,
             centroids: MatRef::new(&zero, 4),
         };
-        let learned = train_opq(&residuals, (2, 16), 15, 1, &NoMonitor).unwrap();
+        let shape = PqShape {
+            subquantizers: 2,
+            codewords: 16,
+        };
+        let learned = train_opq(&residuals, shape, 15, 1, &NoMonitor).unwrap();
         let view = MatRef::new(&learned.rotation, 4);
         let mut gram = vec![0f32; 16];
         matmul_nt(view, view, &mut gram);
@@ -241,7 +245,7 @@ mod tests {
                 x: MatRef::new(&turned, 4),
                 ..residuals
             };
-            let books = crate::pq::train(&residuals, (2, 16), None, 1, &NoMonitor).unwrap();
+            let books = crate::pq::train(&residuals, shape, None, 1, &NoMonitor).unwrap();
             let mut codes = vec![0; 4000];
             books.transposed().encode(&turned, 4, &mut codes);
             let pairs = turned.chunks_exact(4).zip(codes.chunks_exact(2));

@@ -74,15 +74,27 @@ impl Residuals<'_> {
     }
 }
 
-/// Learns codebooks of `shape` (subquantizers, words), going on from `start` if there are some.
+/// Number and size of the codebooks.
+#[derive(Debug, Clone, Copy)]
+pub struct PqShape {
+    /// Number of subquantizers.
+    pub subquantizers: usize,
+    /// Codewords of each: 16 or 256.
+    pub codewords: usize,
+}
+
+/// Learns codebooks of `shape`, going on from `start` if there are some.
 pub fn train(
     residuals: &Residuals<'_>,
-    shape: (usize, usize),
+    shape: PqShape,
     start: Option<Codebooks>,
     seed: u64,
     monitor: &dyn Monitor,
 ) -> Result<Codebooks, TrainError> {
-    let (subquantizers, codewords) = shape;
+    let PqShape {
+        subquantizers,
+        codewords,
+    } = shape;
     let fresh = start.is_none();
     let mut books =
         start.unwrap_or_else(|| Codebooks::zeros(residuals.dim(), subquantizers, codewords));
@@ -281,7 +293,11 @@ mod tests {
             nearest: &nearest,
             centroids: MatRef::new(&centroid, cols),
         };
-        let books = train(&residuals, (subquantizers, codewords), None, 1, &NoMonitor).unwrap();
+        let shape = PqShape {
+            subquantizers,
+            codewords,
+        };
+        let books = train(&residuals, shape, None, 1, &NoMonitor).unwrap();
         let stride = books.width * subquantizers;
         let mut padded = vec![0f32; n * stride];
         for (i, row) in padded.chunks_exact_mut(stride).enumerate() {

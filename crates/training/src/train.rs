@@ -8,7 +8,7 @@ use crate::encoded_sample::EncodedSample;
 use crate::error::TrainError;
 use crate::kmeans::{assign_rows, kmeans};
 use crate::options::{MAX_TRANSFORM_DIM, TrainOptions, auto_lists, auto_subquantizers};
-use crate::pq::{self, Residuals};
+use crate::pq::{self, PqShape, Residuals};
 use crate::progress::{Monitor, check_interrupts};
 use crate::sample::{
     check_count, check_shapes, row_norms, sample_indices, usable_queries, usable_rows,
@@ -194,8 +194,8 @@ fn lists(
     Ok((centroids, nearest))
 }
 
-/// Subquantizers and words, and the rows that codebooks are learned from at the most.
-fn shape(dim: usize, options: &TrainOptions) -> ((usize, usize), usize) {
+/// Shape of the codebooks, and the maximum number of rows that they are trained on.
+fn shape(dim: usize, options: &TrainOptions) -> (PqShape, usize) {
     let subquantizers = match options.subquantizers {
         0 => auto_subquantizers(dim, options.bits),
         given => given,
@@ -205,24 +205,28 @@ fn shape(dim: usize, options: &TrainOptions) -> ((usize, usize), usize) {
     } else {
         CODEBOOK_ROWS_8
     };
-    ((subquantizers, 1 << options.bits), most)
+    let shape = PqShape {
+        subquantizers,
+        codewords: 1 << options.bits,
+    };
+    (shape, most)
 }
 
 /// Rotates rows, centroids and space as the options want it; a rotation that is learned brings codebooks with it.
 fn rotate(
     (rows, centroids, nearest): (&mut [f32], &mut [f32], &[Assignment]),
     space: &mut Preprocess,
-    shape: (usize, usize),
+    shape: PqShape,
     options: &TrainOptions,
     monitor: &dyn Monitor,
 ) -> Result<Option<Codebooks>, TrainError> {
     let (dim, seed) = (space.dim, options.seed ^ 7);
-    let rounds = opq::rounds(dim, shape.1, options.table_rows(nearest.len()));
+    let rounds = opq::rounds(dim, shape.codewords, options.table_rows(nearest.len()));
     let (mut rotation, books) = match options.ablation().rotation {
         #[cfg(feature = "ablation")]
         Rotation::None => return Ok(None),
         Rotation::Auto
-            if shape.0 == dim
+            if shape.subquantizers == dim
                 || (options.bits == 4 && dim > MAX_TRANSFORM_DIM)
                 || rounds.is_none() =>
         {

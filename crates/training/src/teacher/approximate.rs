@@ -244,7 +244,7 @@ impl<'a> PqTeacher<'a> {
 mod tests {
     use super::*;
     use crate::kmeans::kmeans;
-    use crate::pq::{self, Residuals};
+    use crate::pq::{self, PqShape, Residuals};
     use crate::progress::NoMonitor;
     use crate::teacher::exact::{NOT_A_ROW, QuerySet, exact_neighbors};
     use distillvq_linalg::matrix::half_norms;
@@ -281,7 +281,11 @@ mod tests {
                 nearest: &nearest,
                 centroids: view,
             };
-            let books = pq::train(&residuals, (4, words), None, 1, &NoMonitor).unwrap();
+            let shape = PqShape {
+                subquantizers: 4,
+                codewords: words,
+            };
+            let books = pq::train(&residuals, shape, None, 1, &NoMonitor).unwrap();
             let tables = IvfPqTables {
                 centroids: centroids.clone(),
                 books,
