@@ -60,7 +60,7 @@ pub struct Trained {
 /// that are given away are worked on in place; of borrowed ones a copy is made.
 ///
 /// # Errors
-/// [`TrainError`] for options and shapes out of range, for fewer than [`MIN_TRAIN_ROWS`] usable rows, and when
+/// [`TrainError`] for options and shapes out of range, for fewer than [`distillvq_model::MIN_TRAIN_ROWS`] usable rows, and when
 /// `monitor` interrupts.
 pub fn train<'a>(
     sample: impl Into<Cow<'a, [f32]>>,
