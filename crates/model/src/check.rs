@@ -39,6 +39,8 @@ impl Encoder {
         ensure(dims, "dimensions out of range")?;
         ensure((1..=MAX_LISTS).contains(&self.lists), "lists out of range")?;
         ensure(self.bits == 4 || self.bits == 8, "bits are neither 4 nor 8")?;
+        let assignments = self.assignments == 1 || self.assignments == 2;
+        ensure(assignments, "assignments are neither 1 nor 2")?;
         let m = self.tables.books.subquantizers;
         ensure(
             (1..=max_subquantizers(self.bits)).contains(&m),

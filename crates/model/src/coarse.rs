@@ -2,6 +2,7 @@
 
 pub mod flat;
 pub mod int8_filter;
+pub mod second_list;
 pub mod two_level;
 
 use distillvq_linalg::int8;

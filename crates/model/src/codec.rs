@@ -244,6 +244,7 @@ mod tests {
                 },
                 lists: 3,
                 bits: 4,
+                assignments: 1,
                 tables: tables.clone(),
                 scale: NormCorrection {
                     lo: 0.9,

@@ -44,6 +44,10 @@ pub struct EncodedRows {
     pub codes: Vec<u8>,
     /// Refine codes, [`refine_bytes`] a row, zeros for rows outside the lists; empty unless asked for.
     pub refine: Vec<u8>,
+    /// The rows once more, in their second lists, those without one as [`Placement::Unindexed`]; empty if rows have one list.
+    pub second_rows: Vec<Encoded>,
+    /// The codes of `second_rows`.
+    pub second_codes: Vec<u8>,
 }
 
 impl EncodedRows {
@@ -54,6 +58,8 @@ impl EncodedRows {
             all.rows.extend(chunk.rows);
             all.codes.extend(chunk.codes);
             all.refine.extend(chunk.refine);
+            all.second_rows.extend(chunk.second_rows);
+            all.second_codes.extend(chunk.second_codes);
         }
         all
     }
@@ -153,7 +159,7 @@ impl Model {
         check_interrupts: impl Fn() -> Result<(), E>,
     ) -> Result<EncodedRows, E> {
         let (dim, m, n) = (self.dim(), self.subquantizers(), raw.rows());
-        let Encoder { space, scale, .. } = &self.data().encoder;
+        let space = &self.data().encoder.space;
         let mut internal = vec![0f32; n * dim];
         let kinds = space.rows(raw, &mut internal);
         let rows = MatRef::new(&internal, dim);
@@ -165,36 +171,10 @@ impl Model {
         let mut codes = vec![0u8; n * m];
         let corrections = coder.codes(rows, &nearest, &mut codes);
         let encoded: Vec<Encoded> = (0..n)
-            .map(|i| {
-                let byte = match corrections[i] {
-                    Some(correction) => scale.encode(correction),
-                    None => Some(0),
-                };
-                let placement = match (kinds[i], byte) {
-                    (RowClass::Unindexed, _) => Placement::Unindexed,
-                    (RowClass::Encodable, Some(_)) => Placement::List(nearest[i].list),
-                    (RowClass::Encodable, None) | (RowClass::Unencodable, _) => Placement::Exact,
-                };
-                if !matches!(placement, Placement::List(_)) {
-                    codes[i * m..(i + 1) * m].fill(0);
-                    return Encoded {
-                        placement,
-                        correction_code: 0,
-                        norm: 0.0,
-                    };
-                }
-                let norm = if space.metric == Metric::L2 {
-                    squared_norm(rows.row(i))
-                } else {
-                    0.0
-                };
-                Encoded {
-                    placement,
-                    correction_code: byte.unwrap_or(0),
-                    norm,
-                }
-            })
+            .map(|i| self.entry(rows.row(i), kinds[i], (nearest[i].list, corrections[i])))
             .collect();
+        clear_outside(&encoded, &mut codes, m);
+        let (second_rows, second_codes) = self.second(&coder, rows, &nearest, &encoded);
         let refine = if refine {
             refine_codes(rows, &encoded)
         } else {
@@ -204,7 +184,93 @@ impl Model {
             rows: encoded,
             codes,
             refine,
+            second_rows,
+            second_codes,
         })
+    }
+
+    /// The entry of an internal row in a list, with the correction that its codes there need.
+    fn entry(
+        &self,
+        row: &[f32],
+        kind: RowClass,
+        (list, correction): (u32, Option<f32>),
+    ) -> Encoded {
+        let Encoder { space, scale, .. } = &self.data().encoder;
+        let byte = match correction {
+            Some(correction) => scale.encode(correction),
+            None => Some(0),
+        };
+        let outside = |placement| Encoded {
+            placement,
+            correction_code: 0,
+            norm: 0.0,
+        };
+        match (kind, byte) {
+            (RowClass::Unindexed, _) => outside(Placement::Unindexed),
+            (RowClass::Encodable, Some(correction_code)) => Encoded {
+                placement: Placement::List(list),
+                correction_code,
+                norm: if space.metric == Metric::L2 {
+                    squared_norm(row)
+                } else {
+                    0.0
+                },
+            },
+            (RowClass::Encodable, None) | (RowClass::Unencodable, _) => outside(Placement::Exact),
+        }
+    }
+
+    /// The rows that are in lists once more, in their second lists, and their codes there.
+    fn second(
+        &self,
+        coder: &PqEncoder<'_>,
+        rows: MatRef<'_>,
+        nearest: &[Assignment],
+        first: &[Encoded],
+    ) -> (Vec<Encoded>, Vec<u8>) {
+        let Some(second_lists) = &self.inner().second_lists else {
+            return (Vec::new(), Vec::new());
+        };
+        let centroids = MatRef::new(&coder.tables.centroids, rows.cols);
+        let half_norms = self.half_norms();
+        let choose = |i: usize| {
+            let chosen = second_lists.choose(centroids, half_norms, rows.row(i), nearest[i]);
+            chosen.filter(|_| matches!(first[i].placement, Placement::List(_)))
+        };
+        let lists: Vec<Option<u32>> = (0..rows.rows()).map(choose).collect();
+        let assigned = lists.iter().map(|list| Assignment {
+            list: list.unwrap_or_default(),
+            cost: 0.0,
+        });
+        let assigned: Vec<Assignment> = assigned.collect();
+        let m = self.subquantizers();
+        let mut codes = vec![0u8; rows.rows() * m];
+        let corrections = coder.codes(rows, &assigned, &mut codes);
+        let entry = |i: usize| {
+            let kind = match lists[i] {
+                Some(_) => RowClass::Encodable,
+                None => RowClass::Unindexed,
+            };
+            let entry = self.entry(rows.row(i), kind, (assigned[i].list, corrections[i]));
+            match entry.placement {
+                // The first list suffices.
+                Placement::Exact => self.entry(rows.row(i), RowClass::Unindexed, (0, None)),
+                _ => entry,
+            }
+        };
+        let entries: Vec<Encoded> = (0..rows.rows()).map(entry).collect();
+        clear_outside(&entries, &mut codes, m);
+        (entries, codes)
+    }
+}
+
+/// Sets the codes of rows outside the lists to zeros.
+fn clear_outside(entries: &[Encoded], codes: &mut [u8], subquantizers: usize) {
+    for (entry, codes) in entries.iter().zip(codes.chunks_exact_mut(subquantizers)) {
+        if !matches!(entry.placement, Placement::List(_)) {
+            codes.fill(0);
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The trained model: its parameters, and the tables derived from them.
 
 use crate::coarse::CentroidIndex;
+use crate::coarse::second_list::SecondLists;
 use crate::codebooks::TransposedCodebooks;
 use crate::error::ModelError;
 use crate::format::{CodeShape, Metric};
@@ -27,6 +28,8 @@ pub(crate) struct Inner {
     pub encoder_books: TransposedCodebooks,
     /// The shortcut to the encoder's centroids if one is worth it, once a row has come.
     centroid_index: OnceLock<Option<CentroidIndex>>,
+    /// Chooses second lists, if rows have two.
+    pub second_lists: Option<SecondLists>,
     /// What queries need, once one has come.
     searcher: OnceLock<Searcher>,
 }
@@ -38,12 +41,15 @@ impl Model {
         let tables = &data.encoder.tables;
         let half_norms = half_norms(MatRef::new(&tables.centroids, data.encoder.space.dim));
         let encoder_books = tables.books.transposed();
+        let second_lists =
+            (data.encoder.assignments == 2).then(|| SecondLists::new(data.encoder.lists));
         Ok(Model {
             inner: Arc::new(Inner {
                 data,
                 half_norms,
                 encoder_books,
                 centroid_index: OnceLock::new(),
+                second_lists,
                 searcher: OnceLock::new(),
             }),
         })
@@ -109,6 +115,11 @@ impl Model {
         self.data().encoder.bits
     }
 
+    /// Lists that each row is put into: 1 or 2.
+    pub fn assignments(&self) -> usize {
+        self.data().encoder.assignments.into()
+    }
+
     /// What is kept of a row.
     pub fn shape(&self) -> CodeShape {
         self.data().shape()
@@ -167,7 +178,9 @@ impl Model {
         let searcher = searcher.map_or(0, Searcher::memory_bytes);
         let centroid_index = self.inner.centroid_index.get().and_then(Option::as_ref);
         let centroid_index = centroid_index.map_or(0, CentroidIndex::memory_bytes);
-        size_of::<Inner>() + floats * size_of::<f32>() + books + searcher + centroid_index
+        let second_lists = self.inner.second_lists.as_ref();
+        let coarse = centroid_index + second_lists.map_or(0, SecondLists::memory_bytes);
+        size_of::<Inner>() + floats * size_of::<f32>() + books + searcher + coarse
     }
 
     /// The encoder as bytes, see [`Model::from_parts`].

@@ -279,9 +279,9 @@ impl Distillation<'_> {
         if picked.is_empty() || held_out.0.is_empty() {
             return Ok(None);
         }
-        let list = |(score, row): &(f32, u32)| (*score, self.coded.list(*row as usize) as u32);
+        let lists = |(score, row): &(f32, u32)| (*score, self.coded.lists(*row as usize));
         let of = |near: Vec<(f32, u32)>| {
-            let near: Vec<(f32, u32)> = near.iter().map(list).collect();
+            let near: Vec<(f32, [u32; 2])> = near.iter().map(lists).collect();
             routing::shares(&near, Some(temperature))
         };
         let shares: Vec<ListTargets> = taught.best.into_iter().map(of).collect();
@@ -312,9 +312,9 @@ impl Distillation<'_> {
         let foreign =
             (0..eval_set.queries.len()).filter(|q| eval_set.queries.source_row[*q] == NOT_A_ROW);
         let shares = |q: usize| {
-            let list = |row: &u32| (0.0, self.coded.list(*row as usize) as u32);
+            let lists = |row: &u32| (0.0, self.coded.lists(*row as usize));
             routing::shares(
-                &eval_set.truth[q].iter().map(list).collect::<Vec<_>>(),
+                &eval_set.truth[q].iter().map(lists).collect::<Vec<_>>(),
                 None,
             )
         };

@@ -6,6 +6,7 @@ use distillvq_linalg::matrix::{MatRef, ROWS};
 use distillvq_linalg::parallel;
 use distillvq_model::coarse::Assigner;
 use distillvq_model::coarse::flat::Assignment;
+use distillvq_model::coarse::second_list::SecondLists;
 use distillvq_model::codebooks::Codebooks;
 use distillvq_model::encode::{EncodedRows, Placement, PqEncoder};
 use distillvq_model::norm_correction::NormCorrection;
@@ -15,6 +16,8 @@ use distillvq_model::params::IvfPqTables;
 pub struct EncodedSample {
     /// List of each row.
     nearest: Vec<Assignment>,
+    /// Second list of each row; empty if rows have one.
+    second: Vec<u32>,
     subquantizers: usize,
     /// `subquantizers` bytes a row.
     codes: Vec<u8>,
@@ -66,6 +69,7 @@ impl EncodedSample {
         Ok((
             EncodedSample {
                 nearest,
+                second: Vec::new(),
                 subquantizers,
                 codes,
                 corrections,
@@ -82,18 +86,54 @@ impl EncodedSample {
     ) -> EncodedSample {
         let mut coded = EncodedSample {
             nearest: Vec::new(),
+            second: Vec::new(),
             subquantizers,
             codes: Vec::new(),
             corrections: Vec::new(),
         };
-        for (row, codes) in rows.rows.iter().zip(rows.codes.chunks_exact(subquantizers)) {
+        let codes = rows.codes.chunks_exact(subquantizers);
+        for (i, (row, codes)) in rows.rows.iter().zip(codes).enumerate() {
             if let Placement::List(list) = row.placement {
+                if let Some(row) = rows.second_rows.get(i) {
+                    coded.second.push(match row.placement {
+                        Placement::List(second) => second,
+                        _ => list,
+                    });
+                }
                 coded.nearest.push(Assignment { list, cost: 0.0 });
                 coded.codes.extend_from_slice(codes);
                 coded.corrections.push(scale.decode(row.correction_code));
             }
         }
         coded
+    }
+
+    /// Puts each row into a second list.
+    pub fn find_second_lists(
+        &mut self,
+        x: MatRef<'_>,
+        centroids: MatRef<'_>,
+        half_norms: &[f32],
+        monitor: &dyn Monitor,
+    ) -> Result<(), TrainError> {
+        let second_lists = SecondLists::new(centroids.rows());
+        self.second = vec![0; x.rows()];
+        let nearest = &self.nearest;
+        parallel::chunks_mut(&mut self.second, ROWS, |chunk, out| {
+            check_interrupts(monitor)?;
+            for (i, second) in (chunk * ROWS..).zip(out) {
+                let first = nearest[i];
+                let chosen = second_lists.choose(centroids, half_norms, x.row(i), first);
+                *second = chosen.unwrap_or(first.list);
+            }
+            Ok(())
+        })
+    }
+
+    /// Both lists of a row, the same twice if it is in one.
+    pub fn lists(&self, row: usize) -> [u32; 2] {
+        let first = self.nearest[row].list;
+        [first, self.second.get(row).copied().unwrap_or(first)]
     }
 
     /// The list of a row.
@@ -114,9 +154,9 @@ impl EncodedSample {
     /// Rows a list.
     pub fn list_sizes(&self, lists: usize) -> Vec<usize> {
         let mut sizes = vec![0; lists];
-        self.nearest
-            .iter()
-            .for_each(|n| sizes[n.list as usize] += 1);
+        let all = self.nearest.iter().map(|nearest| nearest.list);
+        all.chain(self.second.iter().copied())
+            .for_each(|list| sizes[list as usize] += 1);
         sizes
     }
 

@@ -15,6 +15,8 @@ const ROWS_PER_DIMENSION: usize = 16;
 const MAX_MATRIX_DIM: usize = 4_096;
 /// Multiplications that a table pays for with each of its numbers when a rotation is learned.
 const PRODUCTS_PER_NUMBER: usize = 20_000;
+/// Fewest dimensions in which a second list saves more codes than it adds.
+const MIN_DIM_OF_2_ASSIGNMENTS: usize = 16;
 /// Most dimensions whose codes have 8 bits unless the user says otherwise.
 const MAX_DIM_OF_8_BITS: usize = 3;
 
@@ -84,6 +86,8 @@ pub struct TrainOptions {
     pub subquantizers: usize,
     /// Bits of a code: 4 or 8.
     pub bits: u8,
+    /// Lists that each row is put into: 1 or 2.
+    pub assignments: u8,
     /// Seed of every random choice.
     pub seed: u64,
     /// Whether to distill after the reconstruction has been learned.
@@ -131,6 +135,9 @@ impl TrainOptions {
         };
         let bits = usize::from(self.bits);
         option(bits == 4 || bits == 8, "bits", bits, "4 or 8".to_owned())?;
+        let assignments = usize::from(self.assignments);
+        let is_known = assignments == 1 || assignments == 2;
+        option(is_known, "assignments", assignments, "1 or 2".to_owned())?;
         let (lists, most) = (self.lists, MAX_LISTS);
         option(lists <= most, "lists", lists, format!("0 to {most}"))?;
         let (m, most) = (self.subquantizers, max_subquantizers(self.bits).min(dim));
@@ -153,6 +160,7 @@ impl Default for TrainOptions {
             lists: 0,
             subquantizers: 0,
             bits: 4,
+            assignments: 1,
             seed: 42,
             distill: true,
             loss: Loss::default(),
@@ -176,6 +184,15 @@ pub fn auto_lists(rows: usize) -> usize {
 /// better that a search compares half the rows; 4 above.
 pub fn auto_bits(dim: usize) -> u8 {
     if dim <= MAX_DIM_OF_8_BITS { 8 } else { 4 }
+}
+
+/// Lists that each row of `dim` dimensions is put into: 2 from [`MIN_DIM_OF_2_ASSIGNMENTS`] on.
+pub fn auto_assignments(dim: usize) -> u8 {
+    if dim >= MIN_DIM_OF_2_ASSIGNMENTS {
+        2
+    } else {
+        1
+    }
 }
 
 /// Number of subquantizers for `dim` dimensions.

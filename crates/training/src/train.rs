@@ -30,9 +30,12 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use std::borrow::Cow;
+use std::ops::RangeInclusive;
 
-/// Rows a list that k-means looks at.
-const ROWS_PER_LIST: usize = 64;
+/// Rows per list that k-means looks at, of a sample that has them: the more, the more evenly rows are spread over the lists.
+const ROWS_PER_LIST: RangeInclusive<usize> = 64..=256;
+/// Products of a row with a centroid in a round of k-means, above which it looks at fewer rows than most.
+const PRODUCTS_PER_ROUND: usize = 1 << 30;
 /// Minimum number of sampled rows per list of an automatic number of lists.
 const MIN_ROWS_PER_LIST: usize = 16;
 /// Rows that codebooks of 16 words are learned from.
@@ -106,6 +109,7 @@ pub fn train<'a>(
             space,
             lists: base.half_norms.len(),
             bits: options.bits,
+            assignments: options.assignments,
             tables: base.encoder,
             scale: base.scale,
         },
@@ -166,7 +170,11 @@ fn fit_quantizer(
     bf16::round_to_bf16(&mut books.values, x.cols);
     let half_norms = half_norms(MatRef::new(&centroids, x.cols));
     let encoder = IvfPqTables { centroids, books };
-    let (coded, scale) = EncodedSample::new(x, nearest, &half_norms, &encoder, monitor)?;
+    let (mut coded, scale) = EncodedSample::new(x, nearest, &half_norms, &encoder, monitor)?;
+    if options.assignments == 2 {
+        let centroids = MatRef::new(&encoder.centroids, x.cols);
+        coded.find_second_lists(x, centroids, &half_norms, monitor)?;
+    }
     Ok(BaseQuantizer {
         encoder,
         half_norms,
@@ -186,12 +194,18 @@ fn lists(
         0 => auto_lists(options.table_rows(n)).min(n / MIN_ROWS_PER_LIST),
         lists => lists.min(n),
     };
-    let chosen = sample_indices(n, lists * ROWS_PER_LIST, options.seed);
+    let chosen = sample_indices(n, lists * rows_per_list(lists), options.seed);
     let centroids = kmeans(x, &chosen, lists, options.seed ^ 1, monitor)?;
     let mut nearest = vec![Assignment::default(); n];
     let all = sample_indices(n, n, options.seed);
     assign_rows(x, &all, &centroids, &mut nearest, monitor)?;
     Ok((centroids, nearest))
+}
+
+/// Rows per list that k-means looks at.
+fn rows_per_list(lists: usize) -> usize {
+    let (least, most) = ROWS_PER_LIST.into_inner();
+    (PRODUCTS_PER_ROUND / (lists * lists).max(1)).clamp(least, most)
 }
 
 /// Shape of the codebooks, and the maximum number of rows that they are trained on.

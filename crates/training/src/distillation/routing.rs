@@ -46,8 +46,9 @@ const SCAN_BUDGETS: [f32; 4] = [0.02, 0.05, 0.1, 0.2];
 /// each about a point worse.
 const SIZE_WEIGHT: f32 = 0.75;
 
-/// Softmax targets of a query: lists with the weight of its neighbors in each; the weights sum to 1.
-pub type ListTargets = Vec<(u32, f32)>;
+/// Softmax targets of a query: the lists that hold neighbors of it, with the weight of these; the weights sum to 1. A neighbor
+/// in two lists is found in either; one in a single list has it twice.
+pub type ListTargets = Vec<([u32; 2], f32)>;
 
 /// Queries with the lists of their neighbors.
 pub struct RoutingSet<'a> {
@@ -71,14 +72,14 @@ pub fn untrained(metric: Metric, centroids: MatRef<'_>, half_norms: &[f32]) -> R
 }
 
 /// The shares of the lists in neighbors that are given with their scores and lists, each weighted by
-/// `exp(score/temperature)`; alike without a temperature. Ascending by list.
-pub fn shares(near: &[(f32, u32)], temperature: Option<f32>) -> ListTargets {
+/// `exp(score/temperature)`; alike without a temperature. Ascending by lists.
+pub fn shares(near: &[(f32, [u32; 2])], temperature: Option<f32>) -> ListTargets {
     let best = near
         .iter()
         .map(|(s, _)| *s)
         .fold(f32::NEG_INFINITY, f32::max);
     let weight = |score: f32| temperature.map_or(1.0, |t| ((score - best) / t).exp());
-    let mut shares: ListTargets = near.iter().map(|(s, list)| (*list, weight(*s))).collect();
+    let mut shares: ListTargets = near.iter().map(|(s, lists)| (*lists, weight(*s))).collect();
     shares.sort_unstable_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
     shares.dedup_by(|next, kept| {
         let same = next.0 == kept.0;
@@ -154,7 +155,7 @@ fn recall(scores: &[f32], sizes: &[usize], rows: usize, shares: &ListTargets) ->
         let most = ((budget * rows as f32) as usize).max(first);
         let found = shares
             .iter()
-            .filter(|(list, _)| read[*list as usize] <= most);
+            .filter(|(lists, _)| lists.iter().any(|list| read[*list as usize] <= most));
         found.map(|(_, share)| share).sum::<f32>()
     };
     mean(&SCAN_BUDGETS.map(within))
@@ -242,14 +243,23 @@ fn temperature(
     Ok(totals.min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, t)| t))
 }
 
-/// Cross-entropy of a query's shares and the softmax of its scores.
+/// Cross-entropy of a query's shares and the softmax of its scores; of two lists the probabilities add up.
 fn loss(scores: &[f32], shares: &ListTargets, temperature: f32) -> f64 {
     let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let logit = |score: f32| f64::from((score - max) / temperature);
     let sum: f64 = scores.iter().map(|s| logit(*s).exp()).sum();
-    let found = shares
-        .iter()
-        .map(|(list, share)| f64::from(*share) * logit(scores[*list as usize]));
+    let found = shares.iter().map(|([first, second], share)| {
+        let (a, b) = (
+            logit(scores[*first as usize]),
+            logit(scores[*second as usize]),
+        );
+        let either = if first == second {
+            a
+        } else {
+            a.max(b) + (-(a - b).abs()).exp().ln_1p()
+        };
+        f64::from(*share) * either
+    });
     sum.ln() - found.sum::<f64>()
 }
 

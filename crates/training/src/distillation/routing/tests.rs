@@ -34,7 +34,13 @@ fn cost(
         let sum: f64 = (0..LISTS).map(|l| score(l).exp()).sum();
         let found = shares[q].iter();
         found
-            .map(|(l, share)| f64::from(*share) * (sum.ln() - score(*l as usize)))
+            .map(|([a, b], share)| {
+                let mut either = score(*a as usize).exp();
+                if a != b {
+                    either += score(*b as usize).exp();
+                }
+                f64::from(*share) * (sum.ln() - either.ln())
+            })
             .sum::<f64>()
     };
     (0..queries.rows()).map(one).sum::<f64>() / queries.rows() as f64
@@ -51,9 +57,9 @@ fn gradients_are_slopes() {
     let queries = noise(40 * DIM, 5);
     let queries = MatRef::new(&queries, DIM);
     let some = [
-        vec![(0, 0.6), (69, 0.4)],
-        vec![(3, 1.0)],
-        vec![(1, 0.5), (64, 0.25), (65, 0.25)],
+        vec![([0, 0], 0.6), ([69, 69], 0.4)],
+        vec![([3, 66], 1.0)],
+        vec![([1, 1], 0.5), ([64, 65], 0.25), ([65, 2], 0.25)],
     ];
     let shares: Vec<&ListTargets> = some.iter().cycle().take(40).collect();
     let mut trainer = RouterTrainer::new(&start, DIM, 0.5, 1.0);
@@ -113,12 +119,12 @@ fn the_turn_is_folded_into_the_vectors() {
 
 #[test]
 fn shares_follow_scores() {
-    let near = [(3.0, 7), (2.0, 1), (3.0, 1), (1.0, 7)];
-    assert_eq!(shares(&near, None), [(1, 0.5), (7, 0.5)]);
+    let near = [(3.0, [7, 2]), (2.0, [1, 1]), (3.0, [1, 1]), (1.0, [7, 2])];
+    assert_eq!(shares(&near, None), [([1, 1], 0.5), ([7, 2], 0.5)]);
     let e = (-1.0f32).exp();
     let sum = (1.0 + e) + (1.0 + e * e);
     let got = shares(&near, Some(1.0));
-    assert_eq!([got[0].0, got[1].0], [1, 7]);
+    assert_eq!([got[0].0, got[1].0], [[1, 1], [7, 2]]);
     assert!((got[0].1 - (1.0 + e) / sum).abs() < 1e-6);
     assert!((got[1].1 - (1.0 + e * e) / sum).abs() < 1e-6);
     assert!(shares(&[], None).is_empty());
@@ -129,13 +135,15 @@ fn recall_counts_lists_within_the_budget() {
     // Three lists of 10, 80 and 910 rows; budgets of 2, 5, 10 and 20 % of 1000 rows.
     let sizes = [10, 80, 910];
     let recall =
-        |scores: &[f32], shares: &[(u32, f32)]| recall(scores, &sizes, 1000, &shares.to_vec());
-    assert_eq!(recall(&[3.0, 2.0, 1.0], &[(0, 1.0)]), 1.0);
-    assert!((recall(&[3.0, 2.0, 1.0], &[(1, 1.0)]) - 0.5).abs() < 1e-6);
-    assert!((recall(&[3.0, 2.0, 1.0], &[(0, 0.5), (1, 0.5)]) - 0.75).abs() < 1e-6);
-    assert_eq!(recall(&[3.0, 2.0, 1.0], &[(2, 1.0)]), 0.0);
+        |scores: &[f32], shares: &[([u32; 2], f32)]| recall(scores, &sizes, 1000, &shares.to_vec());
+    assert_eq!(recall(&[3.0, 2.0, 1.0], &[([0, 0], 1.0)]), 1.0);
+    assert!((recall(&[3.0, 2.0, 1.0], &[([1, 1], 1.0)]) - 0.5).abs() < 1e-6);
+    assert!((recall(&[3.0, 2.0, 1.0], &[([0, 0], 0.5), ([1, 1], 0.5)]) - 0.75).abs() < 1e-6);
+    assert_eq!(recall(&[3.0, 2.0, 1.0], &[([2, 2], 1.0)]), 0.0);
+    // Of two lists the one that is probed first counts.
+    assert_eq!(recall(&[3.0, 2.0, 1.0], &[([2, 0], 1.0)]), 1.0);
     // The first list counts, however large.
-    assert_eq!(recall(&[1.0, 2.0, 3.0], &[(2, 1.0)]), 1.0);
+    assert_eq!(recall(&[1.0, 2.0, 3.0], &[([2, 2], 1.0)]), 1.0);
 }
 
 #[test]
@@ -162,7 +170,7 @@ fn a_shifted_log_is_learned() {
         .collect();
     let vectors: Vec<f32> = angles.iter().flat_map(|a| transformed(*a)).collect();
     let list = |a: &f32| ((a / TAU * 32.0).round() as u32) % 32;
-    let near: Vec<ListTargets> = angles.iter().map(|a| vec![(list(a), 1.0)]).collect();
+    let near: Vec<ListTargets> = angles.iter().map(|a| vec![([list(a); 2], 1.0)]).collect();
     let picked: Vec<u32> = (0..2000).collect();
     let set = RoutingSet {
         vectors: MatRef::new(&vectors, 2),
@@ -199,7 +207,7 @@ fn every_step_asks_the_monitor() {
     };
     let vectors = noise(300 * DIM, 5);
     let picked: Vec<u32> = (0..300).collect();
-    let near = vec![vec![(3, 1.0)]; 300];
+    let near = vec![vec![([3, 3], 1.0)]; 300];
     let set = RoutingSet {
         vectors: MatRef::new(&vectors, DIM),
         picked: &picked,

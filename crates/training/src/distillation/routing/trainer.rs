@@ -143,7 +143,6 @@ impl RouterTrainer {
         shares: &[&ListTargets],
         monitor: &dyn Monitor,
     ) -> Result<(), TrainError> {
-        self.set_targets(shares);
         self.transform_queries(queries, monitor)?;
         let (temperature, n) = (self.temperature, queries.rows());
         let transformed = MatRef::new(&self.transformed, self.cols);
@@ -166,6 +165,7 @@ impl RouterTrainer {
         for shard in &self.shards {
             sums.iter_mut().zip(&shard.sums).for_each(|(s, p)| *s += p);
         }
+        set_targets(&mut self.shards, shares);
         let totals = SoftmaxSums {
             student: &sums,
             teacher: &vec![1.0; n],
@@ -178,21 +178,6 @@ impl RouterTrainer {
             Ok(())
         })?;
         self.backward_transform(queries, monitor)
-    }
-
-    /// Writes the targets. Each query's sum to 1, so the teacher's sums are 1.
-    fn set_targets(&mut self, shares: &[&ListTargets]) {
-        let n = shares.len();
-        for shard in &mut self.shards {
-            shard.targets.clear();
-            shard.targets.resize(shard.biases.values.len() * n, 0.0);
-        }
-        for (q, shares) in shares.iter().enumerate() {
-            for (list, share) in *shares {
-                let list = *list as usize;
-                self.shards[list / SHARD_LISTS].targets[list % SHARD_LISTS * n + q] = *share;
-            }
-        }
     }
 
     fn transform_queries(
@@ -255,5 +240,32 @@ impl RouterTrainer {
         })?;
         self.query_transform.step(query_transform);
         Ok(())
+    }
+}
+
+/// Writes the targets, when the scores are exponentials. What two lists share goes to each by its probability, which makes
+/// the gradient that of the logarithm of their sum. Each query's targets sum to 1, so the teacher's sums are 1.
+fn set_targets(shards: &mut [ListShard], shares: &[&ListTargets]) {
+    let n = shares.len();
+    for shard in shards.iter_mut() {
+        shard.targets.clear();
+        shard.targets.resize(shard.biases.values.len() * n, 0.0);
+    }
+    for (q, shares) in shares.iter().enumerate() {
+        let position = |list: u32| {
+            let list = list as usize;
+            (list / SHARD_LISTS, list % SHARD_LISTS * n + q)
+        };
+        for ([first, second], share) in *shares {
+            let (a, b) = (position(*first), position(*second));
+            let [of_a, of_b] = [a, b].map(|(shard, i)| shards[shard].scores[i]);
+            let part = if of_a + of_b > 0.0 {
+                of_a / (of_a + of_b)
+            } else {
+                0.5
+            };
+            shards[a.0].targets[a.1] += share * part;
+            shards[b.0].targets[b.1] += share * (1.0 - part);
+        }
     }
 }

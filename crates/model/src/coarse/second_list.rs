@@ -1,0 +1,139 @@
+//! The second list of a row, by the orthogonality-amplified loss of SOAR (Sun et al., "SOAR: Improved Indexing for Approximate
+//! Nearest Neighbor Search", NeurIPS 2023).
+//!
+//! With r = x − c of the first list, the second list is that of the centroid c' with the least
+//! ‖x − c'‖² + λ·⟨x − c', r/‖r‖⟩². A query that ranks the first list low does so because it points away from r; the second
+//! term makes the residual of the second list as orthogonal to r as possible, so that the same query ranks it high.
+//!
+//! Only the centroids nearest to c are compared. For them ⟨c, c'⟩ is kept, so that each costs one product with x.
+
+use super::flat::Assignment;
+use distillvq_kernels::kernels;
+use distillvq_linalg::matrix::{MatRef, squared_norm};
+use std::sync::OnceLock;
+
+/// λ. Of 1, 2 and 4, 2 scans the fewest codes.
+const ORTHOGONALITY_WEIGHT: f32 = 2.0;
+/// Centroids compared for each row.
+const CANDIDATES: usize = 32;
+
+/// A centroid near another one.
+#[derive(Clone, Copy, Debug)]
+struct Neighbor {
+    list: u32,
+    /// Product of both centroids.
+    product: f32,
+}
+
+/// Chooses second lists. Thread-safe; the neighbors of a centroid are found when the first row comes to it.
+#[derive(Debug)]
+pub struct SecondLists {
+    neighbors: Vec<OnceLock<Box<[Neighbor]>>>,
+}
+
+impl SecondLists {
+    /// For so many lists.
+    pub fn new(lists: usize) -> Self {
+        SecondLists {
+            neighbors: (0..lists).map(|_| OnceLock::new()).collect(),
+        }
+    }
+
+    /// The second list of a row whose first list is known; `None` if there is only one list.
+    pub fn choose(
+        &self,
+        centroids: MatRef<'_>,
+        half_norms: &[f32],
+        row: &[f32],
+        first: Assignment,
+    ) -> Option<u32> {
+        let list = first.list as usize;
+        let near = self.neighbors.get(list)?;
+        let near = near.get_or_init(|| neighbors(centroids, half_norms, list));
+        let length = squared_norm(row);
+        let half = |list: usize| half_norms.get(list).copied().unwrap_or_default();
+        // cost = ‖c‖² − 2⟨x, c⟩
+        let residual = (length + first.cost).max(f32::MIN_POSITIVE);
+        let with_first = half(list) - first.cost / 2.0;
+        let loss = |near: &Neighbor| {
+            let with_row = (kernels().dot)(row, centroids.row(near.list as usize));
+            let along = (length - with_first) - (with_row - near.product);
+            2.0 * (half(near.list as usize) - with_row)
+                + ORTHOGONALITY_WEIGHT * along * along / residual
+        };
+        let losses = near.iter().map(|near| (loss(near), near.list));
+        let best = losses.min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        best.map(|(_, list)| list)
+    }
+
+    /// Bytes held.
+    pub fn memory_bytes(&self) -> usize {
+        let near = self.neighbors.iter().filter_map(OnceLock::get);
+        let near: usize = near.map(|near| size_of_val(&**near)).sum();
+        near + size_of_val(&*self.neighbors)
+    }
+}
+
+/// The centroids nearest to one, nearest first.
+fn neighbors(centroids: MatRef<'_>, half_norms: &[f32], list: usize) -> Box<[Neighbor]> {
+    let mut products = vec![0f32; centroids.rows()];
+    (kernels().dot_rows)(centroids.row(list), centroids.data, &mut products);
+    let others = products.iter().zip(half_norms).enumerate();
+    let mut near: Vec<(f32, Neighbor)> = others
+        .filter(|(other, _)| *other != list)
+        .map(|(other, (product, half))| {
+            let neighbor = Neighbor {
+                list: other as u32,
+                product: *product,
+            };
+            (half - product, neighbor)
+        })
+        .collect();
+    let by_distance = |a: &(f32, Neighbor), b: &(f32, Neighbor)| {
+        a.0.total_cmp(&b.0).then(a.1.list.cmp(&b.1.list))
+    };
+    if near.len() > CANDIDATES {
+        near.select_nth_unstable_by(CANDIDATES, by_distance);
+        near.truncate(CANDIDATES);
+    }
+    near.sort_unstable_by(by_distance);
+    near.into_iter().map(|(_, neighbor)| neighbor).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use distillvq_linalg::matrix::half_norms;
+
+    fn choose(centroids: &[f32], dim: usize, row: &[f32]) -> (u32, Option<u32>) {
+        let centroids = MatRef::new(centroids, dim);
+        let halves = half_norms(centroids);
+        let cost = |i: usize| 2.0 * halves[i] - 2.0 * (kernels().dot)(row, centroids.row(i));
+        let all = (0..centroids.rows()).map(|i| Assignment {
+            list: i as u32,
+            cost: cost(i),
+        });
+        let first = all
+            .min_by(|a, b| a.cost.total_cmp(&b.cost))
+            .unwrap_or_default();
+        let lists = SecondLists::new(centroids.rows());
+        (first.list, lists.choose(centroids, &halves, row, first))
+    }
+
+    #[test]
+    fn an_orthogonal_residual_beats_a_parallel_one() {
+        // The row is at the origin and the first centroid at (1, 0). (−1.2, 0) is nearer than (0, 1.3), in the direction of
+        // the first residual.
+        let centroids = [1.0, 0.0, -1.2, 0.0, 0.0, 1.3];
+        assert_eq!(choose(&centroids, 2, &[0.0, 0.0]), (0, Some(2)));
+        // A far orthogonal one does not.
+        let centroids = [1.0, 0.0, -1.2, 0.0, 0.0, 3.0];
+        assert_eq!(choose(&centroids, 2, &[0.0, 0.0]), (0, Some(1)));
+    }
+
+    #[test]
+    fn one_list_has_no_second_and_equal_lists_have() {
+        assert_eq!(choose(&[1.0, 2.0], 2, &[1.0, 2.0]), (0, None));
+        assert_eq!(choose(&[1.0, 2.0, 1.0, 2.0], 2, &[1.0, 2.0]), (0, Some(1)));
+    }
+}
