@@ -14,7 +14,7 @@ use crate::pg::options::Options;
 use crate::pg::relation::{Element, Heap, Index};
 use crate::pg::store::RelationStore;
 use crate::sample::Reservoir;
-use distillvq_ivf::{MOST_REFINE_BYTES, create_empty};
+use distillvq_ivf::{MAX_SIDE_BYTES, create_empty};
 use distillvq_quantizer::{
     MAX_HELD_OUT, MIN_TRAIN_ROWS, Metric, Model, Monitor, TrainError, TrainOptions, Trained,
     auto_lists, refine_bytes, refine_dimensions, sample_vectors, split_held_out, train,
@@ -148,11 +148,11 @@ fn over_nothing(plan: &Plan) -> Result<Counts> {
 fn refine(element: Element, dim: usize, options: &Options) -> Result<bool> {
     /// Vectors of more bytes are stored out of line (TOAST_TUPLE_THRESHOLD, less what else a row has).
     const INLINE: usize = 1_900;
-    let fits = refine_bytes(dim) <= MOST_REFINE_BYTES;
+    let fits = refine_bytes(dim) <= MAX_SIDE_BYTES;
     match options.refine {
         Some(true) if !fits => Err(Error::RefineDimensions {
             dim,
-            most: refine_dimensions(MOST_REFINE_BYTES),
+            most: refine_dimensions(MAX_SIDE_BYTES),
         }),
         Some(wanted) => Ok(wanted),
         None => Ok(fits && element.bytes() * dim > INLINE),

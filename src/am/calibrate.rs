@@ -173,7 +173,7 @@ pub fn measure(
     if questions.is_empty() {
         return Ok(None);
     }
-    let lists = target.meta.lists;
+    let lists = target.meta.lists();
     let reached = questions.iter().map(|it| it.reached.clone());
     let mut curve = Curve::new(lists, reached.collect());
     let settings = curve.worth_measuring();
@@ -349,7 +349,7 @@ impl Bench<'_> {
         measured: &Calibration,
         clock: &mut Clock,
     ) -> Result<BandLists> {
-        let lists = self.target.meta.lists;
+        let lists = self.target.meta.lists();
         let deep = questions.iter().filter(|it| !it.further.is_empty());
         let deep: Vec<&Question> = deep.take(DEEP_QUERIES).collect();
         let reached: Vec<Vec<u32>> = deep.iter().map(|it| it.further.clone()).collect();
@@ -433,7 +433,7 @@ impl Bench<'_> {
 
     /// The first questions, as many as may be searched with so many lists.
     fn affordable<'q>(&self, rows: u64, probes: u32, questions: &'q [Question]) -> &'q [Question] {
-        let lists = self.target.meta.lists.max(1);
+        let lists = self.target.meta.lists().max(1);
         let codes = rows as f64 * f64::from(probes) / f64::from(lists);
         let (least, most) = SEARCHED.into_inner();
         let searched = ((CODES / codes.max(1.0)) as usize).clamp(least, most);

@@ -121,7 +121,7 @@ pub fn calibrate(
     // Functions in the index's definition run as the owner of the table, as in REINDEX.
     let measured = as_role(index.owner(), work)?;
     let store = RelationStore::new(index);
-    describe(&store, target.meta.build_id, training, measured).map_err(of_index(index))?;
+    describe(&store, target.meta.model_version(), training, measured).map_err(of_index(index))?;
     crate::pg::commit_durably();
     Ok(measured)
 }

@@ -16,7 +16,9 @@ use crate::pg::store::RelationStore;
 use crate::pg::target::{self, target_recall};
 use crate::pg::text::to_server;
 use distillvq_ivf::care::{Care, Condition, Finer, Measured};
-use distillvq_ivf::{Calibration, Census, Meta, Model, QueryKind, Recent, Tid, take_census};
+use distillvq_ivf::{
+    Calibration, IndexStats, InsertedRow, Meta, Model, QueryKind, Tid, collect_stats,
+};
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::iter::TableIterator;
 use pgrx::{name, pg_sys::Oid};
@@ -147,7 +149,7 @@ struct Figures {
     index: Index,
     table: String,
     meta: Meta,
-    census: Census,
+    census: IndexStats,
     /// Share of the entries whose rows are dead.
     dead: Option<f64>,
     drift: Option<f64>,
@@ -160,7 +162,7 @@ impl Figures {
         let (index, heap) = (locked.index(), locked.heap());
         let target = Target::open(index)?;
         let store = RelationStore::new(index);
-        let mut census = take_census(&store, &target.meta, (ENTRIES, NEW_ROWS), SEED)
+        let mut census = collect_stats(&store, &target.meta, (ENTRIES, NEW_ROWS), SEED)
             .map_err(of_index(index))?;
         census.drawn.sort_unstable();
         census.recent.sort_unstable_by_key(|row| row.tid);
@@ -201,7 +203,7 @@ impl Figures {
         let (mut errors, mut vector) = (Vec::new(), Vec::new());
         let looked = attempt(|| {
             look_up(locked.heap(), self.index, &tids, &mut |i, read| {
-                if let Some(Recent { list, codes, .. }) = recent.get(i) {
+                if let Some(InsertedRow { list, codes, .. }) = recent.get(i) {
                     vector.clear();
                     if read(&mut vector) == self.meta.dim {
                         errors.extend(model.code_error(&vector, *list, codes));
@@ -222,7 +224,7 @@ impl Figures {
         let measured = |it: &Calibration| Measured {
             rows: it.rows,
             // What came since a later measurement is not counted apart: then what the index has grown by.
-            inserted: if it.rows == self.meta.rows_at_build {
+            inserted: if it.rows == self.meta.pages.rows_at_build {
                 self.census.inserted
             } else {
                 rows.saturating_sub(it.rows)
@@ -257,7 +259,7 @@ impl Figures {
         let own = || "own".to_owned();
         (
             Some(rows as i64),
-            Some(meta.lists as i32),
+            Some(meta.lists() as i32),
             balance.map(|it| it.min as i64),
             balance.map(|it| it.median as i64),
             balance.map(|it| it.max as i64),

@@ -9,6 +9,7 @@ use distillvq_ivf::{
     Builder, CheckReport, Create, EachRow, Error, Meta, Metric, Model, PageStore, Row, RowEncoder,
     Tid, check, check_against, check_within, insert, vacuum,
 };
+use distillvq_pages::Error as PageError;
 use distillvq_quantizer::refine_bytes;
 use std::ops::Range;
 
@@ -139,7 +140,7 @@ impl Case {
 
     fn tid_at(&self, block: u32, i: usize) -> Tid {
         let list = self.store.read(block, |page| page[28]).unwrap();
-        let [.., blocks, offsets] = if u32::from(list) == self.meta.lists {
+        let [.., blocks, offsets] = if u32::from(list) == self.meta.lists() {
             [0, 0, 0, 64, 64 + 4 * 1344]
         } else {
             self.parts()
@@ -174,7 +175,7 @@ fn sound_indexes_are_sound() {
                 Metric::Cosine => (0..=huge, 1500 - zeros),
             };
             assert!(expected.contains(&exact), "{metric}: {exact}");
-            assert_eq!(report.total_rows(), indexed, "{metric}");
+            assert_eq!(report.rows.iter().sum::<u64>(), indexed, "{metric}");
         }
         let untrained = Case::of(metric, None, false, 900);
         assert_eq!(untrained.report().problems, []);
@@ -190,7 +191,7 @@ fn an_index_is_encoded_with_its_own_model() {
         (untrained.meta, trained.model.as_ref()),
     ] {
         let result = RowEncoder::new(&meta, model);
-        assert!(matches!(result, Err(Error::Mismatch(_))));
+        assert!(matches!(result, Err(Error::Pages(PageError::Mismatch(_)))));
     }
 }
 

@@ -15,6 +15,7 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub mod block;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod neon;
 mod packed;

@@ -107,7 +107,7 @@ pub fn load_nothing(plan: &Plan, model: Option<&Model>) -> Result<()> {
         let meta = Builder::create(&store, create(plan, model))?.finish()?;
         if let Some(model) = model {
             let training = calibrate::training(model.report());
-            describe(&store, meta.build_id, training, None)?;
+            describe(&store, meta.model_version(), training, None)?;
         }
         Ok(())
     };
@@ -190,7 +190,7 @@ fn calibrate(
         code_error: truth.code_error,
         ..calibrate::training(model.report())
     };
-    describe(store, meta.build_id, training, calibration).map_err(of_index(index))?;
+    describe(store, meta.model_version(), training, calibration).map_err(of_index(index))?;
     if let Some(calibration) = &calibration {
         calibrate::tell_if_short(index, calibration);
     }
