@@ -4,6 +4,7 @@
 //! SQLSTATE, the offending value in the message and a hint that says what to do.
 
 use crate::pg::relation::{Element, Index, IndexName};
+
 use distillvq_ivf as ivf;
 use distillvq_pages as pages;
 use distillvq_quantizer::{Metric, ModelError, TrainError, can_allocate};
@@ -639,9 +640,9 @@ impl Failure {
 }
 
 /// Names the index in an error of its pages.
-pub fn of_index(index: Index) -> impl Fn(ivf::Error) -> Error {
+pub fn of_index<E: Into<ivf::Error>>(index: Index) -> impl Fn(E) -> Error {
     move |source| Error::Pages {
         index: index.named(),
-        source,
+        source: source.into(),
     }
 }

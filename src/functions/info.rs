@@ -164,9 +164,12 @@ impl Figures {
         let store = RelationStore::new(index);
         let mut census = collect_stats(&store, &target.meta, (ENTRIES, NEW_ROWS), SEED)
             .map_err(of_index(index))?;
-        census.drawn.sort_unstable();
-        census.recent.sort_unstable_by_key(|row| row.tid);
-        let (dead, looked_at) = (count_dead(heap, index, &census.drawn), census.drawn.len());
+        census.sampled_tids.sort_unstable();
+        census.inserted_sample.sort_unstable_by_key(|row| row.tid);
+        let (dead, looked_at) = (
+            count_dead(heap, index, &census.sampled_tids),
+            census.sampled_tids.len(),
+        );
         let mut figures = Self {
             index,
             table: quoted_relation(index.table())?,
@@ -179,7 +182,7 @@ impl Figures {
         if let Some(name) = index.options().model {
             figures.unfit = models::unfit(&name, index.metric()?, index.dimensions()?)?;
         }
-        if figures.census.recent.len() >= LEAST_NEW_ROWS
+        if figures.census.inserted_sample.len() >= LEAST_NEW_ROWS
             && let Some(before) = figures.meta.training.code_error
             && let Some(model) = target.encoder()?
         {
@@ -198,15 +201,15 @@ impl Figures {
         if self.index.has_expressions() && (!may_read(oid) || has_hidden_rows(table)) {
             return None;
         }
-        let recent = &self.census.recent;
+        let recent = &self.census.inserted_sample;
         let tids: Vec<Tid> = recent.iter().map(|row| row.tid).collect();
         let (mut errors, mut vector) = (Vec::new(), Vec::new());
         let looked = attempt(|| {
             look_up(locked.heap(), self.index, &tids, &mut |i, read| {
-                if let Some(InsertedRow { list, codes, .. }) = recent.get(i) {
+                if let Some(InsertedRow { list, values, .. }) = recent.get(i) {
                     vector.clear();
                     if read(&mut vector) == self.meta.dim {
-                        errors.extend(model.code_error(&vector, *list, codes));
+                        errors.extend(model.code_error(&vector, *list, values));
                     }
                 }
             })

@@ -9,8 +9,8 @@ use distillvq_ivf::stream::{Stream, StreamOptions};
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
     Builder, Candidate, Create, Error, Meta, Metric, Model, PAGE_SIZE, PG_HEADER_SIZE, PageStore,
-    Row, Search, check, collect_stats, count_rows, create_empty, insert, load_model, read_all,
-    replace_student, vacuum,
+    Row, Search, check, collect_stats, count_rows, create_empty, insert, load_model,
+    read_all_pages, replace_student, vacuum,
 };
 use distillvq_pages::Error as PageError;
 use distillvq_quantizer::{NoMonitor, TrainOptions, train};
@@ -418,10 +418,10 @@ fn newer_and_foreign_metapages_are_told_apart() {
     let newer = Meta::read(&store);
     assert!(matches!(
         newer,
-        Err(Error::UnsupportedVersion {
+        Err(Error::Pages(PageError::UnsupportedVersion {
             found: 2,
             newest: 1
-        })
+        }))
     ));
     store.mutate(0, |page| page[64] = b'x');
     assert!(matches!(
