@@ -1,17 +1,14 @@
 //! distillvq: a distilled IVF-PQ index access method for PostgreSQL, on pgvector's types.
 //!
-//! The way through the code: a callback of the access method arrives in `pg::callbacks`, is turned there into safe
-//! views of PostgreSQL's objects, and does its work in `am`; SQL functions live in `functions`. What a model is and
-//! how it is trained belongs to the `quantizer` crate, what happens on pages to the `ivf` crate; neither knows
-//! PostgreSQL. `pg` is the only module with `unsafe`.
+//! The server calls `entry`, which turns pointers into safe views of PostgreSQL's objects; the work is done in `am`, and in
+//! `functions` for SQL functions. The models and their training belong to the `quantizer` crate, index pages to the `ivf`
+//! crate; neither depends on PostgreSQL. Only `entry` and `pg` contain `unsafe`.
 
 pgrx::pg_module_magic!(name, version);
 
 mod am;
-mod cache;
+mod entry;
 mod error;
 mod functions;
 mod pg;
-mod sample;
 mod settings;
-mod timing;

@@ -1,9 +1,10 @@
 //! The settings `distillvq.*`.
 
 pub mod iterative;
+pub mod reloptions;
+pub mod target_recall;
 
-use crate::pg::options::Options;
-use crate::pg::target;
+use self::reloptions::Options;
 use distillvq_ivf::Meta;
 use distillvq_ivf::stream::Growth;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
@@ -15,9 +16,9 @@ static PROBES: GucSetting<i32> = GucSetting::<i32>::new(0);
 static MODEL_CACHE: GucSetting<i32> = GucSetting::<i32>::new(64 << 10);
 
 /// The share of all lists that is probed when nobody says how many and the index does not know its recall.
-const AUTOMATIC_SHARE: usize = 10;
+const DEFAULT_PROBES_DIVISOR: usize = 10;
 /// The fewest lists probed automatically: with few lists a tenth of them would be too little.
-const AUTOMATIC_LEAST: usize = 8;
+const MIN_DEFAULT_PROBES: usize = 8;
 
 /// Registers the settings; called once when the library is loaded.
 pub fn register() {
@@ -43,9 +44,10 @@ pub fn register() {
         GucContext::Userset,
         GucFlags::UNIT_KB,
     );
-    target::register();
+    reloptions::register();
+    target_recall::register();
     iterative::register();
-    crate::pg::reserve_setting_prefix(c"distillvq");
+    crate::pg::server::reserve_setting_prefix(c"distillvq");
 }
 
 /// Bytes of decoded models that a session keeps.
@@ -70,7 +72,7 @@ pub fn probing(options: &Options, meta: &Meta) -> Probing {
         (_, own) => own,
     };
     if given == 0 {
-        return for_target(target::target_recall(options.target_recall), meta);
+        return for_target(target_recall::target_recall(options.target_recall), meta);
     }
     let first = given.min(meta.lists() as usize);
     let growth = meta.calibration.map(|it| it.growth_from(first as u32));
@@ -88,7 +90,9 @@ fn for_target(target: f64, meta: &Meta) -> Probing {
         Some(curve) => curve
             .probes_for(target)
             .map_or(lists, |probes| probes as usize),
-        None => lists.div_ceil(AUTOMATIC_SHARE).max(AUTOMATIC_LEAST),
+        None => lists
+            .div_ceil(DEFAULT_PROBES_DIVISOR)
+            .max(MIN_DEFAULT_PROBES),
     };
     let growth = meta.calibration.map(|it| it.bands.growth(target));
     Probing {

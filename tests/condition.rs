@@ -164,6 +164,27 @@ fn conditions_that_are_no_limit_lose_no_row() {
 }
 
 #[test]
+fn distances_of_nan_are_beyond_no_negated_limit() {
+    let (mut db, _) = indexed("nan", Metric::Cosine);
+    let zeros = literal(&[0.0; 24]);
+    let distance = format!("embedding <=> {zeros}");
+    for (form, rows) in [
+        ("(@d) < 0.5", 0),
+        ("1 - (@d) > 0.5", ROWS),
+        ("(@d) * -1 > 0 * -1", ROWS),
+        ("-(@d) > 0", ROWS),
+        ("-(@d) > -2", ROWS),
+        ("NOT (@d) < 0.1", ROWS),
+    ] {
+        for mode in ["off", "relaxed_order", "strict_order"] {
+            db.run(&format!("SET distillvq.iterative_scan = {mode}"));
+            let found = same_rows(&mut db, &sql(&distance, &form.replace("@d", &distance)));
+            assert_eq!(found.len(), rows, "{form}");
+        }
+    }
+}
+
+#[test]
 fn bounds_are_exact_to_the_last_row() {
     let (mut db, queries) = indexed("exact_bounds", Metric::Cosine);
     for query in queries.iter() {

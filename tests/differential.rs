@@ -25,7 +25,7 @@
 //! * In some tables here codes hardly tell rows apart: most vectors lie within a thousandth of the longest (`Shape::Lengths`, by
 //!   L2), or on a line that one code covers (`Shape::Line`). There errors are alike among neighbours: a search learns how far off
 //!   others may be from the codes' shape alone, and what may be missed in a round is [`TOLERATED_IN_A_ROUND`]. In one dimension
-//!   cosine distances differ by nothing but roundings.
+//!   cosine distances differ by nothing but rounding: rows missed there are not counted.
 //!
 //! Window functions, groups, aggregates, set operations, and joins rely on the order of a search. They are run in the modes
 //! that keep it, show the rows that they were computed from, and must agree with them (`grammar/computation/`). Where no row
@@ -117,7 +117,10 @@ fn passes(db: &mut Database, seed: u64, tally: &mut Tally) -> bool {
         let [missed, rows] = own.all_rows();
         let (tolerated, least) = TOLERATED_IN_A_ROUND;
         if rows >= least && missed as f64 > tolerated * rows as f64 {
-            round.fail("", &format!("{missed} of {rows} rows missed"));
+            let (most, statement) = &round.most_missed;
+            let what =
+                format!("{missed} of {rows} rows missed, {most} of them by the last statement");
+            round.fail(statement, &what);
         }
         common::verified(db);
     };

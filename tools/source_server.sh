@@ -45,6 +45,8 @@ build() {
     local work=$1 prefix=$2 module
     shift 2
     (
+        # Below another make, PostgreSQL's takes its generated headers for made.
+        unset MAKELEVEL MAKEFLAGS MFLAGS
         cd "$work"/postgresql-*/ &&
             ./configure --prefix="$prefix" --without-readline --without-icu "$@" &&
             make -j2 &&

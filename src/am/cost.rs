@@ -48,7 +48,7 @@ pub struct Table {
 
 /// The index.
 #[derive(Clone, Copy, Debug)]
-pub struct Shape {
+pub struct IndexShape {
     /// Pages of codes.
     pub pages: f64,
     /// Rows.
@@ -71,7 +71,7 @@ pub struct Shape {
 
 /// The query.
 #[derive(Clone, Copy, Debug)]
-pub struct Wish {
+pub struct QueryInput {
     /// Rows of the table that fulfil the conditions, joins among them.
     pub rows: f64,
     /// The same as the planner has it, for all plans alike. It takes any limit of the distance for a third of the rows.
@@ -86,7 +86,7 @@ pub struct Wish {
 
 /// The planner's settings.
 #[derive(Clone, Copy, Debug)]
-pub struct Prices {
+pub struct CostSettings {
     /// A page read in sequence.
     pub sequential_page: f64,
     /// A page read at random.
@@ -107,11 +107,11 @@ pub struct Inputs {
     /// The table.
     pub table: Table,
     /// The index.
-    pub index: Shape,
+    pub index: IndexShape,
     /// The query.
-    pub query: Wish,
+    pub query: QueryInput,
     /// The planner's settings.
-    pub prices: Prices,
+    pub prices: CostSettings,
 }
 
 /// The answer for the planner.
@@ -130,12 +130,12 @@ pub struct Estimate {
     pub pages: f64,
 }
 
-/// Most that is ever answered, so that sums of costs stay finite.
-const MOST: f64 = 1e100;
+/// Maximum of any estimate, so that sums of costs stay finite.
+const MAX_COST: f64 = 1e100;
 
-/// Time and price of a way to answer the query.
+/// Time and price of a plan for the query.
 #[derive(Clone, Copy, Debug, Default)]
-struct Way {
+struct PlanCost {
     time: f64,
     price: f64,
 }
@@ -151,12 +151,13 @@ pub fn estimate(inputs: &Inputs) -> Estimate {
     } = inputs;
     let wanted = query.wanted_of(query.rows);
     let (scan, btree) = (inputs.scan(), inputs.btree());
-    let charge = |rows: f64| charge(inputs.search_time(rows), scan, btree).clamp(0.0, MOST);
+    let cost_of_rows =
+        |rows: f64| cost_for_time(inputs.search_time(rows), scan, btree).clamp(0.0, MAX_COST);
 
-    let startup = charge(1.0);
+    let startup = cost_of_rows(1.0);
     let selectivity = (inputs.rows_within() / table.rows).min(1.0);
     // The planner goes from the first row to the last in proportion, and adds this up to the last.
-    let beyond_first = (charge(wanted) - startup).max(0.0);
+    let beyond_first = (cost_of_rows(wanted) - startup).max(0.0);
     let all = startup + beyond_first * query.planned / query.wanted_of(query.planned);
     let pages = (selectivity * table.pages).ceil();
     let added = prices.random_page
@@ -164,21 +165,21 @@ pub fn estimate(inputs: &Inputs) -> Estimate {
         + selectivity * table.rows * (prices.row + query.conditions);
     Estimate {
         startup,
-        total: (all - added).clamp(startup, MOST),
+        total: (all - added).clamp(startup, MAX_COST),
         selectivity,
         correlation: 1.0,
         pages: (index.pages * inputs.probed(1.0)).max(1.0),
     }
 }
 
-/// What the planner charges for so much time.
-fn charge(time: f64, scan: Way, btree: Way) -> f64 {
+/// The planner's cost for `time` microseconds.
+fn cost_for_time(time: f64, scan: PlanCost, btree: PlanCost) -> f64 {
     // A btree that is dearer than the scan is not chosen; one that is cheaper but slower bends the line back: then the
     // scan, which is always possible, counts.
     let bend = if btree.time < scan.time && btree.price < scan.price {
         btree
     } else {
-        Way::default()
+        PlanCost::default()
     };
     if time < bend.time {
         bend.price * time / bend.time
@@ -189,61 +190,61 @@ fn charge(time: f64, scan: Way, btree: Way) -> f64 {
 
 // Microseconds. Of any plan with a table:
 /// Starting and ending a plan that sorts.
-const PLAN: f64 = 2.0;
+const PLAN_US: f64 = 2.0;
 /// A row read in sequence.
-const ROW: f64 = 0.015;
+const SEQ_ROW_US: f64 = 0.015;
 /// A page of the table read in sequence.
-const PAGE: f64 = 0.1;
+const SEQ_PAGE_US: f64 = 0.1;
 /// A page of the table read through an index, and a row on it.
-const INDEX_PAGE: f64 = 0.2;
-const INDEX_ROW: f64 = 0.1;
+const INDEX_PAGE_US: f64 = 0.2;
+const INDEX_ROW_US: f64 = 0.1;
 /// Descending a btree.
-const BTREE: f64 = 4.0;
+const BTREE_US: f64 = 4.0;
 /// A condition as cheap as an operator call.
-const CONDITION: f64 = 0.008;
+const CONDITION_US: f64 = 0.008;
 /// A distance, and its part for a dimension.
-const DISTANCE: f64 = 0.05;
-const DISTANCE_DIMENSION: f64 = 2.5e-4;
+const DISTANCE_US: f64 = 0.05;
+const DISTANCE_DIMENSION_US: f64 = 2.5e-4;
 /// Fetching a vector that is out of line, and its part for each piece.
-const OUT_OF_LINE: f64 = 0.9;
-const PIECE: f64 = 0.3;
+const OUT_OF_LINE_US: f64 = 0.9;
+const PIECE_US: f64 = 0.3;
 /// Bytes of such a piece.
 const PIECE_BYTES: f64 = 1996.0;
 /// A step of a full sort (a row has log2(rows) of them), and of one that keeps a few rows.
-const SORT_STEP: f64 = 0.011;
-const BOUNDED_STEP: f64 = 0.02;
+const SORT_STEP_US: f64 = 0.011;
+const BOUNDED_STEP_US: f64 = 0.02;
 /// A kilobyte of a sort that goes through files.
-const SORT_KILOBYTE: f64 = 1.0;
+const SORT_KILOBYTE_US: f64 = 1.0;
 
 // Of a search:
 /// Starting it, and the part for a dimension (look-up tables, rotation).
-const SEARCH: f64 = 15.0;
-const SEARCH_DIMENSION: f64 = 0.03;
+const SEARCH_US: f64 = 15.0;
+const SEARCH_DIMENSION_US: f64 = 0.03;
 /// Ranking a list, and the part for a dimension.
-const LIST: f64 = 0.005;
-const LIST_DIMENSION: f64 = 2e-5;
+const LIST_US: f64 = 0.005;
+const LIST_DIMENSION_US: f64 = 2e-5;
 /// A page of codes.
-const CODE_PAGE: f64 = 0.22;
+const CODE_PAGE_US: f64 = 0.22;
 /// A subquantizer of a code, of 4 bits or of 8.
-const CODE: f64 = 2e-5;
-const WIDE_CODE: f64 = 1.5e-4;
+const CODE_US: f64 = 2e-5;
+const WIDE_CODE_US: f64 = 1.5e-4;
 /// Comparing a row of the table, and the part for a dimension.
-const COMPARE: f64 = 0.35;
-const COMPARE_DIMENSION: f64 = 5e-4;
+const COMPARE_US: f64 = 0.35;
+const COMPARE_DIMENSION_US: f64 = 5e-4;
 /// Fetching an out-of-line vector in no order, more than in the table's order.
-const SCATTERED: f64 = 0.5;
+const SCATTERED_US: f64 = 0.5;
 /// Ranking a row by its refine code, and the part for a dimension.
-const REFINE: f64 = 0.3;
-const REFINE_DIMENSION: f64 = 3e-4;
+const REFINE_US: f64 = 0.3;
+const REFINE_DIMENSION_US: f64 = 3e-4;
 /// Rows compared beyond those given out, with refine codes.
 const REFINED_SPARE: f64 = 4.0;
 /// A row of an untrained index, besides its distance.
-const UNTRAINED_ROW: f64 = 0.15;
+const UNTRAINED_ROW_US: f64 = 0.15;
 /// Candidates of the first pull and of the largest one: each further pull scans the probed lists again.
 const FIRST_PULL: f64 = 64.0;
 const LARGEST_PULL: f64 = 4096.0;
 
-impl Wish {
+impl QueryInput {
     /// How many of so many rows are wanted.
     fn wanted_of(&self, rows: f64) -> f64 {
         self.limit.map_or(rows, |limit| limit.min(rows))
@@ -264,7 +265,13 @@ impl Wish {
 impl Inputs {
     /// Without anything that is negative, unknown, or in contradiction.
     fn clamped(&self) -> Self {
-        let known = |x: f64| if x.is_nan() { 0.0 } else { x.clamp(0.0, MOST) };
+        let known = |x: f64| {
+            if x.is_nan() {
+                0.0
+            } else {
+                x.clamp(0.0, MAX_COST)
+            }
+        };
         let Inputs {
             table,
             index,
@@ -279,12 +286,12 @@ impl Inputs {
                 rows,
                 ..table
             },
-            index: Shape {
+            index: IndexShape {
                 pages: known(index.pages),
                 rows: known(index.rows).clamp(matching, rows),
                 ..index
             },
-            query: Wish {
+            query: QueryInput {
                 rows: matching,
                 planned: known(query.planned).clamp(1.0, rows),
                 shares: query.shares.map(|Shares { within, between }| {
@@ -295,7 +302,7 @@ impl Inputs {
                 limit: query.limit.map(|limit| known(limit).max(1.0)),
                 conditions: known(query.conditions),
             },
-            prices: Prices {
+            prices: CostSettings {
                 sequential_page: known(prices.sequential_page),
                 random_page: known(prices.random_page),
                 row: known(prices.row),
@@ -307,7 +314,7 @@ impl Inputs {
     }
 
     /// The table read through, the rows that fulfil the conditions sorted.
-    fn scan(&self) -> Way {
+    fn scan(&self) -> PlanCost {
         let Inputs {
             table,
             query,
@@ -315,10 +322,10 @@ impl Inputs {
             ..
         } = self;
         let sort = self.sort();
-        Way {
-            time: PLAN
-                + table.rows * (ROW + self.conditions_time())
-                + table.pages * PAGE
+        PlanCost {
+            time: PLAN_US
+                + table.rows * (SEQ_ROW_US + self.conditions_time())
+                + table.pages * SEQ_PAGE_US
                 + query.distances() * self.distance()
                 + sort.time,
             price: table.pages * prices.sequential_page
@@ -329,7 +336,7 @@ impl Inputs {
     }
 
     /// The rows that fulfil the conditions, found through a btree on those, sorted.
-    fn btree(&self) -> Way {
+    fn btree(&self) -> PlanCost {
         let Inputs {
             table,
             query,
@@ -347,26 +354,26 @@ impl Inputs {
         let dense = (planned / table.pages).sqrt();
         let page = prices.random_page - (prices.random_page - prices.sequential_page) * dense;
         let row = prices.index_row + prices.row + query.conditions + prices.operator;
-        Way {
-            time: PLAN
-                + BTREE
-                + found * INDEX_ROW
+        PlanCost {
+            time: PLAN_US
+                + BTREE_US
+                + found * INDEX_ROW_US
                 + query.distances() * self.distance()
-                + pages(found) * INDEX_PAGE
+                + pages(found) * INDEX_PAGE_US
                 + sort.time,
             price: prices.random_page + query.planned * row + planned * page + sort.price,
         }
     }
 
     /// Sorting the rows that fulfil the conditions.
-    fn sort(&self) -> Way {
-        Way {
+    fn sort(&self) -> PlanCost {
+        PlanCost {
             time: self.sort_of(self.query.rows).time,
             price: self.sort_of(self.query.planned).price,
         }
     }
 
-    fn sort_of(&self, rows: f64) -> Way {
+    fn sort_of(&self, rows: f64) -> PlanCost {
         let Inputs {
             table,
             query,
@@ -380,21 +387,21 @@ impl Inputs {
         if wanted * row_bytes > prices.sort_memory {
             let kilobytes = rows * row_bytes / 1024.0;
             let transfers = 2.0 * kilobytes / 8.0;
-            return Way {
-                time: rows * rows.log2() * SORT_STEP + kilobytes * SORT_KILOBYTE,
+            return PlanCost {
+                time: rows * rows.log2() * SORT_STEP_US + kilobytes * SORT_KILOBYTE_US,
                 price: comparison * rows * rows.log2()
                     + transfers * (0.75 * prices.sequential_page + 0.25 * prices.random_page),
             };
         }
         let heap = (2.0 * wanted).log2();
         if rows > 2.0 * wanted {
-            Way {
-                time: wanted * (rows / wanted).ln() * (heap + 1.0) * BOUNDED_STEP,
+            PlanCost {
+                time: wanted * (rows / wanted).ln() * (heap + 1.0) * BOUNDED_STEP_US,
                 price: comparison * rows * heap,
             }
         } else {
-            Way {
-                time: rows * rows.log2() * SORT_STEP,
+            PlanCost {
+                time: rows * rows.log2() * SORT_STEP_US,
                 price: comparison * rows * rows.log2(),
             }
         }
@@ -421,14 +428,18 @@ impl Inputs {
         // The executor computes the distances of the rows that it returns once more.
         let returned = given * self.conditions_time() + wanted * self.distance();
         if index.lists < 1.0 {
-            return SEARCH + index.rows * (UNTRAINED_ROW + self.distance()) + returned;
+            return SEARCH_US + index.rows * (UNTRAINED_ROW_US + self.distance()) + returned;
         }
-        let route = SEARCH
-            + index.dimensions * SEARCH_DIMENSION
-            + index.lists * (LIST + index.dimensions * LIST_DIMENSION);
+        let route = SEARCH_US
+            + index.dimensions * SEARCH_DIMENSION_US
+            + index.lists * (LIST_US + index.dimensions * LIST_DIMENSION_US);
         let compared = self.compared(given);
-        let code = if index.bits > 4 { WIDE_CODE } else { CODE };
-        let scan = index.pages * CODE_PAGE + index.rows * index.subquantizers * code;
+        let code = if index.bits > 4 {
+            WIDE_CODE_US
+        } else {
+            CODE_US
+        };
+        let scan = index.pages * CODE_PAGE_US + index.rows * index.subquantizers * code;
         let scans = self.probed(given) * scans(compared);
         route + scans * scan + self.compare_time(given, compared) + returned
     }
@@ -448,19 +459,19 @@ impl Inputs {
         let dimensions = self.index.dimensions;
         let fetch = match self.fetch() {
             0.0 => 0.0,
-            fetch => fetch + SCATTERED,
+            fetch => fetch + SCATTERED_US,
         };
         if self.index.refine {
             let exact = (given + REFINED_SPARE).min(compared);
-            compared * (REFINE + dimensions * REFINE_DIMENSION) + exact * (COMPARE + fetch)
+            compared * (REFINE_US + dimensions * REFINE_DIMENSION_US) + exact * (COMPARE_US + fetch)
         } else {
-            compared * (COMPARE + dimensions * COMPARE_DIMENSION + fetch)
+            compared * (COMPARE_US + dimensions * COMPARE_DIMENSION_US + fetch)
         }
     }
 
     /// The time of a distance in the executor.
     fn distance(&self) -> f64 {
-        DISTANCE + self.index.dimensions * DISTANCE_DIMENSION + self.fetch()
+        DISTANCE_US + self.index.dimensions * DISTANCE_DIMENSION_US + self.fetch()
     }
 
     /// The time to fetch a vector that is out of line: where the table has no room for it.
@@ -472,7 +483,7 @@ impl Inputs {
             ..
         } = self.table;
         if pages * 8192.0 < rows * vector {
-            OUT_OF_LINE + PIECE * (vector / PIECE_BYTES).ceil()
+            OUT_OF_LINE_US + PIECE_US * (vector / PIECE_BYTES).ceil()
         } else {
             0.0
         }
@@ -481,7 +492,7 @@ impl Inputs {
     /// The time to check the conditions of a row.
     fn conditions_time(&self) -> f64 {
         let operators = self.query.conditions / self.prices.operator.max(1e-6);
-        operators * CONDITION
+        operators * CONDITION_US
     }
 }
 

@@ -1,8 +1,15 @@
-//! What the access method does, one family of callbacks a file. No `unsafe` here: PostgreSQL's side is in [`crate::pg`].
+//! The logic of the access method. No `unsafe` here: calls to PostgreSQL are in [`crate::pg`].
 
-pub mod build;
-pub mod calibrate;
+pub mod batches;
+pub mod calibration;
 pub mod cost;
+pub mod failure;
+pub mod index_build;
 pub mod insert;
+pub mod last_scan;
+pub mod model_store;
+pub mod open_index;
 pub mod scan;
+pub mod stage_timer;
+pub mod training;
 pub mod vacuum;

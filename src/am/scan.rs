@@ -1,85 +1,30 @@
 //! Searching: the index's pages give candidates, the table gives exact distances, rows come out in exact order.
 
-use crate::cache;
-use crate::error::{Error, Failure, Result, of_index};
-use crate::pg::datum::OwnedVector;
+use crate::am::failure::{PageOpError, with_index};
+use crate::am::open_index::OpenIndex;
+use crate::am::stage_timer::{self, Stage};
+use crate::error::Result;
+use crate::pg::page_store::RelationStore;
 use crate::pg::relation::Index;
-use crate::pg::store::RelationStore;
+use crate::pg::vector_datum::OwnedVector;
 use crate::settings::Probing;
-use crate::settings::iterative::Limits;
-use crate::timing::{self, Stage};
+use crate::settings::iterative::ScanLimits;
+use crate::settings::reloptions::Options;
 use distillvq_ivf::distance_range::DistanceRange;
 use distillvq_ivf::refined::Refined;
 use distillvq_ivf::stream::{Hit, Source, Stream, StreamOptions, Work};
-use distillvq_ivf::{self as ivf, Candidate, Meta, Model, Search, Tid, load_model};
+use distillvq_ivf::{self as ivf, Candidate, Search, Tid};
 use distillvq_quantizer::Searcher;
 
-/// An index opened for a search or a change, with its metapage as it is now.
-pub struct Target {
-    /// The index.
-    pub index: Index,
-    /// What the metapage says.
-    pub meta: Meta,
-}
-
-impl Target {
-    /// Reads the metapage.
-    pub fn open(index: Index) -> Result<Self> {
-        let store = RelationStore::for_search(index);
-        let meta = Meta::read(&store).map_err(of_index(index))?;
-        Ok(Self { index, meta })
-    }
-
-    /// The whole model from the pages, unless the index is untrained.
-    pub fn model(&self) -> Result<Option<Model>> {
-        let store = RelationStore::new(self.index);
-        load_model(&store, &mut self.meta.clone()).map_err(of_index(self.index))
-    }
-
-    /// A model that encodes as the index's does, from the backend's cache if it is there.
-    pub fn encoder(&self) -> Result<Option<Model>> {
-        self.trained(cache::encoder)
-    }
-
-    /// What a search needs of the model, from the backend's cache if it is there.
-    pub fn searcher(&self) -> Result<Option<Searcher>> {
-        self.trained(cache::searcher)
-    }
-
-    fn trained<T>(
-        &self,
-        get: impl FnOnce(Index, &RelationStore, &Meta) -> Result<T>,
-    ) -> Result<Option<T>> {
-        let store = RelationStore::new(self.index);
-        let got = self
-            .meta
-            .trained()
-            .then(|| get(self.index, &store, &self.meta));
-        got.transpose()
-    }
-
-    /// Refuses a vector whose length is not the index's.
-    pub fn check_dimensions(&self, found: usize) -> Result<()> {
-        if found == self.meta.dim {
-            Ok(())
-        } else {
-            Err(Error::Dimensions {
-                expected: self.meta.dim,
-                found,
-            })
-        }
-    }
-}
-
 /// A search under way.
-pub struct Scan {
+pub struct IndexSearch {
     query: Option<OwnedVector>,
-    search: Searching,
+    search: SearchStream,
 }
 
 /// What searches have done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
+pub struct SearchStats {
     /// Inverted lists of the index.
     pub lists: u64,
     /// Lists probed.
@@ -96,7 +41,7 @@ pub struct Counters {
     pub dropped: u64,
 }
 
-impl Counters {
+impl SearchStats {
     /// The sum with those of an earlier search of the same index.
     pub fn after(self, earlier: Self) -> Self {
         Self {
@@ -112,31 +57,31 @@ impl Counters {
 }
 
 /// The part of a search that moves.
-pub struct Searching {
+pub struct SearchStream {
     stream: Stream<Timed>,
 }
 
-impl Scan {
+impl IndexSearch {
     /// Begins a search; a NULL query is at the same distance from everything.
-    pub fn start(target: &Target, query: Option<OwnedVector>) -> Result<Self> {
+    pub fn start(target: &OpenIndex, query: Option<OwnedVector>) -> Result<Self> {
         let elements = query
             .as_ref()
             .map_or_else(|| vec![0.0; target.meta.dim], OwnedVector::elements);
-        let limits = Limits::of_session();
+        let limits = ScanLimits::of_session();
         target.check_dimensions(elements.len())?;
-        let effort = Effort::of_session(target);
+        let effort = SearchParams::of_session(target);
         let searcher = target.searcher()?;
-        let search = Searching::start(target, searcher.as_ref(), &elements, effort, limits)?;
+        let search = SearchStream::start(target, searcher.as_ref(), &elements, effort, limits)?;
         Ok(Self { query, search })
     }
 
     /// What was done so far.
-    pub fn counters(&self) -> Counters {
+    pub fn counters(&self) -> SearchStats {
         self.search.counters()
     }
 
     /// The query and the moving part, apart.
-    pub fn parts(&mut self) -> (Option<&OwnedVector>, &mut Searching) {
+    pub fn parts(&mut self) -> (Option<&OwnedVector>, &mut SearchStream) {
         (self.query.as_ref(), &mut self.search)
     }
 }
@@ -146,19 +91,19 @@ pub type Fetch<'a> = dyn FnMut(&[Candidate], &mut Vec<Option<f64>>) -> Result<()
 
 /// How much a search looks at first.
 #[derive(Clone, Copy, Debug)]
-pub struct Effort {
+pub struct SearchParams {
     /// Lists probed.
     pub probing: Probing,
     /// How deep it re-ranks ([`ivf::DEPTHS`]).
     pub depth: f32,
 }
 
-impl Effort {
+impl SearchParams {
     /// As settings and options ask, and the index has measured.
-    fn of_session(target: &Target) -> Self {
+    fn of_session(target: &OpenIndex) -> Self {
         let measured = target.meta.calibration;
         Self {
-            probing: crate::settings::probing(&target.index.options(), &target.meta),
+            probing: crate::settings::probing(&Options::of(target.index), &target.meta),
             depth: measured.map_or(ivf::DEPTHS[0], |it| it.depth),
         }
     }
@@ -173,40 +118,40 @@ impl Effort {
     }
 }
 
-impl Searching {
+impl SearchStream {
     /// Begins a search that looks at so much first, and at no more rows or lists than the limits allow.
     pub fn start(
-        target: &Target,
+        target: &OpenIndex,
         model: Option<&Searcher>,
         query: &[f32],
-        effort: Effort,
-        limits: Limits,
+        effort: SearchParams,
+        limits: ScanLimits,
     ) -> Result<Self> {
         let store = RelationStore::for_search(target.index);
-        let search = timing::stage(Stage::Route, || {
+        let search = stage_timer::stage(Stage::Route, || {
             let search = Search::new(store, &target.meta, model, query);
             search.map(|search| search.with_memory(limits.score_bytes()))
         })
-        .map_err(of_index(target.index))?;
+        .map_err(with_index(target.index))?;
         let stream = if target.meta.refine {
             let options = effort.on(StreamOptions::for_refining(target.meta.shape));
-            let options = limits.on_probes(options);
+            let options = limits.limit_probes(options);
             let store = RelationStore::for_search(target.index);
-            let refined = Refined::new(search, store, options).map_err(of_index(target.index))?;
-            let options = limits.on_rows(StreamOptions::for_refined());
+            let refined = Refined::new(search, store, options).map_err(with_index(target.index))?;
+            let options = limits.limit_rows(StreamOptions::for_refined());
             Stream::new(Timed(Box::new(refined)), options)
         } else {
             let options = effort.on(StreamOptions::for_codes(target.meta.shape));
-            let options = limits.on_probes(options);
-            Stream::new(Timed(Box::new(search)), limits.on_rows(options))
+            let options = limits.limit_probes(options);
+            Stream::new(Timed(Box::new(search)), limits.limit_rows(options))
         };
         Ok(Self { stream })
     }
 
     /// What was done so far.
-    pub fn counters(&self) -> Counters {
+    pub fn counters(&self) -> SearchStats {
         let stats = self.stream.stats();
-        Counters {
+        SearchStats {
             lists: self.stream.source().lists() as u64,
             probed: stats.probed as u64,
             codes: stats.work.codes,
@@ -235,11 +180,11 @@ impl Searching {
     /// The next row in exact order, or none after the last.
     pub fn next(&mut self, index: Index, fetch: &mut Fetch<'_>) -> Result<Option<Hit>> {
         let mut exact = |rows: &[Candidate], out: &mut Vec<Option<f64>>| {
-            fetch(rows, out).map_err(Failure::Other)
+            fetch(rows, out).map_err(PageOpError::Other)
         };
-        match timing::stage(Stage::Order, || self.stream.next(&mut exact)) {
+        match stage_timer::stage(Stage::Order, || self.stream.next(&mut exact)) {
             Ok(hit) => Ok(hit),
-            Err(failure) => Err(failure.of(index)),
+            Err(failure) => Err(failure.with_index(index)),
         }
     }
 }
@@ -261,11 +206,11 @@ impl Source for Timed {
     }
 
     fn probe(&mut self, more: usize) -> std::result::Result<(), ivf::Error> {
-        timing::stage(Stage::Probe, || self.0.probe(more))
+        stage_timer::stage(Stage::Probe, || self.0.probe(more))
     }
 
     fn pull(&mut self, n: usize, out: &mut Vec<Candidate>) -> std::result::Result<(), ivf::Error> {
-        timing::stage(Stage::Scan, || self.0.pull(n, out))
+        stage_timer::stage(Stage::Scan, || self.0.pull(n, out))
     }
 
     fn bound(&self) -> Option<f32> {
@@ -277,7 +222,7 @@ impl Source for Timed {
         n: usize,
         out: &mut Vec<Candidate>,
     ) -> std::result::Result<(), ivf::Error> {
-        timing::stage(Stage::Scan, || self.0.catch_up(n, out))
+        stage_timer::stage(Stage::Scan, || self.0.catch_up(n, out))
     }
 
     fn score(&self, distance: f64) -> f64 {
@@ -289,7 +234,7 @@ impl Source for Timed {
     }
 
     fn next_exact(&mut self, out: &mut Vec<Tid>) -> std::result::Result<(), ivf::Error> {
-        timing::stage(Stage::Probe, || self.0.next_exact(out))
+        stage_timer::stage(Stage::Probe, || self.0.next_exact(out))
     }
 
     fn rewind(&mut self) {

@@ -1,8 +1,9 @@
 //! VACUUM: removes the entries of dead rows.
 
-use crate::error::{Result, of_index};
+use crate::am::failure::with_index;
+use crate::error::Result;
+use crate::pg::page_store::RelationStore;
 use crate::pg::relation::Index;
-use crate::pg::store::RelationStore;
 use distillvq_ivf::{self as ivf, Tid, VacuumStats};
 
 /// Asks `dead` about every entry exactly once and removes those it says yes to.
@@ -11,7 +12,7 @@ pub fn bulk_delete(
     store: &RelationStore,
     dead: &mut dyn FnMut(Tid) -> bool,
 ) -> Result<VacuumStats> {
-    ivf::vacuum(store, dead).map_err(of_index(index))
+    ivf::vacuum(store, dead).map_err(with_index(index))
 }
 
 /// About how many rows an index has, after a vacuum of a table of so many that has removed none. Only a partial index of which
@@ -24,6 +25,6 @@ pub fn estimate(index: Index, store: &RelationStore, table: f64) -> Result<f64> 
     if rows > 0.0 && of > 0.0 {
         return Ok((rows * table / of).round());
     }
-    let counted = ivf::count_rows(store).map_err(of_index(index))?;
+    let counted = ivf::count_rows(store).map_err(with_index(index))?;
     Ok(counted as f64)
 }

@@ -1,11 +1,15 @@
 //! `distillvq_check`: the problems of an index, none if it is sound.
 
-use crate::error::{Error, Failure, Purpose, Result, or_raise};
-use crate::functions::{check_index, check_readable, models};
+use crate::am::failure::PageOpError;
+use crate::am::model_store::catalog;
+use crate::error::{Error, Operation, Result};
+use crate::functions::{check_index, check_readable};
 use crate::pg::heap::VisibleRows;
-use crate::pg::relation::Maintained;
-use crate::pg::store::RelationStore;
+use crate::pg::page_store::RelationStore;
+use crate::pg::relation::LockedIndex;
+use crate::pg::report::or_raise;
 use crate::pg::text::to_server;
+use crate::settings::reloptions::Options;
 use distillvq_ivf::{CheckReport, EachRow, Problem, check_against, check_within};
 use pgrx::iter::TableIterator;
 use pgrx::{name, pg_sys::Oid};
@@ -16,16 +20,16 @@ type Rows = TableIterator<'static, (name!(block, Option<i64>), name!(problem, Ve
 
 /// Verifies the structure of an index and, if wanted, that it has every row of its table as it must be.
 pub fn distillvq_check(index: Option<Oid>, heap: Option<bool>) -> Rows {
-    let index = or_raise(index.ok_or(Error::NullIndex(Purpose::Check)));
+    let index = or_raise(index.ok_or(Error::NullIndex(Operation::Check)));
     let problems = or_raise(check(index, heap.unwrap_or(false)));
     let row = |Problem { block, what }| (block.map(i64::from), to_server(&what));
     TableIterator::new(problems.into_iter().map(row))
 }
 
 fn check(oid: Oid, heap: bool) -> Result<Vec<Problem>> {
-    check_index(oid, Purpose::Check)?;
-    let locked = Maintained::for_check(oid);
-    check_readable(&locked, Purpose::Check)?;
+    check_index(oid, Operation::Check)?;
+    let locked = LockedIndex::for_check(oid);
+    check_readable(&locked, Operation::Check)?;
     let mut problems = look(&locked, heap)?.problems;
     if !problems.is_empty() && crate::pg::relation::in_recovery() {
         // No lock holds off what a standby replays: what it shows twice is a problem.
@@ -37,35 +41,38 @@ fn check(oid: Oid, heap: bool) -> Result<Vec<Problem>> {
 }
 
 /// A model without which the index can be neither rebuilt nor restored.
-fn missing_model(locked: &Maintained) -> Result<Option<Problem>> {
+fn missing_model(locked: &LockedIndex) -> Result<Option<Problem>> {
     let index = locked.index();
-    let Some(name) = index.options().model else {
+    let Some(name) = Options::of(index).model else {
         return Ok(None);
     };
-    let unfit = models::unfit(&name, index.metric()?, index.dimensions()?)?;
+    let unfit = catalog::unfit(&name, index.metric()?, index.dimensions()?)?;
     Ok(unfit.map(|why| Problem {
         block: None,
         what: format!("its model \"{name}\" {why}: it can be neither rebuilt nor restored"),
     }))
 }
 
-fn look(locked: &Maintained, heap: bool) -> Result<CheckReport> {
+fn look(locked: &LockedIndex, heap: bool) -> Result<CheckReport> {
     let index = locked.index();
-    let (store, memory) = (RelationStore::new(index), crate::pg::maintenance_bytes());
+    let (store, memory) = (
+        RelationStore::new(index),
+        crate::pg::memory::maintenance_bytes(),
+    );
     let report = if heap {
         let rows = VisibleRows::new(locked.heap(), index)?;
         let mut vector = Vec::new();
-        let mut table = |blocks: Range<u32>, each: &mut EachRow<'_, Failure>| {
-            rows.show(blocks, &mut |tid, read| {
+        let mut table = |blocks: Range<u32>, each: &mut EachRow<'_, PageOpError>| {
+            rows.for_each(blocks, &mut |tid, read| {
                 vector.clear();
                 read(&mut vector);
-                each(tid, &vector).map_err(|failure| failure.of(index))
+                each(tid, &vector).map_err(|failure| failure.with_index(index))
             });
             Ok(())
         };
         check_against(&store, memory, &mut table)
     } else {
-        check_within(&store, memory).map_err(Failure::Pages)
+        check_within(&store, memory).map_err(PageOpError::Pages)
     };
-    report.map_err(|failure| failure.of(index))
+    report.map_err(|failure| failure.with_index(index))
 }

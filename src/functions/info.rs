@@ -3,18 +3,22 @@
 //! A call reads all pages of the index, and looks up to 1,500 rows of the table up. The rules behind the advice are in
 //! `distillvq_ivf::care`.
 
-use crate::am::scan::Target;
-use crate::error::{Error, Purpose, Result, of_index, or_raise};
-use crate::functions::{check_readable, models, open_to_look_at};
-use crate::pg::attempt::{Failed, attempt};
-use crate::pg::datum::time_of;
-use crate::pg::heap::{count_dead, look_up};
-use crate::pg::relation::{Index, Maintained, RelationKind, relation_kind};
-use crate::pg::rights::{has_hidden_rows, may_inspect, may_read};
-use crate::pg::spi::quoted_relation;
-use crate::pg::store::RelationStore;
-use crate::pg::target::{self, target_recall};
+use crate::am::failure::with_index;
+use crate::am::model_store::catalog;
+use crate::am::open_index::OpenIndex;
+use crate::error::{Error, Operation, Result};
+use crate::functions::{check_readable, open_for_reading};
+use crate::pg::heap::{count_dead, fetch_live};
+use crate::pg::names::quoted_relation;
+use crate::pg::page_store::RelationStore;
+use crate::pg::privileges::{may_inspect, may_read, rls_applies};
+use crate::pg::relation::{Index, LockedIndex, RelationKind, relation_kind};
+use crate::pg::report::or_raise;
+use crate::pg::subtransaction::{SubtransactionError, in_subtransaction};
 use crate::pg::text::to_server;
+use crate::pg::vector_datum::time_of;
+use crate::settings::reloptions::Options;
+use crate::settings::target_recall;
 use distillvq_ivf::care::{Care, Condition, Finer, Measured};
 use distillvq_ivf::{
     Calibration, IndexStats, InsertedRow, Meta, Model, QueryKind, Tid, collect_stats,
@@ -28,11 +32,11 @@ const ENTRIES: usize = 1_000;
 /// Rows inserted since the build whose codes are compared with their vectors.
 const NEW_ROWS: usize = 500;
 /// New rows that it takes to tell a drift: the mean error of fewer varies.
-const LEAST_NEW_ROWS: usize = 50;
+const MIN_DRIFT_ROWS: usize = 50;
 /// Seed of both samples.
 const SEED: u64 = 1;
 
-/// Figures of an index.
+/// The columns of `distillvq_index_info`.
 type Row = (
     name!(rows, Option<i64>),
     name!(lists, Option<i32>),
@@ -61,20 +65,25 @@ type Rows = TableIterator<'static, Row>;
 
 /// What an index is made of, and what it needs.
 pub fn distillvq_index_info(index: Option<Oid>) -> Rows {
-    let index = or_raise(index.ok_or(Error::NullIndex(Purpose::Inspect)));
-    let locked = or_raise(open_to_look_at(index, Purpose::Inspect, may_inspect));
-    TableIterator::once(or_raise(Figures::find(&locked)).row())
+    let index = or_raise(index.ok_or(Error::NullIndex(Operation::Inspect)));
+    let locked = or_raise(open_for_reading(index, Operation::Inspect, may_inspect));
+    TableIterator::once(or_raise(IndexReport::compute(&locked)).row())
 }
 
 /// The same for a view of all indexes: no row for one that the caller may not see, and one without figures for one that has
 /// none now, with the reason in place of the advice.
 pub fn distillvq_index_info_or_null(index: Oid) -> Rows {
-    let row = attempt(|| info_if_any(index)).unwrap_or_else(|Failed { message, damage }| {
-        Some(match quoted_relation(index) {
-            Ok(name) if damage => damaged(&message, &name),
-            _ => nothing(&message),
-        })
-    });
+    let row = in_subtransaction(|| info_if_any(index)).unwrap_or_else(
+        |SubtransactionError {
+             message,
+             is_corruption,
+         }| {
+            Some(match quoted_relation(index) {
+                Ok(name) if is_corruption => damaged(&message, &name),
+                _ => row_without_figures(&message),
+            })
+        },
+    );
     TableIterator::new(row.into_iter().collect::<Vec<_>>())
 }
 
@@ -82,32 +91,33 @@ fn info_if_any(oid: Oid) -> Option<Row> {
     if relation_kind(oid) != Some(RelationKind::Index) || !may_inspect(oid) {
         return None;
     }
-    let Some(locked) = Maintained::for_reading_at_once(oid) else {
-        return Some(nothing(
+    let Some(locked) = LockedIndex::try_for_reading(oid) else {
+        return Some(row_without_figures(
             "it is locked: somebody builds, changes, or drops it",
         ));
     };
     if locked.of_another_session() {
         return None;
     }
-    let figures = check_readable(&locked, Purpose::Inspect).and_then(|()| Figures::find(&locked));
+    let figures =
+        check_readable(&locked, Operation::Inspect).and_then(|()| IndexReport::compute(&locked));
     Some(match figures {
         Ok(figures) => figures.row(),
         Err(error @ Error::Pages { .. }) => damaged(&error, &locked.index().quoted_name()),
         Err(Error::InvalidIndex { index, .. }) if index.is_transient() => nothing_but(format!(
             "drop: a REINDEX CONCURRENTLY is under way or has failed; if it failed, DROP INDEX CONCURRENTLY {}",
-            index.quoted()
+            index.quoted
         )),
         Err(error @ Error::InvalidIndex { .. }) => nothing_but(format!(
             "reindex: its build is under way or has failed ({error}); if it failed, REINDEX INDEX {}",
             locked.index().quoted_name()
         )),
-        Err(error) => nothing(&error.to_string()),
+        Err(error) => row_without_figures(&error.to_string()),
     })
 }
 
 /// A row without figures, because of this.
-fn nothing(why: &str) -> Row {
+fn row_without_figures(why: &str) -> Row {
     nothing_but(format!("unknown: {why}"))
 }
 
@@ -145,7 +155,7 @@ fn nothing_but(advice: String) -> Row {
 }
 
 /// What was found out about an index.
-struct Figures {
+struct IndexReport {
     index: Index,
     table: String,
     meta: Meta,
@@ -157,13 +167,13 @@ struct Figures {
     unfit: Option<String>,
 }
 
-impl Figures {
-    fn find(locked: &Maintained) -> Result<Self> {
+impl IndexReport {
+    fn compute(locked: &LockedIndex) -> Result<Self> {
         let (index, heap) = (locked.index(), locked.heap());
-        let target = Target::open(index)?;
+        let target = OpenIndex::open(index)?;
         let store = RelationStore::new(index);
         let mut census = collect_stats(&store, &target.meta, (ENTRIES, NEW_ROWS), SEED)
-            .map_err(of_index(index))?;
+            .map_err(with_index(index))?;
         census.sampled_tids.sort_unstable();
         census.inserted_sample.sort_unstable_by_key(|row| row.tid);
         let (dead, looked_at) = (
@@ -179,10 +189,10 @@ impl Figures {
             drift: None,
             unfit: None,
         };
-        if let Some(name) = index.options().model {
-            figures.unfit = models::unfit(&name, index.metric()?, index.dimensions()?)?;
+        if let Some(name) = Options::of(index).model {
+            figures.unfit = catalog::unfit(&name, index.metric()?, index.dimensions()?)?;
         }
-        if figures.census.inserted_sample.len() >= LEAST_NEW_ROWS
+        if figures.census.inserted_sample.len() >= MIN_DRIFT_ROWS
             && let Some(before) = figures.meta.training.code_error
             && let Some(model) = target.encoder()?
         {
@@ -196,17 +206,17 @@ impl Figures {
 
     /// The mean error of the codes of rows that were inserted since the build; none if too few are alive. An index on an
     /// expression runs functions, so then the caller must be allowed to read the rows, and an error of theirs is no figure.
-    fn error_of_new_rows(&self, locked: &Maintained, model: &Model) -> Option<f64> {
+    fn error_of_new_rows(&self, locked: &LockedIndex, model: &Model) -> Option<f64> {
         let (oid, table) = (self.index.oid(), self.index.table());
-        if self.index.has_expressions() && (!may_read(oid) || has_hidden_rows(table)) {
+        if self.index.has_expressions() && (!may_read(oid) || rls_applies(table)) {
             return None;
         }
         let recent = &self.census.inserted_sample;
         let tids: Vec<Tid> = recent.iter().map(|row| row.tid).collect();
         let (mut errors, mut vector) = (Vec::new(), Vec::new());
-        let looked = attempt(|| {
-            look_up(locked.heap(), self.index, &tids, &mut |i, read| {
-                if let Some(InsertedRow { list, values, .. }) = recent.get(i) {
+        let looked = in_subtransaction(|| {
+            fetch_live(locked.heap(), self.index, &tids, &mut |i, read| {
+                if let Some(Recent { list, codes, .. }) = recent.get(i) {
                     vector.clear();
                     if read(&mut vector) == self.meta.dim {
                         errors.extend(model.code_error(&vector, *list, values));
@@ -214,14 +224,14 @@ impl Figures {
                 }
             })
         });
-        let enough = matches!(looked, Ok(Ok(()))) && errors.len() >= LEAST_NEW_ROWS;
+        let enough = matches!(looked, Ok(Ok(()))) && errors.len() >= MIN_DRIFT_ROWS;
         enough.then(|| errors.iter().sum::<f64>() / errors.len() as f64)
     }
 
     fn condition(&self) -> Condition {
-        let options = self.index.options();
+        let options = Options::of(self.index);
         // Where probes are given, no target counts; where all is asked for, all lists are searched.
-        let target = Some(target_recall(options.target_recall))
+        let target = Some(target_recall::target_recall(options.target_recall))
             .filter(|&target| options.probes == 0 && target < 1.0);
         let rows = self.census.rows();
         let measured = |it: &Calibration| Measured {
@@ -274,7 +284,7 @@ impl Figures {
             (rows > 0).then(|| bytes as f32 / rows as f32),
             self.dead.map(|share| (share * rows as f64).round() as i64),
             Some(self.census.inserted as i64),
-            trained.then(|| to_server(&self.index.options().model.unwrap_or_else(own))),
+            trained.then(|| to_server(&Options::of(self.index).model.unwrap_or_else(own))),
             (trained && training.trained_at != 0)
                 .then(|| time_of(training.trained_at))
                 .flatten(),
@@ -309,7 +319,7 @@ impl Figures {
         };
         let name = pgrx::spi::quote_literal(&index);
         let again = |function: &str| format!("SELECT * FROM {function}({name}{queries})");
-        let anew = match &self.index.options().model {
+        let anew = match &Options::of(self.index).model {
             Some(model) => {
                 let model = pgrx::spi::quote_literal(model);
                 format!("train {model} again, then {reindex}")
@@ -357,7 +367,7 @@ impl Figures {
 
     /// How to make an index rebuildable whose model is missing.
     fn without_model(&self, index: &str) -> String {
-        let name = self.index.options().model.unwrap_or_default();
+        let name = Options::of(self.index).model.unwrap_or_default();
         let why = self.unfit.as_deref().unwrap_or_default();
         format!(
             "train or reset the model: \"{name}\" {why}, the index can be neither rebuilt nor restored; \
@@ -377,7 +387,7 @@ impl Figures {
         let rebuild = |how: String| format!("reindex: {why}, which is below the target; {how}");
         // What the model decides, and what of it the index's own options say.
         let coded = |arguments: String, options: String| {
-            rebuild(match self.index.options().model {
+            rebuild(match Options::of(self.index).model {
                 Some(model) => {
                     let model = pgrx::spi::quote_literal(model);
                     format!("train {model} with {arguments}, then {reindex}")
@@ -400,7 +410,7 @@ impl Figures {
             Finer::Refine => rebuild(format!("{}; {reindex}", set("refine = sq7"))),
             Finer::Nothing => {
                 let reached = lowered_target(best);
-                let how = match target::is_chosen() {
+                let how = match target_recall::is_explicit() {
                     true => format!("SET distillvq.target_recall = {reached:.3}"),
                     false => set(&format!("target_recall = {reached:.3}")),
                 };
@@ -413,7 +423,7 @@ impl Figures {
 /// The best target for an index that reaches this recall.
 fn lowered_target(best: f32) -> f64 {
     let thousandths = (1e3 * f64::from(best)).floor() / 1e3;
-    thousandths.max(*target::RANGE.start())
+    thousandths.max(*target_recall::RANGE.start())
 }
 
 /// The points of a curve as JSON, of which PostgreSQL keeps the text: `[{"probes": 8, "recall": 0.953}, …]`.

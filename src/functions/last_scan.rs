@@ -1,6 +1,6 @@
 //! `distillvq_last_scan`: what the session's last search has done.
 
-use crate::pg::scan::last;
+use crate::am::last_scan;
 use pgrx::iter::TableIterator;
 use pgrx::{name, pg_sys::Oid};
 
@@ -19,7 +19,7 @@ pub fn distillvq_last_scan() -> TableIterator<
         name!(dropped, i64),
     ),
 > {
-    let row = last().map(|(index, counters)| {
+    let row = last_scan::get().map(|(index, counters)| {
         let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         (
             index,

@@ -9,53 +9,54 @@ pub mod prewarm;
 pub mod recall;
 pub mod train;
 
-use crate::error::{Error, Purpose, Result};
-use crate::pg::relation::{
-    Maintained, RelationKind, code_of_metric, may_maintain, relation_kind, table_of,
-};
-use crate::pg::rights::has_hidden_rows;
-use crate::pg::spi::{VectorColumn, indexes_of_table, partitions, quoted_relation, relation_name};
+use crate::error::{Error, Operation, Result};
+use crate::pg::names::{quoted_relation, relation_name};
+use crate::pg::opclass::code_of_metric;
+use crate::pg::privileges::rls_applies;
+use crate::pg::relation::{LockedIndex, RelationKind, may_maintain, relation_kind, table_of};
+use crate::pg::spi::{indexes_of_table, partitions};
+use crate::pg::vector_column::VectorColumn;
 use distillvq_quantizer::Metric;
 use pgrx::pg_sys::Oid;
 use std::ffi::CStr;
 use std::ops::RangeInclusive;
 
 /// Refuses a relation that is no index of this access method, or not the caller's to maintain.
-fn check_index(index: Oid, purpose: Purpose) -> Result<()> {
+fn check_index(index: Oid, operation: Operation) -> Result<()> {
     let allowed = |index| may_maintain(table_of(index));
-    check_allowed(index, purpose, allowed, Error::NotOwner)
+    check_allowed(index, operation, allowed, Error::NotOwner)
 }
 
 /// Opens an index of this access method for reading, if the caller is allowed to.
-fn open_to_look_at(
+fn open_for_reading(
     index: Oid,
-    purpose: Purpose,
+    operation: Operation,
     allowed: impl Fn(Oid) -> bool,
-) -> Result<Maintained> {
-    check_allowed(index, purpose, allowed, Error::NotShown)?;
-    let locked = Maintained::for_reading(index);
-    check_readable(&locked, purpose)?;
+) -> Result<LockedIndex> {
+    check_allowed(index, operation, allowed, Error::NotVisible)?;
+    let locked = LockedIndex::for_reading(index);
+    check_readable(&locked, operation)?;
     Ok(locked)
 }
 
 /// Refuses an index that has no contents to look at.
-fn check_readable(locked: &Maintained, purpose: Purpose) -> Result<()> {
+fn check_readable(locked: &LockedIndex, operation: Operation) -> Result<()> {
     let index = locked.index().name();
     if locked.of_another_session() {
         return Err(Error::OtherSession(index));
     }
     if locked.is_empty_in_recovery() {
-        return Err(Error::UnloggedInRecovery { purpose, index });
+        return Err(Error::UnloggedInRecovery { operation, index });
     }
     if !locked.is_valid() {
         let index = locked.index().named();
-        return Err(Error::InvalidIndex { purpose, index });
+        return Err(Error::InvalidIndex { operation, index });
     }
     Ok(())
 }
 
 /// A parameter in its range.
-fn in_range_of(name: &'static str, value: i64, range: RangeInclusive<i64>) -> Result<usize> {
+fn check_range(name: &'static str, value: i64, range: RangeInclusive<i64>) -> Result<usize> {
     if range.contains(&value) {
         return Ok(value as usize);
     }
@@ -74,17 +75,17 @@ fn query_log(queries: Option<Oid>, column: Option<&CStr>) -> Result<Option<Vecto
         (Some(relation), Some(column)) => VectorColumn::find(relation, column).map(Some),
         (Some(relation), None) => VectorColumn::only_one(relation).map(Some),
         (None, None) => Ok(None),
-        (None, Some(_)) => Err(Error::HalfQueries),
+        (None, Some(_)) => Err(Error::IncompleteQueries),
     }
 }
 
 /// Refuses a table of which row-level security hides rows from the caller: what is done to an index is done to all who
 /// search in it.
-fn check_all_rows(index: Oid, purpose: Purpose) -> Result<()> {
+fn check_all_rows(index: Oid, operation: Operation) -> Result<()> {
     let table = table_of(index);
-    if has_hidden_rows(table) {
+    if rls_applies(table) {
         let table = quoted_relation(table)?;
-        return Err(Error::RowSecurity { purpose, table });
+        return Err(Error::RowSecurity { operation, table });
     }
     Ok(())
 }
@@ -92,11 +93,11 @@ fn check_all_rows(index: Oid, purpose: Purpose) -> Result<()> {
 /// Refuses a relation that is no index of this access method, or with which the caller may not do this.
 fn check_allowed(
     index: Oid,
-    purpose: Purpose,
+    operation: Operation,
     allowed: impl Fn(Oid) -> bool,
     refused: fn(String) -> Error,
 ) -> Result<()> {
-    check_kind(index, purpose)?;
+    check_kind(index, operation)?;
     if allowed(index) {
         Ok(())
     } else {
@@ -105,15 +106,15 @@ fn check_allowed(
 }
 
 /// Refuses a relation that is no index to do this with: recall is measured of any access method's.
-fn check_kind(oid: Oid, purpose: Purpose) -> Result<()> {
+fn check_kind(oid: Oid, operation: Operation) -> Result<()> {
     let kind = match relation_kind(oid) {
         Some(RelationKind::Index) => return Ok(()),
-        Some(RelationKind::OtherIndex) if purpose == Purpose::Measure => return Ok(()),
+        Some(RelationKind::OtherIndex) if operation == Operation::Measure => return Ok(()),
         Some(RelationKind::Partitioned) => {
             return Err(Error::PartitionedIndex {
                 index: name_of(oid),
                 partitions: partitions(oid)?,
-                purpose,
+                operation,
             });
         }
         Some(RelationKind::OtherIndex) => "an index of another access method",
@@ -124,7 +125,7 @@ fn check_kind(oid: Oid, purpose: Purpose) -> Result<()> {
         relation: name_of(oid),
         kind,
         indexes: indexes_of_table(oid)?,
-        purpose,
+        operation,
     })
 }
 

@@ -4,14 +4,18 @@
 //! with the settings of the session, whatever its method is, so that it can be compared with pgvector's. The truth comes from
 //! one pass over the table for all queries, with the operator's own function and the same snapshot.
 
-use crate::error::{Error, Purpose, Result, or_raise};
-use crate::functions::{check_all_rows, check_kind, check_readable, in_range_of, query_log};
-use crate::pg::nearest::{Measured, Query, access_method_of, setting};
-use crate::pg::relation::{Index, Maintained, table_of};
-use crate::pg::rights::may_read;
-use crate::pg::spi::{VectorColumn, quoted_relation};
-use crate::pg::store::RelationStore;
-use crate::sample::Reservoir;
+use crate::am::training::reservoir::VectorReservoir;
+use crate::error::{Error, Operation, Result};
+use crate::functions::{check_all_rows, check_kind, check_range, check_readable, query_log};
+use crate::pg::names::quoted_relation;
+use crate::pg::page_store::RelationStore;
+use crate::pg::privileges::may_read;
+use crate::pg::recall_search::{RecallQuery, RecallSearch};
+use crate::pg::relation::{Index, LockedIndex, access_method_of, table_of};
+use crate::pg::report::or_raise;
+use crate::pg::server::setting;
+use crate::pg::vector_column::VectorColumn;
+use crate::settings::reloptions::Options;
 use distillvq_ivf::measure::{Mean, mean_of_shares};
 use distillvq_ivf::{Meta, Tid};
 use pgrx::iter::TableIterator;
@@ -19,9 +23,9 @@ use pgrx::{name, pg_sys::Oid};
 use std::time::{Duration, Instant};
 
 /// Most neighbours to ask for.
-const MOST_NEIGHBOURS: i64 = 10_000;
+const MAX_K: i64 = 10_000;
 /// Most queries.
-const MOST_QUERIES: i64 = 100_000;
+const MAX_QUERIES: i64 = 100_000;
 /// Single exact searches that are timed, as long as they take no longer than [`EXACT_TIME`] together.
 const EXACT_PASSES: usize = 3;
 /// See [`EXACT_PASSES`].
@@ -53,14 +57,10 @@ pub fn distillvq_recall(
     queries: Option<Oid>,
     query_column: Option<&std::ffi::CStr>,
 ) -> Row {
-    let index = or_raise(index.ok_or(Error::NullIndex(Purpose::Measure)));
-    let k = or_raise(in_range_of(
-        "k",
-        k.unwrap_or(10).into(),
-        1..=MOST_NEIGHBOURS,
-    ));
+    let index = or_raise(index.ok_or(Error::NullIndex(Operation::Measure)));
+    let k = or_raise(check_range("k", k.unwrap_or(10).into(), 1..=MAX_K));
     let sample = sample.unwrap_or(100).into();
-    let sample = or_raise(in_range_of("query_count", sample, 1..=MOST_QUERIES));
+    let sample = or_raise(check_range("query_count", sample, 1..=MAX_QUERIES));
     let queries = or_raise(query_log(queries, query_column));
     let outcome = or_raise(measure(index, k, sample, queries.as_ref()));
     let share = |of: fn(&Mean) -> f64| outcome.recall.map(|mean| of(&mean) as f32);
@@ -95,13 +95,13 @@ struct Outcome {
 fn measure(oid: Oid, k: usize, sample: usize, log: Option<&VectorColumn>) -> Result<Outcome> {
     let locked = open(oid)?;
     let index = locked.index();
-    let mut measured = Measured::new(&locked)?;
-    let queries = draw(&measured, index, (k, sample), log)?;
-    let nearest = measured.exact(&queries, k);
-    let exact = time_exact(&mut measured, &queries, k);
+    let mut search = RecallSearch::new(&locked)?;
+    let queries = draw(&search, index, (k, sample), log)?;
+    let nearest = search.exact(&queries, k);
+    let exact = time_exact(&mut search, &queries, k);
     // The first search of a session reads the model, or what else the access method keeps.
-    measured.by_index(queries.get(..1).unwrap_or_default(), k);
-    let found = measured.by_index(&queries, k);
+    search.by_index(queries.get(..1).unwrap_or_default(), k);
+    let found = search.by_index(&queries, k);
     let (mut shares, mut time) = (Vec::new(), Duration::ZERO);
     for (nearest, (found, took)) in nearest.iter().zip(&found) {
         if let Some(share) = nearest.recall(found) {
@@ -119,36 +119,36 @@ fn measure(oid: Oid, k: usize, sample: usize, log: Option<&VectorColumn>) -> Res
 }
 
 /// Opens an index of any access method, if the caller may read all that is behind it.
-fn open(oid: Oid) -> Result<Maintained> {
-    let purpose = Purpose::Measure;
-    check_kind(oid, purpose)?;
+fn open(oid: Oid) -> Result<LockedIndex> {
+    let operation = Operation::Measure;
+    check_kind(oid, operation)?;
     if !may_read(oid) {
         return Err(Error::NoSelect(quoted_relation(table_of(oid))?));
     }
-    check_all_rows(oid, purpose)?;
-    let locked = Maintained::for_reading(oid);
-    check_readable(&locked, purpose)?;
+    check_all_rows(oid, operation)?;
+    let locked = LockedIndex::for_reading(oid);
+    check_readable(&locked, operation)?;
     Ok(locked)
 }
 
 /// Draws queries: of those logged, or rows of the table.
 fn draw(
-    measured: &Measured,
+    search: &RecallSearch,
     index: Index,
     (k, sample): (usize, usize),
     log: Option<&VectorColumn>,
-) -> Result<Vec<Query>> {
+) -> Result<Vec<RecallQuery>> {
     let (element, dim) = (index.element()?, index.dimensions()?);
     // Elements, drawn and as a value, and distances, those of the truth and those found.
-    let each = 2 * (dim * size_of::<f32>() + k * size_of::<f64>()) + size_of::<Query>();
-    let most = crate::pg::maintenance_bytes();
+    let each = 2 * (dim * size_of::<f32>() + k * size_of::<f64>()) + size_of::<RecallQuery>();
+    let most = crate::pg::memory::maintenance_bytes();
     let capacity = sample.min(most / each);
-    let mut reservoir = Reservoir::new(capacity, dim, SEED);
+    let mut reservoir = VectorReservoir::new(capacity, dim, SEED);
     let mut rows: Vec<Tid> = Vec::new();
     match log {
         Some(column) => column.scan(&mut |read| reservoir.offer(read))?,
-        None => measured.rows().show(0..u32::MAX, &mut |tid, read| {
-            if let Some(place) = reservoir.offer_placed(read)? {
+        None => search.rows().for_each(0..u32::MAX, &mut |tid, read| {
+            if let Some(place) = reservoir.offer_at(read)? {
                 rows.resize(rows.len().max(place + 1), tid);
                 rows[place] = tid;
             }
@@ -166,15 +166,16 @@ fn draw(
     }
     let vectors = reservoir.into_rows();
     let queries = vectors.chunks_exact(dim).enumerate();
-    let queries = queries.map(|(i, vector)| Query::new(vector, element, rows.get(i).copied()));
+    let queries =
+        queries.map(|(i, vector)| RecallQuery::new(vector, element, rows.get(i).copied()));
     queries.collect()
 }
 
 /// The mean time of an exact search for one query.
-fn time_exact(measured: &mut Measured, queries: &[Query], k: usize) -> Option<Duration> {
+fn time_exact(search: &mut RecallSearch, queries: &[RecallQuery], k: usize) -> Option<Duration> {
     let (start, mut passes) = (Instant::now(), 0);
     for query in queries.iter().take(EXACT_PASSES) {
-        measured.exact(std::slice::from_ref(query), k);
+        search.exact(std::slice::from_ref(query), k);
         passes += 1;
         if start.elapsed() > EXACT_TIME {
             break;
@@ -193,7 +194,7 @@ fn settings_in_force(index: Index) -> Option<String> {
     let known = match access_method_of(index).as_str() {
         "distillvq" => {
             let meta = Meta::read(&RelationStore::new(index)).ok()?;
-            let probes = crate::settings::probing(&index.options(), &meta).first;
+            let probes = crate::settings::probing(&Options::of(index), &meta).first;
             return Some(format!("distillvq.probes = {probes}"));
         }
         "hnsw" => c"hnsw.ef_search",

@@ -3,41 +3,40 @@
 //! The second form changes decoder and routing alone, in the index's pages and not by transaction: nothing that a later
 //! rollback would have to undo, since a model changes no result but its quality.
 
-use crate::am::build::{
-    SAMPLING, memory_for_training, run_training, sample_capacity, tell_of_small_sample,
-    train_options,
+use crate::am::calibration::measure::{calibrate, now, training};
+use crate::am::calibration::queries::log_queries;
+use crate::am::failure::with_index;
+use crate::am::model_store::catalog;
+use crate::am::open_index::OpenIndex;
+use crate::am::training::run::{
+    check_training_memory, notice_small_sample, run_training, train_options,
 };
-use crate::am::calibrate::{now, training};
-use crate::am::scan::Target;
-use crate::error::{Error, Purpose, Result, of_index, or_raise};
-use crate::functions::calibrate::{calibrate, logged};
-use crate::functions::{
-    check_all_rows, check_index, check_readable, in_range_of, models, query_log,
-};
-use crate::pg::Progress;
-use crate::pg::options::Options;
-use crate::pg::relation::{Maintained, RelationKind, refuse_if_read_only, relation_kind};
-use crate::pg::spi::{VectorColumn, relation_name};
-use crate::pg::store::RelationStore;
+use crate::am::training::sample::{MemoryShare, Sample, sample, sample_queries};
+use crate::error::{Error, Operation, Result};
+use crate::functions::{check_all_rows, check_index, check_range, check_readable, query_log};
+use crate::pg::names::relation_name;
+use crate::pg::page_store::RelationStore;
+use crate::pg::progress::Progress;
+use crate::pg::relation::{LockedIndex, RelationKind, refuse_if_read_only, relation_kind};
+use crate::pg::report::or_raise;
 use crate::pg::text::{from_c, from_server, to_server};
-use crate::sample::Reservoir;
+use crate::pg::vector_column::VectorColumn;
+use crate::settings::reloptions::Options;
 use distillvq_ivf::{Calibration, QueryKind, Training, describe, replace_student};
 use distillvq_quantizer::{
-    Loss, MAX_HELD_OUT, MAX_LISTS, MIN_TRAIN_ROWS, Metric, RetrainOptions, TrainOptions,
-    TrainReport, Trained, max_subquantizers, retrain, split_held_out, train,
+    Loss, MAX_HELD_OUT, MAX_LISTS, Metric, RetrainOptions, TrainOptions, TrainReport, Trained,
+    max_subquantizers, retrain, split_held_out, train,
 };
 use pgrx::iter::TableIterator;
 use pgrx::{name, pg_sys::Oid};
 use std::borrow::Cow;
 use std::time::Instant;
 
-/// The part of the sample's memory that logged queries take, and rows leave to them.
-const QUERY_SHARE: usize = 4;
 /// What messages call both forms.
 const TRAIN: &std::ffi::CStr = c"distillvq_train()";
 
 /// What the caller asks for, checked.
-struct Request {
+struct TrainRequest {
     table: Oid,
     rows: VectorColumn,
     queries: Option<VectorColumn>,
@@ -82,13 +81,13 @@ pub fn distillvq_train(
     let table = or_raise(table.ok_or(Error::Null("table")));
     let column = or_raise(column.ok_or(Error::Null("column")));
     let (model, metric) = (model.map(from_server), metric.map(from_server));
-    let request = Request::check(table, column, model, metric, queries, query_column)
+    let request = TrainRequest::check(table, column, model, metric, queries, query_column)
         .and_then(|request| request.with_shape(lists, subquantizers, bits, seed))
         .and_then(|request| {
             let loss = loss_named(loss)?;
-            Ok(Request { loss, ..request })
+            Ok(TrainRequest { loss, ..request })
         });
-    TableIterator::once(or_raise(request.and_then(Request::run)))
+    TableIterator::once(or_raise(request.and_then(TrainRequest::run)))
 }
 
 /// Trains the model of a live index again, beside reads and writes.
@@ -99,7 +98,7 @@ pub fn distillvq_train_index(
     seed: Option<i64>,
     loss: Option<&[u8]>,
 ) -> Row {
-    let index = or_raise(index.ok_or(Error::NullIndex(Purpose::Train)));
+    let index = or_raise(index.ok_or(Error::NullIndex(Operation::Train)));
     let seed = seed.unwrap_or(0) as u64;
     let options = loss_named(loss).map(|loss| RetrainOptions {
         seed,
@@ -126,12 +125,12 @@ fn train_index(
     options: &RetrainOptions,
 ) -> Result<Outcome> {
     let start = Instant::now();
-    check_index(oid, Purpose::Train)?;
-    check_all_rows(oid, Purpose::Train)?;
-    let locked = Maintained::for_change(oid, TRAIN);
+    check_index(oid, Operation::Train)?;
+    check_all_rows(oid, Operation::Train)?;
+    let locked = LockedIndex::for_change(oid, TRAIN);
     let index = locked.index();
-    check_readable(&locked, Purpose::Train)?;
-    let target = Target::open(index)?;
+    check_readable(&locked, Operation::Train)?;
+    let target = OpenIndex::open(index)?;
     let meta = target.meta;
     let model = target
         .model()?
@@ -144,7 +143,7 @@ fn train_index(
         offered,
         rows: sample,
         ..
-    } = sample(&rows, seed, Some(meta.dim), Part::rows(shared))?;
+    } = sample(&rows, seed, Some(meta.dim), MemoryShare::rows(shared))?;
     let options = RetrainOptions {
         rows_in_table: offered,
         ..*options
@@ -156,7 +155,7 @@ fn train_index(
     let held_out = log.as_mut().map_or(Vec::new(), |log| {
         split_held_out(log, meta.dim, MAX_HELD_OUT, seed)
     });
-    memory_for_training(&sample, meta.dim)?;
+    check_training_memory(&sample, meta.dim)?;
     let trained = run_training(&index.name(), |monitor| {
         retrain(&model, sample, log.map(Cow::from), &options, monitor)
     })?;
@@ -167,25 +166,26 @@ fn train_index(
         };
         let student = trained.model.student_bytes().map_err(unwritten)?;
         let store = RelationStore::new(index);
-        replace_student(&store, &student, crate::pg::random_u64()).map_err(of_index(index))?;
-        crate::pg::commit_durably();
+        replace_student(&store, &student, crate::pg::server::random_u64())
+            .map_err(with_index(index))?;
+        crate::pg::server::commit_durably();
         Some(now())
     } else {
         None
     };
-    measure_again(&locked, &trained, held_out, trained_at)?;
+    recalibrate(&locked, &trained, held_out, trained_at)?;
     Ok(outcome(index.name(), &trained.report, start))
 }
 
 /// Measures an index after its training. Without held-out queries of a log, what was measured with such queries before is
 /// the better measure: then the lists are chosen as they were, and decide most of the recall.
-fn measure_again(
-    locked: &Maintained,
+fn recalibrate(
+    locked: &LockedIndex,
     trained: &Trained,
     held_out: Vec<f32>,
     trained_at: Option<i64>,
 ) -> Result<()> {
-    let target = Target::open(locked.index())?;
+    let target = OpenIndex::open(locked.index())?;
     let meta = target.meta;
     let training = match trained_at {
         Some(trained_at) => Training {
@@ -196,12 +196,12 @@ fn measure_again(
         },
         None => meta.training,
     };
-    let queries = logged(locked, &target, &held_out);
+    let queries = log_queries(locked, &target, &held_out);
     let by_log = |it: &Calibration| it.kind == QueryKind::Log;
     if queries.is_none() && meta.calibration.as_ref().is_some_and(by_log) {
         let store = RelationStore::new(locked.index());
         let again = describe(&store, meta.model_version(), training, meta.calibration);
-        again.map_err(of_index(locked.index()))?;
+        again.map_err(with_index(locked.index()))?;
         return Ok(());
     }
     calibrate(locked, &target, &trained.model, queries, training).map(|_| ())
@@ -218,86 +218,7 @@ fn outcome(model: String, report: &TrainReport, start: Instant) -> Outcome {
     )
 }
 
-/// Whose part of the sample's memory is used.
-#[derive(Clone, Copy)]
-enum Part {
-    /// Rows, without queries beside them.
-    Whole,
-    /// Rows beside queries.
-    Rows,
-    /// Queries.
-    Queries,
-}
-
-impl Part {
-    /// The part of the rows.
-    fn rows(beside_queries: bool) -> Self {
-        if beside_queries {
-            Self::Rows
-        } else {
-            Self::Whole
-        }
-    }
-
-    /// Of the sample's memory, so many parts of so many.
-    fn share(self) -> (usize, usize) {
-        match self {
-            Self::Whole => (1, 1),
-            Self::Rows => (QUERY_SHARE - 1, QUERY_SHARE),
-            Self::Queries => (1, QUERY_SHARE),
-        }
-    }
-
-    fn capacity(self, dim: usize) -> usize {
-        let (parts, of) = self.share();
-        let rows = sample_capacity(dim) * parts / of;
-        match self {
-            Self::Whole | Self::Rows => rows.max(MIN_TRAIN_ROWS),
-            Self::Queries => rows,
-        }
-    }
-}
-
-/// Vectors drawn from a column.
-struct Sample {
-    dim: usize,
-    /// Vectors that they were drawn from.
-    offered: usize,
-    /// Elements, row-major.
-    rows: Vec<f32>,
-}
-
-/// A uniform sample of a column. Its dimensions are those wanted, or the type's, or the first row's.
-fn sample(column: &VectorColumn, seed: u64, wanted: Option<usize>, part: Part) -> Result<Sample> {
-    crate::pg::report_phase(SAMPLING);
-    let mut dim = wanted.or(column.dim).unwrap_or(0);
-    let mut reservoir: Option<Reservoir> = None;
-    column.scan(&mut |read| {
-        if dim == 0 {
-            dim = read(&mut Vec::new());
-        }
-        let new = || Reservoir::new(part.capacity(dim), dim, seed);
-        let reservoir = reservoir.get_or_insert_with(new);
-        reservoir.offer(read)
-    })?;
-    Ok(Sample {
-        dim: dim.max(1),
-        offered: reservoir.as_ref().map_or(0, Reservoir::offered),
-        rows: reservoir.map_or(Vec::new(), Reservoir::into_rows),
-    })
-}
-
-/// A uniform sample of logged queries. A log that is empty, as an unlogged table is after a crash, is an error: a training
-/// without it would undo what an earlier one has learned from queries.
-pub(super) fn sample_queries(log: &VectorColumn, seed: u64, dim: usize) -> Result<Vec<f32>> {
-    let rows = sample(log, seed, Some(dim), Part::Queries)?.rows;
-    if rows.is_empty() {
-        return Err(Error::NoQueries(log.relation.clone()));
-    }
-    Ok(rows)
-}
-
-impl Request {
+impl TrainRequest {
     fn check(
         table: Oid,
         column: &std::ffi::CStr,
@@ -322,7 +243,7 @@ impl Request {
         };
         let queries = query_log(queries, query_column)?;
         let model = model.unwrap_or_else(|| format!("{table_name}_{}", from_c(column)));
-        models::check_new(&model)?;
+        catalog::check_name(&model)?;
         Ok(Self {
             table,
             rows,
@@ -364,7 +285,7 @@ impl Request {
         refuse_if_read_only(TRAIN);
         let start = Instant::now();
         let _progress = Progress::start(self.table, None);
-        let part = Part::rows(self.queries.is_some());
+        let part = MemoryShare::rows(self.queries.is_some());
         let Sample { dim, offered, rows } = sample(&self.rows, self.seed, None, part)?;
         let mut queries = match &self.queries {
             Some(column) => Some(sample_queries(column, self.seed, dim)?),
@@ -377,8 +298,8 @@ impl Request {
             loss: self.loss,
             ..train_options(&self.options, self.metric, offered, self.seed)
         };
-        tell_of_small_sample(&self.rows.relation, &rows, dim, &options, part.share());
-        memory_for_training(&rows, dim)?;
+        notice_small_sample(&self.rows.relation, &rows, dim, &options, part.share());
+        check_training_memory(&rows, dim)?;
         let trained = run_training(&self.rows.relation, |monitor| {
             train(rows, dim, queries.map(Cow::from), &options, monitor)
         })?;
@@ -387,12 +308,12 @@ impl Request {
             name: self.model.clone(),
             source,
         })?;
-        models::store(&self.model, &model, &trained.report)?;
+        catalog::store(&self.model, &model, &trained.report)?;
         Ok(outcome(self.model, &trained.report, start))
     }
 }
 
 /// A parameter that is 0 (automatic) or positive, up to `most`.
 fn in_range(name: &'static str, value: Option<i32>, most: usize) -> Result<usize> {
-    in_range_of(name, value.unwrap_or(0).into(), 0..=most as i64)
+    check_range(name, value.unwrap_or(0).into(), 0..=most as i64)
 }

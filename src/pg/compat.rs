@@ -1,6 +1,5 @@
 //! What differs between PostgreSQL's major versions, all in one place.
 
-use crate::pg::relation::Index;
 use pgrx::pg_sys;
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -31,12 +30,12 @@ pub use bare::planstate_tree_walker;
 /// Adds a page to a fork and returns its buffer, pinned and exclusively locked.
 #[cfg(any(feature = "pg16", feature = "pg17", feature = "pg18"))]
 pub fn extend_locked(
-    index: Index,
+    index: pg_sys::Relation,
     fork: pg_sys::ForkNumber::Type,
     strategy: pg_sys::BufferAccessStrategy,
 ) -> pg_sys::Buffer {
     let target = pg_sys::BufferManagerRelation {
-        rel: index.as_ptr(),
+        rel: index,
         ..Default::default()
     };
     let flags = pg_sys::ExtendBufferedFlags::EB_LOCK_FIRST;
@@ -47,11 +46,11 @@ pub fn extend_locked(
 /// Adds a page to a fork and returns its buffer, pinned and exclusively locked.
 #[cfg(feature = "pg15")]
 pub fn extend_locked(
-    index: Index,
+    index: pg_sys::Relation,
     fork: pg_sys::ForkNumber::Type,
     strategy: pg_sys::BufferAccessStrategy,
 ) -> pg_sys::Buffer {
-    let relation = index.as_ptr();
+    let relation = index;
     let lock = pg_sys::ExclusiveLock as pg_sys::LOCKMODE;
     let mode = pg_sys::ReadBufferMode::RBM_NORMAL;
     // SAFETY: the relation is open; the extension lock is released at once, and by the abort after an error. The new
@@ -180,13 +179,13 @@ pub const MAINTENANCE_IN_PG_CATALOG: bool = cfg!(any(feature = "pg17", feature =
 ///
 /// # Safety
 /// The snapshot must be registered.
-pub unsafe fn check_age(snapshot: pg_sys::Snapshot, index: Index) {
+pub unsafe fn check_age(snapshot: pg_sys::Snapshot, index: pg_sys::Relation) {
     #[cfg(any(feature = "pg15", feature = "pg16"))]
     // SAFETY: as promised; the relation is open.
     unsafe {
         // A snapshot without it was taken before the setting had an effect.
         if pg_sys::old_snapshot_threshold >= 0 && (*snapshot).lsn != 0 {
-            pg_sys::TestForOldSnapshot_impl(snapshot, index.as_ptr());
+            pg_sys::TestForOldSnapshot_impl(snapshot, index);
         }
     }
     #[cfg(not(any(feature = "pg15", feature = "pg16")))]
@@ -251,68 +250,6 @@ pub fn count_search(scan: &pg_sys::IndexScanDescData) {
 /// Counts an index search for `EXPLAIN (ANALYZE)`.
 #[cfg(not(feature = "pg18"))]
 pub fn count_search(_scan: &pg_sys::IndexScanDescData) {}
-
-/// Has `EXPLAIN (ANALYZE)` show what the searches of a node have done, if it ran in this process.
-#[cfg(feature = "pg18")]
-pub fn install_explain_hook() {
-    use crate::pg::{executor, scan};
-    use std::ffi::{CStr, c_char};
-    use std::sync::OnceLock;
-
-    static PREVIOUS: OnceLock<pg_sys::explain_per_node_hook_type> = OnceLock::new();
-
-    #[pgrx::pg_guard]
-    unsafe extern "C-unwind" fn show(
-        node: *mut pg_sys::PlanState,
-        ancestors: *mut pg_sys::List,
-        relationship: *const c_char,
-        plan: *const c_char,
-        explain: *mut pg_sys::ExplainState,
-    ) {
-        // SAFETY: the server's own structures, alive during the call; the node's tag says what it is.
-        unsafe {
-            if let Some(Some(previous)) = PREVIOUS.get() {
-                pg_sys::ffi::pg_guard_ffi_boundary(|| {
-                    previous(node, ancestors, relationship, plan, explain);
-                });
-            }
-            let scan = node.cast::<pg_sys::IndexScanState>();
-            if !(*explain).analyze
-                || (*node).type_ != pg_sys::NodeTag::T_IndexScanState
-                || !executor::is_ours(scan)
-            {
-                return;
-            }
-            let Some(counters) = scan::counters((*scan).iss_ScanDesc) else {
-                return;
-            };
-            let line = |label: &CStr, value: u64| {
-                let value = i64::try_from(value).unwrap_or(i64::MAX);
-                pg_sys::ExplainPropertyInteger(label.as_ptr(), std::ptr::null(), value, explain);
-            };
-            line(c"Lists Probed", counters.probed);
-            line(c"Codes Scanned", counters.codes);
-            if counters.refined > 0 {
-                line(c"Refine Codes Compared", counters.refined);
-            }
-            line(c"Rows Reranked", counters.compared);
-            if counters.dropped > 0 {
-                line(c"Late Rows Dropped", counters.dropped);
-            }
-        }
-    }
-
-    // SAFETY: the hook is the backend's own, and nothing is explained meanwhile.
-    unsafe {
-        if PREVIOUS.set(pg_sys::explain_per_node_hook).is_ok() {
-            pg_sys::explain_per_node_hook = Some(show);
-        }
-    }
-}
-
-/// Has `EXPLAIN (ANALYZE)` show what searches have done, where it can be made to.
-#[cfg(not(feature = "pg18"))]
-pub fn install_explain_hook() {}
 
 /// The clauses of equivalence classes that join a table with others.
 ///
@@ -390,10 +327,10 @@ pub fn created_in_this_transaction(relation: &pg_sys::RelationData) -> bool {
 }
 
 /// Counts an index scan in the cumulative statistics (`pgstat_count_index_scan` of pgstat.h).
-pub fn count_index_scan(index: Index) {
+pub fn count_index_scan(index: pg_sys::Relation) {
     // SAFETY: the relation is open; the counters are this backend's own.
     unsafe {
-        let relation = &mut *index.as_ptr();
+        let relation = &mut *index;
         if relation.pgstat_enabled && relation.pgstat_info.is_null() {
             pg_sys::pgstat_assoc_relation(relation);
         }

@@ -5,8 +5,8 @@
 //! combined by AND and OR. Nothing is evaluated but arithmetic on numbers, so no condition can fail here. What is not
 //! surely a limit is none.
 
-use crate::pg::datum::OwnedVector;
-use crate::pg::relation::Element;
+use crate::pg::element::ElementType;
+use crate::pg::vector_datum::OwnedVector;
 use distillvq_ivf::distance_range::{
     Comparison, DistanceRange, Formula, Interval, Operation, Precision,
 };
@@ -15,24 +15,24 @@ use std::ffi::c_int;
 
 /// What a condition says of the distance.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Limit {
+pub enum DistanceLimit {
     /// It admits these distances, and perhaps not all of them.
-    At(DistanceRange),
+    Known(DistanceRange),
     /// It limits the distance, but by a value that is not known yet: a parameter of a plan, a sub-select that is evaluated
     /// when the first row needs it.
     Pending,
 }
 
-impl Limit {
-    const NONE: Self = Self::At(DistanceRange::ALL);
+impl DistanceLimit {
+    const NONE: Self = Self::Known(DistanceRange::ALL);
 
     /// What both leave.
     pub fn and(self, other: Self) -> Self {
         match (self, other) {
-            (Self::At(a), Self::At(b)) => Self::At(a.and(b)),
-            (Self::At(known), Self::Pending) | (Self::Pending, Self::At(known)) => {
+            (Self::Known(a), Self::Known(b)) => Self::Known(a.and(b)),
+            (Self::Known(known), Self::Pending) | (Self::Pending, Self::Known(known)) => {
                 if known.upper < f64::INFINITY {
-                    Self::At(known)
+                    Self::Known(known)
                 } else {
                     Self::Pending
                 }
@@ -44,7 +44,7 @@ impl Limit {
     /// What one of them leaves.
     fn or(self, other: Self) -> Self {
         match (self, other) {
-            (Self::At(a), Self::At(b)) => Self::At(a.or(b)),
+            (Self::Known(a), Self::Known(b)) => Self::Known(a.or(b)),
             (Self::NONE, _) | (_, Self::NONE) => Self::NONE,
             _ => Self::Pending,
         }
@@ -77,13 +77,13 @@ pub unsafe fn limit_of(
     clause: *mut pg_sys::Node,
     order: *mut pg_sys::Node,
     context: *mut pg_sys::ExprContext,
-) -> Limit {
+) -> DistanceLimit {
     // SAFETY: as promised.
     unsafe { Scope { order, context }.limit(clause) }
 }
 
 impl Scope {
-    unsafe fn limit(&self, clause: *mut pg_sys::Node) -> Limit {
+    unsafe fn limit(&self, clause: *mut pg_sys::Node) -> DistanceLimit {
         // SAFETY: an expression of the plan; its tag says what it is.
         unsafe {
             match (*clause).type_ {
@@ -92,46 +92,47 @@ impl Scope {
                     let all = &*clause.cast::<pg_sys::BoolExpr>();
                     let limits = items(all.args).iter().map(|&clause| self.limit(clause));
                     match all.boolop {
-                        pg_sys::BoolExprType::AND_EXPR => limits.fold(Limit::NONE, Limit::and),
-                        pg_sys::BoolExprType::OR_EXPR => {
-                            limits.fold(Limit::At(DistanceRange::NONE), Limit::or)
+                        pg_sys::BoolExprType::AND_EXPR => {
+                            limits.fold(DistanceLimit::NONE, DistanceLimit::and)
                         }
+                        pg_sys::BoolExprType::OR_EXPR => limits
+                            .fold(DistanceLimit::Known(DistanceRange::NONE), DistanceLimit::or),
                         // The planner has turned negated comparisons into others.
-                        _ => Limit::NONE,
+                        _ => DistanceLimit::NONE,
                     }
                 }
-                _ => Limit::NONE,
+                _ => DistanceLimit::NONE,
             }
         }
     }
 
-    unsafe fn comparison(&self, clause: *mut pg_sys::Node) -> Limit {
+    unsafe fn comparison(&self, clause: *mut pg_sys::Node) -> DistanceLimit {
         // SAFETY: an expression of the plan.
         unsafe {
             let Some((operator, left, right)) = binary(clause) else {
-                return Limit::NONE;
+                return DistanceLimit::NONE;
             };
             let Some(comparison) = comparison_of(operator.opfuncid) else {
-                return Limit::NONE;
+                return DistanceLimit::NONE;
             };
             let (left, right) = match (self.formula(left), self.formula(right)) {
                 (Ok(left), Ok(right)) => (left, right),
                 // A comparison with NULL never holds.
                 (Err(Unusable::Null), Ok(_)) | (Ok(_), Err(Unusable::Null)) => {
-                    return Limit::At(DistanceRange::NONE);
+                    return DistanceLimit::Known(DistanceRange::NONE);
                 }
                 (Ok(formula), Err(Unusable::Pending)) => return pending(&formula, comparison),
                 (Err(Unusable::Pending), Ok(formula)) => {
                     return pending(&formula, comparison.swapped());
                 }
-                _ => return Limit::NONE,
+                _ => return DistanceLimit::NONE,
             };
             let range = match (left.known(), right.known()) {
                 (None, Some(value)) => DistanceRange::of(&left, comparison, value),
                 (Some(value), None) => DistanceRange::of(&right, comparison.swapped(), value),
                 _ => DistanceRange::ALL,
             };
-            Limit::At(range)
+            DistanceLimit::Known(range)
         }
     }
 
@@ -297,12 +298,12 @@ impl Scope {
 }
 
 /// A comparison of a formula with a value that is not known yet: a limit, if it bounds the distance from above.
-fn pending(formula: &Formula, comparison: Comparison) -> Limit {
+fn pending(formula: &Formula, comparison: Comparison) -> DistanceLimit {
     let some = DistanceRange::of(formula, comparison, Interval::point(0.0));
     if some.upper < f64::INFINITY {
-        Limit::Pending
+        DistanceLimit::Pending
     } else {
-        Limit::NONE
+        DistanceLimit::NONE
     }
 }
 
@@ -329,7 +330,7 @@ unsafe fn external_value(
 
 /// Whether two values of a type are the same vector.
 unsafe fn same_vector(a: pg_sys::Datum, b: pg_sys::Datum, of_type: pg_sys::Oid) -> bool {
-    let Some(element) = Element::of_type(of_type) else {
+    let Some(element) = ElementType::of_type(of_type) else {
         return false;
     };
     // SAFETY: values of this type that are not null.

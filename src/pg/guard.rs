@@ -119,6 +119,10 @@ pub fn keeping<T>(work: impl FnOnce() -> T) -> (std::thread::Result<T>, Kept) {
 unsafe extern "C-unwind" fn keep(kept: *mut c_void) {
     // SAFETY: called with what `keeping` has pushed, while that is on the stack; messages are copied to memory that outlives it.
     unsafe {
+        // Nothing may be allocated there, and an error there ends the server.
+        if pg_sys::CritSectionCount > 0 {
+            return;
+        }
         let kept = &mut *kept.cast::<Kept>();
         let before = pg_sys::CurrentMemoryContext;
         pg_sys::CurrentMemoryContext = kept.memory;

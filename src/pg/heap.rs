@@ -1,25 +1,25 @@
 //! Rows of the table. Which way they are come by decides where code belongs:
 //!
 //! * [`sample`](mod@sample): rows drawn at random;
-//! * [`passes`]: all rows, in the order of the table's blocks;
+//! * [`table_scan`]: all rows, in the order of the table's blocks;
 //! * [`fetch`]: rows by their addresses;
 //! * [`values`]: what the index takes from a row, whichever way that came.
 //!
 //! What all ways share is here: snapshots, addresses, scans of blocks.
 
 mod fetch;
-mod passes;
 mod sample;
+mod table_scan;
 mod values;
 
-pub(super) use fetch::Rows;
-pub use fetch::{Exact, count_dead, look_up};
-pub use passes::{VisibleRows, build_scan};
-pub use sample::{Picked, pick, sample};
+pub(super) use fetch::HeapFetcher;
+pub use fetch::{HeapDistances, count_dead, fetch_live};
+pub use sample::{SampledRows, sample, sample_blocks};
+pub use table_scan::{VisibleRows, build_scan};
 pub use values::IndexInfo;
 
-use crate::pg::datum::OwnedVector;
 use crate::pg::relation::{Heap, Index};
+use crate::pg::vector_datum::OwnedVector;
 use distillvq_ivf::Tid;
 use pgrx::pg_sys;
 use std::ops::Range;
@@ -41,8 +41,8 @@ impl Snapshot {
     }
 
     /// The distances of rows to a query, as a search under this snapshot has them.
-    pub fn exact<'a>(&self, heap: Heap, index: Index, query: &'a OwnedVector) -> Exact<'a> {
-        Exact {
+    pub fn exact<'a>(&self, heap: Heap, index: Index, query: &'a OwnedVector) -> HeapDistances<'a> {
+        HeapDistances {
             heap,
             index,
             snapshot: self.0,
@@ -88,7 +88,7 @@ fn begin_scan(
     snapshot: &Snapshot,
     blocks: &Range<u32>,
 ) -> Option<pg_sys::TableScanDesc> {
-    let (plain, end) = (heap.is_plain(), heap.blocks());
+    let (plain, end) = (heap.is_heap_am(), heap.blocks());
     if plain && blocks.start >= end {
         return None;
     }

@@ -1,45 +1,10 @@
 //! Views of open relations.
 
-use crate::error::{Error, Result};
-use crate::pg::options::Options;
-use crate::pg::spi::quoted_relation;
+use crate::error::IndexName;
+use crate::pg::names::{name_of_open, quoted_relation};
 use crate::pg::text;
-use crate::pg::vector_types::{base_type, element_of, type_name};
-use distillvq_quantizer::{MAX_DIM, Metric};
 use pgrx::pg_sys;
 use std::ffi::CStr;
-
-/// The element type of the indexed vectors, both pgvector's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Element {
-    /// `vector`: 32-bit floats.
-    Single,
-    /// `halfvec`: 16-bit floats.
-    Half,
-}
-
-impl Element {
-    /// Bytes of an element.
-    pub fn bytes(self) -> usize {
-        match self {
-            Self::Single => 4,
-            Self::Half => 2,
-        }
-    }
-
-    /// The name of its type.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Single => "vector",
-            Self::Half => "halfvec",
-        }
-    }
-
-    /// The element type of a type, if it is one of pgvector's, or a domain over one.
-    pub fn of_type(oid: pg_sys::Oid) -> Option<Self> {
-        element_of(oid)
-    }
-}
 
 /// An open table.
 #[derive(Clone, Copy)]
@@ -48,38 +13,6 @@ pub struct Heap(pg_sys::Relation);
 /// An open distillvq index; one of another access method where its recall is measured, which asks for no options.
 #[derive(Clone, Copy)]
 pub struct Index(pg_sys::Relation);
-
-/// The names of an index: as a message has it, and as a statement must have it, whatever the `search_path`.
-#[derive(Clone, Debug)]
-pub struct IndexName {
-    plain: String,
-    quoted: String,
-}
-
-impl IndexName {
-    /// The name with its schema, quoted as need be.
-    pub fn quoted(&self) -> &str {
-        &self.quoted
-    }
-
-    /// Whether it is a name that `REINDEX CONCURRENTLY` gives to the index that it makes, or replaces, until it is done.
-    pub fn is_transient(&self) -> bool {
-        let name = self.plain.trim_end_matches(|c: char| c.is_ascii_digit());
-        name.ends_with("_ccnew") || name.ends_with("_ccold")
-    }
-}
-
-impl std::fmt::Display for IndexName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.plain)
-    }
-}
-
-/// Name of a relation.
-fn relation_name(relation: pg_sys::Relation) -> String {
-    // SAFETY: an open relation has a catalog row with a terminated name.
-    unsafe { text::from_c(CStr::from_ptr((*(*relation).rd_rel).relname.data.as_ptr())) }
-}
 
 /// Blocks of a relation's main fork.
 fn main_blocks(relation: pg_sys::Relation) -> u32 {
@@ -106,14 +39,14 @@ impl Heap {
     }
 
     /// Whether it is kept as PostgreSQL keeps tables.
-    pub fn is_plain(self) -> bool {
+    pub fn is_heap_am(self) -> bool {
         // SAFETY: a look at a constant of the server's.
         self.data().rd_tableam == unsafe { pg_sys::GetHeapamTableAmRoutine() }
     }
 
     /// Whether it is known to have no rows.
     pub fn is_empty(self) -> bool {
-        self.is_plain() && self.blocks() == 0
+        self.is_heap_am() && self.blocks() == 0
     }
 
     /// Its blocks, as many as there are now.
@@ -149,7 +82,7 @@ impl Index {
 
     /// The index's name.
     pub fn name(self) -> String {
-        relation_name(self.0)
+        name_of_open(self.data())
     }
 
     /// The index's names for an error.
@@ -229,68 +162,24 @@ impl Index {
         // SAFETY: an open relation.
         unsafe { (*(*self.0).rd_rel).relowner }
     }
-
-    /// The index's options.
-    pub fn options(self) -> Options {
-        // SAFETY: rd_options is null or what our amoptions made.
-        unsafe { Options::from_raw((*self.0).rd_options) }
-    }
-
-    /// The element type, from the operator class.
-    pub fn element(self) -> Result<Element> {
-        // SAFETY: an index relation has an operator class input type for its one column.
-        let oid = unsafe { *(*self.0).rd_opcintype };
-        Element::of_type(oid).ok_or_else(|| Error::ColumnType {
-            relation: self.name(),
-            column: "1".into(),
-            type_name: type_name(oid),
-        })
-    }
-
-    /// The metric, as the operator class's support function 2 tells it.
-    pub fn metric(self) -> Result<Metric> {
-        // SAFETY: support function 2 exists in every operator class that amvalidate accepts; it takes no arguments.
-        let code = unsafe {
-            let function = pg_sys::index_getprocid(self.0, 1, METRIC_PROCEDURE);
-            if function == pg_sys::InvalidOid {
-                return Err(Error::NoMetric(self.name()));
-            }
-            pg_sys::OidFunctionCall0Coll(function, pg_sys::InvalidOid).value() as i32
-        };
-        metric_of_code(code).ok_or_else(|| Error::NoMetric(self.name()))
-    }
-
-    /// Dimensions of the indexed vectors, from the column's type modifier, or that of the domain that its type is.
-    pub fn dimensions(self) -> Result<usize> {
-        // SAFETY: a distillvq index has exactly one column.
-        let (of_type, modifier) = unsafe {
-            let column = &*crate::pg::compat::attribute((*self.0).rd_att, 0);
-            (column.atttypid, column.atttypmod)
-        };
-        let (_, modifier) = base_type(of_type, modifier);
-        match usize::try_from(modifier) {
-            Ok(dim) if (1..=MAX_DIM).contains(&dim) => Ok(dim),
-            _ => Err(Error::NoDimensions),
-        }
-    }
-
-    /// The distance function of the operator class (support function 1) and the collation to call it with.
-    pub fn distance(self) -> Distance {
-        // SAFETY: support function 1 is required; the relation caches it for as long as it is open.
-        unsafe {
-            let function = pg_sys::index_getprocinfo(self.0, 1, DISTANCE_PROCEDURE);
-            Distance {
-                function,
-                collation: *(*self.0).rd_indcollation,
-            }
-        }
-    }
 }
 
 /// The object identifier of the access method, invalid if it does not exist.
 pub fn access_method() -> pg_sys::Oid {
     // SAFETY: a catalog look-up.
     unsafe { pg_sys::get_index_am_oid(c"distillvq".as_ptr(), true) }
+}
+
+/// The name of an index's access method.
+pub fn access_method_of(index: Index) -> String {
+    // SAFETY: an open relation; the name is palloc'd, or null if the method is gone.
+    unsafe {
+        let name = pg_sys::get_am_name((*index.data().rd_rel).relam);
+        if name.is_null() {
+            return String::new();
+        }
+        text::from_c(CStr::from_ptr(name))
+    }
 }
 
 /// What a relation is to somebody who wants an index of this access method.
@@ -342,7 +231,7 @@ pub fn may_maintain(table: pg_sys::Oid) -> bool {
 
 /// An index and its table, open and locked for maintenance, so that reads and writes go on, while other maintenance of the
 /// table waits; or just for reading. Closed when dropped; after an error the abort does that.
-pub struct Maintained {
+pub struct LockedIndex {
     heap: pg_sys::Relation,
     index: pg_sys::Relation,
     locks: Locks,
@@ -366,7 +255,7 @@ const READERS: Locks = Locks {
     index: READER,
 };
 
-impl Maintained {
+impl LockedIndex {
     /// Opens an index of this access method to change its model or metapage, by the command of this name. A relation that is gone is PostgreSQL's own error.
     pub fn for_change(index: pg_sys::Oid, command: &'static CStr) -> Self {
         refuse_if_read_only(command);
@@ -396,8 +285,8 @@ impl Maintained {
         Self::open(index, READERS)
     }
 
-    /// As [`Maintained::for_reading`]; nothing if somebody has it locked, so that this would have to wait, or it is gone.
-    pub fn for_reading_at_once(index: pg_sys::Oid) -> Option<Self> {
+    /// As [`LockedIndex::for_reading`]; nothing if somebody has it locked, so that this would have to wait, or it is gone.
+    pub fn try_for_reading(index: pg_sys::Oid) -> Option<Self> {
         // SAFETY: catalog look-ups and locks, which `open` takes once more in the same order.
         unsafe {
             let table = pg_sys::IndexGetRelation(index, true);
@@ -457,7 +346,7 @@ impl Maintained {
     }
 }
 
-impl Drop for Maintained {
+impl Drop for LockedIndex {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             // SAFETY: opened in `open`, closed once.
@@ -485,44 +374,4 @@ pub fn in_recovery() -> bool {
 pub fn table_of(index: pg_sys::Oid) -> pg_sys::Oid {
     // SAFETY: a catalog look-up; an index that is gone is PostgreSQL's own error.
     unsafe { pg_sys::IndexGetRelation(index, false) }
-}
-
-/// Support function number of the distance.
-pub const DISTANCE_PROCEDURE: u16 = 1;
-/// Support function number of the metric's code.
-pub const METRIC_PROCEDURE: u16 = 2;
-
-/// The number that stands for a metric between an operator class and the access method.
-pub const fn code_of_metric(metric: Metric) -> i32 {
-    match metric {
-        Metric::L2 => 1,
-        Metric::InnerProduct => 2,
-        Metric::Cosine => 3,
-    }
-}
-
-fn metric_of_code(code: i32) -> Option<Metric> {
-    [Metric::L2, Metric::InnerProduct, Metric::Cosine]
-        .into_iter()
-        .find(|&metric| code_of_metric(metric) == code)
-}
-
-/// The function behind the ordering operator: what it says is what the executor would compute.
-#[derive(Clone, Copy)]
-pub struct Distance {
-    function: *mut pg_sys::FmgrInfo,
-    collation: pg_sys::Oid,
-}
-
-impl Distance {
-    /// Distance of two non-null vectors.
-    ///
-    /// # Safety
-    /// Both datums must be of the operator class's input type, and the index still open.
-    pub unsafe fn call(self, row: pg_sys::Datum, query: pg_sys::Datum) -> f64 {
-        // SAFETY: as promised by the caller.
-        let result =
-            unsafe { pg_sys::FunctionCall2Coll(self.function, self.collation, row, query) };
-        f64::from_bits(result.value() as u64)
-    }
 }

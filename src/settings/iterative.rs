@@ -5,7 +5,7 @@ use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
 /// The values of `distillvq.iterative_scan`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PostgresGucEnum)]
-enum Iterative {
+enum IterativeScan {
     /// Only the first lists are probed.
     #[name = c"off"]
     Off,
@@ -17,7 +17,8 @@ enum Iterative {
     Strict,
 }
 
-static ITERATIVE_SCAN: GucSetting<Iterative> = GucSetting::<Iterative>::new(Iterative::Strict);
+static ITERATIVE_SCAN: GucSetting<IterativeScan> =
+    GucSetting::<IterativeScan>::new(IterativeScan::Strict);
 /// `distillvq.max_probes`: 0 is no limit.
 static MAX_PROBES: GucSetting<i32> = GucSetting::<i32>::new(0);
 /// `distillvq.max_scan_tuples`: 0 is no limit.
@@ -59,7 +60,7 @@ pub fn register() {
 
 /// How far a search may go on.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct ScanLimits {
     max_probes: usize,
     max_compared: u64,
     late: LateRows,
@@ -70,9 +71,9 @@ pub struct Limits {
 /// Bytes per candidate of a pull: twice as many are chosen from as are returned, and some wait in a queue.
 const CANDIDATE_BYTES: usize = 80;
 
-impl Limits {
+impl ScanLimits {
     /// None at all.
-    pub const NONE: Limits = Limits {
+    pub const NONE: ScanLimits = ScanLimits {
         max_probes: usize::MAX,
         max_compared: u64::MAX,
         late: LateRows::Drop,
@@ -81,9 +82,9 @@ impl Limits {
 
     /// Those of the session's settings.
     pub fn of_session() -> Self {
-        Limits {
+        ScanLimits {
             max_probes: match (ITERATIVE_SCAN.get(), MAX_PROBES.get()) {
-                (Iterative::Off, _) => 0,
+                (IterativeScan::Off, _) => 0,
                 (_, 0) => usize::MAX,
                 (_, most) => most as usize,
             },
@@ -92,10 +93,10 @@ impl Limits {
                 most => most as u64,
             },
             late: match ITERATIVE_SCAN.get() {
-                Iterative::Relaxed => LateRows::Append,
-                Iterative::Off | Iterative::Strict => LateRows::Drop,
+                IterativeScan::Relaxed => LateRows::Append,
+                IterativeScan::Off | IterativeScan::Strict => LateRows::Drop,
             },
-            memory: crate::pg::hash_memory(),
+            memory: crate::pg::memory::hash_memory(),
         }
     }
 
@@ -106,7 +107,7 @@ impl Limits {
 
     /// The options of the search that probes lists, within the limits. An eighth of the memory is for its rows, and another
     /// for the candidates that it pulls.
-    pub fn on_probes(&self, options: StreamOptions) -> StreamOptions {
+    pub fn limit_probes(&self, options: StreamOptions) -> StreamOptions {
         let largest_pull = self.memory / 8 / CANDIDATE_BYTES;
         StreamOptions {
             max_probes: self.max_probes.max(options.probes),
@@ -117,7 +118,7 @@ impl Limits {
     }
 
     /// The options of the search that compares rows exactly, within the limits. A quarter of the memory is for its rows.
-    pub fn on_rows(&self, options: StreamOptions) -> StreamOptions {
+    pub fn limit_rows(&self, options: StreamOptions) -> StreamOptions {
         StreamOptions {
             memory: self.memory / 4,
             max_compared: self.max_compared,

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use distillvq_harness::Metric;
 use postgres::Client;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -34,6 +35,8 @@ pub struct Round {
     session: Client,
     other: Client,
     history: Vec<String>,
+    /// The statement that missed most rows, and how many.
+    pub most_missed: (usize, String),
 }
 
 impl Round {
@@ -46,6 +49,7 @@ impl Round {
             session: db.session(),
             other: db.session(),
             history: Vec::new(),
+            most_missed: (0, String::new()),
         };
         let set_up = round.world.set_up(&mut round.random);
         round.make(set_up);
@@ -194,8 +198,14 @@ impl Round {
         };
         match judged {
             Ok(verdict) => {
-                if mode.probes == ALL {
-                    tally.count(self.world.searched().1, verdict);
+                let dim = self.world.searched().1;
+                // In one dimension cosine distances differ by nothing but rounding: codes cannot tell which is less.
+                let is_rounding = dim == 1 && self.world.metric == Metric::Cosine;
+                if mode.probes == ALL && !is_rounding {
+                    if verdict.missed > self.most_missed.0 {
+                        self.most_missed = (verdict.missed, by_index.told(&self.world));
+                    }
+                    tally.count(dim, verdict);
                 }
             }
             Err(what) => {

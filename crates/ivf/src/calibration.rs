@@ -188,10 +188,10 @@ pub struct Training {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn curve(points: &[(u32, f32, f32)]) -> Calibration {
+    pub(crate) fn curve(points: &[(u32, f32, f32)]) -> Calibration {
         let points: Vec<Point> = points
             .iter()
             .map(|&(probes, recall, error)| Point {

@@ -273,7 +273,7 @@ impl Record {
             let bands = it.bands.bands();
             put(
                 body,
-                196,
+                12,
                 &[kind, it.k, it.points().len() as u8, bands.len() as u8],
             );
             put(body, 16, &it.queries.to_le_bytes());
@@ -316,22 +316,7 @@ fn put_point(body: &mut [u8], at: usize, point: &Point) {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    fn curve(points: &[(u32, f32, f32)]) -> Calibration {
-        let points: Vec<Point> = points
-            .iter()
-            .map(|&(probes, recall, error)| Point {
-                probes,
-                recall,
-                error,
-                compared: 30.0,
-            })
-            .collect();
-        Calibration::new(QueryKind::Log, 400, 10, 1000, 5)
-            .with_depth(DEPTHS[1])
-            .with_bands(BandLists::new(&[[3; 9], [1, 2, 3, 4, 5, 6, 7, 8, 9]]))
-            .with_points(&points)
-    }
+    use crate::calibration::tests::curve;
 
     #[test]
     fn what_is_written_is_read() {

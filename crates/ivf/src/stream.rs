@@ -159,6 +159,8 @@ pub struct Stream<C: Source> {
     farthest: Option<f64>,
     /// Whether rows at a distance of NaN are wanted nevertheless.
     keeps_nan: bool,
+    /// Whether a row of the lists is at a distance of NaN: then any may be.
+    sees_nan: bool,
     /// A row that is not there for this search.
     left_out: Option<Tid>,
     /// Rows that a source which repeats rows may not repeat: those returned at the distance `last`, or all where late rows
@@ -209,6 +211,7 @@ impl<C: Source> Stream<C> {
             last: None,
             farthest: None,
             keeps_nan: false,
+            sees_nan: false,
             left_out: None,
             returned: TidSet::new(options.memory / 4),
             visible: 0,
@@ -287,8 +290,9 @@ impl<C: Source> Stream<C> {
         self.farthest = (!farthest.is_nan()).then_some(farthest + 0.0);
     }
 
-    /// Rows at a distance of NaN are wanted also where [`Stream::within`] ends the stream: those of them that were compared
-    /// follow at the end, where they belong in the order. Rows that make such distances are in the exact list as a rule.
+    /// Rows at a distance of NaN are wanted also where [`Stream::within`] ends the stream: they follow at the end, where they
+    /// belong in the order. Rows that make such distances are in the exact list, all of which is compared. Where the query makes
+    /// them, as a vector of zeros does by cosine, all rows are compared.
     pub fn keep_nan(&mut self) {
         self.keeps_nan = true;
     }
@@ -392,6 +396,7 @@ impl<C: Source> Stream<C> {
             let Some(distance) = *distance else { continue };
             let hit = Hit::new(candidate.tid, distance);
             if !candidate.score.is_nan() {
+                self.sees_nan |= distance.is_nan();
                 let score = self.frontier.source.score(hit.distance);
                 self.visible += 1;
                 self.errors.add(score - f64::from(candidate.score));
@@ -459,7 +464,8 @@ impl<C: Source> Stream<C> {
     /// Whether nothing unseen is plausibly within the distance wanted.
     fn has_passed_limit(&self, unseen: f32) -> bool {
         let passed = |farthest| self.source().score(farthest) > self.rival(unseen);
-        self.knows_errors() && self.farthest.is_some_and(passed)
+        let wants_all = self.keeps_nan && self.sees_nan;
+        self.knows_errors() && !wants_all && self.farthest.is_some_and(passed)
     }
 
     /// Rule 2: whether nothing unseen can plausibly beat the nearest row. No row at all may not be given.

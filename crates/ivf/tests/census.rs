@@ -38,7 +38,7 @@ fn inserts_are_counted_with_and_without_refine_codes() {
         for row in &grown.inserted_sample {
             let is_it = |later: &&Owned| later.tid == row.tid;
             let wanted = later.iter().find(is_it).unwrap();
-            assert_eq!((row.list, &row.codes), (wanted.list, &wanted.codes));
+            assert_eq!((row.list, &row.values), (wanted.list, &wanted.codes));
         }
         assert_eq!(grown.inserted_sample.len(), 300);
         assert_eq!(

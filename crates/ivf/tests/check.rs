@@ -122,11 +122,8 @@ impl Case {
 
     /// Rows that a page of a list has places for: its capacity, and with refine codes a few more.
     fn places_of_a_page(&self) -> usize {
-        let bytes = if self.meta.refine { DIM + 8 } else { 0 };
-        distillvq_ivf::Layout::coded(self.meta.shape, bytes)
-            .unwrap()
-            .capacity()
-            .next_multiple_of(32)
+        let layout = self.meta.pages.layout(0).unwrap();
+        layout.capacity().next_multiple_of(32)
     }
 
     /// Offset of the codes' part of a page, the scales, the norms, the addresses' blocks and lines.

@@ -181,7 +181,7 @@ fn kind(store: &MemoryStore, block: u32) -> u8 {
 
 /// The links of an index: all of the metapage and of the model's pages, of the lists that are in use, and of some posting pages.
 fn links(store: &MemoryStore) -> Vec<Link> {
-    let mut links: Vec<Link> = [92, 96, 120, 124, 144, 148, 168, 172]
+    let mut links: Vec<Link> = [84, 88, 112, 116, 136, 140, 160, 164]
         .map(|at| (0, at))
         .into();
     let mut postings = 0;

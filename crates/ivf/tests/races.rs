@@ -11,7 +11,7 @@ use distillvq_ivf::stream::{LateRows, Stream, StreamOptions};
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
     Candidate, Error, Layout, Meta, Metric, Model, PageStore, Search, Tid, check, insert,
-    load_model, replace_student, vacuum,
+    load_model, replace_student, row_format, vacuum,
 };
 use schedule::{Actor, Plan, Work, interleave};
 use std::collections::{BTreeSet, HashSet};
@@ -132,8 +132,8 @@ fn row(model: &Model, refine: bool, list: u32, i: usize) -> Owned {
 /// Rows that fit a page of the list.
 fn capacity(refine: bool) -> usize {
     let bytes = if refine { DIM + 8 } else { 0 };
-    let shape = model(Metric::L2, 4).shape();
-    Layout::coded(shape, bytes).unwrap().capacity()
+    let format = row_format(model(Metric::L2, 4).shape(), bytes).unwrap();
+    Layout::new(&format).unwrap().capacity()
 }
 
 /// Judges outcomes: the rows that are left, each state of the pages once.

@@ -122,7 +122,7 @@ fn chains_may_be_interleaved_with_inserts() {
     let query = vectors(1, 5);
     let found = pull_all(&store, &new, &students[1], &query, 5000);
     assert_eq!(found, scores(&students[1], &rows, &query));
-    assert!(new.student.blocks > 1);
+    assert!(new.pages.current.blocks > 1);
 }
 
 #[test]
@@ -192,7 +192,7 @@ impl PageStore for Meddling<'_> {
     where
         Self: 'a;
 
-    fn blocks(&self) -> Result<u32, Error> {
+    fn blocks(&self) -> Result<u32, PageError> {
         let blocks = self.store.blocks()?;
         if self.at_size && self.asked.replace(1) == 0 {
             (self.action)();
@@ -200,15 +200,15 @@ impl PageStore for Meddling<'_> {
         Ok(blocks)
     }
 
-    fn read<T>(&self, block: u32, look: impl FnOnce(&[u8]) -> T) -> Result<T, Error> {
+    fn read<T>(&self, block: u32, look: impl FnOnce(&[u8]) -> T) -> Result<T, PageError> {
         self.store.read(block, look)
     }
 
-    fn write(&self) -> Result<Self::Write<'_>, Error> {
+    fn write(&self) -> Result<Self::Write<'_>, PageError> {
         self.store.write()
     }
 
-    fn interrupts(&self) -> Result<(), Error> {
+    fn interrupts(&self) -> Result<(), PageError> {
         let asked = self.asked.replace(self.asked.get() + 1);
         if self.every || asked == self.at {
             (self.action)();
@@ -236,7 +236,7 @@ fn a_reader_gets_one_student_whatever_happens_meanwhile() {
             let before = Meta::read(&store).unwrap();
             let mut meta = before;
             let bytes = load(&meddling, &mut meta);
-            retried += u32::from(meta.model_version() != before.build_id);
+            retried += u32::from(meta.model_version() != before.model_version());
             assert!(
                 bytes == whole[meta.model_version() as usize % 4] || meta.model_version() < 100
             );

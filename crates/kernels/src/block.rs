@@ -5,7 +5,8 @@
 //! order of the lanes. A block is padded with zeros to a multiple of [`ALIGNMENT`] bytes, so that an odd number of planes of
 //! 4 bits has one more, as the scan kernels need it.
 
-use crate::LANES;
+/// Rows in a block.
+pub const LANES: usize = 32;
 
 /// Bytes that a block is a multiple of.
 pub const ALIGNMENT: usize = 32;

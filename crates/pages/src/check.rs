@@ -16,7 +16,7 @@ use crate::page_walk::PREFETCH_PAGES;
 use crate::posting::{check_link, check_side, read_header};
 use crate::store::PageStore;
 use crate::tid::Tid;
-use distillvq_kernels::LANES;
+use distillvq_kernels::block::LANES;
 use std::fmt;
 use std::ops::Range;
 pub use tid_window::TidLocation;

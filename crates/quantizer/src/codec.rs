@@ -14,7 +14,7 @@
 //!
 //! Everything about the encoding is in this module, so that another one could take its place in a later version.
 
-use crate::model::{Encoder, ModelData, Student};
+use crate::params::{Encoder, ModelData, Student};
 use crate::{ModelError, can_allocate};
 use bincode::serde::{decode_from_slice, encode_to_vec};
 use serde::de::DeserializeOwned;
@@ -208,9 +208,9 @@ fn unwrap(magic: Magic, bytes: &[u8]) -> Result<&[u8], ModelError> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::model::{Decoder, IvfPqTables, Routing, TrainReport};
+    use crate::codebooks::Codebooks;
     use crate::norm_correction::NormCorrection;
-    use crate::pq::Codebooks;
+    use crate::params::{Decoder, IvfPqTables, Routing, TrainReport};
     use crate::preprocess::Preprocess;
     use crate::{Metric, Model};
     use proptest::prelude::*;

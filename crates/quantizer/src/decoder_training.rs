@@ -12,7 +12,7 @@ use crate::adam::lr_schedule;
 use crate::brute_force::NeighborLists;
 use crate::encoded_sample::EncodedSample;
 use crate::evaluation::BestSoFar;
-use crate::model::Decoder;
+use crate::params::Decoder;
 use crate::training_set::{QuerySet, SampleVectors};
 use crate::{Loss, Monitor, NegativeSampling, Phase, TrainError};
 use rand::seq::SliceRandom;

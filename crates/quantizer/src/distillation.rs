@@ -6,8 +6,8 @@ use crate::decoder_training::{DecoderTrainOptions, DecoderTrainSet, temperature,
 use crate::encoded_sample::EncodedSample;
 use crate::evaluation::{BestSoFar, EvalSet, is_significant_gain, mean};
 use crate::linalg::MatRef;
-use crate::model::{Decoder, IvfPqTables, Routing, Student, TrainReport};
 use crate::options::{MAX_TRANSFORM_DIM, affords_matrix};
+use crate::params::{Decoder, IvfPqTables, Routing, Student, TrainReport};
 use crate::routing::{self, ListTargets, RoutingSet, centroid_routing};
 use crate::teacher::PqTeacher;
 use crate::training_set::{EVAL_K, NOT_A_ROW, QuerySet, SampleVectors, exact_neighbors};

@@ -1,13 +1,14 @@
 //! Rows to lists, codes and scale bytes.
 
-use crate::kmeans::{Assigner, Assignment, rows_at_once};
+use crate::coarse::Assigner;
+use crate::coarse::flat::{Assignment, rows_at_once};
+use crate::codebooks::TransposedCodebooks;
 use crate::linalg::{MatRef, squared_norm};
-use crate::model::{Encoder, IvfPqTables};
 use crate::norm_correction::correction;
-use crate::pq::TransposedCodebooks;
+use crate::params::{Encoder, IvfPqTables};
 use crate::preprocess::RowClass;
+use crate::progress::check_interrupts;
 use crate::refine::{self, refine_bytes};
-use crate::train::check_interrupts;
 use crate::{Metric, Model, Monitor, TrainError, par};
 use std::convert::Infallible;
 

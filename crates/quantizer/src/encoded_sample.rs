@@ -1,12 +1,13 @@
 //! The encoded sample: lists, codes and norm corrections, which distillation trains on.
 
+use crate::coarse::Assigner;
+use crate::coarse::flat::Assignment;
+use crate::codebooks::Codebooks;
 use crate::encode::{EncodedRows, Placement, PqEncoder};
-use crate::kmeans::{Assigner, Assignment};
 use crate::linalg::{MatRef, ROWS};
-use crate::model::IvfPqTables;
 use crate::norm_correction::NormCorrection;
-use crate::pq::Codebooks;
-use crate::train::check_interrupts;
+use crate::params::IvfPqTables;
+use crate::progress::check_interrupts;
 use crate::{Monitor, TrainError, par};
 
 /// Lists, codes and norm corrections of all rows of the sample. They never change during distillation.

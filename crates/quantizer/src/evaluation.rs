@@ -3,8 +3,9 @@
 use crate::brute_force::{RowSource, knn};
 use crate::encoded_sample::EncodedSample;
 use crate::linalg::MatRef;
-use crate::model::{Decoder, IvfPqTables};
-use crate::opq::rotate;
+use crate::orthogonal::rotate;
+use crate::params::{Decoder, IvfPqTables};
+use crate::progress::check_interrupts;
 use crate::training_set::{EVAL_K, QuerySet, SampleVectors, is_candidate};
 use crate::{Monitor, TrainError};
 
@@ -69,14 +70,12 @@ impl EvalSet {
         };
         let mut queries = self.queries.vectors.clone();
         if !decoder.query_transform.is_empty() {
-            rotate(&decoder.query_transform, &mut queries, rows.x.cols, monitor)?;
+            rotate(&decoder.query_transform, &mut queries, rows.x.cols, || {
+                check_interrupts(monitor)
+            })?;
         }
         let ranked = knn(MatRef::new(&queries, rows.x.cols), &decoded, EVAL_K, |_| {
-            if monitor.interrupted() {
-                Err(TrainError::Interrupted)
-            } else {
-                Ok(())
-            }
+            check_interrupts(monitor)
         })?;
         let share = |(found, truth): (&Vec<(f32, u32)>, &Vec<u32>)| {
             let hits = found.iter().filter(|(_, row)| truth.contains(row)).count();

@@ -1,9 +1,9 @@
 //! k-means in L2 over long rows (the inverted lists); products by GEMM where no [`CentroidIndex`] spares them.
 
-use crate::int8;
-use crate::int8_filter::Int8Filter;
-use crate::linalg::{MatRef, arg_min, half_norms, matmul_nt, squared_norm};
-use crate::two_level::{self, TwoLevelCentroids};
+use crate::coarse::flat::{Assignment, rows_at_once};
+use crate::coarse::{Assigner, CentroidIndex, two_level, uses_int8};
+use crate::linalg::{MatRef, half_norms, squared_norm};
+use crate::progress::check_interrupts;
 use crate::{Monitor, Phase, TrainError, par};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -19,137 +19,6 @@ const EARLY_SHARE: usize = 4;
 const MIN_SAMPLE_PER_LIST: usize = 8;
 /// Minimum relative improvement of the objective; a round below it is the last.
 const MIN_IMPROVEMENT: f64 = 1e-3;
-/// Multiply-adds between two looks at the monitor, at the most.
-const TILE: usize = 1 << 26;
-
-/// Assignment of a row to its nearest centroid.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Assignment {
-    /// The centroid.
-    pub list: u32,
-    /// Its squared distance minus the squared norm of the row.
-    pub cost: f32,
-}
-
-/// Rows whose nearest centroids are found in one go: enough for products to be worth their preparation, with groups too,
-/// and no more than a few megabytes.
-pub fn rows_at_once(cols: usize) -> usize {
-    ((1 << 18) / cols.max(1)).clamp(64, 1024)
-}
-
-/// Index over centroids, which spares a row the `f32` product with every one.
-#[derive(Debug)]
-pub enum CentroidIndex {
-    /// Int8 filter, for long centroids.
-    Int8Filter(Int8Filter),
-    /// Two levels, for many short centroids.
-    TwoLevelCentroids(TwoLevelCentroids),
-}
-
-impl CentroidIndex {
-    /// The index over centroids, if it is faster than none. Works on this thread alone; calls `check_interrupts` every few milliseconds.
-    pub fn new<E>(
-        centroids: MatRef<'_>,
-        check_interrupts: impl Fn() -> Result<(), E>,
-    ) -> Result<Option<CentroidIndex>, E> {
-        if uses_int8(centroids.cols) {
-            Ok(Int8Filter::new(centroids, check_interrupts)?.map(CentroidIndex::Int8Filter))
-        } else {
-            Ok(TwoLevelCentroids::new(centroids, check_interrupts)?
-                .map(CentroidIndex::TwoLevelCentroids))
-        }
-    }
-
-    /// Bytes held.
-    pub fn memory_bytes(&self) -> usize {
-        match self {
-            CentroidIndex::Int8Filter(outline) => outline.memory_bytes(),
-            CentroidIndex::TwoLevelCentroids(groups) => groups.memory_bytes(),
-        }
-    }
-}
-
-/// Whether centroids of this dimension use the int8 filter.
-fn uses_int8(cols: usize) -> bool {
-    cols >= int8::MIN_INT8_DIM
-}
-
-/// Nearest centroids of all rows of one chunk.
-pub struct Assigner<'a> {
-    centroids: MatRef<'a>,
-    half_norms: &'a [f32],
-    centroid_index: Option<&'a CentroidIndex>,
-}
-
-impl<'a> Assigner<'a> {
-    /// `half_norms` are those of the centroids.
-    pub fn new(centroids: MatRef<'a>, half_norms: &'a [f32]) -> Self {
-        Assigner {
-            centroids,
-            half_norms,
-            centroid_index: None,
-        }
-    }
-
-    /// Searches the centroids by an index, if there is one.
-    pub fn with_index(self, centroid_index: Option<&'a CentroidIndex>) -> Self {
-        Assigner {
-            centroid_index,
-            ..self
-        }
-    }
-
-    /// Finds the nearest centroid of each row; calls `check_interrupts` every few milliseconds.
-    pub fn assign<E>(
-        &self,
-        rows: MatRef<'_>,
-        out: &mut [Assignment],
-        check_interrupts: impl Fn() -> Result<(), E>,
-    ) -> Result<(), E> {
-        out.fill(Assignment {
-            list: 0,
-            cost: f32::INFINITY,
-        });
-        let (centroids, half_norms) = (self.centroids, self.half_norms);
-        match self.centroid_index {
-            Some(CentroidIndex::Int8Filter(it)) => {
-                it.assign(centroids, half_norms, rows, out, check_interrupts)
-            }
-            Some(CentroidIndex::TwoLevelCentroids(it)) => {
-                it.assign(centroids, half_norms, rows, out, check_interrupts)
-            }
-            None => self.assign_by_all(rows, out, check_interrupts),
-        }
-    }
-
-    fn assign_by_all<E>(
-        &self,
-        rows: MatRef<'_>,
-        out: &mut [Assignment],
-        check_interrupts: impl Fn() -> Result<(), E>,
-    ) -> Result<(), E> {
-        let tile = (TILE / (rows.rows().max(1) * rows.cols)).clamp(16, 512);
-        let mut scores = vec![0f32; rows.rows() * tile.min(self.centroids.rows())];
-        for start in (0..self.centroids.rows()).step_by(tile) {
-            check_interrupts()?;
-            let centroids = self.centroids.slice(start, start + tile);
-            let scores = &mut scores[..rows.rows() * centroids.rows()];
-            matmul_nt(rows, centroids, scores);
-            let halves = &self.half_norms[start..start + centroids.rows()];
-            for (best, scores) in out.iter_mut().zip(scores.chunks_exact(centroids.rows())) {
-                if let Some((i, half)) = arg_min(halves.iter().zip(scores).map(|(h, s)| h - s))
-                    && 2.0 * half < best.cost
-                {
-                    *best = Assignment {
-                        list: (start + i) as u32,
-                        cost: 2.0 * half,
-                    };
-                }
-            }
-        }
-        Ok(())
-    }
-}
 
 /// Centroids (`lists`×cols) of the chosen rows of `x`. `lists` is clamped to the number of rows chosen.
 pub fn kmeans(
@@ -214,14 +83,6 @@ fn lloyd(
     Ok(())
 }
 
-fn check(monitor: &dyn Monitor) -> Result<(), TrainError> {
-    if monitor.interrupted() {
-        Err(TrainError::Interrupted)
-    } else {
-        Ok(())
-    }
-}
-
 /// Assigns each chosen row to its nearest centroid, as an encoder with these centroids does.
 pub fn assign_rows(
     x: MatRef<'_>,
@@ -232,13 +93,15 @@ pub fn assign_rows(
 ) -> Result<(), TrainError> {
     let centroids = MatRef::new(centroids, x.cols);
     let halves = half_norms(centroids);
-    let centroid_index = CentroidIndex::new(centroids, || check(monitor))?;
+    let centroid_index = CentroidIndex::new(centroids, || check_interrupts(monitor))?;
     let assigner = Assigner::new(centroids, &halves).with_index(centroid_index.as_ref());
     let many = rows_at_once(x.cols);
     par::chunks_mut(nearest, many, |i, out| {
         let mut rows = Vec::new();
         x.gather(&chosen[i * many..i * many + out.len()], &mut rows);
-        assigner.assign(MatRef::new(&rows, x.cols), out, || check(monitor))
+        assigner.assign(MatRef::new(&rows, x.cols), out, || {
+            check_interrupts(monitor)
+        })
     })
 }
 
@@ -263,7 +126,7 @@ fn update(
         .map(|m| if m.is_empty() { spare.pop() } else { None })
         .collect();
     par::chunks_mut(centroids, x.cols, |list, centroid| {
-        check(monitor)?;
+        check_interrupts(monitor)?;
         match spare[list] {
             Some(row) => centroid.copy_from_slice(x.row(row as usize)),
             None => mean(x, &members[list], centroid),

@@ -1,23 +1,17 @@
-//! Rotations before the product quantizer: trained (OPQ), random, structured; FAISS calls them `OPQMatrix` and
-//! `RandomRotationMatrix`.
+//! The trained rotation before the product quantizer (OPQ; FAISS `OPQMatrix`).
 //!
 //! A rotation changes no distance, so lists and exact scores do not notice it; it decides which dimensions share a
 //! codeword. [`train_opq`] is the alternation of optimized product quantization (Ge et al., 2013, non-parametric solution):
 //! encode the rotated residuals, move the codewords, and turn the space so that the residuals come nearest to their
 //! reconstructions, an orthogonal Procrustes problem whose solution is a polar factor.
-//!
-//! Matrices are row-major, `dim`×`dim`; a row vector `x` becomes `R·x`, so that rows of a batch become `X·Rᵀ`.
 
-use crate::linalg::{MatRef, ROWS, add_matmul_tn, matmul_nn, matmul_nt};
+use crate::codebooks::Codebooks;
+use crate::linalg::{MatRef, ROWS, add_matmul_tn};
 use crate::options::{affords_matrix, rotation_products};
-use crate::pq::{Codebooks, Residuals, update_words};
-use crate::train::check_interrupts;
+use crate::orthogonal::{polar, random, rotate};
+use crate::pq::{Residuals, update_words};
+use crate::progress::check_interrupts;
 use crate::{Monitor, Phase, TrainError, par};
-use distillvq_kernels::kernels;
-use rand::RngExt;
-use rand::seq::SliceRandom;
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
 
 /// Rounds of the alternation at the most; books of 16 words settle in half of them.
 const ROUNDS: usize = 30;
@@ -65,7 +59,7 @@ pub fn train_opq(
     let mut state = OpqState {
         residuals,
         books: Codebooks::zeros(dim, shape.0, shape.1),
-        rotation: random(dim, seed, monitor)?,
+        rotation: random(dim, seed, || check_interrupts(monitor))?,
         codes: vec![0; residuals.len() * shape.0],
         monitor,
     };
@@ -97,7 +91,9 @@ impl OpqState<'_> {
         let stride = self.books.padded();
         let mut raw = Vec::new();
         self.residuals.gather(from, to, &mut raw);
-        rotate(&self.rotation, &mut raw, dim, self.monitor)?;
+        rotate(&self.rotation, &mut raw, dim, || {
+            check_interrupts(self.monitor)
+        })?;
         let mut padded = vec![0f32; (to - from) * stride];
         for (out, row) in padded.chunks_exact_mut(stride).zip(raw.chunks_exact(dim)) {
             self.books.pad(row, out);
@@ -175,133 +171,10 @@ impl OpqState<'_> {
         if hold.is_normal() && hold > 0.0 {
             let pairs = pull.iter_mut().zip(&self.rotation);
             pairs.for_each(|(p, r)| *p += hold * r);
-            self.rotation = polar(pull, dim, self.monitor)?;
+            self.rotation = polar(pull, dim, || check_interrupts(self.monitor))?;
         }
         Ok(())
     }
-}
-
-/// Rotates rows in place.
-pub fn rotate(
-    rotation: &[f32],
-    rows: &mut [f32],
-    dim: usize,
-    monitor: &dyn Monitor,
-) -> Result<(), TrainError> {
-    par::chunks_mut(rows, ROWS * dim, |_, rows| {
-        check_interrupts(monitor)?;
-        rotate_few(rotation, rows, dim);
-        Ok(())
-    })
-}
-
-/// [`rotate`] for a few rows, on this thread.
-pub fn rotate_few(rotation: &[f32], rows: &mut [f32], dim: usize) {
-    let before = rows.to_vec();
-    if rows.len() == dim {
-        return (kernels().dot_rows)(&before, rotation, rows);
-    }
-    matmul_nt(MatRef::new(&before, dim), MatRef::new(rotation, dim), rows);
-}
-
-/// The identity.
-pub fn identity(dim: usize) -> Vec<f32> {
-    let mut unit = vec![0f32; dim * dim];
-    unit.iter_mut().step_by(dim + 1).for_each(|x| *x = 1.0);
-    unit
-}
-
-/// A rotation drawn at random.
-pub fn random(dim: usize, seed: u64, monitor: &dyn Monitor) -> Result<Vec<f32>, TrainError> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    // The sum of uniform numbers is near enough to a normal one for the directions to be spread evenly.
-    let draw = |_| (0..4).map(|_| rng.random::<f32>() - 0.5).sum();
-    let drawn: Vec<f32> = (0..dim * dim).map(draw).collect();
-    polar(drawn, dim, monitor)
-}
-
-/// A rotation that could be applied in `dim·log dim` steps: twice random signs, an order, and Walsh–Hadamard transforms of
-/// blocks whose size is the largest power of two that divides `dim`.
-pub fn structured(dim: usize, seed: u64) -> Vec<f32> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut columns = identity(dim);
-    let block = 1 << dim.trailing_zeros();
-    for _ in 0..2 {
-        let mut order: Vec<usize> = (0..dim).collect();
-        order.shuffle(&mut rng);
-        let signs: Vec<f32> = (0..dim)
-            .map(|_| if rng.random::<bool>() { 1.0 } else { -1.0 })
-            .collect();
-        for row in columns.chunks_exact_mut(dim.max(1)) {
-            let before = row.to_vec();
-            for ((x, from), sign) in row.iter_mut().zip(&order).zip(&signs) {
-                *x = before[*from] * sign;
-            }
-            row.chunks_exact_mut(block).for_each(hadamard);
-        }
-    }
-    // Rows were transformed as vectors are: row i is the image of axis i, a column of the matrix.
-    let mut rotation = vec![0f32; dim * dim];
-    for (i, image) in columns.chunks_exact(dim.max(1)).enumerate() {
-        let column = rotation.iter_mut().skip(i).step_by(dim);
-        column.zip(image).for_each(|(r, x)| *r = *x);
-    }
-    rotation
-}
-
-/// The normalised Walsh–Hadamard transform of a power of two of values.
-fn hadamard(values: &mut [f32]) {
-    let mut half = 1;
-    while half < values.len() {
-        for pair in values.chunks_exact_mut(2 * half) {
-            let (a, b) = pair.split_at_mut(half);
-            for (a, b) in a.iter_mut().zip(b) {
-                (*a, *b) = (*a + *b, *a - *b);
-            }
-        }
-        half *= 2;
-    }
-    let norm = (values.len() as f32).sqrt();
-    values.iter_mut().for_each(|x| *x /= norm);
-}
-
-/// The orthogonal factor of the polar decomposition of a square matrix: the rotation nearest to it. By the iteration of
-/// Newton and Schulz, `X ← X·(3 − XᵀX)/2`, which needs products only.
-fn polar(mut x: Vec<f32>, dim: usize, monitor: &dyn Monitor) -> Result<Vec<f32>, TrainError> {
-    /// More are never needed, but for a matrix that is singular.
-    const MOST: usize = 60;
-    /// Largest deviation of `XᵀX` from the unit matrix in the end.
-    const CLOSE: f32 = 2e-6;
-    let squares: f64 = x.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
-    let length = squares.sqrt().max(f64::MIN_POSITIVE) as f32;
-    x.iter_mut().for_each(|x| *x /= length);
-    let mut gram = vec![0f32; dim * dim];
-    for _ in 0..MOST {
-        let view = MatRef::new(&x, dim);
-        gram.fill(0.0);
-        par::chunks_mut(&mut gram, BLOCK * dim, |i, out| {
-            check_interrupts(monitor)?;
-            add_matmul_tn(view, i * BLOCK, view, out);
-            Ok::<_, TrainError>(())
-        })?;
-        let unit = |i: usize| if i.is_multiple_of(dim + 1) { 1.0 } else { 0.0 };
-        let off = (gram.iter().enumerate()).fold(0f32, |off, (i, g)| off.max((g - unit(i)).abs()));
-        if off <= CLOSE {
-            break;
-        }
-        for (i, g) in gram.iter_mut().enumerate() {
-            *g = 1.5 * unit(i) - 0.5 * *g;
-        }
-        let mut next = vec![0f32; dim * dim];
-        par::chunks_mut(&mut next, BLOCK * dim, |i, out| {
-            check_interrupts(monitor)?;
-            let rows = view.slice(i * BLOCK, (i + 1) * BLOCK);
-            matmul_nn(rows, MatRef::new(&gram, dim), out);
-            Ok::<_, TrainError>(())
-        })?;
-        x = next;
-    }
-    Ok(x)
 }
 
 #[cfg(test)]
@@ -309,17 +182,13 @@ fn polar(mut x: Vec<f32>, dim: usize, monitor: &dyn Monitor) -> Result<Vec<f32>,
 mod tests {
     use super::*;
     use crate::NoMonitor;
-    use crate::kmeans::Assignment;
-    use crate::linalg::squared_norm;
-
-    fn is_rotation(rotation: &[f32], dim: usize) {
-        let view = MatRef::new(rotation, dim);
-        let mut gram = vec![0f32; dim * dim];
-        matmul_nt(view, view, &mut gram);
-        for (g, unit) in gram.iter().zip(identity(dim)) {
-            assert!((g - unit).abs() < 1e-4, "{g} {unit}");
-        }
-    }
+    use crate::coarse::flat::Assignment;
+    use crate::linalg::{matmul_nt, squared_norm};
+    use crate::orthogonal::identity;
+    use crate::testing::never_interrupt;
+    use rand::RngExt;
+    use rand_chacha::ChaCha8Rng;
+    use rand_chacha::rand_core::SeedableRng;
 
     #[test]
     fn a_rotation_is_learned_where_the_table_pays_for_it() {
@@ -336,33 +205,6 @@ mod tests {
             (16_000, 256, usize::MAX, None),
         ] {
             assert_eq!(rounds(dim, words, rows), paid, "{dim} {words} {rows}");
-        }
-    }
-
-    #[test]
-    fn rotations_are_orthogonal() {
-        for dim in [1, 2, 7, 24, 96] {
-            is_rotation(&random(dim, 1, &NoMonitor).unwrap(), dim);
-            is_rotation(&structured(dim, 1), dim);
-        }
-        assert_ne!(
-            random(7, 1, &NoMonitor).unwrap(),
-            random(7, 2, &NoMonitor).unwrap()
-        );
-    }
-
-    #[test]
-    fn the_polar_factor_of_a_stretched_rotation_is_the_rotation() {
-        let dim = 12;
-        let rotation = random(dim, 3, &NoMonitor).unwrap();
-        // Scaling the columns from the right by S leaves R as the factor only if S commutes: take R·(RᵀDR).
-        let mut stretched = rotation.clone();
-        for (row, by) in stretched.chunks_exact_mut(dim).zip(1..) {
-            row.iter_mut().for_each(|x| *x *= by as f32);
-        }
-        let found = polar(stretched, dim, &NoMonitor).unwrap();
-        for (a, b) in found.iter().zip(&rotation) {
-            assert!((a - b).abs() < 1e-4, "{a} {b}");
         }
     }
 
@@ -386,10 +228,14 @@ mod tests {
             centroids: MatRef::new(&zero, 4),
         };
         let learned = train_opq(&residuals, (2, 16), 15, 1, &NoMonitor).unwrap();
-        is_rotation(&learned.rotation, 4);
+        let view = MatRef::new(&learned.rotation, 4);
+        let mut gram = vec![0f32; 16];
+        matmul_nt(view, view, &mut gram);
+        let pairs = gram.iter().zip(identity(4));
+        assert!(pairs.into_iter().all(|(g, unit)| (g - unit).abs() < 1e-4));
         let error = |rotation: &[f32]| {
             let mut turned = rows.clone();
-            rotate(rotation, &mut turned, 4, &NoMonitor).unwrap();
+            let Ok(()) = rotate(rotation, &mut turned, 4, never_interrupt);
             let residuals = Residuals {
                 x: MatRef::new(&turned, 4),
                 ..residuals

@@ -10,8 +10,8 @@
 //! sample near norm 1, so that squares neither overflow nor vanish. A rotation, if there is one, is applied last.
 
 use crate::linalg::MatRef;
-use crate::opq::rotate_few;
-use crate::train::with_interrupts;
+use crate::orthogonal::rotate_few;
+use crate::progress::with_interrupts;
 use crate::{Metric, Monitor, TrainError};
 use serde::{Deserialize, Serialize};
 

@@ -5,11 +5,11 @@
 //!
 //! Everything that a query is multiplied by is int8, except for the codebooks.
 
+use crate::codebooks::TransposedCodebooks;
 use crate::int8::{QueryMatrix, QueryVector};
 use crate::linalg::{MatRef, half_norms};
-use crate::model::{Encoder, ModelData};
 use crate::norm_correction::NormCorrection;
-use crate::pq::TransposedCodebooks;
+use crate::params::{Encoder, ModelData};
 use crate::preprocess::Preprocess;
 use crate::refine::RefineQuery;
 use crate::{CodeShape, Metric};

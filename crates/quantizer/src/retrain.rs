@@ -4,7 +4,7 @@ use crate::distillation::Distillation;
 use crate::encode::Placement;
 use crate::encoded_sample::EncodedSample;
 use crate::linalg::MatRef;
-use crate::model::{ModelData, Student};
+use crate::params::{ModelData, Student};
 use crate::train::{Trained, check_count, check_shapes, row_norms, usable_queries, usable_rows};
 use crate::training_set::SampleVectors;
 use crate::{Loss, Model, Monitor, TrainError, TrainOptions, TrainReport};

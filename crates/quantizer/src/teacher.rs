@@ -5,12 +5,12 @@
 //! of those exactly tells that as well as a product with every row does, in a fraction of the time.
 
 use crate::brute_force::TopK;
+use crate::codebooks::{Codebooks, TransposedCodebooks};
 use crate::encoded_sample::EncodedSample;
 use crate::linalg::MatRef;
-use crate::model::IvfPqTables;
-use crate::pq::{Codebooks, TransposedCodebooks};
+use crate::params::IvfPqTables;
+use crate::progress::check_interrupts;
 use crate::query::quantize_lut;
-use crate::train::check_interrupts;
 use crate::training_set::{SampleVectors, is_candidate};
 use crate::{Monitor, Phase, TrainError, par};
 use distillvq_kernels::{LANES, kernels};
@@ -243,7 +243,9 @@ impl<'a> PqTeacher<'a> {
 mod tests {
     use super::*;
     use crate::NoMonitor;
-    use crate::kmeans::{Assigner, Assignment, kmeans};
+    use crate::coarse::Assigner;
+    use crate::coarse::flat::Assignment;
+    use crate::kmeans::kmeans;
     use crate::linalg::half_norms;
     use crate::pq::{self, Residuals};
     use crate::testing::noise;

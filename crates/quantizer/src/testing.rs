@@ -1,6 +1,7 @@
 //! Data and helpers for the unit tests.
 
-use crate::kmeans::{Assigner, Assignment};
+use crate::coarse::Assigner;
+use crate::coarse::flat::Assignment;
 use crate::linalg::MatRef;
 use std::convert::Infallible;
 

@@ -1,14 +1,18 @@
 //! Training, from the sample to the model.
 
+use crate::coarse::flat::Assignment;
+use crate::codebooks::Codebooks;
 use crate::distillation::{Distillation, DistilledParts};
 use crate::encoded_sample::EncodedSample;
-use crate::kmeans::{Assignment, assign_rows, kmeans};
+use crate::kmeans::{assign_rows, kmeans};
 use crate::linalg::{MatRef, ROWS, half_norms, squared_norm};
-use crate::model::{Encoder, IvfPqTables, ModelData, Student};
 use crate::norm_correction::NormCorrection;
 use crate::options::{MAX_DIM, MAX_TRANSFORM_DIM, MIN_TRAIN_ROWS};
-use crate::pq::{Codebooks, Residuals};
+use crate::orthogonal::{random, rotate as rotate_rows, structured};
+use crate::params::{Encoder, IvfPqTables, ModelData, Student};
+use crate::pq::Residuals;
 use crate::preprocess::{Preprocess, RowClass};
+use crate::progress::{check_interrupts, with_interrupts};
 use crate::training_set::SampleVectors;
 use crate::{
     Metric, Model, Monitor, Rotation, TrainError, TrainOptions, TrainReport, auto_lists,
@@ -306,8 +310,8 @@ fn rotate(
         {
             return Ok(None);
         }
-        Rotation::Random => (opq::random(dim, seed, monitor)?, None),
-        Rotation::Structured => (opq::structured(dim, seed), None),
+        Rotation::Random => (random(dim, seed, || check_interrupts(monitor))?, None),
+        Rotation::Structured => (structured(dim, seed), None),
         Rotation::Auto | Rotation::Learned => {
             let n = nearest.len();
             let most = if options.bits == 4 {
@@ -329,8 +333,8 @@ fn rotate(
         }
     };
     bf16::round_to_bf16(&mut rotation, dim);
-    opq::rotate(&rotation, rows, dim, monitor)?;
-    opq::rotate(&rotation, centroids, dim, monitor)?;
+    rotate_rows(&rotation, rows, dim, || check_interrupts(monitor))?;
+    rotate_rows(&rotation, centroids, dim, || check_interrupts(monitor))?;
     space.rotation = rotation;
     Ok(books)
 }
@@ -345,27 +349,4 @@ fn sample_indices(n: usize, most: usize, seed: u64) -> Vec<u32> {
     let mut chosen: Vec<u32> = chosen.iter().map(|i| i as u32).collect();
     chosen.sort_unstable();
     chosen
-}
-
-/// The same items; interrupts are checked every 1024 of them.
-pub(crate) fn with_interrupts<'a, T>(
-    items: impl Iterator<Item = T> + 'a,
-    monitor: &'a dyn Monitor,
-) -> impl Iterator<Item = Result<T, TrainError>> + 'a {
-    let ask = |i: usize| match i % 1024 {
-        0 => check_interrupts(monitor),
-        _ => Ok(()),
-    };
-    items
-        .enumerate()
-        .map(move |(i, item)| ask(i).map(|()| item))
-}
-
-/// Returns [`TrainError::Interrupted`] if the monitor interrupts.
-pub(crate) fn check_interrupts(monitor: &dyn Monitor) -> Result<(), TrainError> {
-    if monitor.interrupted() {
-        Err(TrainError::Interrupted)
-    } else {
-        Ok(())
-    }
 }

@@ -2,6 +2,7 @@
 
 use crate::brute_force::{NeighborLists, RowSource, knn};
 use crate::linalg::{MatRef, squared_norm};
+use crate::progress::check_interrupts;
 use crate::{Monitor, Phase, TrainError};
 use distillvq_kernels::kernels;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -107,11 +108,7 @@ pub fn exact_neighbors(
         |scores| {
             let done = done.fetch_add(scores, Ordering::Relaxed);
             monitor.phase(Phase::Teaching, done / 1000, total / 1000);
-            if monitor.interrupted() {
-                Err(TrainError::Interrupted)
-            } else {
-                Ok(())
-            }
+            check_interrupts(monitor)
         },
     )
 }

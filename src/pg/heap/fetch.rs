@@ -1,19 +1,19 @@
 //! Rows by their addresses: the exact distances of a search, and the rows that an index names looked up. How a row is fetched,
-//! and what makes that quick, is in [`Rows`].
+//! and what makes that quick, is in [`HeapFetcher`].
 
 use super::item_pointer;
 use super::values::Values;
 use crate::error::{Error, Result};
-use crate::pg::datum::{OwnedVector, ReadElements, append_elements};
-use crate::pg::recent::Recent;
+use crate::pg::memory::with_temporary_memory;
+use crate::pg::recent_buffers::RecentBuffers;
 use crate::pg::relation::{Heap, Index};
-use crate::pg::spi::as_role;
-use crate::pg::with_temporary_memory;
+use crate::pg::role::as_role;
+use crate::pg::vector_datum::{OwnedVector, ReadElements, append_elements};
 use distillvq_ivf::{Candidate, Tid};
 use pgrx::pg_sys;
 
 /// Exact distances of rows for one search, as the executor would compute them.
-pub struct Exact<'a> {
+pub struct HeapDistances<'a> {
     /// The table that is scanned.
     pub heap: Heap,
     /// The index, for its definition.
@@ -24,14 +24,14 @@ pub struct Exact<'a> {
     pub query: Option<&'a OwnedVector>,
 }
 
-impl Exact<'_> {
+impl HeapDistances<'_> {
     /// Appends the distance of each row to `out`, none for rows that the snapshot does not see. The rows should come in
     /// the order of their blocks; nothing stays pinned.
     pub fn distances(&self, candidates: &[Candidate], out: &mut Vec<Option<f64>>) -> Result<()> {
         pgrx::check_for_interrupts!();
         let distance = self.index.distance();
         with_temporary_memory(|| {
-            let mut rows = Rows::new(self.index, self.heap);
+            let mut rows = HeapFetcher::new(self.index, self.heap);
             if let Some(block) = rows.prefetch(candidates) {
                 let index = self.index.named();
                 return Err(Error::NoSuchRow { index, block });
@@ -52,7 +52,7 @@ impl Exact<'_> {
 
 /// What is done with each of the rows that are alive and have a vector: its place among those looked up, and a way to read
 /// the vector.
-pub type EachFound<'a> = dyn FnMut(usize, &ReadElements<'_>) + 'a;
+pub type LiveRowFn<'a> = dyn FnMut(usize, &ReadElements<'_>) + 'a;
 
 /// A snapshot that sees what was not deleted for good, and whose insertion did not fail.
 fn dirty() -> pg_sys::SnapshotData {
@@ -64,11 +64,11 @@ fn dirty() -> pg_sys::SnapshotData {
 
 /// Looks rows up by the addresses that an index has of them, best in the order of their blocks. Functions in the index's
 /// definition run as the owner of the table.
-pub fn look_up(heap: Heap, index: Index, tids: &[Tid], each: &mut EachFound<'_>) -> Result<()> {
+pub fn fetch_live(heap: Heap, index: Index, tids: &[Tid], each: &mut LiveRowFn<'_>) -> Result<()> {
     let element = index.element()?;
     let (mut snapshot, end) = (dirty(), heap.blocks());
     let look = || {
-        let mut rows = Rows::new(index, heap);
+        let mut rows = HeapFetcher::new(index, heap);
         for (i, tid) in tids.iter().enumerate().filter(|(_, tid)| tid.block < end) {
             pgrx::check_for_interrupts!();
             if let Some(value) = rows.fetch(*tid, &raw mut snapshot) {
@@ -85,7 +85,7 @@ pub fn look_up(heap: Heap, index: Index, tids: &[Tid], each: &mut EachFound<'_>)
 pub fn count_dead(heap: Heap, index: Index, tids: &[Tid]) -> usize {
     let (mut snapshot, end) = (dirty(), heap.blocks());
     with_temporary_memory(|| {
-        let mut rows = Rows::new(index, heap);
+        let mut rows = HeapFetcher::new(index, heap);
         let mut alive = |tid: &&Tid| {
             pgrx::check_for_interrupts!();
             tid.block < end && rows.find(**tid, &raw mut snapshot)
@@ -95,18 +95,18 @@ pub fn count_dead(heap: Heap, index: Index, tids: &[Tid]) -> usize {
 }
 
 /// Rows ahead of the one being compared that the processor is asked for, in two steps: what leads to the row, and the row.
-const AHEAD: [usize; 2] = [8, 4];
+const PREFETCH_DISTANCE: [usize; 2] = [8, 4];
 
 /// Fetches rows by their TIDs. Lives in the memory context where it was made.
-pub(in crate::pg) struct Rows {
+pub(in crate::pg) struct HeapFetcher {
     heap: Heap,
     values: Values,
     fetch: *mut pg_sys::IndexFetchTableData,
     /// Where pages of the table were found before, if it is kept as PostgreSQL keeps tables.
-    recent: Option<Recent>,
+    recent: Option<RecentBuffers>,
 }
 
-impl Rows {
+impl HeapFetcher {
     pub(in crate::pg) fn new(index: Index, heap: Heap) -> Self {
         // SAFETY: the relation is open; the fetch is ended in Drop, or released by the abort after an error.
         let fetch = unsafe { pg_sys::table_index_fetch_begin(heap.as_ptr()) };
@@ -114,7 +114,7 @@ impl Rows {
             heap,
             values: Values::new(index, heap),
             fetch,
-            recent: heap.is_plain().then(|| Recent::of(heap.data())),
+            recent: heap.is_heap_am().then(|| RecentBuffers::of(heap.data())),
         }
     }
 
@@ -126,7 +126,7 @@ impl Rows {
         let mut blocks = 0;
         for same_page in rows.chunk_by(|a, b| a.tid.block == b.tid.block) {
             if let Some(row) = same_page.first()
-                && !recent.knows(row.tid.block)
+                && !recent.contains(row.tid.block)
             {
                 if row.tid.block >= blocks {
                     blocks = self.heap.blocks();
@@ -146,7 +146,7 @@ impl Rows {
         let Some(recent) = &self.recent else { return };
         let pointer = |row: &Candidate| recent.warm_pointer(row.tid.block, row.tid.offset);
         let tuple = |row: &Candidate| recent.warm_row(row.tid.block, row.tid.offset);
-        let [far, near] = AHEAD;
+        let [far, near] = PREFETCH_DISTANCE;
         if i == 0 {
             rows.iter().take(far).for_each(pointer);
             rows.iter().take(near).for_each(tuple);
@@ -224,7 +224,7 @@ impl Rows {
     }
 }
 
-impl Drop for Rows {
+impl Drop for HeapFetcher {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             // SAFETY: begun in `new`, ended once.

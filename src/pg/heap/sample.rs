@@ -3,14 +3,19 @@
 use super::values::{Predicate, Values};
 use super::{Snapshot, begin_scan};
 use crate::error::Result;
-use crate::pg::datum::append_elements;
-use crate::pg::relation::{Element, Heap, Index};
-use crate::sample::Reservoir;
+use crate::pg::element::ElementType;
+use crate::pg::relation::{Heap, Index};
+use crate::pg::vector_datum::{ReadElements, append_elements};
 use pgrx::pg_sys;
 use rand::Rng;
 
-/// Offers every row that has been committed by now to a reservoir; the vectors of rows not chosen are not even read.
-pub fn sample(heap: Heap, index: Index, element: Element, reservoir: &mut Reservoir) -> Result<()> {
+/// Passes every row that has been committed by now to `each`, which decides whether to read its vector.
+pub fn sample(
+    heap: Heap,
+    index: Index,
+    element: ElementType,
+    each: &mut dyn FnMut(&ReadElements<'_>) -> Result<()>,
+) -> Result<()> {
     let mut rows = Values::new(index, heap);
     let predicate = Predicate::new(index, rows.slot);
     let snapshot = Snapshot::latest();
@@ -27,7 +32,7 @@ pub fn sample(heap: Heap, index: Index, element: Element, reservoir: &mut Reserv
                 continue;
             }
             if let Some(value) = rows.value() {
-                outcome = reservoir.offer(|out| append_elements(value, element, out));
+                outcome = each(&|out| append_elements(value, element, out));
             }
         }
         pg_sys::table_endscan(scan);
@@ -35,11 +40,11 @@ pub fn sample(heap: Heap, index: Index, element: Element, reservoir: &mut Reserv
     outcome
 }
 
-/// Blocks that [`pick`] looks at, at the most.
+/// Blocks that [`sample_blocks`] looks at, at the most.
 const PICKED_BLOCKS: usize = 1_024;
 
 /// Rows picked at random, and how many there should be in all.
-pub struct Picked {
+pub struct SampledRows {
     /// Elements, row-major.
     pub vectors: Vec<f32>,
     /// An estimate, if not all blocks were looked at.
@@ -48,13 +53,13 @@ pub struct Picked {
 
 /// Picks `wanted` rows at random among those that have been committed by now, or as many as there are. Not all blocks of a large
 /// table are looked at, and only the vectors picked are read or computed.
-pub fn pick(
+pub fn sample_blocks(
     heap: Heap,
     index: Index,
-    element: Element,
+    element: ElementType,
     wanted: usize,
     random: &mut impl Rng,
-) -> Result<Picked> {
+) -> Result<SampledRows> {
     let mut rows = Values::new(index, heap);
     let predicate = Predicate::new(index, rows.slot);
     let snapshot = Snapshot::latest();
@@ -77,7 +82,7 @@ pub fn pick(
             pg_sys::table_endscan(scan);
         }
         pgrx::check_for_interrupts!();
-        if !heap.is_plain() {
+        if !heap.is_heap_am() {
             break;
         }
     }
@@ -98,12 +103,12 @@ pub fn pick(
             }
         }
     }
-    let rows = if heap.is_plain() {
+    let rows = if heap.is_heap_am() {
         tids.len() * blocks as usize / chosen.len().max(1)
     } else {
         tids.len()
     };
-    Ok(Picked { vectors, rows })
+    Ok(SampledRows { vectors, rows })
 }
 
 /// At most `wanted` of so many, in ascending order.

@@ -18,7 +18,7 @@
 
 use super::{BODY, BODY_SIZE, PG_HEADER_SIZE};
 use crate::row_format::{MAX_COLUMNS, RowFormat};
-use distillvq_kernels::LANES;
+use distillvq_kernels::block::LANES;
 use std::ops::Range;
 
 /// Offsets of the parts of a posting page.

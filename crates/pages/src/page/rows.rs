@@ -4,7 +4,7 @@ use super::{Layout, get_u16, get_u32, put};
 use crate::row::{Row, SideLocation};
 use crate::row_format::{Column, RowFormat, Stored};
 use crate::tid::Tid;
-use distillvq_kernels::{LANES, block};
+use distillvq_kernels::block::{self, LANES};
 
 /// Up to 32 rows of a posting page.
 #[derive(Clone, Copy, Debug)]

@@ -4,12 +4,12 @@
 
 use super::{DecoderTrainOptions, DecoderTrainSet};
 use crate::adam::{Param, base_learning_rate};
+use crate::codebooks::Codebooks;
 use crate::linalg::{MatRef, add_matmul_tn, matmul_nn, matmul_nt};
 use crate::loss::{BatchTotals, SUMS, fold_maxima};
-use crate::model::{Decoder, IvfPqTables};
-use crate::opq::identity;
-use crate::pq::Codebooks;
-use crate::train::check_interrupts;
+use crate::orthogonal::identity;
+use crate::params::{Decoder, IvfPqTables};
+use crate::progress::check_interrupts;
 use crate::{Monitor, NegativeSampling, TrainError, par};
 use std::ops::Range;
 

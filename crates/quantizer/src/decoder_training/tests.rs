@@ -3,10 +3,11 @@
 
 use super::*;
 use crate::NoMonitor;
-use crate::kmeans::{Assigner, Assignment};
+use crate::coarse::Assigner;
+use crate::coarse::flat::Assignment;
+use crate::codebooks::Codebooks;
 use crate::linalg::{MatRef, half_norms, squared_norm};
-use crate::model::IvfPqTables;
-use crate::pq::Codebooks;
+use crate::params::IvfPqTables;
 use crate::testing::noise;
 use crate::training_set::exact_neighbors;
 
@@ -46,7 +47,7 @@ fn with_course(test: impl Fn(&DecoderTrainSet<'_>, &Decoder)) {
             taught: &taught,
         };
         let noise = noise(DIM * DIM, 12);
-        let unit = crate::opq::identity(DIM);
+        let unit = crate::orthogonal::identity(DIM);
         let query_transform = unit.iter().zip(noise).map(|(u, n)| u + n / 5.0);
         let decoder = Decoder {
             tables: tables.clone(),

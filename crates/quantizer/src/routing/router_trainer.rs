@@ -9,8 +9,8 @@ use super::ListTargets;
 use crate::adam::{Param, base_learning_rate};
 use crate::linalg::{MatRef, add_matmul_tn, matmul_nn, matmul_nt};
 use crate::loss::{SoftmaxSums, exponentials, fold_maxima, gradient};
-use crate::model::Routing;
-use crate::train::check_interrupts;
+use crate::params::Routing;
+use crate::progress::check_interrupts;
 use crate::{Monitor, TrainError, par};
 
 /// Lists per shard.

@@ -1,0 +1,185 @@
+//! Orthogonal matrices: random and structured rotations, the polar factor of a matrix, and products with rows.
+//!
+//! Matrices are row-major, `dim`×`dim`; a row vector `x` becomes `R·x`, so that rows of a batch become `X·Rᵀ`.
+
+use crate::linalg::{MatRef, ROWS, add_matmul_tn, matmul_nn, matmul_nt};
+use crate::par;
+use distillvq_kernels::kernels;
+use rand::RngExt;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+/// Rows of a matrix per piece of work.
+const BLOCK: usize = 48;
+
+/// Multiplies rows by a matrix in place; calls `check_interrupts` every few milliseconds.
+pub fn rotate<E: Send>(
+    rotation: &[f32],
+    rows: &mut [f32],
+    dim: usize,
+    check_interrupts: impl Fn() -> Result<(), E> + Sync + Send,
+) -> Result<(), E> {
+    par::chunks_mut(rows, ROWS * dim, |_, rows| {
+        check_interrupts()?;
+        rotate_few(rotation, rows, dim);
+        Ok(())
+    })
+}
+
+/// [`rotate`] for a few rows, on this thread.
+pub fn rotate_few(rotation: &[f32], rows: &mut [f32], dim: usize) {
+    let before = rows.to_vec();
+    if rows.len() == dim {
+        return (kernels().dot_rows)(&before, rotation, rows);
+    }
+    matmul_nt(MatRef::new(&before, dim), MatRef::new(rotation, dim), rows);
+}
+
+/// The identity.
+pub fn identity(dim: usize) -> Vec<f32> {
+    let mut unit = vec![0f32; dim * dim];
+    unit.iter_mut().step_by(dim + 1).for_each(|x| *x = 1.0);
+    unit
+}
+
+/// A random rotation, the same for the same seed.
+pub fn random<E: Send>(
+    dim: usize,
+    seed: u64,
+    check_interrupts: impl Fn() -> Result<(), E> + Sync + Send,
+) -> Result<Vec<f32>, E> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    // The sum of uniform numbers is near enough to a normal one for the directions to be spread evenly.
+    let draw = |_| (0..4).map(|_| rng.random::<f32>() - 0.5).sum();
+    let drawn: Vec<f32> = (0..dim * dim).map(draw).collect();
+    polar(drawn, dim, check_interrupts)
+}
+
+/// A rotation that could be applied in `dim·log dim` steps: twice random signs, an order, and Walsh–Hadamard transforms of
+/// blocks whose size is the largest power of two that divides `dim`.
+pub fn structured(dim: usize, seed: u64) -> Vec<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut columns = identity(dim);
+    let block = 1 << dim.trailing_zeros();
+    for _ in 0..2 {
+        let mut order: Vec<usize> = (0..dim).collect();
+        order.shuffle(&mut rng);
+        let signs: Vec<f32> = (0..dim)
+            .map(|_| if rng.random::<bool>() { 1.0 } else { -1.0 })
+            .collect();
+        for row in columns.chunks_exact_mut(dim.max(1)) {
+            let before = row.to_vec();
+            for ((x, from), sign) in row.iter_mut().zip(&order).zip(&signs) {
+                *x = before[*from] * sign;
+            }
+            row.chunks_exact_mut(block).for_each(hadamard);
+        }
+    }
+    // Rows were transformed as vectors are: row i is the image of axis i, a column of the matrix.
+    let mut rotation = vec![0f32; dim * dim];
+    for (i, image) in columns.chunks_exact(dim.max(1)).enumerate() {
+        let column = rotation.iter_mut().skip(i).step_by(dim);
+        column.zip(image).for_each(|(r, x)| *r = *x);
+    }
+    rotation
+}
+
+/// The normalized Walsh–Hadamard transform of a power of two of values.
+fn hadamard(values: &mut [f32]) {
+    let mut half = 1;
+    while half < values.len() {
+        for pair in values.chunks_exact_mut(2 * half) {
+            let (a, b) = pair.split_at_mut(half);
+            for (a, b) in a.iter_mut().zip(b) {
+                (*a, *b) = (*a + *b, *a - *b);
+            }
+        }
+        half *= 2;
+    }
+    let norm = (values.len() as f32).sqrt();
+    values.iter_mut().for_each(|x| *x /= norm);
+}
+
+/// The orthogonal factor of the polar decomposition of a square matrix: the rotation nearest to it. By the iteration of
+/// Newton and Schulz, `X ← X·(3 − XᵀX)/2`, which needs products only.
+pub fn polar<E: Send>(
+    mut x: Vec<f32>,
+    dim: usize,
+    check_interrupts: impl Fn() -> Result<(), E> + Sync + Send,
+) -> Result<Vec<f32>, E> {
+    /// More are never needed, but for a matrix that is singular.
+    const MOST: usize = 60;
+    /// Largest deviation of `XᵀX` from the unit matrix in the end.
+    const CLOSE: f32 = 2e-6;
+    let squares: f64 = x.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
+    let length = squares.sqrt().max(f64::MIN_POSITIVE) as f32;
+    x.iter_mut().for_each(|x| *x /= length);
+    let mut gram = vec![0f32; dim * dim];
+    for _ in 0..MOST {
+        let view = MatRef::new(&x, dim);
+        gram.fill(0.0);
+        par::chunks_mut(&mut gram, BLOCK * dim, |i, out| {
+            check_interrupts()?;
+            add_matmul_tn(view, i * BLOCK, view, out);
+            Ok(())
+        })?;
+        let unit = |i: usize| if i.is_multiple_of(dim + 1) { 1.0 } else { 0.0 };
+        let off = (gram.iter().enumerate()).fold(0f32, |off, (i, g)| off.max((g - unit(i)).abs()));
+        if off <= CLOSE {
+            break;
+        }
+        for (i, g) in gram.iter_mut().enumerate() {
+            *g = 1.5 * unit(i) - 0.5 * *g;
+        }
+        let mut next = vec![0f32; dim * dim];
+        par::chunks_mut(&mut next, BLOCK * dim, |i, out| {
+            check_interrupts()?;
+            let rows = view.slice(i * BLOCK, (i + 1) * BLOCK);
+            matmul_nn(rows, MatRef::new(&gram, dim), out);
+            Ok(())
+        })?;
+        x = next;
+    }
+    Ok(x)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::never_interrupt;
+
+    fn is_rotation(rotation: &[f32], dim: usize) {
+        let view = MatRef::new(rotation, dim);
+        let mut gram = vec![0f32; dim * dim];
+        matmul_nt(view, view, &mut gram);
+        for (g, unit) in gram.iter().zip(identity(dim)) {
+            assert!((g - unit).abs() < 1e-4, "{g} {unit}");
+        }
+    }
+
+    #[test]
+    fn rotations_are_orthogonal() {
+        for dim in [1, 2, 7, 24, 96] {
+            let Ok(rotation) = random(dim, 1, never_interrupt);
+            is_rotation(&rotation, dim);
+            is_rotation(&structured(dim, 1), dim);
+        }
+        assert_ne!(random(7, 1, never_interrupt), random(7, 2, never_interrupt));
+    }
+
+    #[test]
+    fn the_polar_factor_of_a_stretched_rotation_is_the_rotation() {
+        let dim = 12;
+        let Ok(rotation) = random(dim, 3, never_interrupt);
+        // Scaling the columns from the right by S leaves R as the factor only if S commutes: take R·(RᵀDR).
+        let mut stretched = rotation.clone();
+        for (row, by) in stretched.chunks_exact_mut(dim).zip(1..) {
+            row.iter_mut().for_each(|x| *x *= by as f32);
+        }
+        let Ok(found) = polar(stretched, dim, never_interrupt);
+        for (a, b) in found.iter().zip(&rotation) {
+            assert!((a - b).abs() < 1e-4, "{a} {b}");
+        }
+    }
+}

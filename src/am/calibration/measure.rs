@@ -1,0 +1,539 @@
+//! What an index learns of its own recall: queries whose true neighbours are known are searched on its finished pages.
+//!
+//! The truth comes from the pass of the build, or from one of its own over a table that has changed since ([`truth`]).
+//! [`measure`] then searches as any scan does, with exact distances from the table, for [`SEARCH_TIME`] at most.
+
+use crate::am::batches::{Batch, BuildMemory};
+use crate::am::calibration::queries::{CalibrationQueries, rows_as_queries};
+use crate::am::failure::with_index;
+use crate::am::open_index::OpenIndex;
+use crate::am::scan::{SearchParams, SearchStream};
+use crate::am::training::phases::CALIBRATING;
+use crate::error::{Error, Result};
+use crate::pg::heap::{HeapDistances, Snapshot, VisibleRows};
+use crate::pg::page_store::RelationStore;
+use crate::pg::relation::{Heap, Index, LockedIndex};
+use crate::pg::role::as_role;
+use crate::pg::vector_datum::OwnedVector;
+use crate::pg::workers;
+use crate::settings::Probing;
+use crate::settings::iterative::ScanLimits;
+use crate::settings::reloptions::Options;
+use distillvq_ivf::describe;
+use distillvq_ivf::stream::{BANDS, Growth, RANKS};
+use distillvq_ivf::{
+    BandLists, Bands, Calibration, Candidate, Curve, DEEP_QUERIES, Meta, NEIGHBOURS, Neighbours,
+    RowEncoder, Tid, Training, Truth, TruthCollector, choose_depth,
+};
+use distillvq_quantizer::{ListRanking, Model, Monitor, TrainError, TrainReport};
+use std::time::{Duration, Instant};
+
+/// Queries that are searched with each number of lists: what searches lose differs little between queries.
+const SEARCHED: std::ops::RangeInclusive<usize> = 48..=256;
+/// Codes that these searches scan, at the most, if [`SEARCHED`] allows.
+const CODES: f64 = 4e7;
+/// Most time that all searches of a calibration take: where codes are so coarse that each search compares the whole table,
+/// what was measured until then has to do.
+const SEARCH_TIME: Duration = Duration::from_secs(10);
+/// Fewest searches that tell what searches with a number of lists lose.
+const LEAST_SEARCHES: usize = 8;
+/// Queries that are searched for rows behind the first ten, and the recall that these searches aim at.
+const DEEP_SEARCHES: usize = 32;
+const DEEP_TARGET: f64 = 0.95;
+
+/// Microseconds since 1970.
+pub fn now() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_micros() as i64)
+}
+
+/// What a report tells of the training of an index that is built now.
+pub fn training(report: &TrainReport) -> Training {
+    // Nothing is measured where nothing was distilled.
+    let known = |recall: f32| Some(recall).filter(|recall| *recall > 0.0);
+    let now = now();
+    Training {
+        built_at: now,
+        trained_at: now,
+        rows: report.rows as u64,
+        queries: report.queries as u64,
+        recall_before: known(report.recall_before),
+        recall_after: known(report.recall_after),
+        ..Training::default()
+    }
+}
+
+/// Finds the true neighbours of queries in a pass over the rows of the table that are visible now.
+pub fn truth(
+    heap: Heap,
+    target: &OpenIndex,
+    model: &Model,
+    queries: CalibrationQueries,
+) -> Result<Truth> {
+    crate::pg::progress::report_phase(CALIBRATING);
+    let OpenIndex { index, meta } = target;
+    let collector = TruthCollector::new(model, queries.kind, queries.vectors);
+    // Codes are not wanted, but where a row is depends on them in rare cases.
+    let meta = Meta {
+        refine: false,
+        ..*meta
+    };
+    let encoder =
+        RowEncoder::new(&meta, Some(model)).map_err(crate::am::failure::with_index(*index))?;
+    let (sizes, expected) = (BuildMemory::new(), heap.estimated_rows());
+    let work = |batch: Batch, monitor: &dyn Monitor| {
+        let encoded = encoder.encode_watched(&batch.vectors, monitor)?;
+        collector.offer(&batch.tids, &batch.vectors, &encoded, monitor)?;
+        Ok(batch.tids.len())
+    };
+    workers::with_workers(sizes.workers, work, |mut workers| {
+        let rows = VisibleRows::new(heap, *index)?;
+        let (mut batch, mut done) = (Batch::default(), 0);
+        let mut count = |offered: std::result::Result<usize, TrainError>| {
+            done += offered.map_err(|source| Error::Train {
+                relation: index.name(),
+                source,
+            })?;
+            crate::pg::progress::report_progress(done, expected.max(done));
+            Ok::<(), Error>(())
+        };
+        rows.for_each(0..u32::MAX, &mut |tid, read| {
+            let dim = read(&mut batch.vectors);
+            target.check_dimensions(dim)?;
+            batch.tids.push(tid);
+            if batch.vectors.len() + dim > sizes.batch {
+                if workers.full()
+                    && let Some(offered) = workers.next_result()?
+                {
+                    count(offered)?;
+                }
+                workers.submit(std::mem::take(&mut batch));
+            }
+            Ok(())
+        });
+        workers.submit(std::mem::take(&mut batch));
+        while let Some(offered) = workers.next_result()? {
+            count(offered)?;
+        }
+        Ok(())
+    })?;
+    Ok(collector.finish())
+}
+
+/// Measures a trained index with queries whose truth is known; nothing if none of their neighbours is visible.
+pub fn measure(
+    heap: Heap,
+    target: &OpenIndex,
+    model: &Model,
+    truth: &Truth,
+) -> Result<Option<Calibration>> {
+    crate::pg::progress::report_phase(CALIBRATING);
+    let bench = Calibrator {
+        heap,
+        target,
+        model,
+        snapshot: Snapshot::latest(),
+    };
+    let each = truth.queries.chunks_exact(target.meta.dim.max(1));
+    let mut questions = Vec::new();
+    for (elements, neighbours) in each.zip(&truth.neighbours) {
+        questions.extend(bench.question(elements, neighbours)?);
+    }
+    if questions.is_empty() {
+        return Ok(None);
+    }
+    let lists = target.meta.lists();
+    let reached = questions.iter().map(|it| it.reached.clone());
+    let mut curve = Curve::new(lists, reached.collect());
+    let settings = curve.worth_measuring();
+    let widest = settings.last().copied().unwrap_or(lists);
+    let mut clock = Clock::start();
+    let searched = bench.query_budget(truth.rows, widest, &questions);
+    let depth = choose_depth(|depth| {
+        let until = clock.share(settings.len() + 2);
+        let (recalls, compared) = bench.search_all(searched, effort(widest, depth), until)?;
+        let enough = clock.is_enough(recalls.len(), searched.len());
+        let compared = if enough { compared } else { f64::INFINITY };
+        Ok::<_, Error>((curve.loss(widest, &recalls), compared))
+    })?;
+    for (done, &probes) in settings.iter().enumerate() {
+        crate::pg::progress::report_progress(done, settings.len());
+        let searched = bench.query_budget(truth.rows, probes, &questions);
+        let until = clock.share(settings.len() + 1 - done);
+        let (recalls, compared) = bench.search_all(searched, effort(probes, depth), until)?;
+        if clock.is_enough(recalls.len(), searched.len()) {
+            curve.measured(probes, &recalls, compared);
+        }
+    }
+    let (queries, k) = (questions.len() as u32, NEIGHBOURS as u8);
+    let measured = Calibration::new(truth.kind, queries, k, truth.rows, now());
+    let measured = measured.with_depth(depth).with_points(&curve.points());
+    let bands = bench.bands(&questions, &measured, &mut clock)?;
+    clock.tell(target.index);
+    Ok(Some(measured.with_bands(bands)))
+}
+
+/// A search with so many lists and no others.
+fn effort(probes: u32, depth: f32) -> SearchParams {
+    let probing = Probing {
+        first: probes as usize,
+        growth: Growth::new(&[0; BANDS]),
+    };
+    SearchParams { probing, depth }
+}
+
+/// The time that searches may take.
+struct Clock {
+    start: Instant,
+    searches: usize,
+    /// Searches that there was no time for.
+    missed: usize,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Clock {
+            start: Instant::now(),
+            searches: 0,
+            missed: 0,
+        }
+    }
+
+    /// Until when one of so many parts may take that are left.
+    fn share(&self, parts: usize) -> Instant {
+        let left = SEARCH_TIME.saturating_sub(self.start.elapsed());
+        Instant::now() + left / parts.max(1) as u32
+    }
+
+    /// Counts searches that were done of those wanted; whether they are enough to go by.
+    fn is_enough(&mut self, done: usize, wanted: usize) -> bool {
+        self.searches += done;
+        self.missed += wanted - done.min(wanted);
+        done >= LEAST_SEARCHES.min(wanted)
+    }
+
+    /// Tells whoever waited when there was not enough time.
+    fn tell(&self, index: Index) {
+        if self.missed == 0 {
+            return;
+        }
+        let each = 1000.0 * self.start.elapsed().as_secs_f64() / self.searches.max(1) as f64;
+        crate::pg::report::notice(
+            &format!(
+                "the recall of index \"{}\" was measured with {} searches instead of {}",
+                index.name(),
+                self.searches,
+                self.searches + self.missed
+            ),
+            &format!(
+                "A search took {each:.1} ms in the mean, and a calibration searches for {} s at most.",
+                SEARCH_TIME.as_secs()
+            ),
+            "Give rows longer codes with a larger \"subquantizers\", bits = 8, or refine = sq7.",
+        );
+    }
+}
+
+/// Where questions are put.
+struct Calibrator<'a> {
+    heap: Heap,
+    target: &'a OpenIndex,
+    model: &'a Model,
+    snapshot: Snapshot,
+}
+
+/// A query whose answer is known.
+struct CalibrationQuery {
+    query: OwnedVector,
+    elements: Vec<f32>,
+    own: Option<Tid>,
+    /// How many neighbours are visible, and the distance of the farthest of them.
+    neighbours: usize,
+    farthest: f64,
+    /// Lists to be probed to reach each of them.
+    reached: Vec<u32>,
+    /// The same for the neighbours behind them, by rank.
+    further: Vec<u32>,
+    /// The neighbours at each of [`RANKS`].
+    ranked: Vec<Tid>,
+}
+
+impl Calibrator<'_> {
+    fn exact<'a>(&self, query: &'a OwnedVector) -> HeapDistances<'a> {
+        self.snapshot.exact(self.heap, self.target.index, query)
+    }
+
+    /// What can be asked: neighbours that are not visible, as a build meets them in rows that others still see, are none.
+    fn question(
+        &self,
+        elements: &[f32],
+        neighbours: &Neighbours,
+    ) -> Result<Option<CalibrationQuery>> {
+        let query = OwnedVector::of(elements, self.target.index.element()?);
+        let near = neighbours.rows.len().min(NEIGHBOURS);
+        let (near, further) = neighbours.rows.split_at(near);
+        let mut rows = near.to_vec();
+        rows.sort_unstable();
+        let tids = rows.iter().map(|(tid, _)| *tid);
+        let distances = self.distances(&query, tids)?;
+        let visible = rows.iter().zip(&distances);
+        let visible: Vec<(u32, f64)> = visible
+            .filter_map(|((_, list), distance)| Some((*list, (*distance)?)))
+            .collect();
+        let farthest = visible.iter().map(|(_, distance)| *distance);
+        let farthest = farthest.fold(f64::NEG_INFINITY, f64::max);
+        if !farthest.is_finite() {
+            return Ok(None);
+        }
+        let places = places(self.model.query(elements).ranking());
+        // Rows of the exact list are always compared.
+        let reached = |list: u32| places.get(list as usize).copied().unwrap_or(1);
+        let ranked = RANKS
+            .iter()
+            .map_while(|rank| neighbours.rows.get(*rank as usize - 1));
+        Ok(Some(CalibrationQuery {
+            query,
+            elements: elements.to_vec(),
+            own: neighbours.own,
+            neighbours: visible.len(),
+            farthest,
+            reached: visible.iter().map(|(list, _)| reached(*list)).collect(),
+            further: further.iter().map(|(_, list)| reached(*list)).collect(),
+            ranked: ranked.map(|(tid, _)| *tid).collect(),
+        }))
+    }
+
+    /// The exact distances of rows in the order of the table, none of those that are not visible.
+    fn distances(
+        &self,
+        query: &OwnedVector,
+        tids: impl Iterator<Item = Tid>,
+    ) -> Result<Vec<Option<f64>>> {
+        let candidates: Vec<Candidate> = tids.map(Candidate::exact).collect();
+        let mut distances = Vec::new();
+        self.exact(query).distances(&candidates, &mut distances)?;
+        Ok(distances)
+    }
+
+    /// The lists that the rows behind the first ten need: from where the neighbours lie, and what searches lose of them.
+    fn bands(
+        &self,
+        questions: &[CalibrationQuery],
+        measured: &Calibration,
+        clock: &mut Clock,
+    ) -> Result<BandLists> {
+        let lists = self.target.meta.lists();
+        let deep = questions.iter().filter(|it| !it.further.is_empty());
+        let deep: Vec<&CalibrationQuery> = deep.take(DEEP_QUERIES).collect();
+        let reached: Vec<Vec<u32>> = deep.iter().map(|it| it.further.clone()).collect();
+        let bands = Bands::new(lists, &reached);
+        if bands.is_empty() {
+            return Ok(BandLists::default());
+        }
+        let probing = Probing {
+            first: measured.probes_for(DEEP_TARGET).unwrap_or(lists) as usize,
+            growth: bands.lists(&[]).growth(DEEP_TARGET),
+        };
+        let effort = SearchParams {
+            probing,
+            depth: measured.depth,
+        };
+        let probed = |band: usize| {
+            let returned = RANKS.get(band).map_or(0.0, |rank| f64::from(*rank));
+            probing.growth.lists(probing.first as f64, returned) as u32
+        };
+        let (mut lost, mut searched) = (vec![0.0; bands.len()], 0);
+        let until = clock.share(1);
+        let mut wanted = deep.len().min(DEEP_SEARCHES);
+        for (i, question) in deep.iter().enumerate().take(wanted) {
+            if searched > 0 && Instant::now() > until {
+                break;
+            }
+            let Some(found) = self.search_deep(question, bands.len(), effort)? else {
+                wanted -= 1;
+                continue;
+            };
+            searched += 1;
+            for (band, (lost, found)) in lost.iter_mut().zip(found).enumerate() {
+                *lost += bands.share(band, i, probed(band)).unwrap_or(0.0) - found;
+            }
+        }
+        if !clock.is_enough(searched, wanted) || searched == 0 {
+            return Ok(bands.lists(&[]));
+        }
+        lost.iter_mut().for_each(|lost| *lost /= searched as f64);
+        Ok(bands.lists(&lost))
+    }
+
+    /// The share of the neighbours that a search finds in each of so many bands, as far as it returns rows in order; none if a
+    /// row is not visible that a band ends with.
+    fn search_deep(
+        &self,
+        question: &CalibrationQuery,
+        bands: usize,
+        effort: SearchParams,
+    ) -> Result<Option<Vec<f64>>> {
+        let mut edges = Vec::new();
+        for tid in question.ranked.iter().take(bands + 1) {
+            let distance = self.distances(&question.query, std::iter::once(*tid))?;
+            let Some(Some(distance)) = distance.first() else {
+                return Ok(None);
+            };
+            edges.push((*distance, 0u32));
+        }
+        let Some(&(farthest, _)) = edges.last() else {
+            return Ok(None);
+        };
+        let most = RANKS.get(bands).copied().unwrap_or(0);
+        self.search_for(question, effort, most as usize, &mut |distance| {
+            for (edge, within) in &mut edges {
+                *within += u32::from(distance <= *edge);
+            }
+            distance <= farthest
+        })?;
+        let edges = edges.iter().zip(RANKS);
+        let found: Vec<(u32, u32)> = edges
+            .map(|((_, within), rank)| ((*within).min(rank), rank))
+            .collect();
+        let share = |pair: &[(u32, u32)]| match pair {
+            [(nearer, from), (within, to)] => {
+                f64::from(within.saturating_sub(*nearer)) / f64::from(to - from)
+            }
+            _ => 0.0,
+        };
+        Ok(Some(found.windows(2).map(share).collect()))
+    }
+
+    /// The first questions, as many as may be searched with so many lists.
+    fn query_budget<'q>(
+        &self,
+        rows: u64,
+        probes: u32,
+        questions: &'q [CalibrationQuery],
+    ) -> &'q [CalibrationQuery] {
+        let lists = self.target.meta.lists().max(1);
+        let codes = rows as f64 * f64::from(probes) / f64::from(lists);
+        let (least, most) = SEARCHED.into_inner();
+        let searched = ((CODES / codes.max(1.0)) as usize).clamp(least, most);
+        questions.get(..searched).unwrap_or(questions)
+    }
+
+    /// The recall of each search that looks so far, as many as begin in time and at least one, and how many rows they compared
+    /// in the mean.
+    fn search_all(
+        &self,
+        questions: &[CalibrationQuery],
+        effort: SearchParams,
+        until: Instant,
+    ) -> Result<(Vec<f32>, f64)> {
+        let (mut recalls, mut compared) = (Vec::new(), 0);
+        for question in questions {
+            if !recalls.is_empty() && Instant::now() > until {
+                break;
+            }
+            let (recall, rows) = self.search(question, effort)?;
+            recalls.push(recall);
+            compared += rows;
+        }
+        let mean = compared as f64 / recalls.len().max(1) as f64;
+        Ok((recalls, mean))
+    }
+
+    /// The recall of a search, and how many rows it compared. Rows as near as the farthest neighbour are as good as that.
+    fn search(&self, question: &CalibrationQuery, effort: SearchParams) -> Result<(f32, u64)> {
+        let mut found = 0;
+        let compared = self.search_for(question, effort, question.neighbours, &mut |distance| {
+            found += usize::from(distance <= question.farthest);
+            true
+        })?;
+        Ok((found as f32 / question.neighbours as f32, compared))
+    }
+
+    /// Searches for so many rows, while `each` wants more: it gets their distances. Returns how many rows were compared.
+    fn search_for(
+        &self,
+        question: &CalibrationQuery,
+        effort: SearchParams,
+        rows: usize,
+        each: &mut dyn FnMut(f64) -> bool,
+    ) -> Result<u64> {
+        let (index, searcher) = (self.target.index, self.model.searcher());
+        let exact = self.exact(&question.query);
+        let mut search = SearchStream::start(
+            self.target,
+            Some(searcher),
+            &question.elements,
+            effort,
+            ScanLimits::NONE,
+        )?;
+        // A row that meets itself is a search unlike others: its estimate is far off, and the search compares more rows.
+        question
+            .own
+            .into_iter()
+            .for_each(|own| search.leave_out(own));
+        for _ in 0..rows {
+            let hit = search.next(index, &mut |rows, out| exact.distances(rows, out))?;
+            if !hit.is_some_and(|hit| each(hit.distance)) {
+                break;
+            }
+        }
+        Ok(search.counters().compared)
+    }
+}
+
+/// The place of each list in a ranking, from 1.
+fn places(mut ranking: ListRanking) -> Vec<u32> {
+    let lists = ranking.len();
+    let mut places = vec![0; lists];
+    for (place, list) in (1..).zip(ranking.lists(0, lists)) {
+        if let Some(it) = places.get_mut(list as usize) {
+            *it = place;
+        }
+    }
+    places
+}
+
+/// Tells whoever builds an index that it cannot keep its promise.
+pub fn notice_target_missed(index: Index, calibration: &Calibration) {
+    let target = crate::settings::target_recall::target_recall(Options::of(index).target_recall);
+    let (None, Some(best)) = (calibration.probes_for(target), calibration.best()) else {
+        return;
+    };
+    if target >= 1.0 {
+        return;
+    }
+    let name = index.name();
+    crate::pg::report::notice(
+        &format!("index \"{name}\" reaches a recall of {best:.3}, not the target of {target}"),
+        "Searches without \"probes\" look at all lists.",
+        "Give rows longer codes with a larger \"subquantizers\" or bits = 8, keep refine = sq7 codes, or lower \
+         \"target_recall\".",
+    );
+}
+
+/// Measures an index with queries, or with rows that pose as queries, and writes what it found and how the model was
+/// trained into the metapage.
+pub fn calibrate(
+    locked: &LockedIndex,
+    target: &OpenIndex,
+    model: &Model,
+    queries: Option<CalibrationQueries>,
+    training: Training,
+) -> Result<Option<Calibration>> {
+    let (heap, index) = (locked.heap(), locked.index());
+    let dim = target.meta.dim;
+    let work = || -> Result<Option<Calibration>> {
+        let queries = match queries {
+            Some(queries) => queries,
+            None => rows_as_queries(heap, index, dim)?.0,
+        };
+        let truth = truth(heap, target, model, queries)?;
+        measure(heap, target, model, &truth)
+    };
+    // Functions in the index's definition run as the owner of the table, as in REINDEX.
+    let measured = as_role(index.owner(), work)?;
+    let store = RelationStore::new(index);
+    describe(&store, target.meta.model_version(), training, measured).map_err(with_index(index))?;
+    crate::pg::server::commit_durably();
+    Ok(measured)
+}

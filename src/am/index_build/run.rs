@@ -1,0 +1,88 @@
+//! Rows encoded and not yet written.
+
+use crate::error::{Error, Result};
+use distillvq_ivf::{Meta, Row, Tid};
+use distillvq_quantizer::{Encoded, EncodedRows, Placement};
+
+/// What memory is for, in errors.
+const WHAT: &str = "a run of encoded rows";
+/// Rows between two looks at interrupts.
+const ROWS_PER_INTERRUPT_CHECK: usize = 1 << 16;
+
+/// Encoded rows in the order of the table, to be written in the order of the lists.
+#[derive(Default)]
+pub struct Run {
+    tids: Vec<Tid>,
+    encoded: EncodedRows,
+}
+
+impl Run {
+    /// Bytes that it takes, with what sorting needs.
+    pub fn bytes(&self) -> usize {
+        self.tids.len() * (size_of::<Tid>() + size_of::<Encoded>() + size_of::<u32>())
+            + self.encoded.codes.len()
+            + self.encoded.refine.len()
+    }
+
+    /// Adds the rows that come next in the table.
+    pub fn add(&mut self, tids: &[Tid], encoded: &EncodedRows) -> Result<()> {
+        let EncodedRows {
+            rows,
+            codes,
+            refine,
+        } = &mut self.encoded;
+        Error::reserve(&mut self.tids, tids.len(), WHAT)?;
+        Error::reserve(rows, encoded.rows.len(), WHAT)?;
+        Error::reserve(codes, encoded.codes.len(), WHAT)?;
+        Error::reserve(refine, encoded.refine.len(), WHAT)?;
+        self.tids.extend_from_slice(tids);
+        self.encoded.rows.extend_from_slice(&encoded.rows);
+        self.encoded.codes.extend_from_slice(&encoded.codes);
+        self.encoded.refine.extend_from_slice(&encoded.refine);
+        Ok(())
+    }
+
+    /// The numbers of the rows to be indexed, sorted by list, in the order of the table within a list.
+    pub fn order(&self, meta: &Meta) -> Result<Vec<u32>> {
+        let list = |row: &Encoded| match row.placement {
+            Placement::List(list) => Some(list as usize),
+            Placement::Exact => Some(meta.exact_list() as usize),
+            Placement::Unindexed => None,
+        };
+        // Counted, not compared: a run may have many millions of rows, and interrupts must be served meanwhile.
+        let mut starts = vec![0u32; meta.exact_list() as usize + 2];
+        for list in with_interrupts(&self.encoded.rows).filter_map(|(_, row)| list(row)) {
+            starts[list + 1] += 1;
+        }
+        for list in 1..starts.len() {
+            starts[list] += starts[list - 1];
+        }
+        let rows = starts.last().map_or(0, |end| *end as usize);
+        let mut order = Vec::new();
+        Error::reserve(&mut order, rows, WHAT)?;
+        order.resize(rows, 0);
+        for (i, row) in with_interrupts(&self.encoded.rows) {
+            if let Some(list) = list(row) {
+                order[starts[list] as usize] = i as u32;
+                starts[list] += 1;
+            }
+        }
+        Ok(order)
+    }
+
+    /// Its rows in this order.
+    pub fn rows<'a>(&'a self, meta: &'a Meta, order: &'a [u32]) -> impl Iterator<Item = Row<'a>> {
+        order
+            .iter()
+            .filter_map(|&i| Row::of(meta, &self.encoded, i as usize, self.tids[i as usize]))
+    }
+}
+
+/// The rows with their numbers, interrupts being served meanwhile.
+fn with_interrupts(rows: &[Encoded]) -> impl Iterator<Item = (usize, &Encoded)> {
+    rows.iter().enumerate().inspect(|(i, _)| {
+        if i % ROWS_PER_INTERRUPT_CHECK == 0 {
+            pgrx::check_for_interrupts!();
+        }
+    })
+}

@@ -1,0 +1,113 @@
+//! Where the time of searches goes, by stage: for measuring, and compiled out unless the feature `timing` is on.
+//!
+//! A backend adds up the time of each stage and writes it to the server's log as it exits, as one line of JSON:
+//! `distillvq timing: {"searches": 1000, "route": 12.3, …}`, in microseconds a search. `make bench` builds the library so
+//! once more, and prints what the log says.
+
+/// A stage of a search. Each one's time is its own, without that of the stages called within it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "timing"), allow(dead_code))]
+pub enum Stage {
+    /// The model, once a session.
+    Load,
+    /// Metapage, the cache of models, and the query's copy.
+    Open,
+    /// The query's look-up table and the order of the lists.
+    Route,
+    /// The chosen lists' entries of the directory.
+    Probe,
+    /// Codes.
+    Scan,
+    /// Exact distances of rows of the table.
+    Compare,
+    /// The order of results.
+    Order,
+}
+
+/// Does some work as a stage.
+#[cfg(not(feature = "timing"))]
+#[inline(always)]
+pub fn stage<T>(_: Stage, work: impl FnOnce() -> T) -> T {
+    work()
+}
+
+/// Counts a search, and rows that it compares.
+#[cfg(not(feature = "timing"))]
+#[inline(always)]
+pub fn count(_searches: u64, _rows: u64) {}
+
+#[cfg(feature = "timing")]
+pub use on::{count, stage};
+
+#[cfg(feature = "timing")]
+mod on {
+    use super::Stage;
+    use std::cell::RefCell;
+    use std::time::{Duration, Instant};
+
+    const STAGES: [(Stage, &str); 7] = [
+        (Stage::Load, "load"),
+        (Stage::Open, "open"),
+        (Stage::Route, "route"),
+        (Stage::Probe, "probe"),
+        (Stage::Scan, "scan"),
+        (Stage::Compare, "compare"),
+        (Stage::Order, "order"),
+    ];
+
+    #[derive(Default)]
+    struct Sums {
+        registered: bool,
+        searches: u64,
+        rows: u64,
+        times: [Duration; STAGES.len()],
+        /// Time of stages within the one that runs.
+        inner: Duration,
+    }
+
+    thread_local! {
+        static SUMS: RefCell<Sums> = RefCell::default();
+    }
+
+    /// Does some work as a stage.
+    pub fn stage<T>(stage: Stage, work: impl FnOnce() -> T) -> T {
+        let outer = SUMS.with_borrow_mut(|sums| std::mem::take(&mut sums.inner));
+        let start = Instant::now();
+        let result = work();
+        let time = start.elapsed();
+        SUMS.with_borrow_mut(|sums| {
+            sums.times[stage as usize] += time.saturating_sub(sums.inner);
+            sums.inner = outer + time;
+        });
+        result
+    }
+
+    /// Counts a search, and rows that it compares.
+    pub fn count(searches: u64, rows: u64) {
+        let register = SUMS.with_borrow_mut(|sums| {
+            sums.searches += searches;
+            sums.rows += rows;
+            !std::mem::replace(&mut sums.registered, true)
+        });
+        if register {
+            crate::pg::report::at_exit(report);
+        }
+    }
+
+    fn report() {
+        SUMS.with_borrow(|sums| {
+            let each = |time: &Duration| time.as_secs_f64() * 1e6 / sums.searches.max(1) as f64;
+            let times: String = STAGES
+                .iter()
+                .map(|(stage, name)| {
+                    format!(", \"{name}\": {:.1}", each(&sums.times[*stage as usize]))
+                })
+                .collect();
+            let rows = sums.rows as f64 / sums.searches.max(1) as f64;
+            crate::pg::report::log(&format!(
+                "distillvq timing: {{\"searches\": {}, \"rows\": {rows:.1}{times}}}",
+                sums.searches
+            ));
+        });
+    }
+}

@@ -1,0 +1,57 @@
+//! State of the server and of the running transaction.
+
+use crate::pg::text;
+use pgrx::pg_sys;
+use std::ffi::CStr;
+
+/// Keeps others from inventing settings under the extension's prefix.
+pub fn reserve_setting_prefix(prefix: &'static CStr) {
+    // SAFETY: a C string that lives forever.
+    unsafe { pg_sys::MarkGUCPrefixReserved(prefix.as_ptr()) };
+}
+
+/// A random number that differs between any two calls, also across restarts.
+pub fn random_u64() -> u64 {
+    // SAFETY: the backend's own generator, seeded at its start, used by the backend's only PostgreSQL thread.
+    unsafe { pg_sys::pg_prng_uint64(&raw mut pg_sys::pg_global_prng_state) }
+}
+
+/// Lets the transaction's end wait until its WAL is on disk, though it has changed no row.
+pub fn commit_durably() {
+    // SAFETY: sets a flag of the running transaction.
+    unsafe { pg_sys::ForceSyncCommit() };
+}
+
+/// Whether `pg_upgrade` is making the new server's catalogs.
+pub fn in_binary_upgrade() -> bool {
+    // SAFETY: set at the server's start.
+    unsafe { pg_sys::IsBinaryUpgrade }
+}
+
+/// Whether a statement runs: at the end of a transaction none does any more.
+pub fn has_snapshot() -> bool {
+    // SAFETY: reads the backend's own state.
+    unsafe { pg_sys::ActiveSnapshotSet() }
+}
+
+/// Runs `work`, which may run SQL, under the statement's snapshot, or a new one at the end of a transaction.
+pub fn with_snapshot<T>(work: impl FnOnce() -> T) -> T {
+    if has_snapshot() {
+        return work();
+    }
+    // SAFETY: inside a transaction; popped below, or by the abort after an error.
+    unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
+    let done = work();
+    // SAFETY: the one that was pushed above.
+    unsafe { pg_sys::PopActiveSnapshot() };
+    done
+}
+
+/// The value of a setting, if there is one of that name.
+pub fn setting(name: &CStr) -> Option<String> {
+    // SAFETY: null means that there is none; the text is copied before anything can change it.
+    unsafe {
+        let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
+        (!value.is_null()).then(|| text::from_c(CStr::from_ptr(value)))
+    }
+}
