@@ -157,7 +157,7 @@ CREATE FUNCTION distillvq_train(
     query_column   name DEFAULT NULL,
     lists          integer DEFAULT 0,
     subquantizers  integer DEFAULT 0,
-    bits           integer DEFAULT 4,
+    bits           integer DEFAULT 0,
     seed           bigint DEFAULT 0,
     loss           text DEFAULT 'listnet',
     OUT model      text,

@@ -287,7 +287,6 @@ fn parameters_of_a_training() {
                 &["subquantizers"],
             ),
             (&train("bits => 5"), "22023", &["5", "bits"], &["4", "8"]),
-            (&train("bits => 0"), "22023", &["0", "bits"], &["4", "8"]),
             (
                 &train("query_column => 'embedding'"),
                 "22023",

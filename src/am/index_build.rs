@@ -38,7 +38,7 @@ pub fn build(heap: Heap, index: Index, info: &IndexInfo) -> Result<BuildCounts> 
     };
     // At a commit, without a snapshot, nothing may fail.
     if plan.options.model.is_none() && crate::pg::server::has_snapshot() {
-        let asked = train_options(&plan.options, plan.metric, 0, SEED);
+        let asked = train_options(&plan.options, plan.metric, (0, dim), SEED);
         asked.check(dim).map_err(|source| Error::Train {
             relation: index.name(),
             source,

@@ -111,7 +111,7 @@ impl Error {
             Self::TargetRange { min, max, .. } => {
                 format!("Set \"target_recall\" to a share from {min} to {max}, or leave it out for that of the setting.")
             }
-            Self::Bits(_) => "Use 4 (the default) or 8 bits a subquantizer.".into(),
+            Self::Bits(_) => "Use 4 or 8 bits a subquantizer, or 0 (automatic).".into(),
             Self::Refine(_) => {
                 "Use none, sq7 (seven bits a dimension), or auto: sq7 where vectors are too long for the table's own pages.".into()
             }

@@ -263,8 +263,8 @@ impl TrainRequest {
         bits: Option<i32>,
         seed: Option<i64>,
     ) -> Result<Self> {
-        let bits = bits.unwrap_or(4);
-        if ![4, 8].contains(&bits) {
+        let bits = bits.unwrap_or(0);
+        if ![0, 4, 8].contains(&bits) {
             return Err(Error::Bits(i64::from(bits)));
         }
         let options = Options {
@@ -296,7 +296,7 @@ impl TrainRequest {
         });
         let options = TrainOptions {
             loss: self.loss,
-            ..train_options(&self.options, self.metric, offered, self.seed)
+            ..train_options(&self.options, self.metric, (offered, dim), self.seed)
         };
         notice_small_sample(&self.rows.relation, &rows, dim, &options, part.share());
         check_training_memory(&rows, dim)?;

@@ -49,7 +49,7 @@ pub use memory::can_allocate;
 pub use model::Model;
 pub use options::{
     CodeShape, Loss, MAX_DIM, MAX_LISTS, MAX_TRANSFORM_DIM, MIN_TRAIN_ROWS, Metric,
-    NegativeSampling, Rotation, TrainOptions, UnknownLoss, UnknownMetric, auto_lists,
+    NegativeSampling, Rotation, TrainOptions, UnknownLoss, UnknownMetric, auto_bits, auto_lists,
     auto_subquantizers, max_subquantizers,
 };
 pub use params::TrainReport;

@@ -18,6 +18,8 @@ const ROWS_PER_DIMENSION: usize = 16;
 const MATRIX_MOST: usize = 4_096;
 /// Multiplications that a table pays for with each of its numbers when a rotation is learned.
 const PRODUCTS_PER_NUMBER: usize = 20_000;
+/// Most dimensions whose codes have 8 bits unless the user says otherwise.
+const MAX_DIM_OF_8_BITS: usize = 3;
 /// Fewest usable rows that a model can be trained on.
 pub const MIN_TRAIN_ROWS: usize = 1_000;
 
@@ -278,9 +280,16 @@ pub fn auto_lists(rows: usize) -> usize {
     many.max(root.round() as usize).clamp(1, MAX_LISTS)
 }
 
+/// Bits of a code for `dim` dimensions: 8 up to [`MAX_DIM_OF_8_BITS`], where they are hardly larger than 4 and rank so much
+/// better that a search compares half the rows; 4 above.
+pub fn auto_bits(dim: usize) -> u8 {
+    if dim <= MAX_DIM_OF_8_BITS { 8 } else { 4 }
+}
+
 /// Number of sub-quantizers for `dim` dimensions.
 ///
-/// With 4 bits a sub-quantizer covers 4 dimensions (1 up to 128, 2 up to 256 dimensions), with 8 bits 8 (2 and 4). Where there
+/// With 4 bits a sub-quantizer covers 4 dimensions (1 up to 128, 2 up to 256 dimensions), with 8 bits 8 (2 and 4), but 1 where
+/// [`auto_bits`] chooses 8. Where there
 /// are few dimensions, rows differ by little more than a coarse code's error, and what is saved in the index is paid many times
 /// over by comparing rows.
 pub fn auto_subquantizers(dim: usize, bits: u8) -> usize {
@@ -289,7 +298,11 @@ pub fn auto_subquantizers(dim: usize, bits: u8) -> usize {
         129..=256 => 2,
         _ => 4,
     };
-    let width = if bits == 8 { 2 * narrow } else { narrow };
+    let width = if bits == 8 && dim > MAX_DIM_OF_8_BITS {
+        2 * narrow
+    } else {
+        narrow
+    };
     dim.div_ceil(width).clamp(1, max_subquantizers(bits))
 }
 
@@ -316,7 +329,8 @@ mod tests {
     fn the_fewer_the_dimensions_the_finer_the_codes() {
         for (dim, four, eight) in [
             (1, 1, 1),
-            (3, 3, 2),
+            (3, 3, 3),
+            (4, 4, 2),
             (100, 100, 50),
             (128, 128, 64),
             (129, 65, 33),
@@ -328,6 +342,7 @@ mod tests {
         ] {
             let both = [4, 8].map(|bits| auto_subquantizers(dim, bits));
             assert_eq!(both, [four, eight], "{dim}");
+            assert_eq!(auto_bits(dim), if dim <= 3 { 8 } else { 4 }, "{dim}");
         }
     }
 }

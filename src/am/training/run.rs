@@ -10,7 +10,8 @@ use crate::pg::relation::Heap;
 use crate::pg::{heap, workers};
 use crate::settings::reloptions::Options;
 use distillvq_quantizer::{
-    MIN_TRAIN_ROWS, Metric, Monitor, TrainError, TrainOptions, Trained, auto_lists, train,
+    MIN_TRAIN_ROWS, Metric, Monitor, TrainError, TrainOptions, Trained, auto_bits, auto_lists,
+    train,
 };
 
 /// Seed of the sample and of the training in a build: the same table gives the same index.
@@ -34,7 +35,7 @@ pub fn train_from_table(plan: &BuildPlan, heap: Heap) -> Result<(Option<BuildMod
         notice_untrained(plan, rows);
         return Ok((None, rows));
     }
-    let options = train_options(&plan.options, plan.metric, rows, SEED);
+    let options = train_options(&plan.options, plan.metric, (rows, plan.dim), SEED);
     let mut sample = reservoir.into_rows();
     let dim = plan.dim;
     notice_small_sample(&plan.index.name(), &sample, dim, &options, (1, 1));
@@ -54,13 +55,21 @@ pub fn train_from_table(plan: &BuildPlan, heap: Heap) -> Result<(Option<BuildMod
     }
 }
 
-/// Options of a training from those of an index; `rows` are those of the whole table.
-pub fn train_options(options: &Options, metric: Metric, rows: usize, seed: u64) -> TrainOptions {
+/// Options of a training from those of an index, for `dim` dimensions; `rows` are those of the whole table.
+pub fn train_options(
+    options: &Options,
+    metric: Metric,
+    (rows, dim): (usize, usize),
+    seed: u64,
+) -> TrainOptions {
     TrainOptions {
         metric,
         lists: options.lists,
         subquantizers: options.subquantizers,
-        bits: if options.bits == 8 { 8 } else { 4 },
+        bits: match options.bits {
+            0 => auto_bits(dim),
+            bits => bits as u8,
+        },
         seed,
         rows_in_table: rows,
         ..TrainOptions::default()
