@@ -300,7 +300,7 @@ fn a_link_to_the_page_itself_is_refused_before_its_lock() {
     let problems = check(&store).unwrap().problems;
     let told = problems
         .iter()
-        .any(|it| it.what == "link to a refine page leads backwards");
+        .any(|it| it.what == "link to a side page leads backwards");
     assert!(told, "{problems:?}");
 }
 

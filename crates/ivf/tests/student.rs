@@ -294,7 +294,7 @@ fn damaged_chains_are_found() {
             meta.pages.spare,
             28,
             7u32,
-            "not the model page expected here",
+            "not the blob page expected here",
         ),
         (
             meta.pages.spare,
@@ -306,7 +306,7 @@ fn damaged_chains_are_found() {
             meta.pages.current,
             24,
             0x0001_0104,
-            "not the model page expected here",
+            "not the blob page expected here",
         ),
         (
             meta.pages.current,
@@ -334,7 +334,7 @@ fn damaged_chains_are_found() {
         store.mutate(chain.start, |page| page.copy_from_slice(&saved));
     }
     // The metapage: the spare chain is the student's.
-    store.mutate(0, |page| page.copy_within(144..168, 168));
+    store.mutate(0, |page| page.copy_within(136..160, 160));
     assert!(matches!(
         Meta::read(&store),
         Err(Error::Pages(PageError::Damaged { .. }))
