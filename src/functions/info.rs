@@ -216,7 +216,7 @@ impl IndexReport {
         let (mut errors, mut vector) = (Vec::new(), Vec::new());
         let looked = in_subtransaction(|| {
             fetch_live(locked.heap(), self.index, &tids, &mut |i, read| {
-                if let Some(Recent { list, codes, .. }) = recent.get(i) {
+                if let Some(InsertedRow { list, values, .. }) = recent.get(i) {
                     vector.clear();
                     if read(&mut vector) == self.meta.dim {
                         errors.extend(model.code_error(&vector, *list, values));
