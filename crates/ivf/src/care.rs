@@ -15,9 +15,9 @@
 //!
 //! The first rule that applies is the advice: building anew mends what is below it.
 
-use crate::census::Balance;
-use crate::page::MOST_REFINE_BYTES;
 use distillvq_model::{CodeShape, MIN_TRAIN_ROWS, max_subquantizers, refine_bytes};
+use distillvq_pages::Balance;
+use distillvq_pages::MAX_SIDE_BYTES;
 
 /// Share of dead entries above which a vacuum is worth while: searches compare them in vain.
 pub const MOST_DEAD: f64 = 0.2;
@@ -200,7 +200,7 @@ impl Finer {
         }
         // Refine codes that are no finer only lose: of one dimension, where 8 bits are the code of the rest that a list leaves.
         let finer = codes * usize::from(shape.bits) < REFINE_BITS * dim;
-        if finer && !refine && refine_bytes(dim) <= MOST_REFINE_BYTES {
+        if finer && !refine && refine_bytes(dim) <= MAX_SIDE_BYTES {
             Self::Refine
         } else {
             Self::Nothing
