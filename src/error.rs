@@ -99,23 +99,19 @@ pub enum Error {
         max: i64,
     },
     /// A target recall that is none.
-    #[error(
-        "value \"{value}\" is out of range for the parameter \"target_recall\" of a distillvq index"
-    )]
+    #[error("value \"{value}\" is out of range for parameter \"target_recall\"")]
     TargetRange { value: String, min: f64, max: f64 },
     /// `bits` other than 4 and 8.
-    #[error("value {0} is not possible for the parameter \"bits\" of a distillvq index")]
+    #[error("invalid value for parameter \"bits\": {0}")]
     Bits(i64),
     /// An unknown kind of refine codes.
-    #[error("value \"{0}\" is not possible for the parameter \"refine\" of a distillvq index")]
+    #[error("invalid value for parameter \"refine\": \"{0}\"")]
     Refine(String),
     /// Vectors whose refine codes do not fit a page.
-    #[error("refine codes of {dim} dimensions do not fit a page")]
+    #[error("refine codes of {dim} dimensions do not fit on a page")]
     RefineDimensions { dim: usize, most: usize },
     /// An option given together with a model that was trained otherwise.
-    #[error(
-        "parameter \"{name}\" is {option}, but the model \"{model}\" was trained with {trained}"
-    )]
+    #[error("parameter \"{name}\" is {option}, but model \"{model}\" was trained with {trained}")]
     OptionAgainstModel {
         name: &'static str,
         option: usize,
@@ -129,14 +125,16 @@ pub enum Error {
     #[error("different vector dimensions {expected} and {found}")]
     Dimensions { expected: usize, found: usize },
     /// A column or expression that is neither `vector` nor `halfvec`.
-    #[error("column \"{column}\" of \"{relation}\" is of type {type_name}, not vector or halfvec")]
+    #[error(
+        "column \"{column}\" of relation \"{relation}\" is of type {type_name}, not vector or halfvec"
+    )]
     ColumnType {
         relation: String,
         column: String,
         type_name: String,
     },
     /// A column that the relation does not have.
-    #[error("column \"{column}\" of \"{relation}\" does not exist")]
+    #[error("column \"{column}\" of relation \"{relation}\" does not exist")]
     NoColumn { relation: String, column: String },
     /// A relation that does not exist.
     #[error("relation with OID {0} does not exist")]
@@ -163,19 +161,19 @@ pub enum Error {
     #[error("table \"distillvq.model\" does not exist")]
     NoModelTable,
     /// A model that belongs to somebody else.
-    #[error("model \"{name}\" belongs to {}", .owner.as_ref().map_or("a role that does not exist".into(), |owner| format!("the role \"{owner}\"")))]
+    #[error("model \"{name}\" belongs to {}", .owner.as_ref().map_or("a role that does not exist".into(), |owner| format!("role \"{owner}\"")))]
     ModelOwner { name: String, owner: Option<String> },
     /// A model that exists already.
     #[error("model \"{0}\" already exists")]
     ModelExists(String),
     /// A model that indexes name in their options.
-    #[error("cannot drop model \"{name}\" because indexes name it")]
+    #[error("cannot drop model \"{name}\" because indexes use it")]
     ModelInUse { name: String, indexes: Vec<String> },
     /// A model without a name, or with a long one.
-    #[error("the name of a model has {bytes} bytes")]
+    #[error("invalid length of a model name: {bytes} bytes")]
     NameLength { bytes: usize, most: usize },
     /// Too many bytes for a model.
-    #[error("a model of {bytes} bytes is too large, at most {most} are allowed")]
+    #[error("model of {bytes} bytes exceeds the maximum of {most} bytes")]
     LargeModel { bytes: usize, most: usize },
     /// Bytes that are no model.
     #[error("cannot import model \"{name}\": {source}")]
@@ -190,13 +188,13 @@ pub enum Error {
         operation: Operation,
     },
     /// No index at all.
-    #[error("the index to {} must not be null", .0.verb())]
+    #[error("index must not be null")]
     NullIndex(Operation),
     /// No value for another parameter that needs one.
     #[error("parameter \"{0}\" must not be null")]
     Null(&'static str),
     /// An index without rows of its own.
-    #[error("\"{index}\" is the index of a partitioned table")]
+    #[error("\"{index}\" is a partitioned index")]
     PartitionedIndex {
         index: String,
         partitions: Vec<String>,
@@ -224,16 +222,18 @@ pub enum Error {
     #[error("permission denied for index \"{0}\"")]
     NotVisible(String),
     /// A table of which the caller sees a part.
-    #[error("cannot {} index of table {table}: its row-level security applies to you", .operation.verb())]
+    #[error("cannot {} an index of table {table}: its row-level security applies to the current role", .operation.verb())]
     RowSecurity { operation: Operation, table: String },
     /// An index that does not order rows by a distance.
     #[error("index \"{0}\" does not order rows by a distance")]
     NoDistance(String),
     /// Queries whose values are too large for the index's type.
-    #[error("a query has values out of range for halfvec")]
+    #[error("query vector has values out of range for type halfvec")]
     QueryRange,
     /// Queries that take too much memory.
-    #[error("{queries} queries need {bytes} bytes, {most} are allowed")]
+    #[error(
+        "{queries} queries need {bytes} bytes, more than the {most} bytes allowed by maintenance_work_mem"
+    )]
     ManyQueries {
         queries: usize,
         bytes: usize,
@@ -243,17 +243,17 @@ pub enum Error {
     #[error("\"{0}\" is a temporary index of another session")]
     OtherSession(String),
     /// An index without a model.
-    #[error("index \"{0}\" is untrained: it has no model")]
+    #[error("index \"{0}\" has no model")]
     Untrained(IndexName),
     /// A model for vectors of another length.
-    #[error("model \"{name}\" is for {model} dimensions, the index for {index}")]
+    #[error("model \"{name}\" has {model} dimensions, but the index has {index}")]
     ModelDimensions {
         name: String,
         model: usize,
         index: usize,
     },
     /// A model for another metric.
-    #[error("model \"{name}\" is for the metric {model}, the index for {index}")]
+    #[error("model \"{name}\" was trained for metric {model}, but the index uses {index}")]
     ModelMetric {
         name: String,
         model: Metric,
@@ -274,7 +274,7 @@ pub enum Error {
         source: TrainError,
     },
     /// A log without queries, which would be no other training than one without a log.
-    #[error("there are no queries in \"{0}\"")]
+    #[error("query log \"{0}\" is empty")]
     NoQueries(String),
     /// The queries were named by half.
     #[error("parameter \"query_column\" requires parameter \"queries\"")]
@@ -295,10 +295,10 @@ pub enum Error {
         source: ivf::Error,
     },
     /// A row of the index whose address is not in the table.
-    #[error("index \"{index}\" names a row in block {block}, which its table does not have")]
+    #[error("index \"{index}\" refers to a row in block {block}, beyond the end of its table")]
     NoSuchRow { index: IndexName, block: u32 },
     /// The bytes of a model.
-    #[error("model \"{name}\" cannot be read: {source}")]
+    #[error("cannot read model \"{name}\": {source}")]
     Model { name: String, source: ModelError },
     /// A failed SPI call.
     #[error("{0}")]

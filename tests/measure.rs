@@ -177,9 +177,9 @@ fn what_is_no_vector_index_is_refused() {
     for (arguments, state, hint) in [
         ("'tree'", "42809", "hnsw"),
         ("'gist'", "42809", "hnsw"),
-        ("'items'", "42809", "Name an index"),
+        ("'items'", "42809", "Specify an index"),
         ("'above'", "42809", "part_embedding_idx"),
-        ("NULL", "22004", "Name an index"),
+        ("NULL", "22004", "Specify an index"),
         ("'one', 0", "22023", "1"),
         ("'one', 10, -1", "22023", "1"),
         ("'one', query_column => 'embedding'", "22023", "queries"),

@@ -113,7 +113,7 @@ pub fn measure(
 #[must_use]
 pub fn table(k: usize, lines: &[Figures]) -> String {
     let mut text = format!(
-        "{:<16} {:<24} {:>10} {:>10} {:>11} {:>9}\n",
+        "{:<16} {:<30} {:>10} {:>10} {:>11} {:>9}\n",
         "index",
         "setting",
         format!("recall@{k}"),
@@ -128,7 +128,7 @@ pub fn table(k: usize, lines: &[Figures]) -> String {
         let once = |value: String| if first { value } else { String::new() };
         let _ = writeln!(
             text,
-            "{:<16} {:<24} {:>10.3} {:>10.0} {:>11} {:>9}",
+            "{:<16} {:<30} {:>10.3} {:>10.0} {:>11} {:>9}",
             once(line.index.clone()),
             line.setting,
             line.recall,
