@@ -84,7 +84,7 @@ pub fn ablations(dim: usize, base: TrainOptions) -> Vec<Variant> {
     ];
     let samplings = samplings.map(|(name, sampling)| (name, TrainOptions { sampling, ..usual }));
     let turn = [(
-        "no turn of the query",
+        "no query transform",
         TrainOptions {
             query_transform: false,
             ..usual
