@@ -277,17 +277,9 @@ fn measure(server: &Server, client: &mut Client, set: &Set) -> Result<String> {
     let inserted = start.elapsed().as_secs_f64();
     states.push(("doubled", inserted, ask(server, set, &set.rows)?));
     let (advice, followed) = follow(client)?;
-    states.push((
-        "advised",
-        followed,
-        ask(server, set, &set.rows)?,
-    ));
+    states.push(("advised", followed, ask(server, set, &set.rows)?));
     client.batch_execute("DROP INDEX items_idx")?;
-    states.push((
-        "rebuilt",
-        build(client, set)?,
-        ask(server, set, &set.rows)?,
-    ));
+    states.push(("rebuilt", build(client, set)?, ask(server, set, &set.rows)?));
     Ok(section(set, &states, &advice))
 }
 
@@ -367,11 +359,7 @@ fn section(set: &Set, states: &[(&str, f64, Vec<Vec<Shown>>)], advice: &str) -> 
     for (i, test) in set.tests.iter().enumerate() {
         let queries = format!("{} {}", test.queries.rows(), test.name);
         let heads: Vec<&str> = states.iter().map(|(name, ..)| *name).collect();
-        let _ = writeln!(
-            text,
-            "\n| target ({queries}) | {} |",
-            heads.join(" | ")
-        );
+        let _ = writeln!(text, "\n| target ({queries}) | {} |", heads.join(" | "));
         let _ = writeln!(text, "|---|{}", "---|".repeat(heads.len()));
         for (j, target) in TARGETS.iter().enumerate() {
             let of = |(_, _, tests): &(&str, f64, Vec<Vec<Shown>>)| {
