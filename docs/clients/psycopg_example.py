@@ -29,7 +29,7 @@ with psycopg.connect(os.environ.get("DATABASE_URL", ""), autocommit=True) as db:
         f"CREATE TABLE psycopg_items (id bigserial PRIMARY KEY, category integer, embedding vector({DIMENSIONS}))"
     )
 
-    # From here on numpy arrays go in, and vectors come out.
+    # From here on, parameters can be numpy arrays, and vectors are returned as numpy arrays.
     register_vector(db)
 
     with db.cursor().copy("COPY psycopg_items (category, embedding) FROM STDIN (FORMAT binary)") as copy:
@@ -37,7 +37,7 @@ with psycopg.connect(os.environ.get("DATABASE_URL", ""), autocommit=True) as db:
         for category, embedding in embeddings(centres, 5000):
             copy.write_row((int(category), embedding))
 
-    # The rows first, the index then: it learns from them.
+    # Insert the rows before the index is created: it is trained on them.
     db.execute("CREATE INDEX ON psycopg_items USING distillvq (embedding vector_cosine_ops)")
     db.execute("ANALYZE psycopg_items")
 
@@ -54,7 +54,7 @@ with psycopg.connect(os.environ.get("DATABASE_URL", ""), autocommit=True) as db:
         print(f"item {id} at {distance:.3f}")
     assert len(nearest) == 5
 
-    # For one search alone: SET LOCAL ends with the transaction.
+    # For one search: SET LOCAL ends with the transaction.
     with db.transaction():
         db.execute("SET LOCAL distillvq.target_recall = 0.9")
         first = db.execute("SELECT id FROM psycopg_items ORDER BY embedding <=> %s LIMIT 1", (query,)).fetchone()

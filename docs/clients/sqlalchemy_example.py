@@ -29,7 +29,7 @@ class Item(Base):
     embedding: Mapped[list[float]] = mapped_column(VECTOR(DIMENSIONS))
 
 
-# Not among the table's arguments: create_all() would make it before there are rows to learn from.
+# Not an argument of the table: create_all() would create the index before there are rows to train on.
 def index():
     return Index(
         "sqlalchemy_items_embedding_idx",
@@ -72,7 +72,7 @@ with Session(engine) as session:
         print(f"item {id} at {how_far:.3f}")
     assert len(nearest) == 5
 
-    # Another promise than the index's own, for this transaction.
+    # Another target recall for this transaction.
     session.execute(text("SET LOCAL distillvq.target_recall = 0.9"))
     first = session.scalars(select(Item).order_by(distance).limit(1)).one()
     print(f"the nearest of all: item {first.id}, of category {first.category}")
