@@ -41,8 +41,8 @@ def index():
 
 
 random = np.random.default_rng(5)
-centres = random.normal(size=(50, DIMENSIONS))
-categories = random.integers(len(centres), size=5000)
+centers = random.normal(size=(50, DIMENSIONS))
+categories = random.integers(len(centers), size=5000)
 
 url = make_url(os.environ.get("DATABASE_URL", "postgresql://")).set(drivername="postgresql+psycopg")
 engine = create_engine(url)
@@ -54,7 +54,7 @@ with Session(engine) as session:
 Base.metadata.create_all(engine)
 with Session(engine) as session:
     rows = [
-        {"category": int(category), "embedding": centres[category] + random.normal(size=DIMENSIONS)}
+        {"category": int(category), "embedding": centers[category] + random.normal(size=DIMENSIONS)}
         for category in categories
     ]
     session.execute(insert(Item), rows)
@@ -63,7 +63,7 @@ with Session(engine) as session:
 index().create(engine)
 
 with Session(engine) as session:
-    query = centres[7] + random.normal(size=DIMENSIONS)
+    query = centers[7] + random.normal(size=DIMENSIONS)
     distance = Item.embedding.cosine_distance(query)
     nearest = session.execute(
         select(Item.id, distance.label("distance")).where(Item.category == 7).order_by(distance).limit(5)
