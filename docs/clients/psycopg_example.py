@@ -3,7 +3,7 @@
     pip install -r docs/clients/requirements.txt
     DATABASE_URL=postgresql://localhost/test python docs/clients/psycopg_example.py
 
-It makes a table "psycopg_items", which must not exist yet.
+It creates the table "psycopg_items", which must not exist.
 """
 
 import os

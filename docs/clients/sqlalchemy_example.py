@@ -3,7 +3,7 @@
     pip install -r docs/clients/requirements.txt
     DATABASE_URL=postgresql://localhost/test python docs/clients/sqlalchemy_example.py
 
-It makes a table "sqlalchemy_items", which must not exist yet.
+It creates the table "sqlalchemy_items", which must not exist.
 """
 
 import os

@@ -7,7 +7,7 @@
 //! tokio-postgres = "0.7"
 //! ```
 //!
-//! It creates the table `tokio_items`.
+//! It creates the table `tokio_items`, which must not exist.
 
 use std::error::Error;
 use std::pin::pin;
