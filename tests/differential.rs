@@ -23,7 +23,7 @@
 //!   behind take their places: [`TOLERATED`] over all answers with all lists, as docs/reference.md promises. With fewer lists more may
 //!   be; there only the other rules are checked. In 200 rounds from 30101, 250 of 1,489,450 rows were missed (0.02 %).
 //! * In some tables here codes hardly tell rows apart: most vectors lie within a thousandth of the longest (`Shape::Lengths`, by
-//!   L2), or on a line that one code covers (`Shape::Line`). There errors are alike among neighbours: a search learns how far off
+//!   L2), or on a line that one code covers (`Shape::Line`). There errors are alike among neighbors: a search learns how far off
 //!   others may be from the codes' shape alone, and what may be missed in a round is [`TOLERATED_IN_A_ROUND`]. In one dimension
 //!   cosine distances differ by nothing but rounding: rows missed there are not counted.
 //!

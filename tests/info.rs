@@ -367,7 +367,7 @@ fn rows_of_another_kind_make_the_codes_err() {
     let same: f32 = said(&mut db, "drift");
     assert!((0.8..1.5).contains(&same), "{same}");
     assert_eq!(advice(&mut db), "ok");
-    // Around other centres.
+    // Around other centers.
     let mut db = items("drifted").0;
     insert(&mut db, &Vectors::clustered(600, 12, 10, 77));
     let other: f32 = said(&mut db, "drift");
@@ -383,7 +383,7 @@ fn rows_of_another_kind_make_the_codes_err() {
 }
 
 #[test]
-fn lists_in_which_new_rows_crowd_are_to_be_learnt_anew() {
+fn unbalanced_lists_are_a_reason_to_reindex() {
     let mut db = Database::new("crowd");
     let all = Vectors::clustered(1_500, 12, 100, 6);
     table(&mut db, "items", "vector", &all);

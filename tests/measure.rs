@@ -105,7 +105,7 @@ fn elements(text: &str) -> Vec<f32> {
 }
 
 #[test]
-fn a_row_is_no_neighbour_of_itself() {
+fn a_row_is_no_neighbor_of_itself() {
     let mut db = items("rows");
     db.run("DELETE FROM items WHERE id >= 300");
     db.run("SET distillvq.probes = 1");

@@ -196,7 +196,7 @@ fn targets_are_met_at_any_depth() {
         // A limit of the distance finds what is within, without any LIMIT.
         let truth = Truth::new(metric, &rows, &queries, 60);
         let farthest = |i: usize| {
-            let last = truth.neighbours(i).last().unwrap();
+            let last = truth.neighbors(i).last().unwrap();
             let distance = metric.distance(queries.row(i), rows.row(last));
             if metric == Metric::L2 {
                 distance.sqrt()

@@ -118,7 +118,7 @@ fn a_replica_answers_as_its_primary_and_takes_its_place() {
     ]);
     verified(&mut there);
     all_found(&mut there, "items", Metric::Cosine, queries.row(1));
-    // Ten neighbours of twelve queries, after changes that differ from run to run: one or two may be missed.
+    // Ten neighbors of twelve queries, after changes that differ from run to run: one or two may be missed.
     let recall = mean_recall(&mut there, "items", Metric::Cosine, &queries, ALL);
     assert!(recall >= 0.95, "{recall}");
     for server in [&primary, &replica] {

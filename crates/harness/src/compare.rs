@@ -22,7 +22,7 @@ pub struct Workload<'a> {
     pub sql: String,
     /// Number of queries.
     pub queries: usize,
-    /// The exact neighbours of these queries.
+    /// The exact neighbors of these queries.
     pub truth: &'a Truth<'a>,
 }
 
@@ -33,7 +33,7 @@ pub struct Figures {
     pub index: String,
     /// The setting that was measured.
     pub setting: String,
-    /// Share of the exact neighbours found.
+    /// Share of the exact neighbors found.
     pub recall: f64,
     /// Queries a second of one client.
     pub per_second: f64,

@@ -3,7 +3,7 @@
 //! * [`server`]: a PostgreSQL server of one's own ([`Server`]), to be crashed and restarted at will
 //! * [`data`], [`vectors`]: the shipped embeddings and synthetic ones
 //! * [`load`]: vectors into tables and parameters
-//! * [`exact`]: the true nearest neighbours, and recall against them
+//! * [`exact`]: the true nearest neighbors, and recall against them
 //! * [`measure`]: queries of one prepared-statement client, and their times
 //! * [`affinity`]: clients that do not wait for idle processors
 //! * [`compare`]: one index against another

@@ -22,7 +22,7 @@ use distillvq_harness::{
 use postgres::Client;
 use serde_json::{Value, json};
 
-/// Neighbours asked for.
+/// Neighbors asked for.
 const K: usize = 10;
 /// Clients of the timed runs.
 const CLIENTS: [usize; 2] = [1, 2];
@@ -224,7 +224,7 @@ fn bench(task: &Task) -> Result<()> {
     )?;
     let mut client = server.database(DATABASE)?;
     load_tables(&mut client, &data)?;
-    say("exact neighbours of the test queries");
+    say("exact neighbors of the test queries");
     let truth = Truth::new(Metric::Cosine, &data.documents, &data.test, K);
     let path = &task.output;
     let unwritable = |error| Error::Argument(format!("{}: {error}", path.display()));

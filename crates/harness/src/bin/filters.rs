@@ -92,7 +92,7 @@ fn bench(directory: &Path, output: &Path) -> Result<()> {
     )?;
     let mut client = server.database("filters")?;
     load_tables(&mut client, &set)?;
-    say("exact neighbours of the test queries");
+    say("exact neighbors of the test queries");
     let mut filters = Vec::new();
     for column in ["part", "place"] {
         let values = column_values(&mut client, column)?;

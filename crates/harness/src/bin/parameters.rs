@@ -16,7 +16,7 @@ use distillvq_harness::measure::{find_by_id, nearest_by_id, time_by_id};
 use distillvq_harness::{Arguments, DataSet, Error, Metric, Result, Server, Truth, Vectors, load};
 use postgres::Client;
 
-/// Neighbours asked for.
+/// Neighbors asked for.
 const K: usize = 10;
 /// Recalls at which indexes are compared.
 const TARGETS: [f64; 2] = [0.95, 0.98];

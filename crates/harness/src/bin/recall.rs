@@ -17,7 +17,7 @@ use distillvq_harness::measure::{find_by_id, nearest_by_id};
 use distillvq_harness::{DataSet, Error, Metric, Result, Server, Truth, Vectors, load};
 use postgres::Client;
 
-/// Neighbours asked for.
+/// Neighbors asked for.
 const K: usize = 10;
 /// Recalls asked for.
 const TARGETS: [f64; 4] = [0.90, 0.95, 0.98, 0.99];
@@ -160,7 +160,7 @@ impl Material {
         let set = DataSet::open(directory)?;
         let rows = set.documents.rows() - LIKE_ROWS;
         let name = directory.file_name().unwrap_or_default().to_string_lossy();
-        // Neighbours in the file may be of one kind: halves of the table and the queries are drawn from everywhere.
+        // Neighbors in the file may be of one kind: halves of the table and the queries are drawn from everywhere.
         let step = (set.documents.rows() as f64 * 0.618) as usize;
         let step = (step..).find(|step| coprime(*step, set.documents.rows()));
         let mut order =
