@@ -1,4 +1,4 @@
-//! What is refused: with the right SQLSTATE, the offending value in the message, and a hint.
+//! Errors have the right SQLSTATE, name the value, and have a hint.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;

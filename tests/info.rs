@@ -1,5 +1,5 @@
-//! `distillvq_index_info` and the view `distillvq_indexes` tell what is so, to those who may know it, and what they advise
-//! helps; `distillvq_progress` shows what is under way.
+//! `distillvq_index_info` and the view `distillvq_indexes` report correct figures to roles with the privilege, and their advice helps.
+//! `distillvq_progress` shows running builds.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;

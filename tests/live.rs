@@ -1,4 +1,4 @@
-//! A live index trained again: what changes, what does not, who may, and what goes on meanwhile.
+//! Training in place: what changes, what does not, privileges, and concurrent work.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;

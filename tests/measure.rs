@@ -1,5 +1,5 @@
-//! `distillvq_recall` tells the recall that SQL finds, of the very index that is named, and to nobody who may not know it;
-//! `distillvq_prewarm` brings all of an index into memory.
+//! `distillvq_recall` reports the recall of searches in SQL with the named index, and only to roles with the privilege.
+//! `distillvq_prewarm` reads a whole index into memory.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;

@@ -1,4 +1,4 @@
-//! What an index knows of its recall: targets are met, and who decides how many lists are probed.
+//! Calibration: targets are met, and the precedence of settings for the number of probed lists.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;

@@ -1,4 +1,4 @@
-//! Who may train on what, whose models they are, and that nobody gets the extension's rights.
+//! Privileges for training, ownership of models, and no privilege escalation.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;

@@ -1,4 +1,4 @@
-//! What the server tests share: one server a test binary, one database a test, searches by index and without one.
+//! Shared by the server tests: one server per test binary, one database per test, searches with and without the index.
 #![allow(dead_code)] // each test binary uses its part
 
 use std::ops::{Deref, DerefMut};

@@ -1,4 +1,4 @@
-//! Index against index: the same table, the same server, the same prepared statement.
+//! Comparison of indexes on one table, one server, and one prepared statement.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! Searches under filters: recall, time and missing rows by the share of rows that a filter keeps.
+//! Filtered searches: recall, time, and missing rows by the fraction of rows that a filter keeps.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};

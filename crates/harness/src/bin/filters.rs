@@ -1,5 +1,5 @@
-//! Filtered searches beside pgvector's hnsw: `filters DATA OUTPUT` reads a data set ([`distillvq_harness::data`]) and writes a
-//! page of tables.
+//! Filtered searches compared with pgvector's hnsw: `filters DATA OUTPUT` reads a data set ([`distillvq_harness::data`]) and writes
+//! a page of tables.
 //!
 //! Half of the filters are independent of the vectors. The others keep the rows nearest to the first row, so that most
 //! queries must probe distant lists.

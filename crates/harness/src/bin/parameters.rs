@@ -1,8 +1,8 @@
-//! Whether the automatic parameters are good: codes scanned, rows compared, size and speed of an index with them beside those of
-//! a sweep over sub-quantizers, bits and lists, at the same measured recall.
+//! Compares the automatic parameters with a sweep over subquantizers, bits, and lists, at the same measured recall: codes scanned,
+//! rows compared, size, and speed.
 //!
-//! `parameters --set words|texts-DIM|points-DIM|DIRECTORY --results DIRECTORY --output FILE [--rows N]`. A section a set is kept
-//! in the results' directory; the output has all of them.
+//! `parameters --set words|texts-DIM|points-DIM|DIRECTORY --results DIRECTORY --output FILE [--rows N]`. The directory of results
+//! keeps one section per data set; the output has all of them.
 
 use std::fmt::Write as _;
 use std::fs;

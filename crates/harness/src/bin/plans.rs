@@ -1,4 +1,4 @@
-//! The planner's choices against measured times, in full size.
+//! The planner's choices compared with measured times, in full size.
 //!
 //! `plans [FILE] [small]`: writes the table to standard output, and a page with it to FILE.
 

@@ -1,8 +1,8 @@
-//! Whether indexes keep their promise: target recalls asked for, and recalls measured on queries that nothing was
-//! calibrated with, over tables half full, doubled by inserts, and indexed anew.
+//! Requested recall compared with measured recall, on queries not used for calibration: on half of the rows, doubled by inserts,
+//! after following the advice, and rebuilt.
 //!
 //! `recall --set texts|mixture|noise|DIRECTORY --results DIRECTORY --output FILE`: generated vectors or a data set
-//! ([`distillvq_harness::data`]). A section a set is kept in the results' directory; the output has all of them.
+//! ([`distillvq_harness::data`]). The directory of results keeps one section per data set; the output has all of them.
 
 use std::collections::BTreeMap;
 use std::env;

@@ -1,4 +1,4 @@
-//! What is asked in which surroundings: the tables, and the queries of each.
+//! Tables and queries of the comparison of plans.
 
 use postgres::Client;
 
