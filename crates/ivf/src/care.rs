@@ -21,15 +21,8 @@ use distillvq_quantizer::{CodeShape, MIN_TRAIN_ROWS, max_subquantizers, refine_b
 
 /// Maximum fraction of dead entries. Searches score them in vain.
 pub const MOST_DEAD: f64 = 0.2;
-/// Maximum quantization error of inserted rows relative to the rows of the build. Above it, lists and codes no longer fit.
-///
-/// Measured on 4,000 embedded texts of 384 dimensions and 2,000 inserted ones, changed in several ways: the gain in recall@10 by a
-/// rebuild, for queries like the inserted rows, with 8 probed lists. Rows of the same distribution are at 1.3, because the model of
-/// a small table was trained on all of its rows. (They are near 1 if it was trained on a sample.)
-///
-/// | drift | 1.30 | 1.33 | 1.51 | 1.56 | 1.58 | 1.63 | 1.71 | 1.86 | 2.03 | 2.30 | 2.34 | 2.64 | 3.13 |
-/// |---|---|---|---|---|---|---|---|---|---|---|---|---|---|
-/// | gain | -0.02 | -0.02 | -0.02 | 0.04 | 0.01 | 0.00 | 0.00 | 0.05 | 0.02 | 0.20 | 0.09 | 0.24 | 0.46 |
+/// Maximum quantization error of inserted rows relative to the rows of the build. Above it, lists and codes no longer fit
+/// (`docs/training.md`, *Thresholds of the advice*).
 pub const MOST_DRIFT: f64 = 1.75;
 /// Maximum of rows inserted since the calibration, relative to the rows at the calibration.
 pub const MOST_GROWTH: f64 = 0.5;
@@ -162,17 +155,7 @@ impl Condition {
 /// Bits per dimension of a refine code.
 const REFINE_BITS: usize = 7;
 
-/// The next step to finer codes, by gain in recall.
-///
-/// Recall@10 of a search of all lists, over 4,000 random rows:
-///
-/// | dimensions | subquantizers | 4 bits | 8 bits | 4 bits and refine codes | 8 bits and refine codes |
-/// |---|---|---|---|---|---|
-/// | 64 | 8 | 0.968 | 0.990 | 0.968 | 0.989 |
-/// | | 16 | 0.986 | 0.998 | 0.986 | 0.998 |
-/// | | 32 | 0.987 | 1.000 | 0.992 | 1.000 |
-/// | 768 | 240 | 0.968 | 0.997 | | 1.000 |
-/// | | 480 | 0.991 | | 0.997 | |
+/// The next step to finer codes, by gain in recall (`docs/training.md`, *Thresholds of the advice*).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finer {
     /// Number of subquantizers.
