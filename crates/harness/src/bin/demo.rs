@@ -57,7 +57,7 @@ fn demo() -> Result<()> {
 
     println!("\n{}", compare::table(K, &lines));
     println!(
-        "{} rows of {} dimensions, cosine distance, {} test queries, one client. Recall is measured, also at a target recall.",
+        "{} rows of {} dimensions, cosine distance, {} test queries, one client. Recall is measured against exact search.",
         set.documents.rows(),
         set.documents.dim(),
         set.test.rows()
