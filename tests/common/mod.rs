@@ -159,7 +159,7 @@ pub fn verified(client: &mut Client) {
              FROM pg_class c JOIN pg_am a ON a.oid = c.relam JOIN pg_index i ON i.indexrelid = c.oid,
                  LATERAL {schema}.distillvq_check(c.oid, heap => true) found
              WHERE a.amname = 'distillvq' AND c.relkind = 'i' AND i.indisvalid AND c.relpersistence <> 't'
-                 AND found.problem NOT LIKE 'its model %does not exist%'"
+                 AND found.problem NOT LIKE 'model %does not exist%'"
         ));
         assert!(problems.is_empty(), "{}", problems.join("\n"));
     }
