@@ -14,7 +14,7 @@ use distillvq_ivf::distance_range::DistanceRange;
 use distillvq_ivf::refined::Refined;
 use distillvq_ivf::stream::{Hit, Source, Stream, StreamOptions, Work};
 use distillvq_ivf::{self as ivf, Candidate, Search, Tid};
-use distillvq_quantizer::Searcher;
+use distillvq_model::Searcher;
 
 /// A search under way.
 pub struct IndexSearch {
