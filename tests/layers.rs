@@ -104,6 +104,7 @@ fn only_the_upper_layers_train() {
     }
 }
 
+#[test]
 fn pages_know_only_how_values_lie_in_a_block() {
     for file in files("crates/pages/src") {
         let source = tokens(&fs::read_to_string(&file).unwrap());
