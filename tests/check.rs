@@ -1,4 +1,4 @@
-//! `distillvq_check`: it finds every kind of damage on a server, nothing in sound indexes, and disturbs nobody.
+//! `distillvq_check` finds every kind of damage, reports none in intact indexes, and does not block other sessions.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
@@ -100,7 +100,7 @@ fn every_kind_of_damage_is_found() {
             ("backwards", |pages| {
                 pages[of_kind(pages, POSTING)[3]][32] = 1
             }),
-            ("not the refine page", |pages| {
+            ("not the side page", |pages| {
                 pages[of_kind(pages, REFINE)[0]][32] ^= 1
             }),
             ("more rows than fit", |pages| {

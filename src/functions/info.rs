@@ -20,7 +20,9 @@ use crate::pg::vector_datum::time_of;
 use crate::settings::reloptions::Options;
 use crate::settings::target_recall;
 use distillvq_ivf::care::{Care, Condition, Finer, Measured};
-use distillvq_ivf::{Calibration, Census, Meta, Model, QueryKind, Recent, Tid, take_census};
+use distillvq_ivf::{
+    Calibration, IndexStats, InsertedRow, Meta, Model, QueryKind, Tid, collect_stats,
+};
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::iter::TableIterator;
 use pgrx::{name, pg_sys::Oid};
@@ -91,7 +93,7 @@ fn info_if_any(oid: Oid) -> Option<Row> {
     }
     let Some(locked) = LockedIndex::try_for_reading(oid) else {
         return Some(row_without_figures(
-            "it is locked: somebody builds, changes, or drops it",
+            "it is locked: another session builds, changes, or drops it",
         ));
     };
     if locked.of_another_session() {
@@ -103,11 +105,11 @@ fn info_if_any(oid: Oid) -> Option<Row> {
         Ok(figures) => figures.row(),
         Err(error @ Error::Pages { .. }) => damaged(&error, &locked.index().quoted_name()),
         Err(Error::InvalidIndex { index, .. }) if index.is_transient() => nothing_but(format!(
-            "drop: a REINDEX CONCURRENTLY is under way or has failed; if it failed, DROP INDEX CONCURRENTLY {}",
+            "drop: a REINDEX CONCURRENTLY is running or has failed; if it has failed, DROP INDEX CONCURRENTLY {}",
             index.quoted
         )),
         Err(error @ Error::InvalidIndex { .. }) => nothing_but(format!(
-            "reindex: its build is under way or has failed ({error}); if it failed, REINDEX INDEX {}",
+            "reindex: the build is running or has failed ({error}); if it has failed, REINDEX INDEX {}",
             locked.index().quoted_name()
         )),
         Err(error) => row_without_figures(&error.to_string()),
@@ -157,7 +159,7 @@ struct IndexReport {
     index: Index,
     table: String,
     meta: Meta,
-    census: Census,
+    census: IndexStats,
     /// Share of the entries whose rows are dead.
     dead: Option<f64>,
     drift: Option<f64>,
@@ -170,11 +172,14 @@ impl IndexReport {
         let (index, heap) = (locked.index(), locked.heap());
         let target = OpenIndex::open(index)?;
         let store = RelationStore::new(index);
-        let mut census = take_census(&store, &target.meta, (ENTRIES, NEW_ROWS), SEED)
+        let mut census = collect_stats(&store, &target.meta, (ENTRIES, NEW_ROWS), SEED)
             .map_err(with_index(index))?;
-        census.drawn.sort_unstable();
-        census.recent.sort_unstable_by_key(|row| row.tid);
-        let (dead, looked_at) = (count_dead(heap, index, &census.drawn), census.drawn.len());
+        census.sampled_tids.sort_unstable();
+        census.inserted_sample.sort_unstable_by_key(|row| row.tid);
+        let (dead, looked_at) = (
+            count_dead(heap, index, &census.sampled_tids),
+            census.sampled_tids.len(),
+        );
         let mut figures = Self {
             index,
             table: quoted_relation(index.table())?,
@@ -187,7 +192,7 @@ impl IndexReport {
         if let Some(name) = Options::of(index).model {
             figures.unfit = catalog::unfit(&name, index.metric()?, index.dimensions()?)?;
         }
-        if figures.census.recent.len() >= MIN_DRIFT_ROWS
+        if figures.census.inserted_sample.len() >= MIN_DRIFT_ROWS
             && let Some(before) = figures.meta.training.code_error
             && let Some(model) = target.encoder()?
         {
@@ -206,15 +211,15 @@ impl IndexReport {
         if self.index.has_expressions() && (!may_read(oid) || rls_applies(table)) {
             return None;
         }
-        let recent = &self.census.recent;
+        let recent = &self.census.inserted_sample;
         let tids: Vec<Tid> = recent.iter().map(|row| row.tid).collect();
         let (mut errors, mut vector) = (Vec::new(), Vec::new());
         let looked = in_subtransaction(|| {
             fetch_live(locked.heap(), self.index, &tids, &mut |i, read| {
-                if let Some(Recent { list, codes, .. }) = recent.get(i) {
+                if let Some(InsertedRow { list, values, .. }) = recent.get(i) {
                     vector.clear();
                     if read(&mut vector) == self.meta.dim {
-                        errors.extend(model.code_error(&vector, *list, codes));
+                        errors.extend(model.code_error(&vector, *list, values));
                     }
                 }
             })
@@ -232,7 +237,7 @@ impl IndexReport {
         let measured = |it: &Calibration| Measured {
             rows: it.rows,
             // What came since a later measurement is not counted apart: then what the index has grown by.
-            inserted: if it.rows == self.meta.rows_at_build {
+            inserted: if it.rows == self.meta.pages.rows_at_build {
                 self.census.inserted
             } else {
                 rows.saturating_sub(it.rows)
@@ -267,7 +272,7 @@ impl IndexReport {
         let own = || "own".to_owned();
         (
             Some(rows as i64),
-            Some(meta.lists as i32),
+            Some(meta.lists() as i32),
             balance.map(|it| it.min as i64),
             balance.map(|it| it.median as i64),
             balance.map(|it| it.max as i64),
@@ -325,36 +330,37 @@ impl IndexReport {
             Care::Fine => "ok".to_owned(),
             Care::ModelMissing => self.without_model(&index),
             Care::Unquantized(rows) => format!(
-                "reindex: {rows} of {} rows are not quantized, every search compares each of them; {anew}",
+                "reindex: {rows} of {} rows have no code, so every search compares them; {anew}",
                 self.census.rows()
             ),
             Care::Untrained => format!(
-                "reindex: it was built over too few rows to learn from, and searches compare every row; {reindex}"
+                "reindex: the table was too small to train on when the index was built, so searches compare every row; {reindex}"
             ),
             Care::Drift(times) => format!(
-                "reindex: new rows are of another kind, their codes err {times:.2} times as much; {anew}"
+                "reindex: the distribution of the inserted rows differs, their quantization error is {times:.2} times that of the build; \
+                 {anew}"
             ),
             Care::Uneven(times) => format!(
-                "reindex: new rows crowd in some lists, the longest has {times:.0} times the rows of an average one; \
+                "reindex: lists are unbalanced, the longest has {times:.0} times the mean number of rows; \
                  {anew}"
             ),
             Care::Dead(share) => format!(
-                "vacuum: {} % of its entries are of dead rows; VACUUM {table}",
+                "vacuum: {} % of the entries belong to deleted rows; VACUUM {table}",
                 percent(share)
             ),
             Care::Coarse => self.finer(&index, &reindex),
             Care::Grown(share) => format!(
-                "retrain: since its recall was measured, {} % as many rows as there were have come; {}",
+                "retrain: rows inserted since the calibration are {} % of the rows at the calibration; {}",
                 percent(share),
                 again("distillvq_train")
             ),
             Care::Shrunk(share) => format!(
-                "calibrate: since its recall was measured, {} % of the rows are gone; {}",
+                "calibrate: {} % of the rows were deleted since the calibration; {}",
                 percent(share),
                 again("distillvq_calibrate")
             ),
             Care::Unmeasured => format!(
-                "calibrate: its recall was not measured; {}",
+                "calibrate: recall was never measured; {}",
                 again("distillvq_calibrate")
             ),
         }
@@ -365,7 +371,7 @@ impl IndexReport {
         let name = Options::of(self.index).model.unwrap_or_default();
         let why = self.unfit.as_deref().unwrap_or_default();
         format!(
-            "train or reset the model: \"{name}\" {why}, the index can be neither rebuilt nor restored; \
+            "train or reset the model: \"{name}\" {why}, so the index cannot be rebuilt or restored; \
              ALTER INDEX {index} RESET (model)"
         )
     }
@@ -377,9 +383,9 @@ impl IndexReport {
             .calibration
             .and_then(|it| it.best())
             .unwrap_or(0.0);
-        let why = format!("all lists together reach a recall of {best:.3}");
+        let why = format!("with all lists, recall is {best:.3}");
         let set = |option: &str| format!("ALTER INDEX {index} SET ({option})");
-        let rebuild = |how: String| format!("reindex: {why}, which is below the target; {how}");
+        let rebuild = |how: String| format!("reindex: {why}, below the target; {how}");
         // What the model decides, and what of it the index's own options say.
         let coded = |arguments: String, options: String| {
             rebuild(match Options::of(self.index).model {
@@ -409,7 +415,7 @@ impl IndexReport {
                     true => format!("SET distillvq.target_recall = {reached:.3}"),
                     false => set(&format!("target_recall = {reached:.3}")),
                 };
-                format!("lower target_recall: {why}, and no codes are finer; {how}")
+                format!("lower target_recall: {why}, and no finer codes exist; {how}")
             }
         }
     }

@@ -144,7 +144,7 @@ pub fn measure(
     if questions.is_empty() {
         return Ok(None);
     }
-    let lists = target.meta.lists;
+    let lists = target.meta.lists();
     let reached = questions.iter().map(|it| it.reached.clone());
     let mut curve = Curve::new(lists, reached.collect());
     let settings = curve.worth_measuring();
@@ -214,7 +214,7 @@ impl Clock {
         done >= LEAST_SEARCHES.min(wanted)
     }
 
-    /// Tells whoever waited when there was not enough time.
+    /// Reports searches that were left out because they took too long.
     fn tell(&self, index: Index) {
         if self.missed == 0 {
             return;
@@ -222,16 +222,16 @@ impl Clock {
         let each = 1000.0 * self.start.elapsed().as_secs_f64() / self.searches.max(1) as f64;
         crate::pg::report::notice(
             &format!(
-                "the recall of index \"{}\" was measured with {} searches instead of {}",
+                "recall of index \"{}\" was measured with {} of {} searches",
                 index.name(),
                 self.searches,
                 self.searches + self.missed
             ),
             &format!(
-                "A search took {each:.1} ms in the mean, and a calibration searches for {} s at most.",
+                "A search took {each:.1} ms on average, and a calibration searches for at most {} s.",
                 SEARCH_TIME.as_secs()
             ),
-            "Give rows longer codes with a larger \"subquantizers\", bits = 8, or refine = sq7.",
+            "Increase \"subquantizers\", or set bits = 8 or refine = sq7.",
         );
     }
 }
@@ -324,7 +324,7 @@ impl Calibrator<'_> {
         measured: &Calibration,
         clock: &mut Clock,
     ) -> Result<BandLists> {
-        let lists = self.target.meta.lists;
+        let lists = self.target.meta.lists();
         let deep = questions.iter().filter(|it| !it.further.is_empty());
         let deep: Vec<&CalibrationQuery> = deep.take(DEEP_QUERIES).collect();
         let reached: Vec<Vec<u32>> = deep.iter().map(|it| it.further.clone()).collect();
@@ -413,7 +413,7 @@ impl Calibrator<'_> {
         probes: u32,
         questions: &'q [CalibrationQuery],
     ) -> &'q [CalibrationQuery] {
-        let lists = self.target.meta.lists.max(1);
+        let lists = self.target.meta.lists().max(1);
         let codes = rows as f64 * f64::from(probes) / f64::from(lists);
         let (least, most) = SEARCHED.into_inner();
         let searched = ((CODES / codes.max(1.0)) as usize).clamp(least, most);
@@ -495,7 +495,7 @@ fn places(mut ranking: ListRanking) -> Vec<u32> {
     places
 }
 
-/// Tells whoever builds an index that it cannot keep its promise.
+/// Reports an index that cannot reach its target recall.
 pub fn notice_target_missed(index: Index, calibration: &Calibration) {
     let target = crate::settings::target_recall::target_recall(Options::of(index).target_recall);
     let (None, Some(best)) = (calibration.probes_for(target), calibration.best()) else {
@@ -506,10 +506,9 @@ pub fn notice_target_missed(index: Index, calibration: &Calibration) {
     }
     let name = index.name();
     crate::pg::report::notice(
-        &format!("index \"{name}\" reaches a recall of {best:.3}, not the target of {target}"),
-        "Searches without \"probes\" look at all lists.",
-        "Give rows longer codes with a larger \"subquantizers\" or bits = 8, keep refine = sq7 codes, or lower \
-         \"target_recall\".",
+        &format!("index \"{name}\" reaches a recall of {best:.3}, below the target of {target}"),
+        "Searches probe all lists unless \"probes\" is set.",
+        "Increase \"subquantizers\", set bits = 8 or refine = sq7, or lower \"target_recall\".",
     );
 }
 
@@ -535,7 +534,7 @@ pub fn calibrate(
     // Functions in the index's definition run as the owner of the table, as in REINDEX.
     let measured = as_role(index.owner(), work)?;
     let store = RelationStore::new(index);
-    describe(&store, target.meta.build_id, training, measured).map_err(with_index(index))?;
+    describe(&store, target.meta.model_version(), training, measured).map_err(with_index(index))?;
     crate::pg::server::commit_durably();
     Ok(measured)
 }
