@@ -7,7 +7,7 @@ use crate::functions::open_for_reading;
 use crate::pg::page_store::RelationStore;
 use crate::pg::privileges::may_read;
 use crate::pg::report::or_raise;
-use distillvq_ivf::read_all;
+use distillvq_ivf::read_all_pages;
 use pgrx::pg_sys::Oid;
 
 /// Reads all pages of an index, in their order, and decodes its model. Returns the number of pages.
@@ -19,7 +19,7 @@ pub fn distillvq_prewarm(index: Option<Oid>) -> i64 {
 fn prewarm(oid: Oid) -> Result<i64> {
     let locked = open_for_reading(oid, Operation::Prewarm, may_read)?;
     let index = locked.index();
-    let blocks = read_all(&RelationStore::for_search(index)).map_err(with_index(index))?;
+    let blocks = read_all_pages(&RelationStore::for_search(index)).map_err(with_index(index))?;
     OpenIndex::open(index)?.searcher()?;
     Ok(blocks.into())
 }

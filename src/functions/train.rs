@@ -200,7 +200,7 @@ fn recalibrate(
     let by_log = |it: &Calibration| it.kind == QueryKind::Log;
     if queries.is_none() && meta.calibration.as_ref().is_some_and(by_log) {
         let store = RelationStore::new(locked.index());
-        let again = describe(&store, meta.build_id, training, meta.calibration);
+        let again = describe(&store, meta.model_version(), training, meta.calibration);
         again.map_err(with_index(locked.index()))?;
         return Ok(());
     }
