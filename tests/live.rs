@@ -320,6 +320,51 @@ fn reads_and_writes_go_on_meanwhile() {
     all_found(&mut db, "items", Metric::Cosine, data.test.row(0));
 }
 
+/// A statement reads metapage and model at its first row alone: the file of the index stays until it ends, and of the model
+/// only what searches use is replaced.
+#[test]
+fn a_statement_goes_on_inserting_after_trainings() {
+    let (mut db, data) = documents("statement", 3_000);
+    table(
+        &mut db,
+        "spare",
+        "vector",
+        &data.documents.slice(3_000..3_400),
+    );
+    db.run(
+        "CREATE FUNCTION gate(id bigint) RETURNS bigint LANGUAGE plpgsql AS $$
+         BEGIN
+             IF id = 200 THEN PERFORM pg_advisory_xact_lock(1); END IF;
+             RETURN id + 3000;
+         END $$;
+         SELECT pg_advisory_lock(1)",
+    );
+    let mut writer = db.session();
+    let process: i32 = writer.one("SELECT pg_backend_pid()");
+    let statement = thread::spawn(move || {
+        writer.run("INSERT INTO items SELECT gate(id), embedding FROM spare");
+        writer
+    });
+    wait_for_blocked(&mut db, process);
+    // The second time, the pages are written over of the student that the index began with.
+    let replaced = (0..3).filter(|seed| {
+        let (.., before, after) = train(&mut db, &format!("{LOG}, seed => {seed}"));
+        after > before
+    });
+    assert!(replaced.count() >= 2);
+    let mut other = db.session();
+    other.run("SET lock_timeout = '100ms'");
+    for command in ["REINDEX INDEX one", "TRUNCATE items"] {
+        assert_eq!(other.refusal(command).state, "55P03", "{command}");
+    }
+    db.run("SELECT pg_advisory_unlock(1)");
+    let mut writer = statement.join().unwrap();
+    assert_eq!(writer.one::<i64>("SELECT count(*) FROM items"), 3_400);
+    for client in [&mut db, &mut writer] {
+        all_found(client, "items", Metric::Cosine, data.test.row(0));
+    }
+}
+
 #[test]
 fn other_maintenance_waits_and_nothing_else() {
     let (mut db, _) = items("locks");
