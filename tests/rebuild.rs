@@ -230,23 +230,6 @@ fn a_truncation_undone() {
 }
 
 #[test]
-fn the_same_table_gives_the_same_index() {
-    let (mut db, queries) = items("same", 1_500, 8);
-    let sql = search("items", Metric::L2, queries.row(0), "LIMIT 100");
-    let mut build = |threads: u32| {
-        db.run(&format!(
-            "SET max_parallel_maintenance_workers = {threads}; DROP INDEX IF EXISTS one;
-             CREATE INDEX one ON items USING distillvq (embedding); SET distillvq.probes = 2"
-        ));
-        let size: i64 = db.one("SELECT pg_relation_size('one')");
-        (size, by_index(&mut db, &sql))
-    };
-    let first = build(0);
-    assert_eq!(first, build(0));
-    assert_eq!(first, build(2), "the number of threads changes nothing");
-}
-
-#[test]
 fn a_column_that_changes_its_type() {
     let (mut db, queries) = items("retyped", 1_500, 8);
     db.run("CREATE INDEX one ON items USING distillvq (embedding)");
