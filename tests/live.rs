@@ -309,7 +309,7 @@ fn reads_and_writes_go_on_meanwhile() {
 /// A statement reads metapage and model at its first row alone: the file of the index stays until it ends, and of the model
 /// only what searches use is replaced.
 #[test]
-fn a_statement_goes_on_inserting_after_trainings() {
+fn a_statement_goes_on_inserting_after_a_training() {
     let (mut db, data) = documents("statement", 3_000);
     table(
         &mut db,
@@ -332,12 +332,8 @@ fn a_statement_goes_on_inserting_after_trainings() {
         writer
     });
     wait_for_blocked(&mut db, process);
-    // The second time, the pages are written over of the student that the index began with.
-    let replaced = (0..3).filter(|seed| {
-        let (.., before, after) = train(&mut db, &format!("{LOG}, seed => {seed}"));
-        after > before
-    });
-    assert!(replaced.count() >= 2);
+    let (.., before, after) = train(&mut db, LOG);
+    assert!(after > before, "the model is replaced");
     let mut other = db.session();
     other.run("SET lock_timeout = '100ms'");
     for command in ["REINDEX INDEX one", "TRUNCATE items"] {
