@@ -107,6 +107,17 @@ install:
 uninstall:
 	@tools/install.sh --remove
 
+## deb          Debian packages into target/deb/, for the PostgreSQL of PG_CONFIG or 18; VERSIONS="17 18" for others (Debian)
+.PHONY: deb
+deb:
+	@tools/deb.sh $(VERSIONS)
+
+## test-deb     install a package in a pristine Debian with apt and run the quick start there; VERSIONS=17 (Debian, root)
+.PHONY: test-deb
+test-deb:
+	@tools/deb.sh $(or $(VERSIONS),17)
+	@for version in $(or $(VERSIONS),17); do tools/test-deb.sh "$$version" || exit; done
+
 ## env          print the settings that `cargo test -p distillvq-harness` needs: eval "$(make -s env)"
 .PHONY: env
 env:
