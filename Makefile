@@ -7,7 +7,8 @@ MAKEFLAGS += --no-print-directory
 export PG_CONFIG OLD_PG_CONFIG DESTDIR SPLIT BYTES DOCS
 
 with_env := tools/with_env.sh
-pure := --package distillvq-kernels --package distillvq-quantizer --package distillvq-ivf
+pure := --package distillvq-kernels --package distillvq-linalg --package distillvq-model \
+	--package distillvq-training --package distillvq-ivf
 
 ## demo         load real embeddings, train, build, search, compare; DATA=… takes another data set
 .PHONY: demo

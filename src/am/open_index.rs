@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::pg::page_store::RelationStore;
 use crate::pg::relation::Index;
 use distillvq_ivf::{Meta, Model, load_model};
-use distillvq_quantizer::Searcher;
+use distillvq_model::Searcher;
 use std::cell::OnceCell;
 
 /// An index opened for a scan or a command: its pages, its metapage as it was then, and the parts of the model once they are

@@ -14,7 +14,7 @@ use distillvq_ivf::distance_range::DistanceRange;
 use distillvq_ivf::refined::Refined;
 use distillvq_ivf::stream::{Hit, Source, Stream, StreamOptions, StreamStats};
 use distillvq_ivf::{Candidate, Search, Tid};
-use distillvq_quantizer::Searcher;
+use distillvq_model::Searcher;
 use std::borrow::Cow;
 
 /// What searches have done.

@@ -2,7 +2,8 @@
 
 use super::{Error, Operation};
 use distillvq_ivf as ivf;
-use distillvq_quantizer::{ModelError, TrainError};
+use distillvq_model::ModelError;
+use distillvq_training::TrainError;
 use pgrx::PgSqlErrorCode;
 
 impl Error {

@@ -14,7 +14,7 @@ use crate::page::{Head, Kind, Layout, NO_BLOCK, put};
 use crate::posting::{check_refine, check_row, extend_after, fill, open};
 use crate::store::{PageStore, PageWrite};
 use crate::{CodeShape, Metric, Model, Row};
-use distillvq_quantizer::MAX_DIM;
+use distillvq_model::MAX_DIM;
 
 /// What an index is created with.
 #[derive(Clone, Copy, Debug)]

@@ -17,7 +17,7 @@
 
 use crate::census::Balance;
 use crate::page::MOST_REFINE_BYTES;
-use distillvq_quantizer::{CodeShape, MIN_TRAIN_ROWS, max_subquantizers, refine_bytes};
+use distillvq_model::{CodeShape, MIN_TRAIN_ROWS, max_subquantizers, refine_bytes};
 
 /// Share of dead entries above which a vacuum is worth while: searches compare them in vain.
 pub const MOST_DEAD: f64 = 0.2;

@@ -22,7 +22,7 @@ use crate::posting::{check_link, check_refine, open};
 use crate::store::PageStore;
 use crate::walk::AHEAD;
 use crate::{Model, Row, Tid};
-use distillvq_quantizer::StoredRow;
+use distillvq_model::StoredRow;
 use std::fmt;
 use std::ops::Range;
 use window::{Located, Window};

@@ -1,6 +1,6 @@
 //! What can go wrong on the pages of an index.
 
-use distillvq_quantizer::ModelError;
+use distillvq_model::ModelError;
 
 /// An error of reading or changing an index.
 #[derive(Debug, thiserror::Error)]

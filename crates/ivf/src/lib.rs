@@ -54,7 +54,7 @@ pub use census::{Balance, Census, Recent, read_all, take_census};
 pub use chain::{Chain, Extent};
 pub use check::{CheckReport, EachRow, Problem, ShowRows, check, check_against, check_within};
 pub use curve::{Curve, choose_depth};
-pub use distillvq_quantizer::{CodeShape, Metric, Model, ModelError};
+pub use distillvq_model::{CodeShape, Metric, Model, ModelError};
 pub use encode::RowEncoder;
 pub use error::Error;
 pub use insert::insert;

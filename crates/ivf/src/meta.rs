@@ -45,7 +45,7 @@ use crate::page::{BODY, BODY_SIZE, Head, Kind, Layout, get, get_u32, get_u64, pu
 use crate::record::Record;
 use crate::store::{PageStore, PageWrite};
 use crate::{CodeShape, Metric, Model};
-use distillvq_quantizer::{MAX_DIM, MAX_LISTS, refine_bytes};
+use distillvq_model::{MAX_DIM, MAX_LISTS, refine_bytes};
 
 /// Format version that this library writes, and the newest it reads.
 pub const VERSION: u32 = 1;
@@ -70,7 +70,7 @@ pub struct Meta {
     pub lists: u32,
     /// What is kept of a row in a list; without meaning (no sub-quantizers) if untrained.
     pub shape: CodeShape,
-    /// Whether rows in lists have refine codes ([`distillvq_quantizer::RefineQuery`]).
+    /// Whether rows in lists have refine codes ([`distillvq_model::RefineQuery`]).
     pub refine: bool,
     /// The model's encoder, which never changes.
     pub encoder: Chain,

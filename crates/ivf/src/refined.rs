@@ -13,7 +13,7 @@ use crate::search::Search;
 use crate::store::PageStore;
 use crate::stream::{Hit, LateRows, Source, Stream, StreamOptions, Work};
 use crate::{CodeShape, Tid};
-use distillvq_quantizer::RefineQuery;
+use distillvq_model::RefineQuery;
 use std::cell::Cell;
 
 /// Codes asked for before they are needed.

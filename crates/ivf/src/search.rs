@@ -23,7 +23,7 @@ use crate::reservoir::Reservoir;
 use crate::store::PageStore;
 use crate::{Metric, Tid};
 use distillvq_kernels::{Kernels, LANES, ScoreParams, kernels};
-use distillvq_quantizer::{ListRanking, QueryTables, RefineQuery, Searcher};
+use distillvq_model::{ListRanking, QueryTables, RefineQuery, Searcher};
 use scores::Scores;
 use std::cell::Cell;
 use std::cmp::Ordering;
@@ -117,7 +117,7 @@ struct Scorer {
 pub struct Search<S: PageStore> {
     store: S,
     meta: Meta,
-    /// What the model multiplies vectors by, see [`distillvq_quantizer::Model::scale_factor`].
+    /// What the model multiplies vectors by, see [`distillvq_model::Model::scale_factor`].
     unit: f64,
     /// `None` if the index is untrained.
     scorer: Option<Scorer>,

@@ -9,7 +9,7 @@ use distillvq_ivf::{
     Builder, CheckReport, Create, EachRow, Error, Meta, Metric, Model, PageStore, Row, RowEncoder,
     Tid, check, check_against, check_within, insert, vacuum,
 };
-use distillvq_quantizer::refine_bytes;
+use distillvq_model::refine_bytes;
 use std::ops::Range;
 
 /// A table and an index over it.

@@ -12,7 +12,7 @@ use distillvq_ivf::{
     Row, RowEncoder, Search, Tid, Training, check_against, describe, insert, load_model,
     replace_student, take_census, vacuum,
 };
-use distillvq_quantizer::{EncodedRows, Placement};
+use distillvq_model::{EncodedRows, Placement};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::ops::Range;

@@ -12,7 +12,7 @@ use distillvq_ivf::{
     Search, check, count_rows, create_empty, insert, load_model, read_all, replace_student,
     take_census, vacuum,
 };
-use distillvq_quantizer::{NoMonitor, TrainOptions, train};
+use distillvq_training::{NoMonitor, TrainOptions, train};
 use proptest::prelude::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;

@@ -9,7 +9,7 @@ use distillvq_ivf::refined::Refined;
 use distillvq_ivf::stream::{Source, Stream, StreamOptions};
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{Candidate, Error, Metric, Search, Tid};
-use distillvq_quantizer::{NoMonitor, TrainOptions, train};
+use distillvq_training::{NoMonitor, TrainOptions, train};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 

@@ -5,7 +5,7 @@ use crate::am::training::reservoir::VectorReservoir;
 use crate::error::{Error, Result};
 use crate::pg::vector_column::VectorColumn;
 use crate::pg::vector_datum::ReadElements;
-use distillvq_quantizer::MIN_TRAIN_ROWS;
+use distillvq_model::MIN_TRAIN_ROWS;
 
 /// Rows that training looks at, at the most: more would cost time and teach nothing new.
 pub(super) const MAX_SAMPLE_ROWS: usize = 131_072;

@@ -173,7 +173,8 @@ fn capacity(room: usize, refine: usize) -> usize {
 pub(super) mod tests {
     use super::super::MOST_REFINE_BYTES;
     use super::*;
-    use distillvq_quantizer::{MAX_DIM, auto_subquantizers, max_subquantizers, refine_bytes};
+    use distillvq_model::{MAX_DIM, max_subquantizers, refine_bytes};
+    use distillvq_training::auto_subquantizers;
 
     pub(in crate::page) fn shape(subquantizers: usize, bits: u8, has_norm: bool) -> CodeShape {
         CodeShape {
@@ -203,7 +204,7 @@ pub(super) mod tests {
     #[test]
     fn every_shape_of_a_model_fits_and_wastes_less_than_a_block() {
         for (bits, most) in [(4, 478), (8, 239)] {
-            assert_eq!(most, distillvq_quantizer::max_subquantizers(bits));
+            assert_eq!(most, distillvq_model::max_subquantizers(bits));
             for (m, norm) in (1..=most).flat_map(|m| [(m, false), (m, true)]) {
                 let shape = shape(m, bits, norm);
                 let layout = Layout::coded(shape, 0).unwrap();
@@ -244,7 +245,7 @@ pub(super) mod tests {
             (100, 25, 355, 5),
         ] {
             let layout =
-                Layout::coded(shape(m, 4, false), distillvq_quantizer::refine_bytes(dim)).unwrap();
+                Layout::coded(shape(m, 4, false), distillvq_model::refine_bytes(dim)).unwrap();
             assert_eq!(
                 (layout.capacity(), layout.refine_pages(layout.capacity())),
                 (rows, pages),
