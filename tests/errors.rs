@@ -431,8 +431,7 @@ fn relations_that_functions_do_not_take() {
     ];
     for (function, other_index, hint_for_table) in functions {
         let call = |argument: &str| format!("SELECT distillvq_{function}({argument})");
-        let [table, index, view, above] =
-            ["'items'", "'tree'", "'seen'", "'above'"].map(|argument| call(argument));
+        let [table, index, view, above] = ["'items'", "'tree'", "'seen'", "'above'"].map(&call);
         let (number, null) = (call("999999::regclass"), call("NULL::regclass"));
         refused(
             &mut db,
