@@ -1,4 +1,4 @@
-//! A live index trained again: what changes, what does not, who may, and what goes on meanwhile.
+//! Training in place: what changes, what does not, privileges, and concurrent work.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
@@ -175,11 +175,11 @@ fn what_cannot_be_trained_is_told() {
         assert!(refusal.message.contains(message), "{refusal:?}");
         assert!(refusal.hint.contains(hint), "{refusal:?}");
     };
-    expect("'above'", "42809", "partitioned", "no partitions yet");
+    expect("'above'", "42809", "partitioned", "Add partitions");
     expect(
         "'untrained'",
         "55000",
-        "untrained",
+        "no model",
         "REINDEX INDEX public.untrained",
     );
     expect(

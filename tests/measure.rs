@@ -1,5 +1,5 @@
-//! `distillvq_recall` tells the recall that SQL finds, of the very index that is named, and to nobody who may not know it;
-//! `distillvq_prewarm` brings all of an index into memory.
+//! `distillvq_recall` reports the recall of searches in SQL with the named index, and only to roles with the privilege.
+//! `distillvq_prewarm` reads a whole index into memory.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
@@ -105,7 +105,7 @@ fn elements(text: &str) -> Vec<f32> {
 }
 
 #[test]
-fn a_row_is_no_neighbour_of_itself() {
+fn a_row_is_no_neighbor_of_itself() {
     let mut db = items("rows");
     db.run("DELETE FROM items WHERE id >= 300");
     db.run("SET distillvq.probes = 1");
