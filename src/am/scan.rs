@@ -94,7 +94,7 @@ pub struct SearchStream {
 
 /// A stream of candidates by short codes, or by refine codes.
 enum AnyStream {
-    Coded(Stream<Timed<Search<RelationStore>>>),
+    Coded(Box<Stream<Timed<Search<RelationStore>>>>),
     Refined(Box<Stream<Timed<Refined<RelationStore>>>>),
 }
 
@@ -131,7 +131,7 @@ impl SearchStream {
         } else {
             let options = params.probing_options(StreamOptions::for_codes(meta.shape));
             let options = params.comparing_options(options);
-            AnyStream::Coded(Stream::new(timed(search), options))
+            AnyStream::Coded(Box::new(Stream::new(timed(search), options)))
         };
         Ok(Self { index, stream })
     }
