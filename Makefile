@@ -8,7 +8,7 @@ export PG_CONFIG OLD_PG_CONFIG DESTDIR SPLIT BYTES DOCS
 
 with_env := tools/with_env.sh
 pure := --package distillvq-kernels --package distillvq-linalg --package distillvq-model \
-	--package distillvq-training --package distillvq-ivf
+	--package distillvq-training --package distillvq-pages --package distillvq-ivf
 
 ## demo         load real embeddings, train, build, search, and compare with pgvector; DATA=… for another data set
 .PHONY: demo

@@ -74,7 +74,7 @@ pub fn probing(options: &Options, meta: &Meta) -> Probing {
     if given == 0 {
         return for_target(target_recall::target_recall(options.target_recall), meta);
     }
-    let first = given.min(meta.lists as usize);
+    let first = given.min(meta.lists() as usize);
     let growth = meta.calibration.map(|it| it.growth_from(first as u32));
     Probing {
         first,
@@ -84,7 +84,7 @@ pub fn probing(options: &Options, meta: &Meta) -> Probing {
 
 /// Lists that reach a target recall, all of them if none do.
 fn for_target(target: f64, meta: &Meta) -> Probing {
-    let lists = meta.lists as usize;
+    let lists = meta.lists() as usize;
     let first = match &meta.calibration {
         _ if target >= 1.0 => lists,
         Some(curve) => curve

@@ -100,7 +100,7 @@ fn every_kind_of_damage_is_found() {
             ("backwards", |pages| {
                 pages[of_kind(pages, POSTING)[3]][32] = 1
             }),
-            ("not the refine page", |pages| {
+            ("not the side page", |pages| {
                 pages[of_kind(pages, REFINE)[0]][32] ^= 1
             }),
             ("more rows than fit", |pages| {

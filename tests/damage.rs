@@ -100,7 +100,7 @@ impl File {
         u32::from_le_bytes(self.0[at..at + 4].try_into().unwrap())
     }
 
-    /// The pages of a kind (`page.rs` of the crate `ivf`).
+    /// The pages of a kind (`page.rs` of the crate `pages`).
     fn pages(&self, kind: u8) -> Vec<usize> {
         let pages = 0..self.0.len() / 8_192;
         pages

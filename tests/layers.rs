@@ -18,12 +18,13 @@ const LAYERS: [(&str, &[&str]); 5] = [
 ];
 
 /// The crates that know nothing of PostgreSQL, and those of ours that each of them may depend on.
-const PURE: [(&str, &[&str]); 5] = [
+const PURE: [(&str, &[&str]); 6] = [
     ("kernels", &[]),
     ("linalg", &["kernels"]),
     ("model", &["linalg", "kernels"]),
     ("training", &["model", "linalg", "kernels"]),
-    ("ivf", &["model", "kernels"]),
+    ("pages", &["kernels"]),
+    ("ivf", &["pages", "model", "kernels"]),
 ];
 
 /// What depends on `training`: searches and inserts use a model without it.
@@ -103,6 +104,17 @@ fn only_the_upper_layers_train() {
     }
 }
 
+#[test]
+fn pages_know_only_how_values_lie_in_a_block() {
+    for file in files("crates/pages/src") {
+        let source = tokens(&fs::read_to_string(&file).unwrap());
+        for path in source.split(|token| token == "distillvq_kernels").skip(1) {
+            assert_eq!(path[..2], ["::", "block"], "{}", file.display());
+        }
+    }
+}
+
+/// The manifest of one of our crates.
 fn manifest(name: &str) -> String {
     fs::read_to_string(workspace().join("crates").join(name).join("Cargo.toml")).unwrap()
 }

@@ -328,7 +328,7 @@ fn read_index(
     let probing = crate::settings::probing(&options, meta);
     let index_shape = IndexShape {
         pages: unknown.pages * share_of_codes(meta),
-        lists: f64::from(meta.lists),
+        lists: f64::from(meta.lists()),
         probes: probing.first as f64,
         growth: probing.growth,
         dimensions: meta.dim as f64,

@@ -3,6 +3,7 @@
 use super::{Error, Operation};
 use distillvq_ivf as ivf;
 use distillvq_model::ModelError;
+use distillvq_pages as pages;
 use distillvq_training::TrainError;
 use pgrx::PgSqlErrorCode;
 
@@ -78,13 +79,13 @@ impl Error {
             Self::QueryRange => S::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
             Self::ManyQueries { .. } => S::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
             Self::Pages {
-                source: ivf::Error::UnsupportedVersion { .. },
+                source: ivf::Error::Pages(pages::Error::UnsupportedVersion { .. }),
                 ..
             } => S::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::OutOfMemory { .. }
             | Self::Pages {
                 source:
-                    ivf::Error::OutOfMemory
+                    ivf::Error::Pages(pages::Error::OutOfMemory)
                     | ivf::Error::LateRows { .. }
                     | ivf::Error::WaitingRows { .. }
                     | ivf::Error::Model(ModelError::OutOfMemory { .. }),
@@ -160,8 +161,11 @@ impl Error {
             Self::Import { source: ModelError::OutOfMemory { .. }, .. }
             | Self::Model { source: ModelError::OutOfMemory { .. }, .. }
             | Self::Pages {
-                source: ivf::Error::OutOfMemory | ivf::Error::Model(ModelError::OutOfMemory { .. }), ..
+                source: ivf::Error::Pages(pages::Error::OutOfMemory) | ivf::Error::Model(ModelError::OutOfMemory { .. }), ..
             } => "Free memory on the server, or use a model with fewer lists.".into(),
+            Self::Pages { source: ivf::Error::Pages(pages::Error::UnsupportedVersion { .. }), .. } => {
+                "Update the extension.".into()
+            }
             Self::Pages { source: ivf::Error::LateRows { .. }, .. } => {
                 "Increase work_mem, or SET distillvq.iterative_scan = strict_order.".into()
             }

@@ -19,7 +19,9 @@ use crate::pg::vector_datum::time_of;
 use crate::settings::reloptions::Options;
 use crate::settings::target_recall;
 use distillvq_ivf::care::{Care, Condition, Finer, Measured};
-use distillvq_ivf::{Calibration, Census, Meta, Model, QueryKind, Recent, Tid, take_census};
+use distillvq_ivf::{
+    Calibration, IndexStats, InsertedRow, Meta, Model, QueryKind, Tid, collect_stats,
+};
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::iter::TableIterator;
 use pgrx::{name, pg_sys::Oid};
@@ -156,7 +158,7 @@ struct IndexReport {
     index: Index,
     table: String,
     meta: Meta,
-    census: Census,
+    census: IndexStats,
     /// Share of the entries whose rows are dead.
     dead: Option<f64>,
     drift: Option<f64>,
@@ -168,11 +170,14 @@ impl IndexReport {
     fn compute(locked: &LockedIndex) -> Result<Self> {
         let (index, heap) = (locked.index(), locked.heap());
         let target = OpenIndex::open(index)?;
-        let mut census = take_census(target.store(), &target.meta, (ENTRIES, NEW_ROWS), SEED)
+        let mut census = collect_stats(target.store(), &target.meta, (ENTRIES, NEW_ROWS), SEED)
             .map_err(with_index(index))?;
-        census.drawn.sort_unstable();
-        census.recent.sort_unstable_by_key(|row| row.tid);
-        let (dead, looked_at) = (count_dead(heap, index, &census.drawn), census.drawn.len());
+        census.sampled_tids.sort_unstable();
+        census.inserted_sample.sort_unstable_by_key(|row| row.tid);
+        let (dead, looked_at) = (
+            count_dead(heap, index, &census.sampled_tids),
+            census.sampled_tids.len(),
+        );
         let mut figures = Self {
             index,
             table: quoted_relation(index.table())?,
@@ -185,7 +190,7 @@ impl IndexReport {
         if let Some(name) = Options::of(index).model {
             figures.unfit = catalog::unfit(&name, index.metric()?, index.dimensions()?)?;
         }
-        if figures.census.recent.len() >= MIN_DRIFT_ROWS
+        if figures.census.inserted_sample.len() >= MIN_DRIFT_ROWS
             && let Some(before) = figures.meta.training.code_error
             && let Some(model) = target.encoder()?
         {
@@ -204,15 +209,15 @@ impl IndexReport {
         if self.index.has_expressions() && (!may_read(oid) || rls_applies(table)) {
             return None;
         }
-        let recent = &self.census.recent;
+        let recent = &self.census.inserted_sample;
         let tids: Vec<Tid> = recent.iter().map(|row| row.tid).collect();
         let (mut errors, mut vector) = (Vec::new(), Vec::new());
         let looked = in_subtransaction(|| {
             fetch_live(locked.heap(), self.index, &tids, &mut |i, read| {
-                if let Some(Recent { list, codes, .. }) = recent.get(i) {
+                if let Some(InsertedRow { list, values, .. }) = recent.get(i) {
                     vector.clear();
                     if read(&mut vector) == self.meta.dim {
-                        errors.extend(model.code_error(&vector, *list, codes));
+                        errors.extend(model.code_error(&vector, *list, values));
                     }
                 }
             })
@@ -230,7 +235,7 @@ impl IndexReport {
         let measured = |it: &Calibration| Measured {
             rows: it.rows,
             // What came since a later measurement is not counted apart: then what the index has grown by.
-            inserted: if it.rows == self.meta.rows_at_build {
+            inserted: if it.rows == self.meta.pages.rows_at_build {
                 self.census.inserted
             } else {
                 rows.saturating_sub(it.rows)
@@ -265,7 +270,7 @@ impl IndexReport {
         let own = || "own".to_owned();
         (
             Some(rows as i64),
-            Some(meta.lists as i32),
+            Some(meta.lists() as i32),
             balance.map(|it| it.min as i64),
             balance.map(|it| it.median as i64),
             balance.map(|it| it.max as i64),

@@ -6,7 +6,7 @@ use crate::error::{Error, Operation, Result};
 use crate::functions::open_for_reading;
 use crate::pg::privileges::may_read;
 use crate::pg::report::or_raise;
-use distillvq_ivf::read_all;
+use distillvq_ivf::read_all_pages;
 use pgrx::pg_sys::Oid;
 
 /// Reads all pages of an index, in their order, and decodes its model. Returns the number of pages.
@@ -19,7 +19,7 @@ fn prewarm(oid: Oid) -> Result<i64> {
     let locked = open_for_reading(oid, Operation::Prewarm, may_read)?;
     let index = locked.index();
     let open = OpenIndex::open(index)?;
-    let blocks = read_all(open.store()).map_err(with_index(index))?;
+    let blocks = read_all_pages(open.store()).map_err(with_index(index))?;
     open.searcher()?;
     Ok(blocks.into())
 }

@@ -197,7 +197,12 @@ fn recalibrate(
     let queries = log_queries(locked, &target, &held_out);
     let by_log = |it: &Calibration| it.kind == QueryKind::Log;
     if queries.is_none() && meta.calibration.as_ref().is_some_and(by_log) {
-        let again = describe(target.store(), meta.build_id, training, meta.calibration);
+        let again = describe(
+            target.store(),
+            meta.model_version(),
+            training,
+            meta.calibration,
+        );
         again.map_err(with_index(locked.index()))?;
         return Ok(());
     }

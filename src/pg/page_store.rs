@@ -7,7 +7,7 @@
 use crate::pg::compat::extend_locked;
 use crate::pg::recent_buffers::RecentBuffers;
 use crate::pg::relation::Index;
-use distillvq_ivf::{Error, PAGE_SIZE, PageStore, PageWrite, check_lock};
+use distillvq_pages::{Error, PAGE_SIZE, PageStore, PageWrite, check_lock};
 use pgrx::pg_sys;
 use std::cell::Cell;
 

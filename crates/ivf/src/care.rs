@@ -15,9 +15,9 @@
 //!
 //! The first condition that holds decides, because a rebuild also resolves the later ones.
 
-use crate::census::Balance;
-use crate::page::MOST_REFINE_BYTES;
 use distillvq_model::{CodeShape, MIN_TRAIN_ROWS, max_subquantizers, refine_bytes};
+use distillvq_pages::Balance;
+use distillvq_pages::MAX_SIDE_BYTES;
 
 /// Maximum fraction of dead entries. Searches score them in vain.
 pub const MOST_DEAD: f64 = 0.2;
@@ -181,7 +181,7 @@ impl Finer {
         }
         // Refine codes no finer than the codes lower recall: in one dimension, 8 bits encode the residual of the list.
         let finer = codes * usize::from(shape.bits) < REFINE_BITS * dim;
-        if finer && !refine && refine_bytes(dim) <= MOST_REFINE_BYTES {
+        if finer && !refine && refine_bytes(dim) <= MAX_SIDE_BYTES {
             Self::Refine
         } else {
             Self::Nothing

@@ -5,15 +5,16 @@
 //! stream, which compares them exactly. So both steps look at as many rows as the error of the step before asks for. A row
 //! that is late among the refine codes is passed on at once: by its exact distance it may be in time.
 
-use crate::candidate::{Candidate, Place};
+use crate::candidate::Candidate;
 use crate::error::Error;
-use crate::page::{BODY, HEADER_SIZE, Head, Kind, NO_BLOCK};
-use crate::posting::check_link;
+use crate::scorer::RowScorer;
 use crate::search::Search;
-use crate::store::PageStore;
 use crate::stream::{Hit, LateRows, Source, Stream, StreamOptions, Work};
 use crate::{CodeShape, Tid};
 use distillvq_model::RefineQuery;
+use distillvq_pages::{
+    BODY, NO_BLOCK, PG_HEADER_SIZE, PageHeader, PageKind, PageStore, SideLocation, check_link,
+};
 use std::cell::Cell;
 
 /// Codes asked for before they are needed.
@@ -34,7 +35,7 @@ impl<S: PageStore> Refined<S> {
     pub fn new(search: Search<S>, store: S, options: StreamOptions) -> Result<Self, Error> {
         let (query, bytes) = search
             .refine_query()
-            .ok_or(Error::Mismatch("the index has no refine codes"))?;
+            .ok_or(Error::mismatch("the index has no refine codes"))?;
         Ok(Refined {
             codes: Codes {
                 store,
@@ -165,7 +166,7 @@ fn ranked(hit: Hit) -> Candidate {
             score
         },
         tid: hit.tid,
-        refine: Place::default(),
+        refine: SideLocation::default(),
     }
 }
 
@@ -264,18 +265,20 @@ impl<S: PageStore> Codes<S> {
         sum / count.max(1.0)
     }
 
-    fn warm(&self, place: &Place) {
+    fn warm(&self, place: &SideLocation) {
         let at = usize::from(place.at);
         self.store
-            .warm(place.block, &[HEADER_SIZE..BODY, at..at + self.bytes]);
+            .warm(place.block, &[PG_HEADER_SIZE..BODY, at..at + self.bytes]);
     }
 
-    fn score(&self, Place { block, at }: Place) -> Result<(f32, f32), Error> {
+    fn score(&self, SideLocation { block, at }: SideLocation) -> Result<(f32, f32), Error> {
         self.store.read(block, |page| {
-            let head = Head::read(page).map_err(|what| Error::damaged(block, what))?;
+            let head = PageHeader::read(page, block)?;
             let code = page.get(usize::from(at)..).unwrap_or_default();
             match (head.kind, code.get(..self.bytes)) {
-                (Kind::Refine, Some(code)) if block != NO_BLOCK => Ok(self.query.score(code)),
+                (PageKind::Side, Some(code)) if block != NO_BLOCK => {
+                    Ok(RowScorer::score(&self.query, code))
+                }
                 _ => Err(Error::damaged(block, "not a page of refine codes")),
             }
         })?

@@ -19,7 +19,7 @@ impl Reservoir {
     pub fn new(n: usize, floor: Option<Candidate>) -> Result<Self, Error> {
         let (n, mut kept) = (n.max(1), Vec::new());
         let reserved = kept.try_reserve_exact(n.saturating_mul(2));
-        reserved.map_err(|_| Error::OutOfMemory)?;
+        reserved.map_err(|_| Error::out_of_memory())?;
         Ok(Reservoir {
             n,
             kept,
@@ -81,7 +81,7 @@ impl Reservoir {
 mod tests {
     use super::*;
     use crate::Tid;
-    use crate::candidate::Place;
+    use distillvq_pages::SideLocation;
     use proptest::prelude::*;
 
     fn score() -> impl Strategy<Value = f32> {
@@ -97,7 +97,7 @@ mod tests {
     proptest! {
         #[test]
         fn keeps_the_best(scores in prop::collection::vec(score(), 0..400), n in 1..50usize, floor in score()) {
-            let candidate = |score, block| Candidate { score, tid: Tid { block, offset: 1 }, refine: Place::default() };
+            let candidate = |score, block| Candidate { score, tid: Tid { block, offset: 1 }, refine: SideLocation::default() };
             let floor = (floor < 0.0).then_some(candidate(floor, 100));
             let mut reservoir = Reservoir::new(n, floor).unwrap();
             let mut expected = Vec::new();

@@ -16,14 +16,16 @@ pub use share::Shares;
 
 use crate::candidate::{Candidate, order};
 use crate::error::Error;
-use crate::meta::{Entry, Meta, check_directory_page};
-use crate::page::{Head, Layout, NO_BLOCK};
-use crate::posting::{check_link, open};
+use crate::index_meta::Meta;
+use crate::pq::PqScorer;
 use crate::reservoir::Reservoir;
-use crate::store::PageStore;
+use crate::scorer::{BlockFilter, BlockScorer, NoFilter};
 use crate::{Metric, Tid};
-use distillvq_kernels::{Kernels, LANES, ScoreParams, kernels};
-use distillvq_model::{ListRanking, QueryTables, RefineQuery, Searcher};
+use distillvq_kernels::LANES;
+use distillvq_model::{ListRanking, RefineQuery, Searcher};
+use distillvq_pages::{
+    Layout, ListEntry, Metapage, NO_BLOCK, PageHeader, PageStore, check_link, read_header,
+};
 use scores::Scores;
 use std::cell::Cell;
 use std::cmp::Ordering;
@@ -93,38 +95,40 @@ enum Kept {
 
 /// A list being probed.
 #[derive(Clone, Copy, Debug)]
-struct Probe {
+struct Probe<L> {
     list: u32,
     first: u32,
     /// Rows at build or the last vacuum.
     rows: u64,
     cursor: Cursor,
     kept: Kept,
-    score_params: ScoreParams,
+    params: L,
 }
 
 /// What scoring needs beside the page.
-struct Scorer {
-    tables: QueryTables,
+struct Scoring<B, F> {
+    scorer: B,
+    filter: F,
     layout: Layout,
-    kernels: &'static Kernels,
-    scan: fn(&[u8], &[u8], &mut [u16; LANES]),
     /// A row that the lists are searched without.
     left_out: Option<Tid>,
 }
 
 /// A search under way. It holds no page between calls.
-pub struct Search<S: PageStore> {
+pub struct Search<S: PageStore, B: BlockScorer = PqScorer, F: BlockFilter = NoFilter> {
     store: S,
-    meta: Meta,
+    pages: Metapage,
+    metric: Metric,
+    /// Bytes of a refine code, 0 if there are none.
+    refine_bytes: usize,
     /// What the model multiplies vectors by, see [`distillvq_model::Model::scale_factor`].
     unit: f64,
     /// `None` if the index is untrained.
-    scorer: Option<Scorer>,
+    scoring: Option<Scoring<B, F>>,
     /// All lists, best first.
     ranking: ListRanking,
     /// The probed lists, in the order of the ranking.
-    probes: Vec<Probe>,
+    probes: Vec<Probe<B::List>>,
     /// See [`Search::bound`].
     bound: Option<f32>,
     /// The scores of the lists scanned so far.
@@ -144,14 +148,35 @@ impl<S: PageStore> Search<S> {
         model: Option<&Searcher>,
         query: &[f32],
     ) -> Result<Self, Error> {
+        Search::with_filter(store, meta, model, query, NoFilter)
+    }
+
+    /// The query for refine codes and the bytes of one, if the index has any.
+    pub(crate) fn refine_query(&self) -> Option<(RefineQuery, usize)> {
+        let scoring = self.scoring.as_ref().filter(|_| self.refine_bytes > 0)?;
+        Some((scoring.scorer.tables.refine(), self.refine_bytes))
+    }
+}
+
+impl<S: PageStore, F: BlockFilter> Search<S, PqScorer, F> {
+    /// As [`Search::new`], for the rows in lists that a filter admits.
+    pub fn with_filter(
+        store: S,
+        meta: &Meta,
+        model: Option<&Searcher>,
+        query: &[f32],
+        filter: F,
+    ) -> Result<Self, Error> {
         if query.len() != meta.dim {
-            return Err(Error::Mismatch("the query has another dimension"));
+            return Err(Error::mismatch("the query has another dimension"));
         }
         let mut search = Search {
             store,
-            meta: *meta,
+            pages: meta.pages,
+            metric: meta.metric,
+            refine_bytes: meta.refine_bytes(),
             unit: 1.0,
-            scorer: None,
+            scoring: None,
             ranking: ListRanking::default(),
             probes: Vec::new(),
             bound: None,
@@ -160,18 +185,26 @@ impl<S: PageStore> Search<S> {
             scanned: Cell::new(0),
         };
         if meta.trained() {
-            let model = model.ok_or(Error::Mismatch("the index has a model"))?;
-            if model.lists() != meta.lists as usize || model.shape() != meta.shape {
-                return Err(Error::Mismatch("the model is another index's"));
+            let model = model.ok_or(Error::mismatch("the index has a model"))?;
+            if model.lists() != meta.lists() as usize || model.shape() != meta.shape {
+                return Err(Error::mismatch("the model is another index's"));
             }
             search.unit = f64::from(model.scale_factor());
-            let scorer = Scorer::new(meta, model.query(query))?;
-            search.ranking = scorer.tables.ranking();
-            search.scorer = Some(scorer);
+            let tables = model.query(query);
+            search.ranking = tables.ranking();
+            let scorer = PqScorer::new(&meta.pages.format, tables);
+            search.scoring = Some(Scoring {
+                scorer: scorer.ok_or(Error::mismatch("the rows of the index have no codes"))?,
+                filter,
+                layout: meta.pages.layout(0)?,
+                left_out: None,
+            });
         }
         Ok(search)
     }
+}
 
+impl<S: PageStore, B: BlockScorer, F: BlockFilter> Search<S, B, F> {
     /// The same, keeping at most so many bytes of scores.
     #[must_use]
     pub fn with_memory(self, bytes: usize) -> Self {
@@ -183,8 +216,8 @@ impl<S: PageStore> Search<S> {
 
     /// Has this row's codes passed over, as if the lists did not have it. To be called before the first pull.
     pub fn leave_out(&mut self, tid: Tid) {
-        if let Some(scorer) = &mut self.scorer {
-            scorer.left_out = Some(tid);
+        if let Some(scoring) = &mut self.scoring {
+            scoring.left_out = Some(tid);
         }
     }
 
@@ -205,10 +238,10 @@ impl<S: PageStore> Search<S> {
         (rows * self.lists() as f64 / self.probes.len().max(1) as f64) as u64
     }
 
-    /// See [`QueryTables::expected_error`].
+    /// See [`BlockScorer::expected_error`].
     pub fn expected_error(&self) -> f64 {
-        let scorer = self.scorer.as_ref();
-        scorer.map_or(0.0, |scorer| f64::from(scorer.tables.expected_error()))
+        let scoring = self.scoring.as_ref();
+        scoring.map_or(0.0, |it| f64::from(it.scorer.expected_error()))
     }
 
     /// Codes scanned so far; those that had to be scanned again count again.
@@ -216,24 +249,18 @@ impl<S: PageStore> Search<S> {
         self.scanned.get()
     }
 
-    /// The query for refine codes and the bytes of one, if the index has any.
-    pub(crate) fn refine_query(&self) -> Option<(RefineQuery, usize)> {
-        let scorer = self.scorer.as_ref().filter(|_| self.meta.refine)?;
-        Some((scorer.tables.refine(), self.meta.refine_bytes()))
-    }
-
     /// Adds the next lists of the ranking to those probed. Fewer are added when the ranking ends.
     pub fn probe(&mut self, more: usize) -> Result<(), Error> {
-        let Some(scorer) = &self.scorer else {
+        let Some(scoring) = &self.scoring else {
             return Ok(());
         };
         let probed = self.probes.len();
         let lists = self.ranking.lists(probed, probed.saturating_add(more));
         let lists: Vec<u32> = lists.collect();
-        let entries = entries(&self.store, &self.meta, &lists)?;
-        let all_score_params = scorer.tables.list_score_params(&lists);
-        for ((list, Entry { first, rows, .. }), score_params) in
-            lists.into_iter().zip(entries).zip(all_score_params)
+        let entries = entries(&self.store, &self.pages, &lists)?;
+        let all_params = scoring.scorer.lists(&lists);
+        for ((&list, ListEntry { first, rows, .. }), params) in
+            lists.iter().zip(entries).zip(all_params)
         {
             let cursor = if first == NO_BLOCK {
                 Cursor::End
@@ -247,7 +274,7 @@ impl<S: PageStore> Search<S> {
                 rows,
                 cursor,
                 kept: Kept::Untried,
-                score_params,
+                params,
             });
         }
         self.find_bound();
@@ -257,7 +284,7 @@ impl<S: PageStore> Search<S> {
     /// The score of an exact distance, as the operator gives it, on the scale of the estimates and up to a constant.
     pub fn score(&self, distance: f64) -> f64 {
         let scaled = self.unit * distance;
-        match self.meta.metric {
+        match self.metric {
             // Nothing is there; the score falls with the distance all the same.
             Metric::L2 if scaled < 0.0 => f64::INFINITY,
             // D² = ‖q‖² − estimate
@@ -313,7 +340,7 @@ impl<S: PageStore> Search<S> {
         let Some(floor) = under_way.min_by(order) else {
             return self.pull(n, out);
         };
-        let is_new = |probe: &Probe| probe.cursor == Cursor::Start;
+        let is_new = |probe: &Probe<B::List>| probe.cursor == Cursor::Start;
         if n == 0 || !self.probes.iter().any(is_new) {
             return Ok(());
         }
@@ -329,21 +356,21 @@ impl<S: PageStore> Search<S> {
 
     /// Appends the TIDs of the exact list that come next, those of a page; none at its end.
     pub fn next_exact(&mut self, out: &mut Vec<Tid>) -> Result<(), Error> {
-        let list = self.meta.exact_list();
-        let layout = self.meta.layout(list)?;
+        let list = self.pages.exact_list();
+        let layout = self.pages.layout(list)?;
         let mut blocks = 0;
         let (mut from, mut block) = match self.exact {
             Some(link) => link,
-            None => (0, Entry::of(&self.store, &self.meta, list)?.first),
+            None => (0, self.pages.directory.entry(&self.store, list)?.first),
         };
         let before = out.len();
         while block != NO_BLOCK && out.len() == before {
             check_link(&self.store, from, block, &mut blocks)?;
             self.store.interrupts()?;
             let next = self.store.read(block, |page| {
-                let head = open(page, block, list, &layout)?;
+                let head = read_header(page, block, list, &layout)?;
                 let count = usize::from(head.count);
-                out.try_reserve(count).map_err(|_| Error::OutOfMemory)?;
+                out.try_reserve(count).map_err(|_| Error::out_of_memory())?;
                 let rows = (0..count).map(|i| layout.tid(page, i));
                 out.extend(rows.filter(|tid| tid.offset != 0));
                 Ok::<u32, Error>(head.next)
@@ -366,9 +393,9 @@ impl<S: PageStore> Search<S> {
     }
 
     /// Has what will be read of a page brought near.
-    fn warm(&self, scorer: &Scorer, turn: Option<&Turn<'_>>) {
+    fn warm(&self, scoring: &Scoring<B, F>, turn: Option<&Turn<'_, B::List>>) {
         if let Some(turn) = turn {
-            let parts = scorer.layout.scored(turn.rows);
+            let parts = scoring.layout.scored(turn.rows);
             self.store.warm(turn.block, &parts);
         }
     }
@@ -377,7 +404,7 @@ impl<S: PageStore> Search<S> {
     fn collect(
         &mut self,
         n: usize,
-        chosen: impl Fn(&Probe) -> bool,
+        chosen: impl Fn(&Probe<B::List>) -> bool,
         floor: Option<Candidate>,
     ) -> Result<Vec<Candidate>, Error> {
         let mut best = Reservoir::new(n, floor)?;
@@ -402,10 +429,10 @@ impl<S: PageStore> Search<S> {
     fn choose_kept(
         &self,
         scores: &mut Scores,
-        chosen: &impl Fn(&Probe) -> bool,
+        chosen: &impl Fn(&Probe<B::List>) -> bool,
         best: &mut Reservoir,
     ) -> Result<(), Error> {
-        let Some(scorer) = &self.scorer else {
+        let Some(scoring) = &self.scoring else {
             return Ok(());
         };
         let mut places = Vec::new();
@@ -426,14 +453,19 @@ impl<S: PageStore> Search<S> {
             }
             self.store.interrupts()?;
             let moves = self.store.read(page.block, |bytes| {
-                let head = open(bytes, page.block, probe.list, &scorer.layout)?;
+                let head = read_header(bytes, page.block, probe.list, &scoring.layout)?;
                 if head.moves == page.moves {
                     for &(row, score) in &places {
-                        scorer.offer(bytes, usize::from(row), score, probe, best);
+                        let (block, lane) = (usize::from(row) / LANES, usize::from(row) % LANES);
+                        let admitted = scoring.filter.admit(&scoring.layout.block(bytes, block));
+                        if admitted >> lane & 1 == 0 {
+                            continue;
+                        }
+                        scoring.offer(bytes, usize::from(row), score, probe, best);
                     }
                 } else {
                     let replace = |block, new: &[f32; LANES]| scores.replace(&page, block, new);
-                    scorer.scan_page(bytes, &head, probe, best, replace);
+                    scoring.scan_page(bytes, &head, probe, best, replace);
                     self.scanned.set(self.scanned.get() + u64::from(head.count));
                 }
                 Ok::<u32, Error>(head.moves)
@@ -449,16 +481,16 @@ impl<S: PageStore> Search<S> {
     fn scan(
         &self,
         scores: &mut Scores,
-        chosen: &impl Fn(&Probe) -> bool,
+        chosen: &impl Fn(&Probe<B::List>) -> bool,
         best: &mut Reservoir,
     ) -> Result<Vec<(u32, Kept)>, Error> {
         let mut scanned = Vec::new();
-        let Some(scorer) = &self.scorer else {
+        let Some(scoring) = &self.scoring else {
             return Ok(scanned);
         };
         let mut blocks = self.store.blocks()?;
         let probes = (0u32..).zip(&self.probes);
-        let mut waiting: Vec<(u32, &Probe)> = probes
+        let mut waiting: Vec<(u32, &Probe<B::List>)> = probes
             .filter(|(_, probe)| probe.kept != Kept::Yes && chosen(probe))
             .collect();
         let rows = waiting.iter().map(|(_, probe)| probe.rows);
@@ -466,7 +498,7 @@ impl<S: PageStore> Search<S> {
         // Lists with more to give come first: they raise the threshold, and the rest may not need a scan at all.
         waiting.sort_by(|(_, a), (_, b)| a.cursor.progress(&b.cursor));
         let mut waiting = waiting.into_iter().peekable();
-        let mut turns: Vec<Turn<'_>> = Vec::with_capacity(LISTS_AT_ONCE);
+        let mut turns: Vec<Turn<'_, B::List>> = Vec::with_capacity(LISTS_AT_ONCE);
         let mut turn = 0;
         loop {
             while turns.len() < LISTS_AT_ONCE
@@ -475,7 +507,7 @@ impl<S: PageStore> Search<S> {
             {
                 check_link(&self.store, 0, probe.first, &mut blocks)?;
                 turns.push(Turn::new(index, probe));
-                self.warm(scorer, turns.last());
+                self.warm(scoring, turns.last());
             }
             turn = if turn < turns.len() { turn } else { 0 };
             let Some(Turn {
@@ -490,14 +522,14 @@ impl<S: PageStore> Search<S> {
             };
             self.store.interrupts()?;
             let head = self.store.read(*block, |page| {
-                let head = open(page, *block, probe.list, &scorer.layout)?;
+                let head = read_header(page, *block, probe.list, &scoring.layout)?;
                 *keeps = *keeps && scores.begin_page(*block, *index, &head);
-                scorer.scan_page(page, &head, probe, best, |_, new| {
+                scoring.scan_page(page, &head, probe, best, |_, new| {
                     if *keeps {
                         scores.push(new);
                     }
                 });
-                Ok::<Head, Error>(head)
+                Ok::<PageHeader, Error>(head)
             })??;
             self.scanned.set(self.scanned.get() + u64::from(head.count));
             if head.next == NO_BLOCK {
@@ -507,8 +539,8 @@ impl<S: PageStore> Search<S> {
                 check_link(&self.store, *block, head.next, &mut blocks)?;
                 self.store.prefetch(head.next);
                 *block = head.next;
-                *rows = rows.saturating_sub(scorer.layout.capacity() as u64);
-                self.warm(scorer, turns.get(turn));
+                *rows = rows.saturating_sub(scoring.layout.capacity() as u64);
+                self.warm(scoring, turns.get(turn));
                 turn += 1;
             }
         }
@@ -516,10 +548,10 @@ impl<S: PageStore> Search<S> {
 }
 
 /// A list whose pages are being scanned.
-struct Turn<'a> {
+struct Turn<'a, L> {
     /// Its index among the probed ones.
     index: u32,
-    probe: &'a Probe,
+    probe: &'a Probe<L>,
     /// The next page.
     block: u32,
     /// Rows expected from there on.
@@ -528,8 +560,8 @@ struct Turn<'a> {
     keeps: bool,
 }
 
-impl<'a> Turn<'a> {
-    fn new(index: u32, probe: &'a Probe) -> Self {
+impl<'a, L> Turn<'a, L> {
+    fn new(index: u32, probe: &'a Probe<L>) -> Self {
         Turn {
             index,
             probe,
@@ -540,51 +572,28 @@ impl<'a> Turn<'a> {
     }
 }
 
-impl Scorer {
-    fn new(meta: &Meta, tables: QueryTables) -> Result<Scorer, Error> {
-        let kernels = kernels();
-        Ok(Scorer {
-            tables,
-            layout: meta.layout(0)?,
-            kernels,
-            scan: if meta.shape.bits == 8 {
-                kernels.scan8
-            } else {
-                kernels.scan4
-            },
-            left_out: None,
-        })
-    }
-
+impl<B: BlockScorer, F: BlockFilter> Scoring<B, F> {
     /// Scores the rows of a page and offers them to `best`. `show` gets the scores of each block of rows.
     fn scan_page(
         &self,
         page: &[u8],
-        head: &Head,
-        probe: &Probe,
+        head: &PageHeader,
+        probe: &Probe<B::List>,
         best: &mut Reservoir,
         mut show: impl FnMut(usize, &[f32; LANES]),
     ) {
-        let layout = &self.layout;
         let count = usize::from(head.count);
-        let (mut sums, mut scores) = ([0; LANES], [0.0; LANES]);
+        let mut scores = [0.0; LANES];
         for b in 0..count.div_ceil(LANES) {
-            let Some(scales) = layout.scale_bytes(page, b) else {
-                break; // cannot be: the count was checked
-            };
-            (self.scan)(layout.codes(page, b), &self.tables.lut, &mut sums);
-            let norms = layout.norm_bytes(page, b);
+            let block = self.layout.block(page, b);
             let threshold = best.threshold();
-            let score_block = self.kernels.score_block;
-            let mut wanted = score_block(
-                &sums,
-                scales,
-                norms,
-                &probe.score_params,
-                threshold,
-                &mut scores,
-            );
+            let mut wanted = self
+                .scorer
+                .score(&probe.params, &block, threshold, &mut scores);
             show(b, &scores);
+            if wanted != 0 {
+                wanted &= self.filter.admit(&block);
+            }
             while wanted != 0 {
                 let lane = wanted.trailing_zeros() as usize;
                 wanted &= wanted - 1;
@@ -597,11 +606,18 @@ impl Scorer {
     }
 
     /// Offers a row of a page.
-    fn offer(&self, page: &[u8], row: usize, score: f32, probe: &Probe, best: &mut Reservoir) {
+    fn offer(
+        &self,
+        page: &[u8],
+        row: usize,
+        score: f32,
+        probe: &Probe<B::List>,
+        best: &mut Reservoir,
+    ) {
         let candidate = Candidate {
             score,
             tid: self.layout.tid(page, row),
-            refine: self.layout.refine_of(page, row),
+            refine: self.layout.side_location(page, row),
         };
         best.offer(candidate, |c| {
             probe.cursor.is_before(c) && self.left_out != Some(c.tid)
@@ -610,23 +626,29 @@ impl Scorer {
 }
 
 /// The entries of lists, each directory page being read once.
-fn entries<S: PageStore>(store: &S, meta: &Meta, lists: &[u32]) -> Result<Vec<Entry>, Error> {
+fn entries<S: PageStore>(
+    store: &S,
+    pages: &Metapage,
+    lists: &[u32],
+) -> Result<Vec<ListEntry>, Error> {
     // Lists in the order of the directory, each with its position here: one number, so that sorting is quick.
     let places = lists.iter().zip(0u64..);
     let mut places: Vec<u64> = places.map(|(list, i)| u64::from(*list) << 32 | i).collect();
     places.sort_unstable();
     let list = |place: &u64| (*place >> 32) as u32;
-    let mut entries = vec![Entry::default(); lists.len()];
-    for same_page in places.chunk_by(|a, b| meta.entry_page(list(a)) == meta.entry_page(list(b))) {
+    let mut entries = vec![ListEntry::default(); lists.len()];
+    for same_page in places
+        .chunk_by(|a, b| pages.directory.entry_page(list(a)) == pages.directory.entry_page(list(b)))
+    {
         let Some(first) = same_page.first() else {
             continue;
         };
-        let (block, _) = meta.entry_place(list(first))?;
+        let (block, _) = pages.directory.entry_location(list(first))?;
         store.read(block, |page| {
-            check_directory_page(page, block, meta)?;
+            pages.directory.check_page(page, block)?;
             for place in same_page {
                 if let Some(entry) = entries.get_mut(*place as u32 as usize) {
-                    *entry = Entry::read(page, meta.entry_place(list(place))?.1);
+                    *entry = ListEntry::read(page, pages.directory.entry_location(list(place))?.1);
                 }
             }
             Ok::<(), Error>(())

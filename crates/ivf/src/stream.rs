@@ -351,7 +351,7 @@ impl<C: Source> Stream<C> {
         if self.aside.len() == self.aside.capacity() {
             let more = self.aside.len().max(64).min(most - self.aside.len());
             let reserved = self.aside.try_reserve_exact(more);
-            reserved.map_err(|_| Error::OutOfMemory)?;
+            reserved.map_err(|_| Error::out_of_memory())?;
         }
         self.aside.push(hit);
         Ok(())
@@ -552,6 +552,6 @@ fn fetch_into<E: From<Error>>(
     if distances.len() == batch.len() {
         Ok(())
     } else {
-        Err(Error::Mismatch("not as many distances as rows were asked for").into())
+        Err(Error::mismatch("not as many distances as rows were asked for").into())
     }
 }

@@ -5,7 +5,7 @@ mod common;
 
 use common::*;
 use distillvq_ivf::testing::MemoryStore;
-use distillvq_ivf::{Metric, Tid, count_rows, insert, take_census, vacuum};
+use distillvq_ivf::{Metric, Tid, collect_stats, count_rows, insert, vacuum};
 use std::collections::BTreeSet;
 
 /// Rows of a census' sample.
@@ -26,22 +26,25 @@ fn inserts_are_counted_with_and_without_refine_codes() {
         let (built, later) = rows.split_at(600);
         let meta = build(&store, &model, &[built]);
         assert_eq!(meta.refine, refine);
-        let census = |most: (usize, usize)| take_census(&store, &meta, most, 1).unwrap();
+        let census = |most: (usize, usize)| collect_stats(&store, &meta, most, 1).unwrap();
         let fresh = census((10_000, 10_000));
         assert_eq!((fresh.rows(), fresh.inserted), (600, 0));
-        assert_eq!(fresh.recent, []);
+        assert_eq!(fresh.inserted_sample, []);
         for row in later {
             insert(&store, &meta, row.row()).unwrap();
         }
         let grown = census((10_000, 10_000));
         assert_eq!((grown.rows(), grown.inserted), (900, 300));
-        for row in &grown.recent {
+        for row in &grown.inserted_sample {
             let is_it = |later: &&Owned| later.tid == row.tid;
             let wanted = later.iter().find(is_it).unwrap();
-            assert_eq!((row.list, &row.codes), (wanted.list, &wanted.codes));
+            assert_eq!((row.list, &row.values), (wanted.list, &wanted.codes));
         }
-        assert_eq!(grown.recent.len(), 300);
-        assert_eq!(drawn(grown.drawn), drawn(rows.iter().map(|row| row.tid)));
+        assert_eq!(grown.inserted_sample.len(), 300);
+        assert_eq!(
+            drawn(grown.sampled_tids),
+            drawn(rows.iter().map(|row| row.tid))
+        );
         // Each list has what was put there.
         let of = |list: usize| rows.iter().filter(|row| row.list as usize == list).count() as u64;
         assert_eq!(grown.lists, (0..=LISTS).map(of).collect::<Vec<_>>());
@@ -55,9 +58,16 @@ fn inserts_are_counted_with_and_without_refine_codes() {
         );
         assert_eq!((left.rows(), left.inserted), (kept.len() as u64, 300));
         assert_eq!(count_rows(&store).unwrap(), kept.len() as u64);
-        assert_eq!((left.drawn.len(), left.recent.len()), (50, 20));
-        assert!(left.drawn.iter().all(|tid| kept.contains(tid)));
-        assert!(left.recent.iter().all(|row| kept.contains(&row.tid)));
+        assert_eq!(
+            (left.sampled_tids.len(), left.inserted_sample.len()),
+            (50, 20)
+        );
+        assert!(left.sampled_tids.iter().all(|tid| kept.contains(tid)));
+        assert!(
+            left.inserted_sample
+                .iter()
+                .all(|row| kept.contains(&row.tid))
+        );
         // Nor does room that is used again change that.
         for row in encode_refined(&model, &vectors(40, 6), 2_000) {
             let row = if refine {

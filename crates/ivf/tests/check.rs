@@ -10,6 +10,7 @@ use distillvq_ivf::{
     Tid, check, check_against, check_within, insert, vacuum,
 };
 use distillvq_model::refine_bytes;
+use distillvq_pages::Error as PageError;
 use std::ops::Range;
 
 /// A table and an index over it.
@@ -121,11 +122,8 @@ impl Case {
 
     /// Rows that a page of a list has places for: its capacity, and with refine codes a few more.
     fn places_of_a_page(&self) -> usize {
-        let bytes = if self.meta.refine { DIM + 8 } else { 0 };
-        distillvq_ivf::Layout::coded(self.meta.shape, bytes)
-            .unwrap()
-            .capacity()
-            .next_multiple_of(32)
+        let [_, codes, ..] = self.meta.pages.layout(0).unwrap().scored(u64::MAX);
+        codes.len() / self.meta.shape.block_bytes() * 32
     }
 
     /// Offset of the codes' part of a page, the scales, the norms, the addresses' blocks and lines.
@@ -139,7 +137,7 @@ impl Case {
 
     fn tid_at(&self, block: u32, i: usize) -> Tid {
         let list = self.store.read(block, |page| page[28]).unwrap();
-        let [.., blocks, offsets] = if u32::from(list) == self.meta.lists {
+        let [.., blocks, offsets] = if u32::from(list) == self.meta.lists() {
             [0, 0, 0, 64, 64 + 4 * 1344]
         } else {
             self.parts()
@@ -174,7 +172,7 @@ fn sound_indexes_are_sound() {
                 Metric::Cosine => (0..=huge, 1500 - zeros),
             };
             assert!(expected.contains(&exact), "{metric}: {exact}");
-            assert_eq!(report.total_rows(), indexed, "{metric}");
+            assert_eq!(report.rows.iter().sum::<u64>(), indexed, "{metric}");
         }
         let untrained = Case::of(metric, None, false, 900);
         assert_eq!(untrained.report().problems, []);
@@ -190,7 +188,7 @@ fn an_index_is_encoded_with_its_own_model() {
         (untrained.meta, trained.model.as_ref()),
     ] {
         let result = RowEncoder::new(&meta, model);
-        assert!(matches!(result, Err(Error::Mismatch(_))));
+        assert!(matches!(result, Err(Error::Pages(PageError::Mismatch(_)))));
     }
 }
 
@@ -294,7 +292,7 @@ fn wrong_bytes_of_a_row_are_found() {
     assert_eq!(report.compared, 1500);
     let what = report.problems.iter().map(|it| it.what.as_str());
     let what: std::collections::BTreeSet<&str> = what.collect();
-    assert!(what.contains("refine page beyond the end"), "{what:?}");
+    assert!(what.contains("side page beyond the end"), "{what:?}");
     assert!(what.contains("link leads beyond the end"), "{what:?}");
 }
 

@@ -9,10 +9,11 @@ use distillvq_ivf::stream::{LateRows, Stream, StreamOptions};
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
     Builder, Calibration, Candidate, Create, EachRow, Error, Meta, Metric, Model, Point, QueryKind,
-    Row, RowEncoder, Search, Tid, Training, check_against, describe, insert, load_model,
-    replace_student, take_census, vacuum,
+    Row, RowEncoder, Search, Tid, Training, check_against, collect_stats, describe, insert,
+    load_model, replace_student, vacuum,
 };
 use distillvq_model::{EncodedRows, Placement};
+use distillvq_pages::Error as PageError;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -145,7 +146,9 @@ fn expect_valid_prefixes(store: &MemoryStore, table: &Table, milestones: &[Miles
         replayed.apply(&change);
         let mut meta = match Meta::read(&replayed) {
             Ok(meta) => meta,
-            Err(Error::NotAnIndex | Error::Incomplete) if done < built => continue,
+            Err(Error::Pages(PageError::NotAnIndex | PageError::Incomplete)) if done < built => {
+                continue;
+            }
             Err(error) => panic!("after {done} of {built} changes: {error}"),
         };
         assert!(done >= built, "complete only when everything is there");
@@ -155,7 +158,7 @@ fn expect_valid_prefixes(store: &MemoryStore, table: &Table, milestones: &[Miles
         let stored = model.student_bytes().unwrap();
         let whole = after.changes == done;
         assert!(stored == after.student || (!whole && stored == before.student));
-        let census = take_census(&replayed, &meta, (0, 0), 1).unwrap();
+        let census = collect_stats(&replayed, &meta, (0, 0), 1).unwrap();
         let possible = [if whole { after } else { before }.inserted, after.inserted];
         assert!(possible.contains(&census.inserted), "after {done} changes");
         let record = (meta.training, meta.calibration);
@@ -241,7 +244,7 @@ proptest! {
                     let training = Training { rows: n, ..meta.training };
                     let point = Point { probes: 3, recall: 0.5, ..Point::default() };
                     let curve = Calibration::new(QueryKind::Log, 100, 10, n, 0).with_points(&[point]);
-                    let build_id = Meta::read(&store).unwrap().build_id;
+                    let build_id = Meta::read(&store).unwrap().model_version();
                     let now = describe(&store, build_id, training, Some(curve)).unwrap();
                     assert_eq!((now.training, now.calibration), (training, Some(curve)));
                     assert!(describe(&store, build_id ^ 1, Training::default(), None).is_err());

@@ -8,10 +8,11 @@ use distillvq_ivf::refined::Refined;
 use distillvq_ivf::stream::{Stream, StreamOptions};
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
-    Builder, Candidate, Create, Error, HEADER_SIZE, Meta, Metric, Model, PAGE_SIZE, PageStore, Row,
-    Search, check, count_rows, create_empty, insert, load_model, read_all, replace_student,
-    take_census, vacuum,
+    Builder, Candidate, Create, Error, Meta, Metric, Model, PAGE_SIZE, PG_HEADER_SIZE, PageStore,
+    Row, Search, check, collect_stats, count_rows, create_empty, insert, load_model,
+    read_all_pages, replace_student, vacuum,
 };
+use distillvq_pages::Error as PageError;
 use distillvq_training::{NoMonitor, TrainOptions, train};
 use proptest::prelude::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -59,8 +60,8 @@ fn use_everything(store: &MemoryStore, model: &Model, row: &Owned) -> Result<(),
         let _ = replace_student(store, &student, 7);
         let _ = replace_student(store, &student, 8);
     }
-    let _ = take_census(store, &meta, (100, 50), 1);
-    let _ = read_all(store);
+    let _ = collect_stats(store, &meta, (100, 50), 1);
+    let _ = read_all_pages(store);
     let _ = count_rows(store);
     let _ = vacuum(store, &mut |tid| tid.offset.is_multiple_of(7));
     let _ = insert(store, &meta, row.row());
@@ -71,9 +72,9 @@ fn use_everything(store: &MemoryStore, model: &Model, row: &Owned) -> Result<(),
 /// A byte to overwrite: block, offset, value. Heads and directory entries are hit more often than their size suggests.
 fn damage() -> impl Strategy<Value = (u32, usize, u8)> {
     let offset = prop_oneof![
-        3 => HEADER_SIZE..40,
+        3 => PG_HEADER_SIZE..40,
         2 => 64..280usize,
-        1 => HEADER_SIZE..PAGE_SIZE,
+        1 => PG_HEADER_SIZE..PAGE_SIZE,
     ];
     let value = prop_oneof![3 => 0..20u8, 1 => any::<u8>()];
     (any::<u32>(), offset, value)
@@ -125,7 +126,7 @@ proptest! {
                 let _ = search.next_exact(&mut Vec::new());
             }
             let _ = insert(&store, &meta, row(5_000));
-            let _ = take_census(&store, &meta, (100, 50), 1);
+            let _ = collect_stats(&store, &meta, (100, 50), 1);
             let _ = vacuum(&store, &mut |tid| tid.offset.is_multiple_of(7));
             let _ = insert(&store, &meta, row(5_001));
             let _ = check(&store);
@@ -180,7 +181,7 @@ fn kind(store: &MemoryStore, block: u32) -> u8 {
 
 /// The links of an index: all of the metapage and of the model's pages, of the lists that are in use, and of some posting pages.
 fn links(store: &MemoryStore) -> Vec<Link> {
-    let mut links: Vec<Link> = [92, 96, 120, 124, 144, 148, 168, 172]
+    let mut links: Vec<Link> = [84, 88, 112, 116, 136, 140, 160, 164]
         .map(|at| (0, at))
         .into();
     let mut postings = 0;
@@ -299,7 +300,7 @@ fn a_link_to_the_page_itself_is_refused_before_its_lock() {
     let problems = check(&store).unwrap().problems;
     let told = problems
         .iter()
-        .any(|it| it.what == "link to a refine page leads backwards");
+        .any(|it| it.what == "link to a side page leads backwards");
     assert!(told, "{problems:?}");
 }
 
@@ -310,15 +311,18 @@ fn a_new_student_spares_the_models_pages() {
     let student = model.student_bytes().unwrap();
     replace_student(&store, &student, 6).unwrap();
     let meta = Meta::read(&store).unwrap();
-    assert!(meta.spare.blocks > 1 && meta.student.blocks > 1);
+    assert!(meta.pages.spare.blocks > 1 && meta.pages.current.blocks > 1);
     // From the first spare page on into the student's chain, whose second page has the right number.
-    let second = get(&store, (meta.student.start, 32));
-    store.mutate(meta.spare.start, |page| {
+    let second = get(&store, (meta.pages.current.start, 32));
+    store.mutate(meta.pages.spare.start, |page| {
         page[32..36].copy_from_slice(&second.to_le_bytes());
     });
     let before = load_model(&store, &mut meta.clone()).unwrap().unwrap();
     let refused = replace_student(&store, &student, 8).unwrap_err();
-    assert!(matches!(refused, Error::Damaged { .. }), "{refused}");
+    assert!(
+        matches!(refused, Error::Pages(PageError::Damaged { .. })),
+        "{refused}"
+    );
     let after = load_model(&store, &mut meta.clone()).unwrap().unwrap();
     assert_eq!(
         before.student_bytes().unwrap(),
@@ -394,11 +398,11 @@ fn the_check_finds_a_damaged_model() {
     let model = model(Metric::L2, 4);
     let (store, _) = index(&model, false);
     let meta = Meta::read(&store).unwrap();
-    for block in [meta.encoder.start, meta.student.start] {
+    for block in [meta.pages.base.start, meta.pages.current.start] {
         store.mutate(block, |page| page[70] ^= 1);
         assert!(matches!(
             load_model(&store, &mut meta.clone()),
-            Err(Error::Damaged { .. })
+            Err(Error::Pages(PageError::Damaged { .. }))
         ));
         assert_eq!(check(&store).unwrap().problems.len(), 1);
         store.mutate(block, |page| page[70] ^= 1);
@@ -414,11 +418,14 @@ fn newer_and_foreign_metapages_are_told_apart() {
     let newer = Meta::read(&store);
     assert!(matches!(
         newer,
-        Err(Error::UnsupportedVersion {
+        Err(Error::Pages(PageError::UnsupportedVersion {
             found: 2,
             newest: 1
-        })
+        }))
     ));
     store.mutate(0, |page| page[64] = b'x');
-    assert!(matches!(Meta::read(&store), Err(Error::NotAnIndex)));
+    assert!(matches!(
+        Meta::read(&store),
+        Err(Error::Pages(PageError::NotAnIndex))
+    ));
 }

@@ -1,7 +1,7 @@
 //! Memory of a scan over ten million made-up rows.
 #![allow(clippy::unwrap_used)]
 
-use distillvq_ivf::Place;
+use distillvq_ivf::SideLocation;
 use distillvq_ivf::stream::{Source, Stream, StreamOptions};
 use distillvq_ivf::{Candidate, Error, Tid};
 
@@ -46,7 +46,7 @@ impl Source for Rows {
         out.extend((self.pulled..end).map(|i| Candidate {
             score: 0.0,
             tid: tid(i),
-            refine: Place::default(),
+            refine: SideLocation::default(),
         }));
         self.pulled = end;
         Ok(())

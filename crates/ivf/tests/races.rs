@@ -11,7 +11,7 @@ use distillvq_ivf::stream::{LateRows, Stream, StreamOptions};
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
     Candidate, Error, Layout, Meta, Metric, Model, PageStore, Search, Tid, check, insert,
-    load_model, replace_student, vacuum,
+    load_model, replace_student, row_format, vacuum,
 };
 use schedule::{Actor, Plan, Work, interleave};
 use std::collections::{BTreeSet, HashSet};
@@ -56,7 +56,7 @@ impl Index {
 
     /// Pages that no actor changes: the model's, unless students are replaced.
     fn fixed(&self) -> Vec<u32> {
-        let model = self.meta.encoder.blocks + self.meta.student.blocks;
+        let model = self.meta.pages.base.blocks + self.meta.pages.current.blocks;
         (0..=model).collect()
     }
 
@@ -132,8 +132,8 @@ fn row(model: &Model, refine: bool, list: u32, i: usize) -> Owned {
 /// Rows that fit a page of the list.
 fn capacity(refine: bool) -> usize {
     let bytes = if refine { DIM + 8 } else { 0 };
-    let shape = model(Metric::L2, 4).shape();
-    Layout::coded(shape, bytes).unwrap().capacity()
+    let format = row_format(model(Metric::L2, 4).shape(), bytes).unwrap();
+    Layout::new(&format).unwrap().capacity()
 }
 
 /// Judges outcomes: the rows that are left, each state of the pages once.
@@ -396,7 +396,7 @@ fn with_students(rows: usize) -> (Index, Vec<u32>, Vec<Vec<u8>>) {
     let index = Index::new(Metric::L2, 8, false, rows);
     let students = students(Metric::L2, 8);
     let bytes = students.iter().map(|model| model.student_bytes().unwrap());
-    let fixed = (1..=index.meta.encoder.blocks).collect();
+    let fixed = (1..=index.meta.pages.base.blocks).collect();
     (index, fixed, bytes.collect())
 }
 
@@ -407,7 +407,7 @@ fn search_and_replacements() {
         let mut meta = Meta::read(store).unwrap();
         let model = load_model(store, &mut meta).unwrap().unwrap();
         let student = model.student_bytes().unwrap();
-        (search(store, &meta, &model), meta.build_id, student)
+        (search(store, &meta, &model), meta.model_version(), student)
     };
     races(
         "search, 3 replacements",

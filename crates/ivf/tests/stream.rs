@@ -1,9 +1,10 @@
 //! The order of results, with made-up candidates.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use distillvq_ivf::Place;
+use distillvq_ivf::SideLocation;
 use distillvq_ivf::stream::{Growth, Hit, LateRows, Source, Stream, StreamOptions};
 use distillvq_ivf::{Candidate, Error, Tid};
+use distillvq_pages::Error as PageError;
 use proptest::prelude::*;
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
@@ -100,7 +101,7 @@ impl World {
                     list.push(Candidate {
                         score,
                         tid: tid(i),
-                        refine: Place::default(),
+                        refine: SideLocation::default(),
                     });
                 }
                 None => world.source.exact.push(tid(i)),
@@ -288,7 +289,7 @@ fn a_row_left_out_is_as_if_it_were_not_there() {
     with.source.lists[0].push(Candidate {
         score: 0.0,
         tid: own,
-        refine: Place::default(),
+        refine: SideLocation::default(),
     });
     let ten = |world: &World, left_out: Option<Tid>| {
         let mut stream = world.stream(StreamOptions {
@@ -396,11 +397,19 @@ fn pulls_are_bounded() {
 fn errors_of_fetching_and_wrong_answers_are_passed_on() {
     let world = graded(100, 1, 0.0);
     let mut stream = world.stream(StreamOptions::default());
-    let mut failing = |_: &[Candidate], _: &mut Vec<Option<f64>>| Err(Error::Store("no".into()));
-    assert!(matches!(stream.next(&mut failing), Err(Error::Store(_))));
+    let mut failing = |_: &[Candidate], _: &mut Vec<Option<f64>>| {
+        Err(Error::Pages(PageError::Store("no".into())))
+    };
+    assert!(matches!(
+        stream.next(&mut failing),
+        Err(Error::Pages(PageError::Store(_)))
+    ));
     let mut stream = world.stream(StreamOptions::default());
     let mut silent = |_: &[Candidate], _: &mut Vec<Option<f64>>| Ok::<(), Error>(());
-    assert!(matches!(stream.next(&mut silent), Err(Error::Mismatch(_))));
+    assert!(matches!(
+        stream.next(&mut silent),
+        Err(Error::Pages(PageError::Mismatch(_)))
+    ));
 }
 
 #[test]
@@ -512,7 +521,7 @@ fn what_was_put_aside_follows_also_after_a_distance() {
         stream.source.lists[2].push(Candidate {
             score: -1e4 - i as f32,
             tid: row,
-            refine: Place::default(),
+            refine: SideLocation::default(),
         });
     }
     let (hits, compared) = within(&stream, 150.0, relaxed(probing(1)));

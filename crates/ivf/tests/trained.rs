@@ -9,7 +9,7 @@ use distillvq_ivf::stream::{LateRows, Stream, StreamOptions};
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
     Candidate, Error, Meta, Metric, Model, PageStore, Search, Tid, check, create_empty, insert,
-    list_rows, load_model, vacuum,
+    load_model, vacuum,
 };
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -100,15 +100,16 @@ fn the_metapage_and_the_model_come_back() {
     let index = built(Metric::L2, 8, 500);
     let meta = Meta::read(&index.store).unwrap();
     assert_eq!(meta, index.meta);
-    assert_eq!((meta.lists, meta.build_id), (LISTS as u32, 5));
-    assert_eq!(meta.rows_at_build, index.rows.len() as u64);
+    assert_eq!((meta.lists(), meta.model_version()), (LISTS as u32, 5));
+    assert_eq!(meta.pages.rows_at_build, index.rows.len() as u64);
     let model = load_model(&index.store, &mut meta.clone())
         .unwrap()
         .unwrap();
     assert_eq!(model.to_bytes().unwrap(), index.model.to_bytes().unwrap());
-    assert!(meta.encoder.blocks > 1);
-    let rows: u64 = list_rows(&index.store, &meta).unwrap().iter().sum();
-    assert_eq!(rows, meta.rows_at_build);
+    assert!(meta.pages.base.blocks > 1);
+    let entries = meta.pages.directory.entries(&index.store).unwrap();
+    let rows: u64 = entries.iter().map(|entry| entry.rows).sum();
+    assert_eq!(rows, meta.pages.rows_at_build);
 }
 
 #[test]

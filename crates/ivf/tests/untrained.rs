@@ -5,8 +5,9 @@ use distillvq_ivf::stream::{Stream, StreamOptions};
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
     Builder, Candidate, Create, Error, Meta, Metric, PageStore, Row, Search, Tid, check,
-    create_empty, insert, list_rows, load_model, vacuum,
+    create_empty, insert, load_model, vacuum,
 };
+use distillvq_pages::{Error as PageError, Metapage};
 use std::collections::BTreeSet;
 
 const CREATE: Create<'static> = Create {
@@ -57,8 +58,14 @@ fn tids(store: &MemoryStore, meta: &Meta) -> BTreeSet<Tid> {
 fn expect_sound(store: &MemoryStore, rows: u64) {
     let report = check(store).unwrap();
     assert_eq!(report.problems, []);
-    assert_eq!(report.total_rows(), rows);
+    assert_eq!(report.rows.iter().sum::<u64>(), rows);
     assert_eq!(report.orphan_pages, 0);
+}
+
+/// Rows of each list by its directory entry.
+fn counted_rows(store: &MemoryStore, meta: &Meta) -> Vec<u64> {
+    let entries = meta.pages.directory.entries(store).unwrap();
+    entries.iter().map(|entry| entry.rows).collect()
 }
 
 #[test]
@@ -103,8 +110,8 @@ fn runs_continue_where_the_last_one_ended() {
     }
     assert_eq!(builder.rows(), 6000);
     let meta = builder.finish().unwrap();
-    assert_eq!(meta.rows_at_build, 6000);
-    assert_eq!(list_rows(&store, &meta).unwrap(), [6000]);
+    assert_eq!(meta.pages.rows_at_build, 6000);
+    assert_eq!(counted_rows(&store, &meta), [6000]);
     expect_sound(&store, 6000);
     assert_eq!(tids(&store, &meta), (0..6000).map(tid).collect());
     assert_eq!(store.blocks().unwrap(), 2 + 5);
@@ -113,14 +120,23 @@ fn runs_continue_where_the_last_one_ended() {
 #[test]
 fn an_unfinished_build_is_refused() {
     let store = MemoryStore::new();
-    assert!(matches!(Meta::read(&store), Err(Error::NotAnIndex)));
+    assert!(matches!(
+        Meta::read(&store),
+        Err(Error::Pages(PageError::NotAnIndex))
+    ));
     let mut builder = Builder::create(&store, CREATE).unwrap();
     builder.append((0..10).map(row)).unwrap();
-    assert!(matches!(Meta::read(&store), Err(Error::Incomplete)));
-    assert!(matches!(check(&store), Err(Error::Incomplete)));
+    assert!(matches!(
+        Meta::read(&store),
+        Err(Error::Pages(PageError::Incomplete))
+    ));
+    assert!(matches!(
+        check(&store),
+        Err(Error::Pages(PageError::Incomplete))
+    ));
     assert!(matches!(
         vacuum(&store, &mut |_| false),
-        Err(Error::Incomplete)
+        Err(PageError::Incomplete)
     ));
     builder.finish().unwrap();
     assert!(Builder::create(&store, CREATE).is_err(), "not empty");
@@ -138,12 +154,15 @@ fn rows_that_do_not_fit_are_refused() {
         },
     ];
     for bad in bad {
-        assert!(matches!(builder.append([bad]), Err(Error::Mismatch(_))));
+        assert!(matches!(
+            builder.append([bad]),
+            Err(Error::Pages(PageError::Mismatch(_)))
+        ));
     }
     let meta = builder.finish().unwrap();
     for bad in bad {
         let refused = insert(&store, &meta, bad);
-        assert!(matches!(refused, Err(Error::Mismatch(_))));
+        assert!(matches!(refused, Err(Error::Pages(PageError::Mismatch(_)))));
     }
     assert!(Search::new(&store, &meta, None, &[0.0; 2]).is_err());
 }
@@ -172,7 +191,7 @@ fn insert_then_vacuum_then_reuse() {
 
     let stats = vacuum(&store, &mut |tid| tid.offset.is_multiple_of(2)).unwrap();
     assert_eq!((stats.removed, stats.remaining), (2000, 2000));
-    assert_eq!(list_rows(&store, &meta).unwrap(), [2000]);
+    assert_eq!(counted_rows(&store, &meta), [2000]);
     expect_sound(&store, 2000);
     for i in (0..4000).filter(|&i| tid(i).offset.is_multiple_of(2)) {
         insert(&store, &meta, row(i)).unwrap();
@@ -193,7 +212,10 @@ fn an_empty_copy_has_no_rows() {
     let meta = build(&from, 2000);
     let copy = create_empty(&from, &to).unwrap();
     let expected = Meta {
-        rows_at_build: 0,
+        pages: Metapage {
+            rows_at_build: 0,
+            ..meta.pages
+        },
         ..meta
     };
     assert_eq!(copy, expected);

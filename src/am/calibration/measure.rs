@@ -142,7 +142,7 @@ pub fn measure(
     if questions.is_empty() {
         return Ok(None);
     }
-    let lists = target.meta.lists;
+    let lists = target.meta.lists();
     let reached = questions.iter().map(|it| it.reached.clone());
     let mut curve = Curve::new(lists, reached.collect());
     let settings = curve.worth_measuring();
@@ -318,7 +318,7 @@ impl Calibrator<'_> {
         measured: &Calibration,
         clock: &mut Clock,
     ) -> Result<BandLists> {
-        let lists = self.target.meta.lists;
+        let lists = self.target.meta.lists();
         let deep = questions.iter().filter(|it| !it.further.is_empty());
         let deep: Vec<&CalibrationQuery> = deep.take(DEEP_QUERIES).collect();
         let reached: Vec<Vec<u32>> = deep.iter().map(|it| it.further.clone()).collect();
@@ -404,7 +404,7 @@ impl Calibrator<'_> {
         probes: u32,
         questions: &'q [CalibrationQuery],
     ) -> &'q [CalibrationQuery] {
-        let lists = self.target.meta.lists.max(1);
+        let lists = self.target.meta.lists().max(1);
         let codes = rows as f64 * f64::from(probes) / f64::from(lists);
         let (least, most) = SEARCHED.into_inner();
         let searched = ((CODES / codes.max(1.0)) as usize).clamp(least, most);
@@ -517,8 +517,13 @@ pub fn calibrate(
     };
     // Functions in the index's definition run as the owner of the table, as in REINDEX.
     let measured = as_role(index.owner(), work)?;
-    describe(target.store(), target.meta.build_id, training, measured)
-        .map_err(with_index(index))?;
+    describe(
+        target.store(),
+        target.meta.model_version(),
+        training,
+        measured,
+    )
+    .map_err(with_index(index))?;
     crate::pg::server::commit_durably();
     Ok(measured)
 }

@@ -70,7 +70,7 @@ pub fn load_nothing(plan: &BuildPlan, model: Option<&Model>) -> Result<()> {
         let meta = Builder::create(&store, create(plan, model))?.finish()?;
         if let Some(model) = model {
             let training = measure::training(model.report());
-            describe(&store, meta.build_id, training, None)?;
+            describe(&store, meta.model_version(), training, None)?;
         }
         Ok(())
     };
@@ -145,7 +145,7 @@ fn calibrate(
         code_error: truth.code_error,
         ..measure::training(model.report())
     };
-    describe(store, meta.build_id, training, calibration).map_err(with_index(*index))?;
+    describe(store, meta.model_version(), training, calibration).map_err(with_index(*index))?;
     if let Some(calibration) = &calibration {
         measure::notice_target_missed(*index, calibration);
     }

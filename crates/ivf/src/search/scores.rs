@@ -1,10 +1,10 @@
 //! The scores of pages that were scanned, so that no code is scanned twice.
 //!
 //! A page is known by its block, its rows by their places there. Places change only when rows are moved to those of removed
-//! ones, which the page counts ([`crate::page::Head::moves`]). A row put on a page later is not visible to this search.
+//! ones, which the page counts ([`distillvq_pages::PageHeader::moves`]). A row put on a page later is not visible to this search.
 
-use crate::page::Head;
 use distillvq_kernels::LANES;
+use distillvq_pages::PageHeader;
 
 /// A scanned page.
 #[derive(Clone, Copy, Debug)]
@@ -66,7 +66,7 @@ impl Scores {
     }
 
     /// Adds a page, whose scores are to be pushed next; false if there is no memory for it.
-    pub fn begin_page(&mut self, block: u32, probe: u32, head: &Head) -> bool {
+    pub fn begin_page(&mut self, block: u32, probe: u32, head: &PageHeader) -> bool {
         let blocks = usize::from(head.count).div_ceil(LANES);
         let has_room = blocks < self.free_blocks()
             && self.scores.try_reserve(blocks * LANES).is_ok()

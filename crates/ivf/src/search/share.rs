@@ -2,11 +2,10 @@
 
 use super::Search;
 use crate::error::Error;
-use crate::meta::Entry;
-use crate::page::NO_BLOCK;
-use crate::posting::{check_link, open};
-use crate::store::PageStore;
+use crate::pq::PqScorer;
+use crate::scorer::{BlockFilter, BlockScorer};
 use distillvq_kernels::LANES;
+use distillvq_pages::{ListEntry, NO_BLOCK, PageStore, check_link, read_header};
 use std::ops::Range;
 
 /// Lists of the ranking that are all read; behind them each stretch is as long as everything before it.
@@ -50,7 +49,7 @@ impl Counts {
     }
 }
 
-impl<S: PageStore> Search<S> {
+impl<S: PageStore, F: BlockFilter> Search<S, PqScorer, F> {
     /// Estimates the fractions of the rows that lie within two distances, by the scores of their codes; `None` if that is not
     /// possible. To be called instead of probing.
     ///
@@ -58,11 +57,11 @@ impl<S: PageStore> Search<S> {
     /// before it, two spread evenly. Of each the first page is read. It ends with the first stretch without a row within: so at
     /// most two pages per doubling of the number of lists are read, and where few rows are within, less.
     pub fn shares(&mut self, lower: f64, upper: f64) -> Result<Option<Shares>, Error> {
-        let Some(scorer) = &self.scorer else {
+        let Some(scoring) = &self.scoring else {
             return Ok(None);
         };
         // What the estimates of this query leave out.
-        let constant = scorer.tables.constant();
+        let constant = scoring.scorer.tables.constant();
         let limits = [lower, upper].map(|distance| match distance {
             f64::INFINITY => f64::NEG_INFINITY,
             f64::NEG_INFINITY => f64::INFINITY,
@@ -103,27 +102,24 @@ impl<S: PageStore> Search<S> {
         let Some(list) = self.ranking.lists(rank, rank + 1).next() else {
             return Ok(Counts::default());
         };
-        let Some(scorer) = &self.scorer else {
+        let Some(scoring) = &self.scoring else {
             return Ok(Counts::default());
         };
-        let Entry { first, rows, .. } = Entry::of(&self.store, &self.meta, list)?;
+        let entry = self.pages.directory.entry(&self.store, list)?;
+        let ListEntry { first, rows, .. } = entry;
         if first == NO_BLOCK {
             return Ok(Counts::default());
         }
         check_link(&self.store, 0, first, &mut self.store.blocks()?)?;
-        let score_params = scorer.tables.score_params(list);
-        let (layout, score_block) = (&scorer.layout, scorer.kernels.score_block);
+        let (scorer, layout) = (&scoring.scorer, &scoring.layout);
+        let params = scorer.tables.score_params(list);
         let (page, is_last) = self.store.read(first, |page| {
-            let head = open(page, first, list, layout)?;
-            let (mut sums, mut scores) = ([0; LANES], [0.0; LANES]);
+            let head = read_header(page, first, list, layout)?;
+            let mut scores = [0.0; LANES];
             let (mut counts, count) = (Counts::default(), usize::from(head.count));
             for b in 0..count.div_ceil(LANES) {
-                let Some(scales) = layout.scale_bytes(page, b) else {
-                    break;
-                };
-                (scorer.scan)(layout.codes(page, b), &scorer.tables.lut, &mut sums);
-                let (norms, least) = (layout.norm_bytes(page, b), f32::NEG_INFINITY);
-                score_block(&sums, scales, norms, &score_params, least, &mut scores);
+                let block = layout.block(page, b);
+                scorer.score(&params, &block, f32::NEG_INFINITY, &mut scores);
                 let used = (b * LANES..count).zip(&scores);
                 let used = used.filter(|(i, _)| layout.tid(page, *i).offset != 0);
                 let scores = used.map(|(_, score)| f64::from(*score));

@@ -55,7 +55,7 @@ impl Ready {
             let room = self.max_hits - self.heap.len();
             let more = self.heap.len().max(64).min(room);
             let reserved = self.heap.try_reserve_exact(more);
-            reserved.map_err(|_| Error::OutOfMemory)?;
+            reserved.map_err(|_| Error::out_of_memory())?;
         }
         self.heap.push(Reverse(hit));
         Ok(true)

@@ -4,7 +4,7 @@ use crate::Tid;
 use crate::candidate::Candidate;
 use crate::error::Error;
 use crate::search::Search;
-use crate::store::PageStore;
+use distillvq_pages::PageStore;
 
 /// Where candidates come from: a [`Search`], or something made up in tests.
 pub trait Source {

@@ -1,7 +1,7 @@
 //! Models and rows for tests of trained indexes.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use distillvq_ivf::Place;
+use distillvq_ivf::SideLocation;
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
     Builder, Candidate, CodeShape, Create, Meta, Metric, Model, PageStore, Row, Search, Tid,
@@ -222,7 +222,7 @@ pub fn scores(model: &Model, rows: &[Owned], query: &[f32]) -> Vec<Candidate> {
             Candidate {
                 score: scores[lane],
                 tid: row.tid,
-                refine: Place::default(),
+                refine: SideLocation::default(),
             }
         })
         .collect();
@@ -272,7 +272,8 @@ pub fn pull_all(
         search.pull(n, &mut out).unwrap();
         if out.len() < before + n {
             assert_eq!(search.bound(), None);
-            out.iter_mut().for_each(|c| c.refine = Place::default());
+            out.iter_mut()
+                .for_each(|c| c.refine = SideLocation::default());
             return out;
         }
     }

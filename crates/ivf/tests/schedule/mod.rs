@@ -6,7 +6,8 @@
 //! two steps touches nothing that the other can see: all interleavings differ in the order of steps alone.
 
 use distillvq_ivf::testing::{MemoryStore, MemoryWrite};
-use distillvq_ivf::{Error, PageStore, PageWrite};
+use distillvq_ivf::{PageStore, PageWrite};
+use distillvq_pages::Error;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::HashMap;

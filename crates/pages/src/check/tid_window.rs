@@ -1,26 +1,26 @@
 //! Addresses of rows over some blocks of the table, as many as memory allows.
 
-use crate::Tid;
+use crate::tid::Tid;
 use std::ops::Range;
 
 /// Fewest addresses of a window: more than a page of the table can have, so that there is progress.
-const FEWEST: usize = 1 << 17;
+const MIN_TIDS: usize = 1 << 17;
 /// Most addresses of a window: sorting them, which nobody can interrupt, takes a fraction of a second.
-const MOST: usize = 1 << 22;
+const MAX_TIDS: usize = 1 << 22;
 
 /// An address, and where in the index it is. Ordered by address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Located {
+pub struct TidLocation {
     tid: Tid,
     row: u16,
     block: u32,
 }
 
-impl Located {
+impl TidLocation {
     /// The `row`-th row of a posting page.
     pub fn new(tid: Tid, block: u32, row: usize) -> Self {
         let row = row as u16;
-        Located { tid, row, block }
+        TidLocation { tid, row, block }
     }
 
     /// The address.
@@ -36,22 +36,22 @@ impl Located {
 
 /// The addresses from some block of the table on, up to where memory ends.
 #[derive(Debug, Default)]
-pub struct Window {
+pub struct TidWindow {
     from: u32,
     capacity: usize,
-    rows: Vec<Located>,
+    rows: Vec<TidLocation>,
     /// Addresses from this one on are left to the next window.
     cut: Option<Tid>,
 }
 
-impl Window {
+impl TidWindow {
     /// An empty window from the table's start on, for about so many bytes.
     pub fn new(memory: usize) -> Self {
         // Twice the capacity is gathered before the excess is dropped, and a vector that grows is there one and a half times.
-        let capacity = (memory / (3 * size_of::<Located>())).clamp(FEWEST, MOST);
-        Window {
+        let capacity = (memory / (3 * size_of::<TidLocation>())).clamp(MIN_TIDS, MAX_TIDS);
+        TidWindow {
             capacity,
-            ..Window::default()
+            ..TidWindow::default()
         }
     }
 
@@ -63,7 +63,7 @@ impl Window {
     }
 
     /// Adds an address, unless it belongs to another window.
-    pub fn add(&mut self, row: Located) {
+    pub fn add(&mut self, row: TidLocation) {
         if row.tid.block < self.from || self.cut.is_some_and(|cut| row.tid >= cut) {
             return;
         }
@@ -99,13 +99,13 @@ impl Window {
     }
 
     /// Where an address is, if it is there.
-    pub fn find(&self, tid: Tid) -> Option<Located> {
+    pub fn find(&self, tid: Tid) -> Option<TidLocation> {
         let at = self.rows.partition_point(|row| row.tid < tid);
         self.rows.get(at).filter(|row| row.tid == tid).copied()
     }
 
     /// Every row whose address another row had before.
-    pub fn twice(&self) -> impl Iterator<Item = &Located> {
+    pub fn duplicates(&self) -> impl Iterator<Item = &TidLocation> {
         let pairs = self.rows.iter().zip(self.rows.iter().skip(1));
         pairs.filter_map(|(a, b)| (a.tid == b.tid).then_some(b))
     }
@@ -127,10 +127,10 @@ mod tests {
     use super::*;
 
     /// The numbers of the rows that each window holds, in turns of all rows.
-    fn windows(rows: &[Located], capacity: usize) -> Vec<(Range<u32>, Vec<Tid>)> {
-        let mut window = Window {
+    fn windows(rows: &[TidLocation], capacity: usize) -> Vec<(Range<u32>, Vec<Tid>)> {
+        let mut window = TidWindow {
             capacity,
-            ..Window::default()
+            ..TidWindow::default()
         };
         let mut out = Vec::new();
         loop {
@@ -138,7 +138,7 @@ mod tests {
             assert!(window.rows.len() < 2 * capacity);
             let range = window.finish();
             let end = range.end;
-            out.push((range, window.rows.iter().map(Located::tid).collect()));
+            out.push((range, window.rows.iter().map(TidLocation::tid).collect()));
             if end == u32::MAX {
                 return out;
             }
@@ -146,18 +146,18 @@ mod tests {
         }
     }
 
-    fn row(block: u32, offset: u16) -> Located {
-        Located::new(Tid { block, offset }, 7, 3)
+    fn row(block: u32, offset: u16) -> TidLocation {
+        TidLocation::new(Tid { block, offset }, 7, 3)
     }
 
     #[test]
     fn windows_are_the_rows_in_order() {
         // A permutation of 700 blocks of 5 rows.
-        let rows: Vec<Located> = (0..3500u32)
+        let rows: Vec<TidLocation> = (0..3500u32)
             .map(|i| i * 1237 % 3500)
             .map(|i| row(i / 5 * 3, (i % 5) as u16 + 1))
             .collect();
-        let mut sorted: Vec<Tid> = rows.iter().map(Located::tid).collect();
+        let mut sorted: Vec<Tid> = rows.iter().map(TidLocation::tid).collect();
         sorted.sort_unstable();
         for capacity in [5, 6, 16, 100, 1000, 1749, 1750, 1751, 3500, 10_000] {
             let windows = windows(&rows, capacity);
@@ -190,12 +190,12 @@ mod tests {
 
     #[test]
     fn what_is_there_twice_is_told() {
-        let mut window = Window::new(0);
+        let mut window = TidWindow::new(0);
         for (block, offset) in [(3, 1), (1, 2), (3, 1), (1, 1), (3, 1)] {
             window.add(row(block, offset));
         }
         assert_eq!(window.finish(), 0..u32::MAX);
-        assert_eq!(window.twice().count(), 2);
+        assert_eq!(window.duplicates().count(), 2);
         let found = |block, offset| window.find(Tid { block, offset }).is_some();
         assert!(found(3, 1) && found(1, 2) && !found(2, 1) && !found(1, 3) && !found(4, 1));
     }

@@ -51,7 +51,7 @@ pub trait PageWrite {
     fn extend(&mut self) -> Result<(u32, usize), Error>;
 
     /// The bytes of a page of this change, as changed so far: [`crate::PAGE_SIZE`] of them, of which the first
-    /// [`crate::HEADER_SIZE`] belong to PostgreSQL. An unknown slot gives an empty slice.
+    /// [`crate::PG_HEADER_SIZE`] belong to PostgreSQL. An unknown slot gives an empty slice.
     fn page(&mut self, slot: usize) -> &mut [u8];
 
     /// Makes the change durable and visible, and unlocks.

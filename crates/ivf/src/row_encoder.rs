@@ -1,8 +1,9 @@
 //! What an index stores of a vector: the one rule for builds, inserts and the check.
 
 use crate::error::Error;
-use crate::meta::Meta;
-use crate::{Metric, Model, Row, Tid};
+use crate::index_meta::Meta;
+use crate::pq::Row;
+use crate::{Metric, Model, Tid};
 use distillvq_model::{Encoded, EncodedRows, Placement};
 use std::convert::Infallible;
 
@@ -19,7 +20,7 @@ impl<'a> RowEncoder<'a> {
     /// For the index of this metapage, whose model is given, `None` if it is untrained.
     pub fn new(meta: &Meta, model: Option<&'a Model>) -> Result<Self, Error> {
         if meta.trained() != model.is_some() {
-            return Err(Error::Mismatch("the model is not that of the index"));
+            return Err(Error::mismatch("the model is not that of the index"));
         }
         Ok(RowEncoder {
             model,

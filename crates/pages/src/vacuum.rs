@@ -3,13 +3,14 @@
 //! A page is read, then `dead` is asked about its rows with nothing locked, and only a page with dead rows is locked and
 //! compacted. Rows that were added meanwhile stay. At most one vacuum may run on an index.
 
-use crate::Tid;
+use crate::directory::{ENTRIES_PER_PAGE, ListEntry, entry_offset};
 use crate::error::Error;
-use crate::meta::{Entry, Meta, check_directory_page, entries_on, entry_offset, read_directory};
+use crate::metapage::Metapage;
 use crate::page::{Layout, NO_BLOCK};
-use crate::posting::{check_link, compact, open, open_any, punch};
+use crate::page_walk::for_each_page;
+use crate::posting::{check_link, clear_rows, read_any_header, read_header, remove_rows};
 use crate::store::{PageStore, PageWrite};
-use crate::walk::each_page;
+use crate::tid::Tid;
 
 /// What a vacuum found and did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,7 +27,7 @@ pub struct VacuumStats {
 
 /// What the walk learns of a list.
 #[derive(Clone, Copy, Default)]
-struct Found {
+struct ListSummary {
     /// First page with room.
     room: u32,
     rows: u64,
@@ -38,13 +39,13 @@ pub fn vacuum<S: PageStore>(
     store: &S,
     dead: &mut dyn FnMut(Tid) -> bool,
 ) -> Result<VacuumStats, Error> {
-    let meta = Meta::read(store)?;
-    let mut lists = vec![Found::default(); meta.lists as usize + 1];
+    let metapage = Metapage::read(store)?;
+    let mut lists = vec![ListSummary::default(); metapage.lists() as usize + 1];
     let mut stats = VacuumStats::default();
     let mut tids = Vec::new();
-    let pages = each_page(store, 1, |block| {
+    let pages = for_each_page(store, 1, |block| {
         tids.clear();
-        let page = store.read(block, |page| collect(page, block, &meta, &mut tids))??;
+        let page = store.read(block, |page| collect(page, block, &metapage, &mut tids))??;
         let Some((list, layout)) = page else {
             return Ok(());
         };
@@ -66,23 +67,23 @@ pub fn vacuum<S: PageStore>(
         Ok(())
     })?;
     stats.pages = pages;
-    update_directory(store, &meta, &lists)?;
+    update_directory(store, &metapage, &lists)?;
     Ok(stats)
 }
 
 /// Counts the rows of an index, of which only directory and posting pages are read. What writers do meanwhile may be counted or
 /// not.
 pub fn count_rows<S: PageStore>(store: &S) -> Result<u64, Error> {
-    let meta = Meta::read(store)?;
+    let metapage = Metapage::read(store)?;
     let (mut rows, mut blocks) = (0, store.blocks()?);
-    for (list, entry) in (0u32..).zip(read_directory(store, &meta)?) {
-        let layout = meta.layout(list)?;
-        let (mut from, mut block) = (meta.entry_page(list), entry.first);
+    for (list, entry) in (0u32..).zip(metapage.directory.entries(store)?) {
+        let layout = metapage.layout(list)?;
+        let (mut from, mut block) = (metapage.directory.entry_page(list), entry.first);
         while block != NO_BLOCK {
             store.interrupts()?;
             check_link(store, from, block, &mut blocks)?;
             let (next, found) = store.read(block, |page| {
-                let head = open(page, block, list, &layout)?;
+                let head = read_header(page, block, list, &layout)?;
                 let all = 0..usize::from(head.count);
                 let found = all.filter(|&i| layout.tid(page, i).offset != 0).count();
                 Ok::<_, Error>((head.next, found as u64))
@@ -98,10 +99,10 @@ pub fn count_rows<S: PageStore>(store: &S) -> Result<u64, Error> {
 fn collect(
     page: &[u8],
     block: u32,
-    meta: &Meta,
+    metapage: &Metapage,
     tids: &mut Vec<Tid>,
 ) -> Result<Option<(u32, Layout)>, Error> {
-    let Some((head, layout)) = open_any(page, block, meta)? else {
+    let Some((head, layout)) = read_any_header(page, block, metapage)? else {
         return Ok(None);
     };
     let rows = (0..usize::from(head.count)).map(|i| layout.tid(page, i));
@@ -115,37 +116,41 @@ fn remove<S: PageStore>(
     block: u32,
     list: u32,
     layout: &Layout,
-    victims: &[Tid],
+    dead_tids: &[Tid],
 ) -> Result<usize, Error> {
     let mut write = store.write()?;
     let slot = write.lock(block)?;
-    let head = open(write.page(slot), block, list, layout)?;
+    let head = read_header(write.page(slot), block, list, layout)?;
     let page = write.page(slot);
-    let left = if layout.has_refine() {
-        punch(page, head, layout, victims)
+    let left = if layout.has_side() {
+        clear_rows(page, head, layout, dead_tids)
     } else {
-        compact(page, head, layout, victims)
+        remove_rows(page, head, layout, dead_tids)
     };
     write.commit()?;
     Ok(left)
 }
 
 /// Sets hints and row counts, one change a directory page that needs it.
-fn update_directory<S: PageStore>(store: &S, meta: &Meta, lists: &[Found]) -> Result<(), Error> {
-    for ordinal in 0..meta.directory.blocks {
+fn update_directory<S: PageStore>(
+    store: &S,
+    metapage: &Metapage,
+    lists: &[ListSummary],
+) -> Result<(), Error> {
+    for ordinal in 0..metapage.directory.extent.blocks {
         store.interrupts()?;
-        let block = meta.directory.start + ordinal;
-        let from = ordinal as usize * crate::meta::ENTRIES;
+        let block = metapage.directory.extent.start + ordinal;
+        let from = ordinal as usize * ENTRIES_PER_PAGE;
         let found = lists.get(from..).unwrap_or_default();
         let found = found
-            .get(..entries_on(meta.lists, ordinal))
+            .get(..metapage.directory.entries_on(ordinal))
             .unwrap_or_default();
         let stale = store.read(block, |page| {
-            check_directory_page(page, block, meta)?;
+            metapage.directory.check_page(page, block)?;
             let mut all = found.iter().enumerate();
             Ok::<_, Error>(all.any(|(i, found)| {
-                let entry = Entry::read(page, entry_offset(i));
-                entry != found.applied(entry)
+                let entry = ListEntry::read(page, entry_offset(i));
+                entry != found.apply_to(entry)
             }))
         })??;
         if !stale {
@@ -154,22 +159,22 @@ fn update_directory<S: PageStore>(store: &S, meta: &Meta, lists: &[Found]) -> Re
         let mut write = store.write()?;
         let slot = write.lock(block)?;
         let page = write.page(slot);
-        check_directory_page(page, block, meta)?;
+        metapage.directory.check_page(page, block)?;
         for (i, found) in found.iter().enumerate() {
-            let entry = Entry::read(page, entry_offset(i));
-            found.applied(entry).write(page, entry_offset(i));
+            let entry = ListEntry::read(page, entry_offset(i));
+            found.apply_to(entry).write(page, entry_offset(i));
         }
         write.commit()?;
     }
     Ok(())
 }
 
-impl Found {
+impl ListSummary {
     /// The directory entry with this knowledge in it.
-    fn applied(&self, mut entry: Entry) -> Entry {
+    fn apply_to(&self, mut entry: ListEntry) -> ListEntry {
         entry.rows = self.rows;
         if self.room != NO_BLOCK {
-            entry.hint = self.room;
+            entry.insert_block = self.room;
         }
         entry
     }

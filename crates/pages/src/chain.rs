@@ -1,12 +1,12 @@
-//! Streams of bytes over chains of pages: the two parts of the model.
+//! Blobs: bytes over chains of pages.
 //!
-//! A stream is cut into pieces of at most one body. `count` is the length of the piece, `list` its ordinal, `next` the
+//! A blob is cut into chunks of at most one body. `count` is the length of the chunk, `list` its ordinal, `next` the
 //! following page. A chain grows at its end alone, by pages appended to the file, so its links lead to higher block
 //! numbers only; together with the ordinals and the number of pages in the metapage that bounds every walk. A chain may
-//! have more pages than its stream needs.
+//! have more pages than its blob needs.
 
 use crate::error::Error;
-use crate::page::{BODY, BODY_SIZE, Head, Kind, NO_BLOCK, get_u32, get_u64, put};
+use crate::page::{BODY, BODY_SIZE, NO_BLOCK, PageHeader, PageKind, get_u32, get_u64, put};
 use crate::store::PageStore;
 
 /// A run of pages of one kind.
@@ -64,35 +64,35 @@ impl Chain {
     }
 }
 
-/// Pages that a stream needs.
+/// Pages that a blob needs.
 pub(crate) fn pages(bytes: u64) -> u64 {
     bytes.div_ceil(BODY_SIZE as u64)
 }
 
-/// The pieces of a stream, a page each.
-pub(crate) fn pieces(bytes: &[u8]) -> impl ExactSizeIterator<Item = &[u8]> {
+/// The chunks of a blob, a page each.
+pub(crate) fn chunks(bytes: &[u8]) -> impl ExactSizeIterator<Item = &[u8]> {
     bytes.chunks(BODY_SIZE)
 }
 
-/// Writes a piece, and the link to the next page.
-pub(crate) fn write_piece(page: &mut [u8], ordinal: u32, next: u32, piece: &[u8]) {
-    Head {
-        kind: Kind::Model,
-        count: piece.len() as u16,
+/// Writes a chunk, and the link to the next page.
+pub(crate) fn write_chunk(page: &mut [u8], ordinal: u32, next: u32, chunk: &[u8]) {
+    PageHeader {
+        kind: PageKind::Blob,
+        count: chunk.len() as u16,
         list: ordinal,
         next,
         inserted: 0,
         moves: 0,
     }
     .write(page);
-    put(page, BODY, piece);
+    put(page, BODY, chunk);
 }
 
 /// Reads and checks the head of the `ordinal`-th page of a chain.
-pub(crate) fn open(page: &[u8], block: u32, ordinal: u32) -> Result<Head, Error> {
-    let head = Head::read(page).map_err(|what| Error::damaged(block, what))?;
-    if head.kind != Kind::Model || head.list != ordinal {
-        return Err(Error::damaged(block, "not the model page expected here"));
+pub(crate) fn read_header(page: &[u8], block: u32, ordinal: u32) -> Result<PageHeader, Error> {
+    let head = PageHeader::read(page, block)?;
+    if head.kind != PageKind::Blob || head.list != ordinal {
+        return Err(Error::damaged(block, "not the blob page expected here"));
     }
     Ok(head)
 }
@@ -118,17 +118,17 @@ pub(crate) fn check_next(
 }
 
 /// Shows the first `count` pages of a chain to `look`.
-pub(crate) fn walk<S: PageStore>(
+pub fn walk<S: PageStore>(
     store: &S,
     chain: &Chain,
     count: u32,
-    mut look: impl FnMut(u32, Head, &[u8]) -> Result<(), Error>,
+    mut look: impl FnMut(u32, PageHeader, &[u8]) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let mut block = chain.start;
     for ordinal in 0..count {
         store.interrupts()?;
         let next = store.read(block, |page| {
-            let head = open(page, block, ordinal)?;
+            let head = read_header(page, block, ordinal)?;
             look(block, head, page)?;
             Ok::<u32, Error>(head.next)
         })??;
@@ -138,26 +138,26 @@ pub(crate) fn walk<S: PageStore>(
     Ok(())
 }
 
-/// Reads a stream and verifies its checksum.
-pub(crate) fn read<S: PageStore>(store: &S, chain: &Chain) -> Result<Vec<u8>, Error> {
+/// Reads a blob and verifies its checksum.
+pub fn read<S: PageStore>(store: &S, chain: &Chain) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::new();
     walk(
         store,
         chain,
         pages(chain.bytes) as u32,
         |block, head, page| {
-            let piece = page.get(BODY..BODY + usize::from(head.count));
-            let piece = piece.ok_or(Error::damaged(block, "count too large"))?;
+            let chunk = page.get(BODY..BODY + usize::from(head.count));
+            let chunk = chunk.ok_or(Error::damaged(block, "count too large"))?;
             bytes
-                .try_reserve(piece.len())
+                .try_reserve(chunk.len())
                 .map_err(|_| Error::OutOfMemory)?;
-            bytes.extend_from_slice(piece);
+            bytes.extend_from_slice(chunk);
             Ok(())
         },
     )?;
     if bytes.len() as u64 == chain.bytes && crc32c::crc32c(&bytes) == chain.crc {
         return Ok(bytes);
     }
-    let what = "the model's bytes do not have their checksum";
+    let what = "the blob does not have its checksum";
     Err(Error::damaged(chain.start, what))
 }

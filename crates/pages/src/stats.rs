@@ -2,19 +2,19 @@
 //!
 //! What writers do meanwhile may be counted or not. The whole index is read, but no row of the table.
 
-use crate::Tid;
 use crate::error::Error;
-use crate::meta::Meta;
-use crate::page::{Head, Layout};
-use crate::posting::open_any;
+use crate::metapage::Metapage;
+use crate::page::{Layout, PageHeader};
+use crate::page_walk::for_each_page;
+use crate::posting::read_any_header;
 use crate::store::PageStore;
-use crate::walk::each_page;
+use crate::tid::Tid;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 /// What is in an index.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Census {
+pub struct IndexStats {
     /// Pages of every kind.
     pub pages: u32,
     /// Rows of each list; the last entry is that of the exact list.
@@ -24,22 +24,22 @@ pub struct Census {
     /// Those of them that went to the exact list.
     pub inserted_exact: u64,
     /// A uniform sample of all rows.
-    pub drawn: Vec<Tid>,
+    pub sampled_tids: Vec<Tid>,
     /// A uniform sample of the rows in lists that were most likely inserted since the build: the last ones of their pages, as
     /// many as were inserted there. Vacuum moves rows into the places of others, so now and then an older row is taken for a
     /// newer one.
-    pub recent: Vec<Recent>,
+    pub inserted_sample: Vec<InsertedRow>,
 }
 
 /// A row that was inserted since the build, and what the index has of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Recent {
+pub struct InsertedRow {
     /// Its address.
     pub tid: Tid,
     /// Its list.
     pub list: u32,
-    /// Its codes, one a byte.
-    pub codes: Vec<u8>,
+    /// The values of the column asked for.
+    pub values: Vec<u8>,
 }
 
 /// How the rows are spread over the lists, the exact list left out.
@@ -55,7 +55,7 @@ pub struct Balance {
     pub mean: f64,
 }
 
-impl Census {
+impl IndexStats {
     /// All rows.
     pub fn rows(&self) -> u64 {
         self.lists.iter().sum()
@@ -81,56 +81,57 @@ impl Census {
 }
 
 /// Reads all pages of an index, in their order, and returns how many there are.
-pub fn read_all<S: PageStore>(store: &S) -> Result<u32, Error> {
-    each_page(store, 0, |block| store.read(block, |_| ()))
+pub fn read_all_pages<S: PageStore>(store: &S) -> Result<u32, Error> {
+    for_each_page(store, 0, |block| store.read(block, |_| ()))
 }
 
-/// Walks over all pages of an index. `drawn` and `recent` are the most rows of the two samples.
-pub fn take_census<S: PageStore>(
+/// Walks over all pages of an index. `drawn` and `recent` are the maximum numbers of rows of the two
+/// samples; `column` is the id of the posting column that inserted rows are returned with.
+pub fn collect_stats<S: PageStore>(
     store: &S,
-    meta: &Meta,
+    metapage: &Metapage,
     (drawn, recent): (usize, usize),
-    seed: u64,
-) -> Result<Census, Error> {
-    let mut census = Census {
-        lists: vec![0; meta.lists as usize + 1],
-        ..Census::default()
+    (seed, column): (u64, u8),
+) -> Result<IndexStats, Error> {
+    let mut stats = IndexStats {
+        lists: vec![0; metapage.lists() as usize + 1],
+        ..IndexStats::default()
     };
-    let mut all = Draws::new(drawn, seed);
-    let mut new = Draws::new(recent, seed);
-    let pages = each_page(store, 1, |block| {
+    let mut all = ReservoirSampler::new(drawn, seed);
+    let mut new = ReservoirSampler::new(recent, seed);
+    let pages = for_each_page(store, 1, |block| {
         store.read(block, |page| {
-            let Some((head, layout)) = open_any(page, block, meta)? else {
+            let Some((head, layout)) = read_any_header(page, block, metapage)? else {
                 return Ok(());
             };
-            census.inserted += u64::from(head.inserted);
-            if head.list == meta.exact_list() {
-                census.inserted_exact += u64::from(head.inserted);
+            stats.inserted += u64::from(head.inserted);
+            if head.list == metapage.exact_list() {
+                stats.inserted_exact += u64::from(head.inserted);
             }
-            let rows = count(page, &head, &layout, meta, &mut all, &mut new);
-            if let Some(list) = census.lists.get_mut(head.list as usize) {
+            let rows = count(page, &head, &layout, (metapage, column), &mut all, &mut new);
+            if let Some(list) = stats.lists.get_mut(head.list as usize) {
                 *list += rows;
             }
             Ok(())
         })?
     })?;
-    census.pages = pages;
-    census.drawn = all.kept;
-    census.recent = new.kept;
-    Ok(census)
+    stats.pages = pages;
+    stats.sampled_tids = all.kept;
+    stats.inserted_sample = new.kept;
+    Ok(stats)
 }
 
 /// Offers the rows of a posting page to both samples. Returns how many there are.
 fn count(
     page: &[u8],
-    head: &Head,
+    head: &PageHeader,
     layout: &Layout,
-    meta: &Meta,
-    all: &mut Draws<Tid>,
-    new: &mut Draws<Recent>,
+    (metapage, column): (&Metapage, u8),
+    all: &mut ReservoirSampler<Tid>,
+    new: &mut ReservoirSampler<InsertedRow>,
 ) -> u64 {
     let places = usize::from(head.count);
-    let used: Vec<usize> = match layout.has_refine() {
+    let used: Vec<usize> = match layout.has_side() {
         // There may be holes.
         true => (0..places)
             .filter(|&i| layout.tid(page, i).offset != 0)
@@ -139,14 +140,17 @@ fn count(
     };
     let tid = |i: Option<&usize>| i.map_or_else(Tid::default, |&i| layout.tid(page, i));
     all.offer(used.len(), |i| tid(used.get(i)));
-    if head.list < meta.lists {
+    if head.list < metapage.lists() {
+        let position = metapage.format.position(column);
         let old = used.len().saturating_sub(head.inserted as usize);
         new.offer(used.len() - old, |i| {
             let place = used.get(old + i);
-            Recent {
+            InsertedRow {
                 tid: tid(place),
                 list: head.list,
-                codes: place.map_or_else(Vec::new, |&i| layout.codes_of(page, i).0),
+                values: place
+                    .zip(position)
+                    .map_or_else(Vec::new, |(&i, position)| layout.values(page, position, i)),
             }
         });
     }
@@ -155,7 +159,7 @@ fn count(
 
 /// A uniform sample of a stream whose length nobody knows beforehand, which looks only at the items that it takes (Li 1994,
 /// "Reservoir-sampling algorithms of time complexity O(n(1 + log(N/n)))", algorithm L).
-struct Draws<T> {
+struct ReservoirSampler<T> {
     kept: Vec<T>,
     capacity: usize,
     /// Items offered.
@@ -167,9 +171,9 @@ struct Draws<T> {
     random: ChaCha8Rng,
 }
 
-impl<T> Draws<T> {
+impl<T> ReservoirSampler<T> {
     fn new(capacity: usize, seed: u64) -> Self {
-        Draws {
+        ReservoirSampler {
             kept: Vec::new(),
             capacity,
             seen: 0,
@@ -219,7 +223,7 @@ mod tests {
         let (items, capacity, rounds) = (200, 20, 4_000);
         let mut times = vec![0u32; items];
         for seed in 0..rounds {
-            let mut draws = Draws::new(capacity, seed);
+            let mut draws = ReservoirSampler::new(capacity, seed);
             // In pieces, as pages come.
             for piece in [0..3, 3..50, 50..50, 50..199, 199..200] {
                 draws.offer(piece.len(), |i| piece.start + i);
@@ -237,24 +241,24 @@ mod tests {
 
     #[test]
     fn few_items_are_all_taken_and_none_where_none_is_wanted() {
-        let mut draws = Draws::new(10, 1);
+        let mut draws = ReservoirSampler::new(10, 1);
         draws.offer(7, |i| i);
         assert_eq!(draws.kept, [0, 1, 2, 3, 4, 5, 6]);
-        let mut none = Draws::new(0, 1);
+        let mut none = ReservoirSampler::new(0, 1);
         none.offer(7, |i| i);
         assert_eq!(none.kept, [0; 0]);
     }
 
     #[test]
     fn balance_leaves_the_exact_list_out() {
-        let census = |lists: &[u64]| Census {
+        let stats = |lists: &[u64]| IndexStats {
             lists: lists.to_vec(),
-            ..Census::default()
+            ..IndexStats::default()
         };
-        assert_eq!(census(&[7]).balance(), None);
-        let balance = census(&[5, 1, 9, 0, 3]).balance().unwrap();
+        assert_eq!(stats(&[7]).balance(), None);
+        let balance = stats(&[5, 1, 9, 0, 3]).balance().unwrap();
         let found = (balance.min, balance.median, balance.max, balance.mean);
         assert_eq!(found, (0, 5, 9, 3.75));
-        assert_eq!(census(&[5, 1, 9, 0, 3]).rows(), 18);
+        assert_eq!(stats(&[5, 1, 9, 0, 3]).rows(), 18);
     }
 }

@@ -5,11 +5,11 @@ use crate::error::Error;
 use crate::store::PageStore;
 
 /// Pages between a hint to read and the reading.
-pub(crate) const AHEAD: u32 = 16;
+pub(crate) const PREFETCH_PAGES: u32 = 16;
 
 /// Visits all pages from `first` on, those too that are appended meanwhile, with nothing locked, and has the next ones
 /// brought from disk. Returns how many pages there are.
-pub(crate) fn each_page<S: PageStore>(
+pub(crate) fn for_each_page<S: PageStore>(
     store: &S,
     first: u32,
     mut visit: impl FnMut(u32) -> Result<(), Error>,
@@ -23,7 +23,7 @@ pub(crate) fn each_page<S: PageStore>(
             }
         }
         store.interrupts()?;
-        let ahead = blocks.min(block.saturating_add(AHEAD + 1));
+        let ahead = blocks.min(block.saturating_add(PREFETCH_PAGES + 1));
         (asked..ahead).for_each(|block| store.prefetch(block));
         asked = asked.max(ahead);
         visit(block)?;
