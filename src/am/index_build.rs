@@ -28,13 +28,17 @@ pub struct BuildCounts {
 /// Builds the index over the table's rows.
 pub fn build(heap: Heap, index: Index, info: &IndexInfo) -> Result<BuildCounts> {
     let (element, dim, options) = (index.element()?, index.dimensions()?, Options::of(index));
+    let refine = refine(element, dim, &options)?;
     let plan = BuildPlan {
         index,
         element,
         metric: index.metric()?,
         dim,
-        refine: refine(element, dim, &options)?,
-        options,
+        refine,
+        options: Options {
+            refine: Some(refine),
+            ..options
+        },
     };
     // At a commit, without a snapshot, nothing may fail.
     if plan.options.model.is_none() && crate::pg::server::has_snapshot() {
@@ -126,6 +130,7 @@ fn named_model(plan: &BuildPlan, name: &str) -> Result<Model> {
             model.subquantizers(),
         ),
         ("bits", options.bits, usize::from(model.bits())),
+        ("assignments", options.assignments, model.assignments()),
     ];
     match asked
         .into_iter()

@@ -43,9 +43,11 @@ impl Inserter {
         let failed = with_index(open.index);
         let encoder = RowEncoder::new(&open.meta, open.encoder()?).map_err(&failed)?;
         let encoded = encoder.encode(vector);
-        match Row::of(&open.meta, &encoded, 0, tid) {
-            Some(row) => ivf::insert(open.store(), &open.meta, row).map_err(&failed),
-            None => Ok(()),
+        // The first list before the second: whatever happens in between, the row is found.
+        let rows = [Row::of, Row::second_of].map(|of| of(&open.meta, &encoded, 0, tid));
+        for row in rows.into_iter().flatten() {
+            ivf::insert(open.store(), &open.meta, row).map_err(&failed)?;
         }
+        Ok(())
     }
 }

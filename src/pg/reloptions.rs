@@ -42,6 +42,8 @@ pub struct RawOptions {
     pub subquantizers: i32,
     /// Bits per subquantizer.
     pub bits: i32,
+    /// Lists that each row is put into.
+    pub assignments: i32,
     /// Lists that a search probes first.
     pub probes: i32,
     /// Offset of the model's name from the start of the struct; 0 = none.

@@ -22,6 +22,8 @@ pub struct Options {
     pub subquantizers: usize,
     /// Bits of a subquantizer's code, 4 or 8; 0 = automatic.
     pub bits: usize,
+    /// Lists that each row is put into, 1 or 2; 0 = automatic.
+    pub assignments: usize,
     /// Lists that a search probes first; 0 = automatic.
     pub probes: usize,
     /// Target recall of searches; none = as the setting says.
@@ -33,10 +35,11 @@ pub struct Options {
 }
 
 /// Names of all options, for hints.
-const NAMES: [&str; 7] = [
+const NAMES: [&str; 8] = [
     "lists",
     "subquantizers",
     "bits",
+    "assignments",
     "probes",
     "target_recall",
     "model",
@@ -47,7 +50,7 @@ const NAMES: [&str; 7] = [
 const REFINE: [(&str, Option<bool>); 3] =
     [("auto", None), ("none", Some(false)), ("sq7", Some(true))];
 
-static OPTIONS: [OptionSpec; 7] = [
+static OPTIONS: [OptionSpec; 8] = [
     OptionSpec {
         name: c"lists",
         about: c"Number of inverted lists (0 = automatic)",
@@ -71,6 +74,13 @@ static OPTIONS: [OptionSpec; 7] = [
         about: c"Bits a subquantizer: 4 or 8 (0 = automatic)",
         kind: OptionKind::Integer { max: 8 },
         offset: offset_of!(RawOptions, bits),
+        for_scans: false,
+    },
+    OptionSpec {
+        name: c"assignments",
+        about: c"Number of inverted lists that each row is put into: 1 or 2 (0 = automatic)",
+        kind: OptionKind::Integer { max: 2 },
+        offset: offset_of!(RawOptions, assignments),
         for_scans: false,
     },
     OptionSpec {
@@ -185,6 +195,7 @@ impl From<StoredOptions> for Options {
             lists: count(raw.lists),
             subquantizers: count(raw.subquantizers),
             bits: count(raw.bits),
+            assignments: count(raw.assignments),
             probes: count(raw.probes),
             target_recall: Some(raw.target_recall).filter(|target| RANGE.contains(target)),
             model: Some(model).filter(|name| !name.is_empty()),

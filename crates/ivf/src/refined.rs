@@ -95,6 +95,10 @@ impl<S: PageStore> Source for Refined<S> {
         self.stream.source().rows()
     }
 
+    fn repeats(&self) -> bool {
+        self.stream.source().repeats()
+    }
+
     fn probe(&mut self, _more: usize) -> Result<(), Error> {
         Ok(())
     }
@@ -184,6 +188,10 @@ impl<S: PageStore> Source for Coarse<S> {
 
     fn rows(&self) -> u64 {
         self.0.rows()
+    }
+
+    fn repeats(&self) -> bool {
+        self.0.repeats()
     }
 
     fn probe(&mut self, more: usize) -> Result<(), Error> {

@@ -81,7 +81,22 @@ impl<'a> RowEncoder<'a> {
 impl<'a> Row<'a> {
     /// The `i`-th encoded row as the pages want it, `None` if it is not to be indexed.
     pub fn of(meta: &Meta, encoded: &'a EncodedRows, i: usize, tid: Tid) -> Option<Row<'a>> {
-        let one = encoded.rows.get(i)?;
+        Row::entry(meta, encoded, (&encoded.rows, &encoded.codes), (i, tid))
+    }
+
+    /// The same row in its second list, `None` if it has none.
+    pub fn second_of(meta: &Meta, encoded: &'a EncodedRows, i: usize, tid: Tid) -> Option<Row<'a>> {
+        let second = (&*encoded.second_rows, &*encoded.second_codes);
+        Row::entry(meta, encoded, second, (i, tid.second()))
+    }
+
+    fn entry(
+        meta: &Meta,
+        encoded: &'a EncodedRows,
+        (entries, codes): (&[Encoded], &'a [u8]),
+        (i, tid): (usize, Tid),
+    ) -> Option<Row<'a>> {
+        let one = entries.get(i)?;
         let list = match one.placement {
             Placement::List(list) => list,
             Placement::Exact => meta.exact_list(),
@@ -93,7 +108,7 @@ impl<'a> Row<'a> {
             tid,
             scale: one.correction_code,
             norm: one.norm,
-            codes: part(&encoded.codes, meta.shape.subquantizers).unwrap_or_default(),
+            codes: part(codes, meta.shape.subquantizers).unwrap_or_default(),
             refine: part(&encoded.refine, meta.refine_bytes()).unwrap_or_default(),
         })
     }

@@ -123,6 +123,8 @@ pub struct Search<S: PageStore, B: BlockScorer = PqScorer, F: BlockFilter = NoFi
     refine_bytes: usize,
     /// What the model multiplies vectors by, see [`distillvq_model::Model::scale_factor`].
     unit: f64,
+    /// Lists that each row is in.
+    assignments: usize,
     /// `None` if the index is untrained.
     scoring: Option<Scoring<B, F>>,
     /// All lists, best first.
@@ -176,6 +178,7 @@ impl<S: PageStore, F: BlockFilter> Search<S, PqScorer, F> {
             metric: meta.metric,
             refine_bytes: meta.refine_bytes(),
             unit: 1.0,
+            assignments: 1,
             scoring: None,
             ranking: ListRanking::default(),
             probes: Vec::new(),
@@ -190,6 +193,7 @@ impl<S: PageStore, F: BlockFilter> Search<S, PqScorer, F> {
                 return Err(Error::mismatch("the model is another index's"));
             }
             search.unit = f64::from(model.scale_factor());
+            search.assignments = model.assignments();
             let tables = model.query(query);
             search.ranking = tables.ranking();
             let scorer = PqScorer::new(&meta.pages.format, tables);
@@ -231,11 +235,17 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> Search<S, B, F> {
         self.probes.len()
     }
 
+    /// Whether rows are in more than one list: then candidates may come more than once.
+    pub fn repeats(&self) -> bool {
+        self.assignments > 1
+    }
+
     /// About how many rows all lists have, by those that are probed; 0 before the first.
     pub fn rows(&self) -> u64 {
         let rows = self.probes.iter().map(|probe| probe.rows);
         let rows = rows.fold(0, u64::saturating_add) as f64;
-        (rows * self.lists() as f64 / self.probes.len().max(1) as f64) as u64
+        let entries = rows * self.lists() as f64 / self.probes.len().max(1) as f64;
+        (entries / self.assignments as f64) as u64
     }
 
     /// See [`BlockScorer::expected_error`].
@@ -616,7 +626,7 @@ impl<B: BlockScorer, F: BlockFilter> Scoring<B, F> {
     ) {
         let candidate = Candidate {
             score,
-            tid: self.layout.tid(page, row),
+            tid: self.layout.tid(page, row).row(),
             refine: self.layout.side_location(page, row),
         };
         best.offer(candidate, |c| {

@@ -49,7 +49,7 @@ use crate::Tid;
 use crate::candidate::Candidate;
 use crate::error::Error;
 use crate::tidset::TidSet;
-use frontier::Frontier;
+use frontier::{Frontier, TAKEN_DIVISOR};
 use ready::Ready;
 use std::cmp::Ordering;
 
@@ -204,7 +204,9 @@ impl<C: Source> Stream<C> {
             frontier: Frontier::new(source, &options),
             options,
             started: false,
-            ready: Ready::new(options.memory - options.memory / for_others),
+            ready: Ready::new(
+                options.memory - options.memory / for_others - options.memory / TAKEN_DIVISOR,
+            ),
             wanted: 0,
             aside: Vec::new(),
             ending: false,
@@ -327,6 +329,10 @@ impl<C: Source> Stream<C> {
             self.returned.clear();
         }
         let is_late = order == Some(Ordering::Less);
+        if keeps_all && self.source().repeats() && self.returned.is_full() {
+            let bytes = self.options.memory / 4;
+            return Err(Error::LateRows { bytes });
+        }
         if (keeps_all || !is_late) && !self.returned.insert(hit.tid) {
             return Ok(false);
         }

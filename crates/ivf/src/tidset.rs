@@ -58,6 +58,11 @@ impl TidSet {
         true
     }
 
+    /// Whether some further address may not be added.
+    pub fn is_full(&self) -> bool {
+        self.words.len() >= self.max_words
+    }
+
     /// Removes all addresses.
     pub fn clear(&mut self) {
         // Emptying a large table takes as long as it is large.

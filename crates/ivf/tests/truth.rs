@@ -43,7 +43,7 @@ fn part(encoded: &EncodedRows, m: usize, rows: std::ops::Range<usize>) -> Encode
     EncodedRows {
         rows: encoded.rows[rows.clone()].to_vec(),
         codes: encoded.codes[rows.start * m..rows.end * m].to_vec(),
-        refine: Vec::new(),
+        ..EncodedRows::default()
     }
 }
 

@@ -29,18 +29,24 @@ pub struct StoredRow<'a> {
 }
 
 impl Model {
-    /// Checks that `stored` is an encoding of this raw vector, and says what is wrong; `computed` is its encoding here.
+    /// Checks that `stored` is an encoding of this raw vector, and says what is wrong; `computed` is its encoding here, in the
+    /// second list of the row if `is_second`. Of second lists any is accepted: roundings decide among many that are as good.
     pub fn check_encoding(
         &self,
         vector: &[f32],
         stored: &StoredRow<'_>,
-        computed: &StoredRow<'_>,
+        (computed, is_second): (&StoredRow<'_>, bool),
     ) -> Option<&'static str> {
         let same_codes = (stored.list, stored.codes) == (computed.list, computed.codes);
         let fitting_scale = if same_codes {
             stored.correction_code.abs_diff(computed.correction_code) <= 1
         } else {
-            match self.decoded(vector, stored, computed.list) {
+            let nearest = if is_second {
+                stored.list
+            } else {
+                computed.list
+            };
+            match self.decoded(vector, stored, nearest) {
                 Ok((length, decoded)) => {
                     self.correction_fits(length, &decoded, stored.correction_code)
                 }

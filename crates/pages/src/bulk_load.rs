@@ -37,6 +37,8 @@ pub struct Builder<'a, S: PageStore> {
     metapage: Metapage,
     /// Entries of all lists; the insert block is the last page of the chain.
     lists: Vec<ListEntry>,
+    /// Rows added.
+    rows: u64,
     /// Pages of the store.
     blocks: u32,
 }
@@ -81,6 +83,7 @@ impl<'a, S: PageStore> Builder<'a, S> {
             store,
             metapage,
             lists: vec![ListEntry::default(); lists as usize + 1],
+            rows: 0,
             blocks: 0,
         };
         let mut written = Ok(());
@@ -111,7 +114,7 @@ impl<'a, S: PageStore> Builder<'a, S> {
 
     /// Rows added so far.
     pub fn rows(&self) -> u64 {
-        self.lists.iter().map(|entry| entry.rows).sum()
+        self.rows
     }
 
     /// Adds a run of rows, sorted by list. Later runs continue where the lists' last pages ended.
@@ -142,6 +145,7 @@ impl<'a, S: PageStore> Builder<'a, S> {
     ) -> Result<Option<u32>, Error> {
         let layout = self.metapage.layout(list)?;
         let metapage = self.metapage;
+        let total = &mut self.rows;
         let Some(entry) = self.lists.get_mut(list as usize) else {
             return Err(Error::Mismatch("there is no list of this number"));
         };
@@ -181,6 +185,7 @@ impl<'a, S: PageStore> Builder<'a, S> {
                 return None;
             }
             entry.rows += 1;
+            *total += u64::from(!row.tid.is_second());
             sides.push(row.side(layout.format()));
             Some(row)
         });

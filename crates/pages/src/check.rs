@@ -347,6 +347,7 @@ impl<'a, S: PageStore> Check<'a, S> {
 
     /// Reports something about a row of a posting page.
     fn report_row(&mut self, block: u32, i: usize, tid: Tid, what: &str) {
+        let tid = tid.row();
         let what = format!("row {i} ({},{}) {what}", tid.block, tid.offset);
         self.report.add(Some(block), what);
     }

@@ -12,7 +12,7 @@ pub(crate) fn check_row(metapage: &Metapage, row: &Row<'_>) -> Result<(), Error>
     if row.list > metapage.lists() {
         return Err(Error::Mismatch("there is no list of this number"));
     }
-    if row.tid.offset == 0 {
+    if row.tid.row().offset == 0 {
         return Err(Error::Mismatch("the row has no address"));
     }
     let mut columns = metapage.format.columns().iter().zip(&row.columns);

@@ -17,8 +17,10 @@ use rand_chacha::ChaCha8Rng;
 pub struct IndexStats {
     /// Pages of every kind.
     pub pages: u32,
-    /// Rows of each list; the last entry is that of the exact list.
+    /// Entries of each list; the last number is that of the exact list.
     pub lists: Vec<u64>,
+    /// Second entries of rows that are in two lists.
+    pub second_entries: u64,
     /// Rows inserted since the build, those included that were removed later.
     pub inserted: u64,
     /// Those of them that went to the exact list.
@@ -58,7 +60,7 @@ pub struct Balance {
 impl IndexStats {
     /// All rows.
     pub fn rows(&self) -> u64 {
-        self.lists.iter().sum()
+        self.lists.iter().sum::<u64>() - self.second_entries
     }
 
     /// Rows of the exact list.
@@ -108,14 +110,23 @@ pub fn collect_stats<S: PageStore>(
             if head.list == metapage.exact_list() {
                 stats.inserted_exact += u64::from(head.inserted);
             }
-            let rows = count(page, &head, &layout, (metapage, column), &mut all, &mut new);
+            let entries = count(page, &head, &layout, (metapage, column), &mut all, &mut new);
             if let Some(list) = stats.lists.get_mut(head.list as usize) {
-                *list += rows;
+                *list += entries;
             }
+            let places = 0..usize::from(head.count);
+            let second = places.filter(|&i| layout.tid(page, i).is_second());
+            stats.second_entries += second.count() as u64;
             Ok(())
         })?
     })?;
     stats.pages = pages;
+    // Pages count entries; each row has as many as the others.
+    let in_lists = stats.inserted - stats.inserted_exact;
+    let entries = stats.lists.iter().sum::<u64>() - stats.exact_rows();
+    let rows = entries - stats.second_entries;
+    let inserted = in_lists as f64 * rows as f64 / entries.max(1) as f64;
+    stats.inserted = stats.inserted_exact + inserted.round() as u64;
     stats.sampled_tids = all.kept;
     stats.inserted_sample = new.kept;
     Ok(stats)
@@ -138,7 +149,7 @@ fn count(
             .collect(),
         false => (0..places).collect(),
     };
-    let tid = |i: Option<&usize>| i.map_or_else(Tid::default, |&i| layout.tid(page, i));
+    let tid = |i: Option<&usize>| i.map_or_else(Tid::default, |&i| layout.tid(page, i).row());
     all.offer(used.len(), |i| tid(used.get(i)));
     if head.list < metapage.lists() {
         let position = metapage.format.position(column);

@@ -33,7 +33,7 @@ struct ListSummary {
     rows: u64,
 }
 
-/// Asks `dead` about every row exactly once and removes those it says yes to. Afterwards inserts start at the first page
+/// Asks `dead` about every entry of a row exactly once and removes those it says yes to. Afterwards inserts start at the first page
 /// with room again.
 pub fn vacuum<S: PageStore>(
     store: &S,
@@ -50,13 +50,15 @@ pub fn vacuum<S: PageStore>(
             return Ok(());
         };
         let mut left = tids.len();
-        tids.retain(|&tid| dead(tid));
-        stats.removed += tids.len() as u64;
+        let rows = count_first(&tids);
+        tids.retain(|&tid| dead(tid.row()));
+        let removed = count_first(&tids);
+        stats.removed += removed;
+        stats.remaining += rows - removed;
         if !tids.is_empty() {
             tids.sort_unstable();
             left = remove(store, block, list, &layout, &tids)?;
         }
-        stats.remaining += left as u64;
         stats.empty_pages += u32::from(left == 0);
         if let Some(found) = lists.get_mut(list as usize) {
             found.rows += left as u64;
@@ -69,6 +71,11 @@ pub fn vacuum<S: PageStore>(
     stats.pages = pages;
     update_directory(store, &metapage, &lists)?;
     Ok(stats)
+}
+
+/// How many of the entries are the first of their rows.
+fn count_first(tids: &[Tid]) -> u64 {
+    tids.iter().filter(|tid| !tid.is_second()).count() as u64
 }
 
 /// Counts the rows of an index, of which only directory and posting pages are read. What writers do meanwhile may be counted or
@@ -85,7 +92,10 @@ pub fn count_rows<S: PageStore>(store: &S) -> Result<u64, Error> {
             let (next, found) = store.read(block, |page| {
                 let head = read_header(page, block, list, &layout)?;
                 let all = 0..usize::from(head.count);
-                let found = all.filter(|&i| layout.tid(page, i).offset != 0).count();
+                let tids = all.map(|i| layout.tid(page, i));
+                let found = tids
+                    .filter(|tid| tid.offset != 0 && !tid.is_second())
+                    .count();
                 Ok::<_, Error>((head.next, found as u64))
             })??;
             rows += found;

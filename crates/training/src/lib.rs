@@ -22,7 +22,8 @@ pub use ablation::{Ablation, NegativeSampling, Rotation};
 pub use error::TrainError;
 pub use held_out::{MAX_HELD_OUT, sample_vectors, split_held_out};
 pub use options::{
-    Loss, MAX_TRANSFORM_DIM, TrainOptions, UnknownLoss, auto_bits, auto_lists, auto_subquantizers,
+    Loss, MAX_TRANSFORM_DIM, TrainOptions, UnknownLoss, auto_assignments, auto_bits, auto_lists,
+    auto_subquantizers,
 };
 pub use progress::{Monitor, NoMonitor, Phase, check_interrupts};
 pub use retrain::{RetrainOptions, retrain};

@@ -58,8 +58,8 @@ fn encodings_alone_and_among_others_are_both_right() {
                 let codes = &together.codes[i * 7..(i + 1) * 7];
                 let refine = &together.refine[i * bytes..(i + 1) * bytes];
                 let among = stored((list, other), codes, refine);
-                assert_eq!(model.check_encoding(vector, &alone, &among), None);
-                assert_eq!(model.check_encoding(vector, &among, &alone), None);
+                assert_eq!(model.check_encoding(vector, &alone, (&among, false)), None);
+                assert_eq!(model.check_encoding(vector, &among, (&alone, false)), None);
             }
         }
     }
@@ -72,7 +72,8 @@ fn whatever_is_changed_is_a_contradiction() {
         for vector in noise(50 * DIM, 3).chunks_exact(DIM) {
             let (list, one, codes, refine) = encode(&model, vector);
             let right = stored((list, one), &codes, &refine);
-            let says = |stored: StoredRow<'_>| model.check_encoding(vector, &stored, &right);
+            let says =
+                |stored: StoredRow<'_>| model.check_encoding(vector, &stored, (&right, false));
             assert_eq!(says(right), None);
             for list in (0..11).filter(|other| *other != list) {
                 let says = says(StoredRow { list, ..right });
@@ -134,7 +135,7 @@ fn the_nearest_but_for_a_rounding_is_right() {
         codes[2] ^= 1;
         let codes = &codes;
         let twin = StoredRow { codes, ..right };
-        assert_eq!(model.check_encoding(vector, &twin, &right), None);
+        assert_eq!(model.check_encoding(vector, &twin, (&right, false)), None);
     }
     assert!(chosen > 3, "{chosen}");
 }
@@ -148,6 +149,6 @@ fn rows_that_are_exact_have_no_list() {
         list: 10,
         ..in_list
     };
-    let says = model.check_encoding(&[3e38; DIM], &in_list, &computed);
+    let says = model.check_encoding(&[3e38; DIM], &in_list, (&computed, false));
     assert_eq!(says, Some("is in the wrong list"));
 }

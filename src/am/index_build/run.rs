@@ -19,8 +19,11 @@ pub struct Run {
 impl Run {
     /// Bytes that it takes, with what sorting needs.
     pub fn bytes(&self) -> usize {
-        self.tids.len() * (size_of::<Tid>() + size_of::<Encoded>() + size_of::<u32>())
+        let entries = self.tids.len() + self.encoded.second_rows.len();
+        self.tids.len() * size_of::<Tid>()
+            + entries * (size_of::<Encoded>() + size_of::<u32>())
             + self.encoded.codes.len()
+            + self.encoded.second_codes.len()
             + self.encoded.refine.len()
     }
 
@@ -30,19 +33,30 @@ impl Run {
             rows,
             codes,
             refine,
+            second_rows,
+            second_codes,
         } = &mut self.encoded;
         Error::reserve(&mut self.tids, tids.len(), WHAT)?;
         Error::reserve(rows, encoded.rows.len(), WHAT)?;
         Error::reserve(codes, encoded.codes.len(), WHAT)?;
         Error::reserve(refine, encoded.refine.len(), WHAT)?;
+        Error::reserve(second_rows, encoded.second_rows.len(), WHAT)?;
+        Error::reserve(second_codes, encoded.second_codes.len(), WHAT)?;
         self.tids.extend_from_slice(tids);
         self.encoded.rows.extend_from_slice(&encoded.rows);
         self.encoded.codes.extend_from_slice(&encoded.codes);
         self.encoded.refine.extend_from_slice(&encoded.refine);
+        self.encoded
+            .second_rows
+            .extend_from_slice(&encoded.second_rows);
+        self.encoded
+            .second_codes
+            .extend_from_slice(&encoded.second_codes);
         Ok(())
     }
 
-    /// The numbers of the rows to be indexed, sorted by list, in the order of the table within a list.
+    /// The numbers of the entries to be written, sorted by list, in the order of the table within a list. Second entries are
+    /// numbered behind the first ones.
     pub fn order(&self, meta: &Meta) -> Result<Vec<u32>> {
         let list = |row: &Encoded| match row.placement {
             Placement::List(list) => Some(list as usize),
@@ -51,7 +65,7 @@ impl Run {
         };
         // Counted, not compared: a run may have many millions of rows, and interrupts must be served meanwhile.
         let mut starts = vec![0u32; meta.exact_list() as usize + 2];
-        for list in with_interrupts(&self.encoded.rows).filter_map(|(_, row)| list(row)) {
+        for list in self.entries().filter_map(|(_, row)| list(row)) {
             starts[list + 1] += 1;
         }
         for list in 1..starts.len() {
@@ -61,7 +75,7 @@ impl Run {
         let mut order = Vec::new();
         Error::reserve(&mut order, rows, WHAT)?;
         order.resize(rows, 0);
-        for (i, row) in with_interrupts(&self.encoded.rows) {
+        for (i, row) in self.entries() {
             if let Some(list) = list(row) {
                 order[starts[list] as usize] = i as u32;
                 starts[list] += 1;
@@ -72,17 +86,22 @@ impl Run {
 
     /// Its rows in this order.
     pub fn rows<'a>(&'a self, meta: &'a Meta, order: &'a [u32]) -> impl Iterator<Item = Row<'a>> {
+        let rows = self.tids.len();
         order
             .iter()
-            .filter_map(|&i| Row::of(meta, &self.encoded, i as usize, self.tids[i as usize]))
+            .filter_map(move |&i| match (i as usize).checked_sub(rows) {
+                None => Row::of(meta, &self.encoded, i as usize, self.tids[i as usize]),
+                Some(i) => Row::second_of(meta, &self.encoded, i, self.tids[i]),
+            })
     }
-}
 
-/// The rows with their numbers, interrupts being served meanwhile.
-fn with_interrupts(rows: &[Encoded]) -> impl Iterator<Item = (usize, &Encoded)> {
-    rows.iter().enumerate().inspect(|(i, _)| {
-        if i % ROWS_PER_INTERRUPT_CHECK == 0 {
-            pgrx::check_for_interrupts!();
-        }
-    })
+    /// The entries with their numbers, interrupts being served meanwhile.
+    fn entries(&self) -> impl Iterator<Item = (usize, &Encoded)> {
+        let all = self.encoded.rows.iter().chain(&self.encoded.second_rows);
+        all.enumerate().inspect(|(i, _)| {
+            if i % ROWS_PER_INTERRUPT_CHECK == 0 {
+                pgrx::check_for_interrupts!();
+            }
+        })
+    }
 }

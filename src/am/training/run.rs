@@ -14,7 +14,8 @@ use crate::pg::{heap, workers};
 use crate::settings::reloptions::Options;
 use distillvq_model::{MIN_TRAIN_ROWS, Metric};
 use distillvq_training::{
-    Monitor, Phase, TrainError, TrainOptions, Trained, auto_bits, auto_lists, train,
+    Monitor, Phase, TrainError, TrainOptions, Trained, auto_assignments, auto_bits, auto_lists,
+    train,
 };
 
 /// Seed of the sample and of the training in a build: the same table gives the same index.
@@ -70,6 +71,11 @@ pub fn train_options(
         bits: match options.bits {
             0 => auto_bits(dim),
             bits => bits as u8,
+        },
+        assignments: match options.assignments {
+            0 if options.refine == Some(true) => 1,
+            0 => auto_assignments(dim),
+            given => given as u8,
         },
         seed,
         rows_in_table: rows,

@@ -5,6 +5,7 @@ use super::source::Source;
 use crate::Tid;
 use crate::candidate::{Candidate, order};
 use crate::error::Error;
+use crate::tidset::TidSet;
 
 /// Candidates of the first pull; later pulls double.
 const FIRST_PULL: usize = 64;
@@ -24,12 +25,20 @@ pub(super) struct Frontier<C> {
     pub(super) pulled: u64,
     /// Candidates not compared yet, best last.
     queue: Vec<Candidate>,
+    /// Candidates taken, of a source that repeats rows, as far as there is memory: the second estimate of a row is the worse one,
+    /// and comparing the row again is needless.
+    taken: Option<TidSet>,
 }
+
+/// Share of a stream's memory for the candidates taken.
+pub(super) const TAKEN_DIVISOR: usize = 8;
 
 impl<C: Source> Frontier<C> {
     /// The candidates of a source of which nothing has been probed or pulled.
     pub(super) fn new(source: C, options: &StreamOptions) -> Self {
+        let taken = source.repeats();
         Frontier {
+            taken: taken.then(|| TidSet::new(options.memory / TAKEN_DIVISOR)),
             source,
             max_probes: options.max_probes,
             fresh: false,
@@ -109,6 +118,9 @@ impl<C: Source> Frontier<C> {
     pub(super) fn rewind(&mut self) {
         self.source.rewind();
         self.queue.clear();
+        if let Some(taken) = &mut self.taken {
+            taken.clear();
+        }
         self.fresh = false;
     }
 
@@ -123,7 +135,8 @@ impl<C: Source> Frontier<C> {
                 break;
             }
             self.queue.pop();
-            if Some(best.tid) != left_out {
+            let is_new = |taken: &mut TidSet| taken.insert(best.tid);
+            if Some(best.tid) != left_out && self.taken.as_mut().is_none_or(is_new) {
                 out.push(best);
             }
         }

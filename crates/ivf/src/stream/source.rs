@@ -16,6 +16,10 @@ pub trait Source {
     fn rows(&self) -> u64 {
         0
     }
+    /// Whether a row may come more than once, from several lists.
+    fn repeats(&self) -> bool {
+        false
+    }
     /// Probes this many further lists.
     fn probe(&mut self, more: usize) -> Result<(), Error>;
     /// Appends the next `n` candidates of the probed lists, see [`Search::pull`].
@@ -67,6 +71,10 @@ impl<S: PageStore> Source for Search<S> {
 
     fn rows(&self) -> u64 {
         Search::rows(self)
+    }
+
+    fn repeats(&self) -> bool {
+        Search::repeats(self)
     }
 
     fn probe(&mut self, more: usize) -> Result<(), Error> {
