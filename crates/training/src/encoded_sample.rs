@@ -6,7 +6,6 @@ use distillvq_linalg::matrix::{MatRef, ROWS};
 use distillvq_linalg::parallel;
 use distillvq_model::coarse::Assigner;
 use distillvq_model::coarse::flat::Assignment;
-use distillvq_model::coarse::second_list::SecondLists;
 use distillvq_model::codebooks::Codebooks;
 use distillvq_model::encode::{EncodedRows, Placement, PqEncoder};
 use distillvq_model::norm_correction::NormCorrection;
@@ -29,7 +28,7 @@ impl EncodedSample {
     /// Encodes the rows, whose lists are known, and learns the range of the norm corrections.
     pub fn new(
         x: MatRef<'_>,
-        nearest: Vec<Assignment>,
+        (nearest, second): (Vec<Assignment>, Vec<u32>),
         half_norms: &[f32],
         tables: &IvfPqTables,
         monitor: &dyn Monitor,
@@ -69,7 +68,7 @@ impl EncodedSample {
         Ok((
             EncodedSample {
                 nearest,
-                second: Vec::new(),
+                second,
                 subquantizers,
                 codes,
                 corrections,
@@ -106,28 +105,6 @@ impl EncodedSample {
             }
         }
         coded
-    }
-
-    /// Puts each row into a second list.
-    pub fn find_second_lists(
-        &mut self,
-        x: MatRef<'_>,
-        centroids: MatRef<'_>,
-        half_norms: &[f32],
-        monitor: &dyn Monitor,
-    ) -> Result<(), TrainError> {
-        let second_lists = SecondLists::new(centroids.rows());
-        self.second = vec![0; x.rows()];
-        let nearest = &self.nearest;
-        parallel::chunks_mut(&mut self.second, ROWS, |chunk, out| {
-            check_interrupts(monitor)?;
-            for (i, second) in (chunk * ROWS..).zip(out) {
-                let first = nearest[i];
-                let chosen = second_lists.choose(centroids, half_norms, x.row(i), first);
-                *second = chosen.unwrap_or(first.list);
-            }
-            Ok(())
-        })
     }
 
     /// Both lists of a row, the same twice if it is in one.

@@ -2,9 +2,10 @@
 
 use crate::error::TrainError;
 use crate::progress::{Monitor, Phase, check_interrupts};
-use distillvq_linalg::matrix::{MatRef, half_norms, squared_norm};
+use distillvq_linalg::matrix::{MatRef, ROWS, half_norms, squared_norm};
 use distillvq_linalg::parallel;
 use distillvq_model::coarse::flat::{Assignment, rows_at_once};
+use distillvq_model::coarse::second_list::SecondLists;
 use distillvq_model::coarse::{Assigner, CentroidIndex, two_level, uses_int8};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -104,6 +105,28 @@ pub fn assign_rows(
             check_interrupts(monitor)
         })
     })
+}
+
+/// The second list of each row; the first one where there is only one.
+pub fn second_lists(
+    x: MatRef<'_>,
+    centroids: MatRef<'_>,
+    nearest: &[Assignment],
+    monitor: &dyn Monitor,
+) -> Result<Vec<u32>, TrainError> {
+    let halves = half_norms(centroids);
+    let second_lists = SecondLists::new(centroids.rows());
+    let mut second = vec![0; x.rows()];
+    parallel::chunks_mut(&mut second, ROWS, |chunk, out| {
+        check_interrupts(monitor)?;
+        for (i, second) in (chunk * ROWS..).zip(out) {
+            let first = nearest[i];
+            let chosen = second_lists.choose(centroids, &halves, x.row(i), first);
+            *second = chosen.unwrap_or(first.list);
+        }
+        Ok(())
+    })?;
+    Ok(second)
 }
 
 /// Moves every centroid to the mean of its rows, and the empty ones to the rows that are farthest from theirs.

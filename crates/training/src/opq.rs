@@ -226,6 +226,7 @@ mod tests {
             x: MatRef::new(&rows, 4),
             chosen: &chosen,
             nearest: &nearest,
+            second: &[],
             centroids: MatRef::new(&zero, 4),
         };
         let shape = PqShape {

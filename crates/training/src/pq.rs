@@ -27,10 +27,12 @@ const CHUNK: usize = 4096;
 pub struct Residuals<'a> {
     /// The sample.
     pub x: MatRef<'a>,
-    /// Rows to learn from.
+    /// Rows to learn from. Numbers from that of the sample's rows on are those of rows in their second lists.
     pub chosen: &'a [u32],
     /// List of every row of the sample.
     pub nearest: &'a [Assignment],
+    /// Second list of every row; empty if rows have one.
+    pub second: &'a [u32],
     /// What to subtract.
     pub centroids: MatRef<'a>,
 }
@@ -57,8 +59,12 @@ impl Residuals<'_> {
 
     /// A row and its centroid.
     fn pair(&self, row: u32) -> (&[f32], &[f32]) {
-        let list = self.nearest[row as usize].list as usize;
-        (self.x.row(row as usize), self.centroids.row(list))
+        let row = row as usize;
+        let (row, list) = match row.checked_sub(self.nearest.len()) {
+            None => (row, self.nearest[row].list),
+            Some(row) => (row, self.second[row]),
+        };
+        (self.x.row(row), self.centroids.row(list as usize))
     }
 
     /// One sub-space of all residuals, `width` values a row, padded with zeros.
@@ -291,6 +297,7 @@ mod tests {
             x,
             chosen: &chosen,
             nearest: &nearest,
+            second: &[],
             centroids: MatRef::new(&centroid, cols),
         };
         let shape = PqShape {

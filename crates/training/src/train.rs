@@ -6,7 +6,7 @@ use crate::ablation::structured_rotation;
 use crate::distillation::{Distillation, DistilledParts};
 use crate::encoded_sample::EncodedSample;
 use crate::error::TrainError;
-use crate::kmeans::{assign_rows, kmeans};
+use crate::kmeans::{assign_rows, kmeans, second_lists};
 use crate::options::{MAX_TRANSFORM_DIM, TrainOptions, auto_lists, auto_subquantizers};
 use crate::pq::{self, PqShape, Residuals};
 use crate::progress::{Monitor, check_interrupts};
@@ -149,11 +149,16 @@ fn fit_quantizer(
     options: &TrainOptions,
     monitor: &dyn Monitor,
 ) -> Result<BaseQuantizer, TrainError> {
-    let (mut centroids, nearest) = lists(MatRef::new(rows, space.dim), options, monitor)?;
+    let x = MatRef::new(rows, space.dim);
+    let (mut centroids, nearest) = lists(x, options, monitor)?;
+    let second = match options.assignments {
+        2 => second_lists(x, MatRef::new(&centroids, x.cols), &nearest, monitor)?,
+        _ => Vec::new(),
+    };
     let (shape, most) = shape(space.dim, options);
-    let chosen = sample_indices(nearest.len(), most, options.seed ^ 2);
+    let chosen = sample_indices(nearest.len() + second.len(), most, options.seed ^ 2);
     let start = rotate(
-        (&mut *rows, &mut centroids, &nearest),
+        (&mut *rows, &mut centroids, (&nearest, &second)),
         space,
         shape,
         options,
@@ -164,17 +169,14 @@ fn fit_quantizer(
         x,
         chosen: &chosen,
         nearest: &nearest,
+        second: &second,
         centroids: MatRef::new(&centroids, x.cols),
     };
     let mut books = pq::train(&residuals, shape, start, options.seed ^ 3, monitor)?;
     bf16::round_to_bf16(&mut books.values, x.cols);
     let half_norms = half_norms(MatRef::new(&centroids, x.cols));
     let encoder = IvfPqTables { centroids, books };
-    let (mut coded, scale) = EncodedSample::new(x, nearest, &half_norms, &encoder, monitor)?;
-    if options.assignments == 2 {
-        let centroids = MatRef::new(&encoder.centroids, x.cols);
-        coded.find_second_lists(x, centroids, &half_norms, monitor)?;
-    }
+    let (coded, scale) = EncodedSample::new(x, (nearest, second), &half_norms, &encoder, monitor)?;
     Ok(BaseQuantizer {
         encoder,
         half_norms,
@@ -228,7 +230,7 @@ fn shape(dim: usize, options: &TrainOptions) -> (PqShape, usize) {
 
 /// Rotates rows, centroids and space as the options want it; a rotation that is learned brings codebooks with it.
 fn rotate(
-    (rows, centroids, nearest): (&mut [f32], &mut [f32], &[Assignment]),
+    (rows, centroids, (nearest, second)): (&mut [f32], &mut [f32], (&[Assignment], &[u32])),
     space: &mut Preprocess,
     shape: PqShape,
     options: &TrainOptions,
@@ -251,7 +253,7 @@ fn rotate(
         #[cfg(feature = "ablation")]
         Rotation::Structured => (structured_rotation(dim, seed), None),
         _ => {
-            let n = nearest.len();
+            let n = nearest.len() + second.len();
             let most = if options.bits == 4 {
                 ROTATION_ROWS_4
             } else {
@@ -263,6 +265,7 @@ fn rotate(
                 x: MatRef::new(rows, dim),
                 chosen: &chosen,
                 nearest,
+                second: &second,
                 centroids: MatRef::new(centroids, dim),
             };
             let rounds = rounds.unwrap_or(opq::MIN_ROUNDS);

@@ -8,7 +8,7 @@ use crate::pg::vector_datum::ReadElements;
 use distillvq_model::MIN_TRAIN_ROWS;
 
 /// Rows that training looks at, at the most: more would cost time and teach nothing new.
-pub(super) const MAX_SAMPLE_ROWS: usize = 131_072;
+pub(super) const MAX_SAMPLE_ROWS: usize = 524_288;
 /// Bytes that training needs for each value of the sample: its own, and half as much for codes.
 pub(super) const BYTES_PER_VALUE: usize = size_of::<f32>() * 3 / 2;
 /// The part of the sample's memory that logged queries take, and rows leave to them.

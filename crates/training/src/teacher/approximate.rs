@@ -279,6 +279,7 @@ mod tests {
                 x,
                 chosen: &all,
                 nearest: &nearest,
+                second: &[],
                 centroids: view,
             };
             let shape = PqShape {
@@ -290,8 +291,14 @@ mod tests {
                 centroids: centroids.clone(),
                 books,
             };
-            let (coded, _) =
-                EncodedSample::new(x, nearest.clone(), &halves, &tables, &NoMonitor).unwrap();
+            let (coded, _) = EncodedSample::new(
+                x,
+                (nearest.clone(), Vec::new()),
+                &halves,
+                &tables,
+                &NoMonitor,
+            )
+            .unwrap();
             let taught = exact_neighbors(&exact, &asked, 30, &NoMonitor).unwrap();
             let teacher = PqTeacher::new(&exact, &coded, &tables);
             // In another order than the log's, and not all.

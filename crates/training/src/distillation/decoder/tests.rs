@@ -32,7 +32,8 @@ fn with_course(test: impl Fn(&DecoderTrainSet<'_>, &Decoder)) {
     Assigner::new(MatRef::new(&tables.centroids, DIM), &halves)
         .assign(x, &mut nearest, || Ok::<_, TrainError>(()))
         .unwrap();
-    let (coded, _) = EncodedSample::new(x, nearest, &halves, &tables, &NoMonitor).unwrap();
+    let (coded, _) =
+        EncodedSample::new(x, (nearest, Vec::new()), &halves, &tables, &NoMonitor).unwrap();
     let norms: Vec<f32> = (0..60).map(|i| squared_norm(x.row(i))).collect();
     let mut queries = QuerySet::default();
     queries.add_rows(x, &[3, 8, 21]);
