@@ -93,8 +93,8 @@ lint:
 	@$(with_env) tools/lint.sh
 
 ## build        the extension, into target/pgNN/
-.PHONY: build
-build:
+.PHONY: build all
+build all:
 	@$(with_env) tools/build.sh
 
 ## install      build it and install it into the server of PG_CONFIG (which must be given); respects DESTDIR
@@ -117,6 +117,21 @@ deb:
 test-deb:
 	@tools/deb.sh $(or $(VERSIONS),17)
 	@for version in $(or $(VERSIONS),17); do tools/test-deb.sh "$$version" || exit; done
+
+## dist         archives of the committed sources and checksums, into target/dist/
+.PHONY: dist
+dist:
+	@tools/dist.sh
+
+## image        container images distillvq:18 and distillvq-extension:18, with Docker or buildah; VERSIONS=17 for others
+.PHONY: image
+image:
+	@tools/image.sh $(VERSIONS)
+
+## test-image   build the images and run the quick start with each (root)
+.PHONY: test-image
+test-image:
+	@$(with_env) tools/test-image.sh
 
 ## env          print the settings that `cargo test -p distillvq-harness` needs: eval "$(make -s env)"
 .PHONY: env

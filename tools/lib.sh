@@ -98,6 +98,24 @@ debian_release() {
     esac
 }
 
+# debian_root MAJOR PACKAGE,…: prints the archive of a root of the release that has this version of PostgreSQL, with these packages.
+# It is made the first time.
+debian_root() {
+    local suite archive
+    suite=$(debian_release "$1")
+    archive=$root/.server/root-$suite-${2//,/-}.tar
+    if [ ! -f "$archive" ]; then
+        command -v mmdebstrap >/dev/null || install_package mmdebstrap mmdebstrap
+        say "making a root of Debian $suite with ${2//,/, }"
+        mkdir -p "$root/.server"
+        # A mirror of the release in testing may be behind its date; the signatures are checked all the same.
+        mmdebstrap --quiet --variant=minbase --aptopt='Acquire::Check-Valid-Until "false"' --include="$2" \
+            "$suite" "${archive%.tar}.new.tar" "$(debian_mirror)" >&2
+        mv "${archive%.tar}.new.tar" "$archive"
+    fi
+    echo "$archive"
+}
+
 need_pip() {
     command -v python3 >/dev/null || install_package python3 python3
     python3 -m pip --version >/dev/null 2>&1 || install_package "Python's pip" python3-pip
