@@ -44,6 +44,9 @@ if ! have "$rust"; then
     for program in cargo rustc; do
         ln -s "../../rustup/bin/$program" "$mount/usr/local/cargo/bin/"
     done
+    # This network may have a certificate authority of its own.
+    cp /etc/ssl/certs/ca-certificates.crt "$mount/usr/local/cargo/"
+    printf '[http]\ncainfo = "/usr/local/cargo/ca-certificates.crt"\n' >"$mount/usr/local/cargo/config.toml"
     buildah unmount "$container" >/dev/null
     buildah commit --quiet "$container" "$rust" >/dev/null
 fi
