@@ -140,6 +140,8 @@ need_rust() {
 
 need_build_tools() {
     need_rust
+    # pgrx formats its bindings with it.
+    rustfmt --version >/dev/null 2>&1 || fail "rustfmt is missing" "rustup component add rustfmt"
     command -v cc >/dev/null || install_package "a C compiler" build-essential
     have_libclang || install_package libclang libclang-dev
 }

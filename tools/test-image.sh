@@ -41,7 +41,7 @@ if ! have "$rust"; then
     sysroot=$(rustc --print sysroot)
     mkdir -p "$mount/usr/local/cargo/bin" "$mount/usr/local/rustup"
     cp -RL "$sysroot/bin" "$sysroot/lib" "$mount/usr/local/rustup/"
-    for program in cargo rustc; do
+    for program in cargo rustc rustfmt; do
         ln -s "../../rustup/bin/$program" "$mount/usr/local/cargo/bin/"
     done
     # This network may have a certificate authority of its own.
