@@ -68,9 +68,10 @@ export PGPORT=54329 PAGER=
 start=\$(date +%s.%N)
 since() { awk -v since="\$start" -v now="\$(date +%s.%N)" 'BEGIN { printf "%.1f s", now - since }'; }
 docker-entrypoint.sh postgres -c listen_addresses=localhost >/server.log 2>&1 &
-trap 'kill -INT \$!; wait' EXIT
+trap 'kill -INT \$!; wait \$!' EXIT
 until $health; do
-    kill -0 \$! && awk -v since="\$start" -v now="\$(date +%s.%N)" 'BEGIN { exit now - since > 300 }'
+    kill -0 \$! || exit 1
+    awk -v since="\$start" -v now="\$(date +%s.%N)" 'BEGIN { exit now - since > 300 }' || exit 1
     sleep 0.2
 done
 echo "healthy after \$(since)"

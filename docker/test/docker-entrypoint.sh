@@ -5,6 +5,7 @@ set -euo pipefail
 
 as_postgres() { setpriv --reuid=postgres --regid=postgres --init-groups "$@"; }
 
+install -d -m 3775 -o postgres -g postgres /var/run/postgresql
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
     install -d -m 700 -o postgres -g postgres "$PGDATA"
     as_postgres initdb --auth=trust >/dev/null
