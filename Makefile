@@ -54,8 +54,14 @@ test:
 	@$(with_env) tools/install.sh
 	@echo '==> tests of the pure crates' >&2
 	@$(with_env) cargo test --locked --no-fail-fast $(pure)
+	@$(with_env) cargo test --locked --package distillvq-ivf --features next-format --test formats
 	@echo '==> tests in private servers' >&2
 	@$(with_env) cargo test --locked --no-fail-fast --package distillvq-harness -- --test-threads=4
+
+## fixtures     indexes and models of the format that this library writes, into crates/ivf/tests/fixtures (x86-64)
+.PHONY: fixtures
+fixtures:
+	@DISTILLVQ_FIXTURES=1 $(with_env) cargo test --locked --package distillvq-ivf --test fixtures
 
 ## test-assert  the tests in servers once more, on a PostgreSQL with assertions that is built the first time (Debian)
 .PHONY: test-assert

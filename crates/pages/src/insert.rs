@@ -6,7 +6,7 @@
 
 use crate::directory::ListEntry;
 use crate::error::Error;
-use crate::metapage::Metapage;
+use crate::metapage::{Metapage, raise_version};
 use crate::page::{Layout, NO_BLOCK, PageHeader, PageKind};
 use crate::posting::{
     check_link, check_row, extend_after, find_free_slot, insert_row, read_header,
@@ -17,6 +17,7 @@ use crate::store::{PageStore, PageWrite};
 /// Inserts a row into its list. Safe under concurrency with everything else.
 pub fn insert<S: PageStore>(store: &S, metapage: &Metapage, row: Row<'_>) -> Result<(), Error> {
     check_row(metapage, &row)?;
+    raise_version(store, metapage)?;
     let layout = metapage.layout(row.list)?;
     loop {
         store.interrupts()?;

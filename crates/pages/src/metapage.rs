@@ -230,9 +230,18 @@ pub(crate) fn change<W: PageWrite>(
     let slot = write.lock(0)?;
     let mut metapage = Metapage::parse(write.page(slot))?;
     change(&mut metapage);
+    metapage.version = FORMAT.into();
     metapage.write_to(write.page(slot));
     write.commit()?;
     Ok(metapage)
+}
+
+/// Raises the version of an index of an older format, before a page of [`FORMAT`] is written into it.
+pub(crate) fn raise_version<S: PageStore>(store: &S, metapage: &Metapage) -> Result<(), Error> {
+    if metapage.version < FORMAT.into() && Metapage::read(store)?.version < FORMAT.into() {
+        change(store.write()?, |_| {})?;
+    }
+    Ok(())
 }
 
 /// Replaces the body of the metapage in one change. Returns the rest of the metapage.
@@ -246,10 +255,12 @@ pub fn replace_body<S: PageStore>(
 ) -> Result<Metapage, Error> {
     let mut write = store.write()?;
     let slot = write.lock(0)?;
-    let metapage = Metapage::parse(write.page(slot))?;
+    let mut metapage = Metapage::parse(write.page(slot))?;
     if metapage.blob_version != blob_version {
         return Err(Error::Mismatch("the current blob was replaced meanwhile"));
     }
+    metapage.version = FORMAT.into();
+    metapage.write_to(write.page(slot));
     write_body(write.page(slot), body)?;
     write.commit()?;
     Ok(metapage)

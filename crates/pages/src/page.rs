@@ -20,14 +20,17 @@
 //! writes rows there. The bodies of other kinds are described where they are written.
 //!
 //! # Format versions
-//! One number covers the metapage and all other pages ([`FORMAT`]); the bytes of a model have a version of their own. The
-//! metapage has the version of the newest page of the index: before a library writes pages of a newer format into an index,
-//! it raises the version of the metapage. A library reads its own version and all older ones, and refuses newer ones with
-//! [`Error::UnsupportedVersion`]; a page that is newer than the metapage is damaged.
+//! One number covers the metapage and all other pages ([`FORMAT`]); exported models have a version of their own (`codec.rs`).
+//! A library reads all versions up to its own and writes its own. The metapage has the version of the newest page of the
+//! index: before the first page of a newer format is written, [`Metapage`](crate::Metapage) is raised to it. So an older library
+//! meets the newer version at the metapage and names it ([`Error::UnsupportedVersion`]). The kind of the metapage, its magic and
+//! its version stay where they are in all formats; a page that is newer than the metapage is damaged.
 //! ```text
 //!   version   written by   difference to the version before
 //!   1         0.1          the first
 //! ```
+//! Indexes of every released version are in `crates/ivf/tests/fixtures`. The feature `next-format` makes the library one of a
+//! made-up next version, without a difference: the tests use it for an index of the version before.
 
 mod layout;
 mod rows;
@@ -50,7 +53,7 @@ pub const MAX_SIDE_BYTES: usize = BODY_SIZE;
 /// "No page" in links. Block 0 is the metapage.
 pub const NO_BLOCK: u32 = 0;
 /// Format version that this library writes, and the newest that it reads.
-pub const FORMAT: u8 = 1;
+pub const FORMAT: u8 = if cfg!(feature = "next-format") { 2 } else { 1 };
 
 /// Checks that a library which reads versions up to `newest` can read a version.
 pub fn check_format(found: u32, newest: u8) -> Result<(), Error> {

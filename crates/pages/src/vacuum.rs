@@ -5,7 +5,7 @@
 
 use crate::directory::{ENTRIES_PER_PAGE, ListEntry, entry_offset};
 use crate::error::Error;
-use crate::metapage::Metapage;
+use crate::metapage::{Metapage, raise_version};
 use crate::page::{Layout, NO_BLOCK};
 use crate::page_walk::for_each_page;
 use crate::posting::{check_link, clear_rows, read_any_header, read_header, remove_rows};
@@ -54,6 +54,7 @@ pub fn vacuum<S: PageStore>(
         stats.removed += tids.len() as u64;
         if !tids.is_empty() {
             tids.sort_unstable();
+            raise_version(store, &metapage)?;
             left = remove(store, block, list, &layout, &tids)?;
         }
         stats.remaining += left as u64;
