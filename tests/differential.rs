@@ -10,7 +10,7 @@
 //! | `DISTILLVQ_SEED` | 1 | seed of the first one; each next one has the next number |
 //!
 //! # What must be the same, and what need not
-//! Distances are compared bit by bit, ids as sets within ties. What docs/reference.md, docs/tuning.md and `distillvq_ivf::stream` promise:
+//! Distances are compared bit by bit, ids as sets within ties. What docs/reference.md, docs/tuning.md and `distillvq_ivf::rerank` promise:
 //!
 //! * In any mode each row is one that fulfils the conditions, at its very distance, and comes once. The rows are in order;
 //!   only with `relaxed_order`, and only when everything else was given out, others follow, in order among themselves.

@@ -14,7 +14,7 @@ use crate::pg::heap::IndexInfo;
 use crate::pg::page_store::RelationStore;
 use crate::pg::relation::{Heap, Index};
 use crate::settings::reloptions::Options;
-use distillvq_ivf::{MAX_SIDE_BYTES, create_empty};
+use distillvq_ivf::{MAX_SIDE_BYTES, copy_without_rows};
 use distillvq_quantizer::{Model, refine_bytes, refine_dimensions};
 
 /// What a build counted.
@@ -160,7 +160,7 @@ pub fn build_empty(index: Index) -> Result<()> {
         RelationStore::new(index),
         RelationStore::for_init_fork(index),
     );
-    create_empty(&built, &init).map_err(with_index(index))?;
+    copy_without_rows(&built, &init).map_err(with_index(index))?;
     init.log_all();
     Ok(())
 }

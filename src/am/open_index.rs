@@ -47,7 +47,7 @@ impl OpenIndex {
         let store = RelationStore::new(self.index);
         let got = self
             .meta
-            .trained()
+            .has_model()
             .then(|| get(self.index, &store, &self.meta));
         got.transpose()
     }

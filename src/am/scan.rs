@@ -11,9 +11,9 @@ use crate::settings::Probing;
 use crate::settings::iterative::ScanLimits;
 use crate::settings::reloptions::Options;
 use distillvq_ivf::distance_range::DistanceRange;
-use distillvq_ivf::refined::Refined;
-use distillvq_ivf::stream::{Hit, Source, Stream, StreamOptions, Work};
-use distillvq_ivf::{self as ivf, Candidate, Search, Tid};
+use distillvq_ivf::refine::RefineStream;
+use distillvq_ivf::rerank::{CandidateSource, CandidateStats, Hit, RerankOptions, RerankStream};
+use distillvq_ivf::{self as ivf, Candidate, ListSearch, Tid};
 use distillvq_quantizer::Searcher;
 
 /// A search under way.
@@ -58,7 +58,7 @@ impl SearchStats {
 
 /// The part of a search that moves.
 pub struct SearchStream {
-    stream: Stream<Timed>,
+    stream: RerankStream<Timed>,
 }
 
 impl IndexSearch {
@@ -94,8 +94,8 @@ pub type Fetch<'a> = dyn FnMut(&[Candidate], &mut Vec<Option<f64>>) -> Result<()
 pub struct SearchParams {
     /// Lists probed.
     pub probing: Probing,
-    /// How deep it re-ranks ([`ivf::DEPTHS`]).
-    pub depth: f32,
+    /// How deep it re-ranks ([`ivf::RERANK_MARGINS`]).
+    pub rerank_margin: f32,
 }
 
 impl SearchParams {
@@ -104,16 +104,16 @@ impl SearchParams {
         let measured = target.meta.calibration;
         Self {
             probing: crate::settings::probing(&Options::of(target.index), &target.meta),
-            depth: measured.map_or(ivf::DEPTHS[0], |it| it.depth),
+            rerank_margin: measured.map_or(ivf::RERANK_MARGINS[0], |it| it.rerank_margin),
         }
     }
 
     /// Of a search that goes by the errors of these codes.
-    fn on(self, options: StreamOptions) -> StreamOptions {
-        StreamOptions {
+    fn on(self, options: RerankOptions) -> RerankOptions {
+        RerankOptions {
             probes: self.probing.first,
             growth: self.probing.growth,
-            ..options.deeper(self.depth)
+            ..options.with_rerank_margin(self.rerank_margin)
         }
     }
 }
@@ -129,21 +129,22 @@ impl SearchStream {
     ) -> Result<Self> {
         let store = RelationStore::for_search(target.index);
         let search = stage_timer::stage(Stage::Route, || {
-            let search = Search::new(store, &target.meta, model, query);
+            let search = ListSearch::new(store, &target.meta, model, query);
             search.map(|search| search.with_memory(limits.score_bytes()))
         })
         .map_err(with_index(target.index))?;
         let stream = if target.meta.refine {
-            let options = effort.on(StreamOptions::for_refining(target.meta.shape));
+            let options = effort.on(RerankOptions::for_refine_codes(target.meta.shape));
             let options = limits.limit_probes(options);
             let store = RelationStore::for_search(target.index);
-            let refined = Refined::new(search, store, options).map_err(with_index(target.index))?;
-            let options = limits.limit_rows(StreamOptions::for_refined());
-            Stream::new(Timed(Box::new(refined)), options)
+            let refined =
+                RefineStream::new(search, store, options).map_err(with_index(target.index))?;
+            let options = limits.limit_rows(RerankOptions::for_heap_rows());
+            RerankStream::new(Timed(Box::new(refined)), options)
         } else {
-            let options = effort.on(StreamOptions::for_codes(target.meta.shape));
+            let options = effort.on(RerankOptions::for_codes(target.meta.shape));
             let options = limits.limit_probes(options);
-            Stream::new(Timed(Box::new(search)), limits.limit_rows(options))
+            RerankStream::new(Timed(Box::new(search)), limits.limit_rows(options))
         };
         Ok(Self { stream })
     }
@@ -157,7 +158,7 @@ impl SearchStream {
             codes: stats.work.codes,
             refined: stats.work.refined,
             compared: stats.compared,
-            returned: stats.given,
+            returned: stats.returned,
             dropped: stats.dropped,
         }
     }
@@ -165,7 +166,7 @@ impl SearchStream {
     /// Rows outside this range are not wanted. Nearer ones are returned nevertheless: they come before the others.
     pub fn within(&mut self, range: &DistanceRange) {
         if range.upper < f64::INFINITY {
-            self.stream.within(range.upper);
+            self.stream.set_max_distance(range.upper);
             if range.nan {
                 self.stream.keep_nan();
             }
@@ -173,8 +174,8 @@ impl SearchStream {
     }
 
     /// Searches as if a row were not there. To be called before the first row is asked for.
-    pub fn leave_out(&mut self, tid: Tid) {
-        self.stream.leave_out(tid);
+    pub fn exclude(&mut self, tid: Tid) {
+        self.stream.exclude(tid);
     }
 
     /// The next row in exact order, or none after the last.
@@ -190,9 +191,9 @@ impl SearchStream {
 }
 
 /// The candidates of the index's lists, by short codes or by refine codes, with the time that finding them takes.
-struct Timed(Box<dyn Source>);
+struct Timed(Box<dyn CandidateSource>);
 
-impl Source for Timed {
+impl CandidateSource for Timed {
     fn lists(&self) -> usize {
         self.0.lists()
     }
@@ -217,12 +218,12 @@ impl Source for Timed {
         self.0.bound()
     }
 
-    fn catch_up(
+    fn pull_new_lists(
         &mut self,
         n: usize,
         out: &mut Vec<Candidate>,
     ) -> std::result::Result<(), ivf::Error> {
-        stage_timer::stage(Stage::Scan, || self.0.catch_up(n, out))
+        stage_timer::stage(Stage::Scan, || self.0.pull_new_lists(n, out))
     }
 
     fn score(&self, distance: f64) -> f64 {
@@ -241,15 +242,15 @@ impl Source for Timed {
         self.0.rewind();
     }
 
-    fn work(&self) -> Work {
+    fn work(&self) -> CandidateStats {
         self.0.work()
     }
 
-    fn close(&mut self) {
-        self.0.close();
+    fn stop_probing(&mut self) {
+        self.0.stop_probing();
     }
 
-    fn leave_out(&mut self, tid: Tid) {
-        self.0.leave_out(tid);
+    fn exclude(&mut self, tid: Tid) {
+        self.0.exclude(tid);
     }
 }

@@ -15,9 +15,9 @@ use crate::pg::subtransaction::in_subtransaction;
 use crate::pg::vector_datum::OwnedVector;
 use crate::settings::reloptions::Options;
 use distillvq_ivf::distance_range::DistanceRange;
-use distillvq_ivf::search::Shares;
-use distillvq_ivf::stream::Growth;
-use distillvq_ivf::{Meta, Search};
+use distillvq_ivf::list_search::Shares;
+use distillvq_ivf::rerank::Growth;
+use distillvq_ivf::{ListSearch, Meta};
 use pgrx::pg_sys;
 
 /// `amcostestimate`: reads the metapage, and codes of a few lists if the query limits the distance; clamps what it does not
@@ -212,7 +212,7 @@ impl DistanceConditions {
         // SAFETY: a constant of this type that is not null.
         let query = unsafe { OwnedVector::copy(query, element) }.elements();
         // Of other dimensions: an error, but not the planner's.
-        if query.len() != meta.dim || !meta.trained() {
+        if query.len() != meta.dim || !meta.has_model() {
             return None;
         }
         let model = cache::searcher_at_hand(
@@ -222,7 +222,7 @@ impl DistanceConditions {
             (vectors / VECTORS_PER_MODEL).max(SMALL_MODEL),
         )?;
         let store = RelationStore::for_search(index);
-        let mut search = Search::new(store, meta, Some(&model), &query).ok()?;
+        let mut search = ListSearch::new(store, meta, Some(&model), &query).ok()?;
         search.shares(lower, upper).ok()?
     }
 }

@@ -1,7 +1,7 @@
 //! `distillvq_index_info` and the view `distillvq_indexes`: what an index is made of, and what it needs.
 //!
 //! A call reads all pages of the index, and looks up to 1,500 rows of the table up. The rules behind the advice are in
-//! `distillvq_ivf::care`.
+//! `distillvq_ivf::advice`.
 
 use crate::am::failure::with_index;
 use crate::am::model_store::catalog;
@@ -19,7 +19,7 @@ use crate::pg::text::to_server;
 use crate::pg::vector_datum::time_of;
 use crate::settings::reloptions::Options;
 use crate::settings::target_recall;
-use distillvq_ivf::care::{Care, Condition, Finer, Measured};
+use distillvq_ivf::advice::{Advice, FinerCodes, IndexHealth, RecallStatus};
 use distillvq_ivf::{
     Calibration, IndexStats, InsertedRow, Meta, Model, QueryKind, Tid, collect_stats,
 };
@@ -228,13 +228,13 @@ impl IndexReport {
         enough.then(|| errors.iter().sum::<f64>() / errors.len() as f64)
     }
 
-    fn condition(&self) -> Condition {
+    fn condition(&self) -> IndexHealth {
         let options = Options::of(self.index);
         // Where probes are given, no target counts; where all is asked for, all lists are searched.
         let target = Some(target_recall::target_recall(options.target_recall))
             .filter(|&target| options.probes == 0 && target < 1.0);
         let rows = self.census.rows();
-        let measured = |it: &Calibration| Measured {
+        let measured = |it: &Calibration| RecallStatus {
             rows: it.rows,
             // What came since a later measurement is not counted apart: then what the index has grown by.
             inserted: if it.rows == self.meta.pages.rows_at_build {
@@ -244,8 +244,8 @@ impl IndexReport {
             },
             reaches_target: target.is_none_or(|target| it.probes_for(target).is_some()),
         };
-        Condition {
-            trained: self.meta.trained(),
+        IndexHealth {
+            trained: self.meta.has_model(),
             model_missing: self.unfit.is_some(),
             unquantized: match options.model {
                 // The model knew what the table's rows are like only if it was trained on them.
@@ -264,7 +264,7 @@ impl IndexReport {
     fn row(self) -> Row {
         let (rows, balance) = (self.census.rows(), self.census.balance());
         let (meta, training) = (&self.meta, &self.meta.training);
-        let trained = meta.trained();
+        let trained = meta.has_model();
         let listed = rows - self.census.exact_rows();
         let bytes = self.index.bytes();
         let calibration = meta.calibration.as_ref();
@@ -326,39 +326,39 @@ impl IndexReport {
             }
             None => reindex.clone(),
         };
-        match self.condition().care() {
-            Care::Fine => "ok".to_owned(),
-            Care::ModelMissing => self.without_model(&index),
-            Care::Unquantized(rows) => format!(
+        match self.condition().advice() {
+            Advice::NothingToDo => "ok".to_owned(),
+            Advice::ModelMissing => self.without_model(&index),
+            Advice::Unquantized(rows) => format!(
                 "reindex: {rows} of {} rows are not quantized, every search compares each of them; {anew}",
                 self.census.rows()
             ),
-            Care::Untrained => format!(
+            Advice::Untrained => format!(
                 "reindex: it was built over too few rows to learn from, and searches compare every row; {reindex}"
             ),
-            Care::Drift(times) => format!(
+            Advice::Drift(times) => format!(
                 "reindex: new rows are of another kind, their codes err {times:.2} times as much; {anew}"
             ),
-            Care::Uneven(times) => format!(
+            Advice::Uneven(times) => format!(
                 "reindex: new rows crowd in some lists, the longest has {times:.0} times the rows of an average one; \
                  {anew}"
             ),
-            Care::Dead(share) => format!(
+            Advice::Dead(share) => format!(
                 "vacuum: {} % of its entries are of dead rows; VACUUM {table}",
                 percent(share)
             ),
-            Care::Coarse => self.finer(&index, &reindex),
-            Care::Grown(share) => format!(
+            Advice::TargetMissed => self.finer(&index, &reindex),
+            Advice::Grown(share) => format!(
                 "retrain: since its recall was measured, {} % as many rows as there were have come; {}",
                 percent(share),
                 again("distillvq_train")
             ),
-            Care::Shrunk(share) => format!(
+            Advice::Shrunk(share) => format!(
                 "calibrate: since its recall was measured, {} % of the rows are gone; {}",
                 percent(share),
                 again("distillvq_calibrate")
             ),
-            Care::Unmeasured => format!(
+            Advice::Unmeasured => format!(
                 "calibrate: its recall was not measured; {}",
                 again("distillvq_calibrate")
             ),
@@ -398,17 +398,17 @@ impl IndexReport {
         let Meta {
             shape, refine, dim, ..
         } = self.meta;
-        match Finer::than(shape, refine, dim) {
-            Finer::Subquantizers(codes) => coded(
+        match FinerCodes::next_step(shape, refine, dim) {
+            FinerCodes::Subquantizers(codes) => coded(
                 format!("subquantizers => {codes}"),
                 format!("subquantizers = {codes}"),
             ),
-            Finer::Bits(codes) => coded(
+            FinerCodes::Bits(codes) => coded(
                 format!("bits => 8, subquantizers => {codes}"),
                 format!("bits = 8, subquantizers = {codes}"),
             ),
-            Finer::Refine => rebuild(format!("{}; {reindex}", set("refine = sq7"))),
-            Finer::Nothing => {
+            FinerCodes::Refine => rebuild(format!("{}; {reindex}", set("refine = sq7"))),
+            FinerCodes::Nothing => {
                 let reached = lowered_target(best);
                 let how = match target_recall::is_explicit() {
                     true => format!("SET distillvq.target_recall = {reached:.3}"),

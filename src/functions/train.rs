@@ -22,7 +22,7 @@ use crate::pg::report::or_raise;
 use crate::pg::text::{from_c, from_server, to_server};
 use crate::pg::vector_column::VectorColumn;
 use crate::settings::reloptions::Options;
-use distillvq_ivf::{Calibration, QueryKind, Training, describe, replace_student};
+use distillvq_ivf::{Calibration, QueryKind, Training, replace_student, write_calibration};
 use distillvq_quantizer::{
     Loss, MAX_HELD_OUT, MAX_LISTS, Metric, RetrainOptions, TrainOptions, TrainReport, Trained,
     max_subquantizers, retrain, split_held_out, train,
@@ -200,7 +200,7 @@ fn recalibrate(
     let by_log = |it: &Calibration| it.kind == QueryKind::Log;
     if queries.is_none() && meta.calibration.as_ref().is_some_and(by_log) {
         let store = RelationStore::new(locked.index());
-        let again = describe(&store, meta.model_version(), training, meta.calibration);
+        let again = write_calibration(&store, meta.model_version(), training, meta.calibration);
         again.map_err(with_index(locked.index()))?;
         return Ok(());
     }

@@ -1,6 +1,6 @@
 //! How far a search goes on when its first lists were not enough, in settings named as pgvector names its own.
 
-use distillvq_ivf::stream::{LateRows, StreamOptions};
+use distillvq_ivf::rerank::{LateRows, RerankOptions};
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
 /// The values of `distillvq.iterative_scan`.
@@ -107,9 +107,9 @@ impl ScanLimits {
 
     /// The options of the search that probes lists, within the limits. An eighth of the memory is for its rows, and another
     /// for the candidates that it pulls.
-    pub fn limit_probes(&self, options: StreamOptions) -> StreamOptions {
+    pub fn limit_probes(&self, options: RerankOptions) -> RerankOptions {
         let largest_pull = self.memory / 8 / CANDIDATE_BYTES;
-        StreamOptions {
+        RerankOptions {
             max_probes: self.max_probes.max(options.probes),
             memory: self.memory / 8,
             largest_pull: largest_pull.clamp(1 << 12, 1 << 16),
@@ -118,8 +118,8 @@ impl ScanLimits {
     }
 
     /// The options of the search that compares rows exactly, within the limits. A quarter of the memory is for its rows.
-    pub fn limit_rows(&self, options: StreamOptions) -> StreamOptions {
-        StreamOptions {
+    pub fn limit_rows(&self, options: RerankOptions) -> RerankOptions {
+        RerankOptions {
             memory: self.memory / 4,
             max_compared: self.max_compared,
             late: self.late,

@@ -10,7 +10,9 @@ mod fixture;
 
 use common::*;
 use distillvq_ivf::testing::MemoryStore;
-use distillvq_ivf::{Builder, Create, Model, PageStore, describe, insert, replace_student, vacuum};
+use distillvq_ivf::{
+    Builder, CreateOptions, Model, PageStore, insert, replace_student, vacuum, write_calibration,
+};
 use distillvq_pages::FORMAT;
 use distillvq_quantizer::{NoMonitor, RetrainOptions, TrainOptions, retrain, train};
 use fixture::*;
@@ -49,12 +51,12 @@ fn the_command_makes_the_files_again() {
 fn files(recipe: Recipe) -> Vec<(String, Vec<u8>)> {
     let store = MemoryStore::new();
     let models = recipe.trained.then(|| models(recipe));
-    let create = Create {
+    let create = CreateOptions {
         metric: recipe.metric,
         dim: DIM,
         model: models.as_ref().map(|[model, _]| model),
         refine: recipe.refine,
-        build_id: 5,
+        model_version: 5,
     };
     let rows = rows_of(recipe, models.as_ref());
     let (built, inserted) = rows.split_at(BUILT);
@@ -65,7 +67,7 @@ fn files(recipe: Recipe) -> Vec<(String, Vec<u8>)> {
     builder.append(run.iter().map(Owned::row)).unwrap();
     let meta = builder.finish().unwrap();
     if recipe.trained {
-        describe(&store, 5, training(), Some(calibration())).unwrap();
+        write_calibration(&store, 5, training(), Some(calibration())).unwrap();
     }
     let insert_all = |rows: &[Owned]| {
         rows.iter()
@@ -84,7 +86,7 @@ fn files(recipe: Recipe) -> Vec<(String, Vec<u8>)> {
             retrained.to_bytes().unwrap(),
         ));
     }
-    let blocks = 0..store.blocks().unwrap();
+    let blocks = 0..store.block_count().unwrap();
     let pages = blocks.flat_map(|block| store.read(block, <[u8]>::to_vec).unwrap());
     files.push((format!("{}.index", recipe.name), pages.collect()));
     files

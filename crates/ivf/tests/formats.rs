@@ -8,13 +8,13 @@ mod common;
 mod fixture;
 
 use common::*;
-use distillvq_ivf::refined::Refined;
-use distillvq_ivf::stream::{Source, Stream, StreamOptions};
+use distillvq_ivf::refine::RefineStream;
+use distillvq_ivf::rerank::{CandidateSource, RerankOptions, RerankStream};
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
-    Candidate, Error, Meta, Model, ModelError, PAGE_SIZE, PageStore, PageWrite, Row, Search, Tid,
-    check, check_against, count_rows, create_empty, describe, insert, load_model, replace_student,
-    vacuum,
+    Candidate, Error, ListSearch, Meta, Model, ModelError, PAGE_SIZE, PageStore, PageWrite, Row,
+    RowFn, Tid, check, check_against, copy_without_rows, count_rows, insert, load_model,
+    replace_student, vacuum, write_calibration,
 };
 use distillvq_pages::{Error as PageError, FORMAT};
 use distillvq_quantizer::{NoMonitor, RetrainOptions, retrain};
@@ -85,8 +85,7 @@ impl Index {
 
     /// Verifies all pages and the codes of all rows, and searches.
     fn expect_right(&self) {
-        let mut table = |blocks: Range<u32>, each: &mut _| -> Result<(), Error> {
-            let each: &mut distillvq_ivf::EachRow<'_, Error> = each;
+        let mut table = |blocks: Range<u32>, each: &mut RowFn<'_, Error>| -> Result<(), Error> {
             let mut here = self.rows.iter().filter(|tid| blocks.contains(&tid.block));
             here.try_for_each(|tid| each(*tid, self.vector(*tid)))
         };
@@ -107,25 +106,32 @@ impl Index {
     /// The ten nearest rows. The search compares all rows, so these are exact.
     fn nearest(&self, query: &[f32]) -> Vec<Tid> {
         let searcher = self.model.as_ref().map(Model::searcher);
-        let search = Search::new(&self.store, &self.meta, searcher, query).unwrap();
-        let all = |options| StreamOptions {
+        let search = ListSearch::new(&self.store, &self.meta, searcher, query).unwrap();
+        let all = |options| RerankOptions {
             probes: usize::MAX,
             all_from: 0.001,
             ..options
         };
         if self.meta.refine {
-            let options = all(StreamOptions::for_refining(self.meta.shape));
-            let refined = Refined::new(search, &self.store, options).unwrap();
+            let options = all(RerankOptions::for_refine_codes(self.meta.shape));
+            let refined = RefineStream::new(search, &self.store, options).unwrap();
             self.first_ten(
                 query,
-                Stream::new(refined, all(StreamOptions::for_refined())),
+                RerankStream::new(refined, all(RerankOptions::for_heap_rows())),
             )
         } else {
-            self.first_ten(query, Stream::new(search, all(StreamOptions::default())))
+            self.first_ten(
+                query,
+                RerankStream::new(search, all(RerankOptions::default())),
+            )
         }
     }
 
-    fn first_ten<S: Source>(&self, query: &[f32], mut stream: Stream<S>) -> Vec<Tid> {
+    fn first_ten<S: CandidateSource>(
+        &self,
+        query: &[f32],
+        mut stream: RerankStream<S>,
+    ) -> Vec<Tid> {
         let mut fetch = |batch: &[Candidate], out: &mut Vec<Option<f64>>| -> Result<(), Error> {
             let distances = batch.iter().map(|it| self.vector(it.tid));
             out.extend(distances.map(|x| Some(distance(self.meta.metric, query, x))));
@@ -167,7 +173,7 @@ impl Index {
         let trained = retrain(model, vectors(1000, 51), queries, &options, &NoMonitor).unwrap();
         let student = trained.model.student_bytes().unwrap();
         let meta = replace_student(&self.store, &student, 77).unwrap();
-        describe(&self.store, 77, meta.training, None).unwrap();
+        write_calibration(&self.store, 77, meta.training, None).unwrap();
         self.reopen();
         assert_eq!(
             (self.meta.model_version(), self.meta.calibration),
@@ -202,7 +208,7 @@ fn indexes_of_released_formats_are_used() {
             (meta.metric, meta.dim, meta.refine),
             (recipe.metric, DIM, recipe.refine)
         );
-        assert_eq!(meta.trained(), recipe.trained);
+        assert_eq!(meta.has_model(), recipe.trained);
         if recipe.trained {
             assert_eq!(meta.lists() as usize, FEW_LISTS);
             assert_eq!((meta.shape.bits, meta.model_version()), (recipe.bits, 6));
@@ -219,7 +225,7 @@ fn indexes_of_released_formats_are_used() {
         );
 
         let copy = MemoryStore::new();
-        let empty = create_empty(&index.store, &copy).unwrap();
+        let empty = copy_without_rows(&index.store, &copy).unwrap();
         assert_eq!(
             empty.pages.version,
             FORMAT.into(),
@@ -261,7 +267,7 @@ fn each_kind_of_change_raises_the_version() {
             replace_student(&index.store, &student, 8).unwrap();
         }),
         ("a calibration", |index| {
-            describe(&index.store, 6, training(), None).unwrap();
+            write_calibration(&index.store, 6, training(), None).unwrap();
         }),
     ];
     for (what, change) in changes {
@@ -269,7 +275,7 @@ fn each_kind_of_change_raises_the_version() {
         change(&index);
         let meta = Meta::read(&index.store).unwrap();
         assert_eq!(meta.pages.version, FORMAT.into(), "{what}");
-        let newest = (0..index.store.blocks().unwrap())
+        let newest = (0..index.store.block_count().unwrap())
             .map(|block| index.store.read(block, |page| page[PAGE_FORMAT]).unwrap());
         assert_eq!(newest.max(), Some(FORMAT), "{what}");
     }
@@ -280,7 +286,7 @@ fn indexes_of_a_format_to_come_are_refused_by_their_version() {
     let newer = FORMAT + 1;
     for recipe in RECIPES {
         let index = Index::open(RELEASED, recipe);
-        for block in 0..index.store.blocks().unwrap() {
+        for block in 0..index.store.block_count().unwrap() {
             index.store.mutate(block, |page| {
                 page[PAGE_FORMAT] = newer;
                 if block == 0 {
@@ -298,9 +304,9 @@ fn indexes_of_a_format_to_come_are_refused_by_their_version() {
             check(store).unwrap_err(),
             vacuum(store, &mut |_| true).unwrap_err().into(),
             count_rows(store).unwrap_err().into(),
-            create_empty(store, &MemoryStore::new()).unwrap_err(),
+            copy_without_rows(store, &MemoryStore::new()).unwrap_err(),
             replace_student(store, &[1, 2, 3], 8).unwrap_err(),
-            describe(store, 6, training(), None).unwrap_err(),
+            write_calibration(store, 6, training(), None).unwrap_err(),
         ];
         for refusal in refusals {
             let text = refusal.to_string();
@@ -321,7 +327,7 @@ fn indexes_of_a_format_to_come_are_refused_by_their_version() {
 }
 
 fn pages(store: &MemoryStore) -> Vec<Vec<u8>> {
-    let blocks = 0..store.blocks().unwrap();
+    let blocks = 0..store.block_count().unwrap();
     blocks
         .map(|block| store.read(block, <[u8]>::to_vec).unwrap())
         .collect()

@@ -53,7 +53,7 @@ pub fn replace_blob<S: PageStore>(
     let in_use = blocks_in_use(store, &metapage)?;
     let (mut last, mut block) = (NO_BLOCK, metapage.spare.start);
     for (ordinal, chunk) in (0u32..).zip(chunks(blob)) {
-        store.interrupts()?;
+        store.check_interrupts()?;
         let next = if ordinal < metapage.spare.blocks {
             if in_use.contains(&block) {
                 return Err(Error::damaged(last, "the spare pages are in use"));

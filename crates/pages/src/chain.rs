@@ -108,7 +108,7 @@ pub(crate) fn check_next(
     let right = if ordinal + 1 == chain.blocks {
         next == NO_BLOCK
     } else {
-        next > block && next < store.blocks()?
+        next > block && next < store.block_count()?
     };
     if right {
         Ok(())
@@ -126,7 +126,7 @@ pub fn walk<S: PageStore>(
 ) -> Result<(), Error> {
     let mut block = chain.start;
     for ordinal in 0..count {
-        store.interrupts()?;
+        store.check_interrupts()?;
         let next = store.read(block, |page| {
             let head = read_header(page, block, ordinal)?;
             look(block, head, page)?;

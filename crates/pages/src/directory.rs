@@ -107,7 +107,7 @@ impl Directory {
     pub fn entries<S: PageStore>(&self, store: &S) -> Result<Vec<ListEntry>, Error> {
         let mut entries = Vec::with_capacity(self.lists as usize + 1);
         for ordinal in 0..self.extent.blocks {
-            store.interrupts()?;
+            store.check_interrupts()?;
             let block = self.extent.start + ordinal;
             store.read(block, |page| {
                 self.check_page(page, block)?;

@@ -20,7 +20,7 @@ pub fn insert<S: PageStore>(store: &S, metapage: &Metapage, row: Row<'_>) -> Res
     raise_version(store, metapage)?;
     let layout = metapage.layout(row.list)?;
     loop {
-        store.interrupts()?;
+        store.check_interrupts()?;
         let entry = metapage.directory.entry(store, row.list)?;
         if entry.first == NO_BLOCK {
             if start_chain(store, metapage, &layout, &row)? {
@@ -70,7 +70,7 @@ fn insert_into_chain<S: PageStore>(
     row: &Row<'_>,
     entry: &ListEntry,
 ) -> Result<u32, Error> {
-    let mut blocks = store.blocks()?;
+    let mut blocks = store.block_count()?;
     check_link(store, 0, entry.first, &mut blocks)?;
     let peek = |block: u32| {
         store.read(block, |page| {
@@ -87,7 +87,7 @@ fn insert_into_chain<S: PageStore>(
         None => (entry.first, peek(entry.first)?),
     };
     loop {
-        store.interrupts()?;
+        store.check_interrupts()?;
         let next = if full && header.next != NO_BLOCK {
             header.next
         } else {

@@ -67,7 +67,7 @@ impl Metapage {
 
     /// Reads and checks the metapage of a complete index, and its body.
     pub fn read_with_body<S: PageStore>(store: &S) -> Result<(Metapage, Vec<u8>), Error> {
-        let blocks = store.blocks()?;
+        let blocks = store.block_count()?;
         if blocks == 0 {
             return Err(Error::NotAnIndex);
         }
@@ -76,7 +76,7 @@ impl Metapage {
         })??;
         if metapage.validate(blocks).is_err() {
             // Its chains may have grown since the size was read.
-            metapage.validate(store.blocks()?)?;
+            metapage.validate(store.block_count()?)?;
         }
         if metapage.complete {
             Ok((metapage, body))

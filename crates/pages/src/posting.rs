@@ -212,7 +212,7 @@ pub fn check_link<S: PageStore>(
     blocks: &mut u32,
 ) -> Result<(), Error> {
     if next >= *blocks {
-        *blocks = store.blocks()?;
+        *blocks = store.block_count()?;
     }
     if next < *blocks {
         Ok(())

@@ -76,12 +76,12 @@ pub fn vacuum<S: PageStore>(
 /// not.
 pub fn count_rows<S: PageStore>(store: &S) -> Result<u64, Error> {
     let metapage = Metapage::read(store)?;
-    let (mut rows, mut blocks) = (0, store.blocks()?);
+    let (mut rows, mut blocks) = (0, store.block_count()?);
     for (list, entry) in (0u32..).zip(metapage.directory.entries(store)?) {
         let layout = metapage.layout(list)?;
         let (mut from, mut block) = (metapage.directory.entry_page(list), entry.first);
         while block != NO_BLOCK {
-            store.interrupts()?;
+            store.check_interrupts()?;
             check_link(store, from, block, &mut blocks)?;
             let (next, found) = store.read(block, |page| {
                 let head = read_header(page, block, list, &layout)?;
@@ -139,7 +139,7 @@ fn update_directory<S: PageStore>(
     lists: &[ListSummary],
 ) -> Result<(), Error> {
     for ordinal in 0..metapage.directory.extent.blocks {
-        store.interrupts()?;
+        store.check_interrupts()?;
         let block = metapage.directory.extent.start + ordinal;
         let from = ordinal as usize * ENTRIES_PER_PAGE;
         let found = lists.get(from..).unwrap_or_default();

@@ -24,7 +24,10 @@ use crate::pg::page_store::RelationStore;
 use crate::pg::relation::Heap;
 use crate::pg::vector_datum::ReadElements;
 use crate::pg::workers::{self, Workers};
-use distillvq_ivf::{Builder, Create, RowEncoder, Tid, Training, Truth, TruthCollector, describe};
+use distillvq_ivf::{
+    Builder, CreateOptions, GroundTruthCollector, RowEncoder, Tid, Training, Truth,
+    write_calibration,
+};
 use distillvq_quantizer::{EncodedRows, Model, Monitor, TrainError};
 
 /// What a worker makes of a batch.
@@ -38,7 +41,7 @@ type Encoding = std::result::Result<EncodedBatch, TrainError>;
 
 fn encode(
     encoder: RowEncoder<'_>,
-    truth: Option<&TruthCollector<'_>>,
+    truth: Option<&GroundTruthCollector<'_>>,
     batch: Batch,
     monitor: &dyn Monitor,
 ) -> Encoding {
@@ -51,13 +54,13 @@ fn encode(
 }
 
 /// What the pages are made with.
-fn create<'a>(plan: &BuildPlan, model: Option<&'a Model>) -> Create<'a> {
-    Create {
+fn create<'a>(plan: &BuildPlan, model: Option<&'a Model>) -> CreateOptions<'a> {
+    CreateOptions {
         metric: plan.metric,
         dim: plan.dim,
         model,
         refine: plan.refine,
-        build_id: crate::pg::server::random_u64(),
+        model_version: crate::pg::server::random_u64(),
     }
 }
 
@@ -68,7 +71,7 @@ pub fn load_nothing(plan: &BuildPlan, model: Option<&Model>) -> Result<()> {
         let meta = Builder::create(&store, create(plan, model))?.finish()?;
         if let Some(model) = model {
             let training = measure::training(model.report());
-            describe(&store, meta.model_version(), training, None)?;
+            write_calibration(&store, meta.model_version(), training, None)?;
         }
         Ok(())
     };
@@ -91,7 +94,7 @@ pub fn load(
     let model = model.as_ref();
     let truth = model
         .zip(queries)
-        .map(|(model, queries)| TruthCollector::new(model, queries.kind, queries.vectors));
+        .map(|(model, queries)| GroundTruthCollector::new(model, queries.kind, queries.vectors));
     let store = RelationStore::for_build(plan.index);
     let builder = Builder::create(&store, create(plan, model)).map_err(with_index(plan.index))?;
     let encoder = RowEncoder::new(builder.meta(), model).map_err(with_index(plan.index))?;
@@ -151,7 +154,8 @@ fn calibrate(
         code_error: truth.code_error,
         ..measure::training(model.report())
     };
-    describe(store, meta.model_version(), training, calibration).map_err(with_index(index))?;
+    write_calibration(store, meta.model_version(), training, calibration)
+        .map_err(with_index(index))?;
     if let Some(calibration) = &calibration {
         measure::notice_target_missed(index, calibration);
     }

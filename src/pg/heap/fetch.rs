@@ -37,7 +37,7 @@ impl HeapDistances<'_> {
                 return Err(Error::NoSuchRow { index, block });
             }
             for (i, candidate) in candidates.iter().enumerate() {
-                rows.warm(candidates, i);
+                rows.prefetch_cache_lines(candidates, i);
                 let value = rows.fetch(candidate.tid, self.snapshot);
                 out.push(value.map(|value| match self.query {
                     // SAFETY: a value of the index's type, valid until the next row, and the query, which is another one.
@@ -142,7 +142,7 @@ impl HeapFetcher {
     }
 
     /// Asks the processor for rows that follow the `i`-th.
-    fn warm(&self, rows: &[Candidate], i: usize) {
+    fn prefetch_cache_lines(&self, rows: &[Candidate], i: usize) {
         let Some(recent) = &self.recent else { return };
         let pointer = |row: &Candidate| recent.warm_pointer(row.tid.block, row.tid.offset);
         let tuple = |row: &Candidate| recent.warm_row(row.tid.block, row.tid.offset);

@@ -4,7 +4,8 @@
 use distillvq_ivf::SideLocation;
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
-    Builder, Candidate, CodeShape, Create, Meta, Metric, Model, PageStore, Row, Search, Tid,
+    Builder, Candidate, CodeShape, CreateOptions, ListSearch, Meta, Metric, Model, PageStore, Row,
+    Tid,
 };
 use distillvq_kernels::{LANES, kernels};
 use distillvq_quantizer::{
@@ -162,14 +163,14 @@ pub fn encode_refined(model: &Model, vectors: &[f32], from: usize) -> Vec<Owned>
 
 /// Builds an index in runs, with refine codes if the rows have any.
 pub fn build(store: &MemoryStore, model: &Model, runs: &[&[Owned]]) -> Meta {
-    let create = Create {
+    let create = CreateOptions {
         metric: model.metric(),
         dim: model.dim(),
         model: Some(model),
         refine: runs
             .iter()
             .any(|run| run.iter().any(|row| !row.refine.is_empty())),
-        build_id: 5,
+        model_version: 5,
     };
     let mut builder = Builder::create(store, create).unwrap();
     for run in runs {
@@ -244,7 +245,7 @@ fn pack(shape: CodeShape, codes: &[u8], lane: usize) -> Vec<u8> {
 }
 
 /// The rows of the exact list.
-pub fn exact_rows<S: PageStore>(search: &mut Search<S>) -> Vec<Tid> {
+pub fn exact_rows<S: PageStore>(search: &mut ListSearch<S>) -> Vec<Tid> {
     let mut tids = Vec::new();
     loop {
         let before = tids.len();
@@ -263,7 +264,7 @@ pub fn pull_all(
     query: &[f32],
     n: usize,
 ) -> Vec<Candidate> {
-    let mut search = Search::new(store, meta, Some(model.searcher()), query).unwrap();
+    let mut search = ListSearch::new(store, meta, Some(model.searcher()), query).unwrap();
     search.probe(usize::MAX).unwrap();
     assert_eq!(search.probed(), model.lists());
     let mut out = Vec::new();
