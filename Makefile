@@ -7,7 +7,8 @@ MAKEFLAGS += --no-print-directory
 export PG_CONFIG OLD_PG_CONFIG DESTDIR SPLIT BYTES DOCS
 
 with_env := tools/with_env.sh
-pure := --package distillvq-kernels --package distillvq-quantizer --package distillvq-pages --package distillvq-ivf
+pure := --package distillvq-kernels --package distillvq-linalg --package distillvq-model \
+	--package distillvq-training --package distillvq-pages --package distillvq-ivf
 
 ## demo         load real embeddings, train, build, search, compare; DATA=… takes another data set
 .PHONY: demo
@@ -112,6 +113,17 @@ install:
 .PHONY: uninstall
 uninstall:
 	@tools/install.sh --remove
+
+## deb          Debian packages into target/deb/, for the PostgreSQL of PG_CONFIG or 18; VERSIONS="17 18" for others (Debian)
+.PHONY: deb
+deb:
+	@tools/deb.sh $(VERSIONS)
+
+## test-deb     install a package in a pristine Debian with apt and run the quick start there; VERSIONS=17 (Debian, root)
+.PHONY: test-deb
+test-deb:
+	@tools/deb.sh $(or $(VERSIONS),17)
+	@for version in $(or $(VERSIONS),17); do tools/test-deb.sh "$$version" || exit; done
 
 ## env          print the settings that `cargo test -p distillvq-harness` needs: eval "$(make -s env)"
 .PHONY: env

@@ -1,6 +1,24 @@
 -- distillvq 0.1.0: access method, operator classes, models, training.
 \echo Use "CREATE EXTENSION distillvq CASCADE" to load this file. \quit
 
+-- pgvector --------------------------------------------------------------------
+
+-- Versions before this one have no halfvec. The packages depend on the version that is stated here.
+DO $$
+DECLARE
+    least_pgvector constant text := '0.7.0';
+    digits constant text := '^([0-9]+)[.]([0-9]+)[.]([0-9]+)';
+    installed constant text := (SELECT extversion FROM pg_extension WHERE extname = 'vector');
+BEGIN
+    IF regexp_match(installed, digits)::integer[] < regexp_match(least_pgvector, digits)::integer[] THEN
+        RAISE EXCEPTION 'distillvq requires pgvector % or later, but the extension "vector" has version %',
+                least_pgvector, installed
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                HINT = format('Install pgvector %s or later, then run ALTER EXTENSION vector UPDATE.', least_pgvector);
+    END IF;
+END
+$$;
+
 -- The access method ---------------------------------------------------------
 
 CREATE FUNCTION distillvq_handler(internal) RETURNS index_am_handler

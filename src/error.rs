@@ -6,7 +6,8 @@
 mod report;
 
 use distillvq_ivf as ivf;
-use distillvq_quantizer::{Metric, ModelError, TrainError, can_allocate};
+use distillvq_model::{Metric, ModelError, can_allocate};
+use distillvq_training::TrainError;
 
 /// What somebody wants to do with an index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

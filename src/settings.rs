@@ -29,7 +29,7 @@ pub fn register() {
           values above the number of lists mean all lists.",
         &PROBES,
         0,
-        distillvq_quantizer::MAX_LISTS as i32,
+        distillvq_model::MAX_LISTS as i32,
         GucContext::Userset,
         GucFlags::EXPLAIN,
     );

@@ -31,7 +31,7 @@ export OMP_WAIT_POLICY=passive
 "$python" "$scripts/test_measure.py" --quiet
 
 ours() {
-    cargo run --quiet --locked --release --manifest-path "$root/Cargo.toml" --package distillvq-quantizer \
+    cargo run --quiet --locked --release --manifest-path "$root/Cargo.toml" --package distillvq-training \
         --example quality -- "$data" "--$split" "$@"
 }
 say "ours"

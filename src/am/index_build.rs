@@ -15,7 +15,7 @@ use crate::pg::page_store::RelationStore;
 use crate::pg::relation::{Heap, Index};
 use crate::settings::reloptions::Options;
 use distillvq_ivf::{MAX_SIDE_BYTES, copy_without_rows};
-use distillvq_quantizer::{Model, refine_bytes, refine_dimensions};
+use distillvq_model::{Model, refine_bytes, refine_dimensions};
 
 /// What a build counted.
 pub struct BuildCounts {

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::pg::page_store::RelationStore;
 use crate::pg::relation::Index;
 use distillvq_ivf::{Meta, Model, load_model};
-use distillvq_quantizer::Searcher;
+use distillvq_model::Searcher;
 
 /// An index opened for a search or a change, with its metapage as it is now.
 pub struct OpenIndex {

@@ -14,7 +14,7 @@ use distillvq_ivf::distance_range::DistanceRange;
 use distillvq_ivf::refine::RefineStream;
 use distillvq_ivf::rerank::{CandidateSource, CandidateStats, Hit, RerankOptions, RerankStream};
 use distillvq_ivf::{self as ivf, Candidate, ListSearch, Tid};
-use distillvq_quantizer::Searcher;
+use distillvq_model::Searcher;
 
 /// A search under way.
 pub struct IndexSearch {

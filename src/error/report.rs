@@ -2,8 +2,9 @@
 
 use super::{Error, Operation};
 use distillvq_ivf as ivf;
+use distillvq_model::ModelError;
 use distillvq_pages as pages;
-use distillvq_quantizer::{ModelError, TrainError};
+use distillvq_training::TrainError;
 use pgrx::PgSqlErrorCode;
 
 impl Error {

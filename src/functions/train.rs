@@ -23,9 +23,9 @@ use crate::pg::text::{from_c, from_server, to_server};
 use crate::pg::vector_column::VectorColumn;
 use crate::settings::reloptions::Options;
 use distillvq_ivf::{Calibration, QueryKind, Training, replace_student, write_calibration};
-use distillvq_quantizer::{
-    Loss, MAX_HELD_OUT, MAX_LISTS, Metric, RetrainOptions, TrainOptions, TrainReport, Trained,
-    max_subquantizers, retrain, split_held_out, train,
+use distillvq_model::{MAX_LISTS, Metric, TrainReport, max_subquantizers};
+use distillvq_training::{
+    Loss, MAX_HELD_OUT, RetrainOptions, TrainOptions, Trained, retrain, split_held_out, train,
 };
 use pgrx::iter::TableIterator;
 use pgrx::{name, pg_sys::Oid};

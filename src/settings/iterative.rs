@@ -42,7 +42,7 @@ pub fn register() {
         c"0 is no limit. The first lists are probed in any case.",
         &MAX_PROBES,
         0,
-        distillvq_quantizer::MAX_LISTS as i32,
+        distillvq_model::MAX_LISTS as i32,
         GucContext::Userset,
         GucFlags::EXPLAIN,
     );

@@ -89,7 +89,10 @@ impl DataSet {
 }
 
 /// Reads `NAME.npy`, and `NAME_scales.npy` if its values are int8.
-fn vectors(directory: &Path, name: &str) -> Result<Vectors> {
+///
+/// # Errors
+/// If a file is missing or malformed.
+pub fn vectors(directory: &Path, name: &str) -> Result<Vectors> {
     let path = directory.join(format!("{name}.npy"));
     let array = Array::read(&path)?;
     let values = match array.values {
@@ -113,7 +116,11 @@ fn scales(path: &Path, rows: usize) -> Result<Vec<f32>> {
     }
 }
 
-fn numbers(path: &Path) -> Result<Vec<usize>> {
+/// Reads row numbers.
+///
+/// # Errors
+/// If the file is missing or malformed.
+pub fn numbers(path: &Path) -> Result<Vec<usize>> {
     let bad = || Error::data(path, "not row numbers");
     match Array::read(path)?.values {
         Values::Int32(numbers) => numbers

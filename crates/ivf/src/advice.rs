@@ -15,9 +15,9 @@
 //!
 //! The first rule that applies is the advice: building anew mends what is below it.
 
+use distillvq_model::{CodeShape, MIN_TRAIN_ROWS, max_subquantizers, refine_bytes};
 use distillvq_pages::Balance;
 use distillvq_pages::MAX_SIDE_BYTES;
-use distillvq_quantizer::{CodeShape, MIN_TRAIN_ROWS, max_subquantizers, refine_bytes};
 
 /// Share of dead entries above which a vacuum is worth while: searches compare them in vain.
 pub const MAX_DEAD_FRACTION: f64 = 0.2;

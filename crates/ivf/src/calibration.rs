@@ -185,7 +185,7 @@ pub struct Training {
     /// The same afterwards.
     pub recall_after: Option<f32>,
     /// Mean squared error of the codes over the squared length of the vector, over a sample of the rows of the build
-    /// ([`distillvq_quantizer::Model::code_error`]); none if it was not measured.
+    /// ([`distillvq_model::Model::code_error`]); none if it was not measured.
     pub code_error: Option<f32>,
 }
 

@@ -10,8 +10,8 @@ use crate::model_pages::load_model;
 use crate::pq::{CODES, CORRECTION, NORM, REFINE, Row};
 use crate::row_encoder::RowEncoder;
 use crate::{Model, Tid};
+use distillvq_model::StoredRow;
 use distillvq_pages::{Block, Check, CheckReport, PageStore, TidLocation};
-use distillvq_quantizer::StoredRow;
 use std::ops::Range;
 
 /// Elements of the vectors that are encoded in one go: milliseconds.

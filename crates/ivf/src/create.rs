@@ -6,8 +6,8 @@ use crate::index_meta::{Meta, UNTRAINED};
 use crate::model_pages::model_bytes;
 use crate::pq::{Row, row_format};
 use crate::{Metric, Model, PageStore};
+use distillvq_model::{MAX_DIM, refine_bytes};
 use distillvq_pages::{self as pages, Contents, Metapage, RowFormat};
-use distillvq_quantizer::{MAX_DIM, refine_bytes};
 
 /// What an index is created with.
 #[derive(Clone, Copy, Debug)]

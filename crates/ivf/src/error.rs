@@ -1,7 +1,7 @@
 //! Errors of reading, changing and searching an index.
 
+use distillvq_model::ModelError;
 use distillvq_pages as pages;
-use distillvq_quantizer::ModelError;
 
 /// An error of reading, changing or searching an index.
 #[derive(Debug, thiserror::Error)]

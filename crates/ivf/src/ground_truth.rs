@@ -3,9 +3,7 @@
 use crate::Tid;
 use crate::calibration::QueryKind;
 use crate::rerank::RANKS;
-use distillvq_quantizer::{
-    Encoded, EncodedRows, ExactScores, Model, Monitor, Placement, ScoreBuffers, TrainError,
-};
+use distillvq_model::{Encoded, EncodedRows, ExactScores, Model, Placement, ScoreBuffers};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -104,17 +102,18 @@ impl<'a> GroundTruthCollector<'a> {
         2 * size_of_val(&self.queries[..]) + best + threads * buffers
     }
 
-    /// Offers rows: their addresses, raw vectors, and what they were encoded to. `monitor` is asked every few milliseconds.
+    /// Offers rows: their addresses, raw vectors, and what they were encoded to; calls `check_interrupts` every few
+    /// milliseconds.
     ///
     /// # Errors
-    /// [`TrainError::Interrupted`] when the monitor wants it.
-    pub fn offer(
+    /// The first error of `check_interrupts`.
+    pub fn offer<E>(
         &self,
         tids: &[Tid],
         vectors: &[f32],
         encoded: &EncodedRows,
-        monitor: &dyn Monitor,
-    ) -> Result<(), TrainError> {
+        check_interrupts: impl Fn() -> Result<(), E>,
+    ) -> Result<(), E> {
         let dim = self.model.dim();
         self.measure_errors(vectors, encoded);
         let placed = |row: &&Encoded| row.placement != Placement::Unindexed;
@@ -126,9 +125,7 @@ impl<'a> GroundTruthCollector<'a> {
         for ((tids, vectors), placed) in
             rows.zip(pieces).zip(encoded.rows.chunks(ExactScores::ROWS))
         {
-            if monitor.interrupted() {
-                return Err(TrainError::Interrupted);
-            }
+            check_interrupts()?;
             let scores = self.scores.of(vectors, &mut buffers);
             for (query, scores) in scores.chunks_exact(tids.len().max(1)).enumerate() {
                 let near = |i: usize, score: f32| {

@@ -22,8 +22,8 @@ use crate::error::Error;
 use crate::pq::{REFINE, code_shape};
 use crate::rerank::BANDS;
 use crate::{CodeShape, Metric, Model};
+use distillvq_model::{MAX_DIM, MAX_LISTS, refine_bytes};
 use distillvq_pages::{Metapage, PageStore, get, get_f32, get_u32, get_u64, put, replace_body};
-use distillvq_quantizer::{MAX_DIM, MAX_LISTS, refine_bytes};
 
 const RERANK_MARGIN: usize = 80;
 const POINTS: usize = 88;
@@ -50,7 +50,7 @@ pub struct Meta {
     pub dim: usize,
     /// What is kept of a row in a list; without meaning (no sub-quantizers) if untrained.
     pub shape: CodeShape,
-    /// Whether rows in lists have refine codes ([`distillvq_quantizer::RefineQuery`]).
+    /// Whether rows in lists have refine codes ([`distillvq_model::RefineQuery`]).
     pub refine: bool,
     /// How the model came to be.
     pub training: Training,

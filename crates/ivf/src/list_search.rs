@@ -22,10 +22,10 @@ use crate::scorer::{BlockFilter, BlockScorer, NoFilter};
 use crate::top_candidates::TopCandidates;
 use crate::{Metric, Tid};
 use distillvq_kernels::LANES;
+use distillvq_model::{ListRanking, RefineQuery, Searcher};
 use distillvq_pages::{
     Layout, ListEntry, Metapage, NO_BLOCK, PageHeader, PageStore, check_link, read_header,
 };
-use distillvq_quantizer::{ListRanking, RefineQuery, Searcher};
 use scores::Scores;
 use std::cell::Cell;
 use std::cmp::Ordering;
@@ -121,7 +121,7 @@ pub struct ListSearch<S: PageStore, B: BlockScorer = PqScorer, F: BlockFilter = 
     metric: Metric,
     /// Bytes of a refine code, 0 if there are none.
     refine_bytes: usize,
-    /// What the model multiplies vectors by, see [`distillvq_quantizer::Model::scale_factor`].
+    /// What the model multiplies vectors by, see [`distillvq_model::Model::scale_factor`].
     unit: f64,
     /// `None` if the index is untrained.
     scoring: Option<Scoring<B, F>>,

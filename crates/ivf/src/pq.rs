@@ -3,8 +3,8 @@
 use crate::scorer::BlockScorer;
 use crate::{CodeShape, Tid};
 use distillvq_kernels::{Kernels, LANES, ScoreParams, kernels};
+use distillvq_model::QueryTables;
 use distillvq_pages::{self as pages, Block, Column, MAX_COLUMNS, RowFormat, Stored, Value};
-use distillvq_quantizer::QueryTables;
 
 /// Id of the column of codes.
 pub(crate) const CODES: u8 = 1;

@@ -11,10 +11,10 @@ use crate::list_search::ListSearch;
 use crate::rerank::{CandidateSource, CandidateStats, Hit, LateRows, RerankOptions, RerankStream};
 use crate::scorer::RowScorer;
 use crate::{CodeShape, Tid};
+use distillvq_model::RefineQuery;
 use distillvq_pages::{
     BODY, NO_BLOCK, PG_HEADER_SIZE, PageHeader, PageKind, PageStore, SideLocation, check_link,
 };
-use distillvq_quantizer::RefineQuery;
 use std::cell::Cell;
 
 /// Rows compared at a time once they are ranked by refine codes: about as many are compared beyond those returned.

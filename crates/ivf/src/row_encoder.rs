@@ -4,7 +4,8 @@ use crate::error::Error;
 use crate::index_meta::Meta;
 use crate::pq::Row;
 use crate::{Metric, Model, Tid};
-use distillvq_quantizer::{Encoded, EncodedRows, Monitor, NoMonitor, Placement, TrainError};
+use distillvq_model::{Encoded, EncodedRows, Placement};
+use std::convert::Infallible;
 
 /// How vectors become rows of an index: plain values, fit for a worker.
 #[derive(Clone, Copy, Debug)]
@@ -36,21 +37,21 @@ impl<'a> RowEncoder<'a> {
 
     /// Encodes row-major vectors.
     pub fn encode(&self, vectors: &[f32]) -> EncodedRows {
-        // A quiet monitor interrupts nothing.
-        self.encode_watched(vectors, &NoMonitor).unwrap_or_default()
+        let Ok(encoded) = self.try_encode(vectors, || Ok::<_, Infallible>(()));
+        encoded
     }
 
-    /// As [`RowEncoder::encode`], `monitor` being asked every few milliseconds.
+    /// As [`RowEncoder::encode`]; calls `check_interrupts` every few milliseconds.
     ///
     /// # Errors
-    /// [`TrainError::Interrupted`] when the monitor wants it.
-    pub fn encode_watched(
+    /// The first error of `check_interrupts`.
+    pub fn try_encode<E: Send>(
         &self,
         vectors: &[f32],
-        monitor: &dyn Monitor,
-    ) -> Result<EncodedRows, TrainError> {
+        check_interrupts: impl Fn() -> Result<(), E> + Sync + Send,
+    ) -> Result<EncodedRows, E> {
         match self.model {
-            Some(model) => model.encode_watched(vectors, self.refine, monitor),
+            Some(model) => model.try_encode(vectors, self.refine, check_interrupts),
             None => Ok(self.untrained(vectors)),
         }
     }

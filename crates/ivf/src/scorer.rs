@@ -53,8 +53,8 @@ pub trait RowScorer {
     fn score(&self, side: &[u8]) -> (f32, f32);
 }
 
-impl RowScorer for distillvq_quantizer::RefineQuery {
+impl RowScorer for distillvq_model::RefineQuery {
     fn score(&self, side: &[u8]) -> (f32, f32) {
-        distillvq_quantizer::RefineQuery::score(self, side)
+        distillvq_model::RefineQuery::score(self, side)
     }
 }

@@ -9,8 +9,8 @@ use distillvq_ivf::{
     Builder, CheckReport, CreateOptions, Error, Meta, Metric, Model, PageStore, Row, RowEncoder,
     RowFn, Tid, check, check_against, check_within, insert, vacuum,
 };
+use distillvq_model::refine_bytes;
 use distillvq_pages::Error as PageError;
-use distillvq_quantizer::refine_bytes;
 use std::ops::Range;
 
 /// A table and an index over it.

@@ -11,11 +11,11 @@ use distillvq_ivf::{
     Calibration, Candidate, ListSearch, Meta, Metric, Model, Tid, Training, row_format,
 };
 use distillvq_kernels::LANES;
+use distillvq_model::refine_bytes;
 use distillvq_pages::{
     Block, Builder, Check, CheckReport, Column, Contents, MAX_COLUMNS, Metapage, PageStore, Row,
     RowFormat, Stored, Value, collect_stats, insert, vacuum,
 };
-use distillvq_quantizer::refine_bytes;
 use std::collections::HashMap;
 
 const TAG: u8 = 77;

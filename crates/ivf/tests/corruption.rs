@@ -13,7 +13,7 @@ use distillvq_ivf::{
     load_model, read_all_pages, replace_student, vacuum,
 };
 use distillvq_pages::Error as PageError;
-use distillvq_quantizer::{NoMonitor, TrainOptions, train};
+use distillvq_training::{NoMonitor, TrainOptions, train};
 use proptest::prelude::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;

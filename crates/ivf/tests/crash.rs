@@ -12,8 +12,8 @@ use distillvq_ivf::{
     QueryKind, Row, RowEncoder, RowFn, Tid, Training, check_against, collect_stats, insert,
     load_model, replace_student, vacuum, write_calibration,
 };
+use distillvq_model::{EncodedRows, Placement};
 use distillvq_pages::Error as PageError;
-use distillvq_quantizer::{EncodedRows, Placement};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::ops::Range;

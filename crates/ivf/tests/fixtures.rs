@@ -14,7 +14,7 @@ use distillvq_ivf::{
     Builder, CreateOptions, Model, PageStore, insert, replace_student, vacuum, write_calibration,
 };
 use distillvq_pages::FORMAT;
-use distillvq_quantizer::{NoMonitor, RetrainOptions, TrainOptions, retrain, train};
+use distillvq_training::{NoMonitor, RetrainOptions, TrainOptions, retrain, train};
 use fixture::*;
 use std::fs;
 

@@ -17,7 +17,7 @@ use distillvq_ivf::{
     replace_student, vacuum, write_calibration,
 };
 use distillvq_pages::{Error as PageError, FORMAT};
-use distillvq_quantizer::{NoMonitor, RetrainOptions, retrain};
+use distillvq_training::{NoMonitor, RetrainOptions, retrain};
 use fixture::*;
 use std::collections::BTreeSet;
 use std::fs;

@@ -21,7 +21,7 @@ use distillvq_ivf::{
     Calibration, Candidate, Error, ListSearch, Meta, Metric, Model, PageStore, Point, QueryKind,
     Tid, Training, check, insert, load_model, replace_student, vacuum, write_calibration,
 };
-use distillvq_quantizer::{NoMonitor, RetrainOptions, TrainOptions, retrain, train};
+use distillvq_training::{NoMonitor, RetrainOptions, TrainOptions, retrain, train};
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;

@@ -7,7 +7,8 @@ use common::*;
 use distillvq_ivf::{
     CALIBRATION_K, DEEP_QUERIES, GroundTruthCollector, Metric, Neighbours, QueryKind, Tid,
 };
-use distillvq_quantizer::{EncodedRows, Monitor, NoMonitor, Phase, Placement, TrainError};
+use distillvq_linalg::testing::never_interrupt;
+use distillvq_model::{EncodedRows, Placement};
 use std::collections::HashSet;
 
 const ROWS: usize = 3000;
@@ -73,7 +74,7 @@ fn collect(
                     let vectors = &rows[from * DIM..to * DIM];
                     let encoded = part(encoded, m, from..to);
                     collector
-                        .offer(&tids, vectors, &encoded, &NoMonitor)
+                        .offer(&tids, vectors, &encoded, never_interrupt)
                         .unwrap();
                 }
             });
@@ -140,17 +141,10 @@ fn a_row_that_poses_as_a_query_is_left_out_once() {
 
 #[test]
 fn a_cancel_stops_it() {
-    struct Cancelled;
-    impl Monitor for Cancelled {
-        fn interrupted(&self) -> bool {
-            true
-        }
-        fn phase(&self, _: Phase, _: usize, _: usize) {}
-    }
     let model = model(Metric::L2, 4);
     let rows = vectors(10, 5);
     let collector = GroundTruthCollector::new(&model, QueryKind::Log, vectors(2, 6));
     let tids: Vec<Tid> = (0..10).map(tid).collect();
-    let outcome = collector.offer(&tids, &rows, &model.encode(&rows), &Cancelled);
-    assert_eq!(outcome, Err(TrainError::Interrupted));
+    let outcome = collector.offer(&tids, &rows, &model.encode(&rows), || Err("cancel"));
+    assert_eq!(outcome, Err("cancel"));
 }

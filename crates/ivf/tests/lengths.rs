@@ -9,7 +9,7 @@ use distillvq_ivf::refine::RefineStream;
 use distillvq_ivf::rerank::{CandidateSource, RerankOptions, RerankStream};
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{Candidate, Error, ListSearch, Metric, Tid};
-use distillvq_quantizer::{NoMonitor, TrainOptions, train};
+use distillvq_training::{NoMonitor, TrainOptions, train};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 

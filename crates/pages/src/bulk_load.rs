@@ -6,11 +6,12 @@
 //! A run writes each page once: the builder is the only writer, so the number of the page that will continue a chain is
 //! known in advance and its link can be written with the page before it.
 
+use crate::bytes::put;
 use crate::chain::{Chain, Extent, chunks, write_chunk};
 use crate::directory::{Directory, ENTRIES_PER_PAGE, ListEntry, entry_offset};
 use crate::error::Error;
 use crate::metapage::{Metapage, write_body};
-use crate::page::{FORMAT, Layout, NO_BLOCK, PageHeader, PageKind, put};
+use crate::page::{FORMAT, Layout, NO_BLOCK, PageHeader, PageKind};
 use crate::posting::{append_rows, check_row, check_side, extend_after, read_header};
 use crate::row::Row;
 use crate::row_format::RowFormat;

@@ -5,8 +5,9 @@
 //! numbers only; together with the ordinals and the number of pages in the metapage that bounds every walk. A chain may
 //! have more pages than its blob needs.
 
+use crate::bytes::{get_u32, get_u64, put};
 use crate::error::Error;
-use crate::page::{BODY, BODY_SIZE, NO_BLOCK, PageHeader, PageKind, get_u32, get_u64, put};
+use crate::page::{BODY, BODY_SIZE, NO_BLOCK, PageHeader, PageKind};
 use crate::store::PageStore;
 
 /// A run of pages of one kind.

@@ -4,9 +4,10 @@
 //! consecutive blocks. `first` never changes once set. An insert starts to look for room at the insert block, which is never
 //! needed for correctness; `rows` counts at build or the last vacuum.
 
+use crate::bytes::{get_u32, get_u64, put};
 use crate::chain::Extent;
 use crate::error::Error;
-use crate::page::{BODY, BODY_SIZE, PageHeader, PageKind, get_u32, get_u64, put};
+use crate::page::{BODY, BODY_SIZE, PageHeader, PageKind};
 use crate::store::PageStore;
 
 const ENTRY_SIZE: usize = 16;

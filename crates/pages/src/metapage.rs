@@ -20,13 +20,11 @@
 //! current blob ([`crate::replace_blob`]) and of the body change it; every other change is in the directory and the posting
 //! pages.
 
+use crate::bytes::{get, get_u16, get_u32, get_u64, put};
 use crate::chain::{Chain, Extent};
 use crate::directory::Directory;
 use crate::error::Error;
-use crate::page::{
-    BODY, FORMAT, Layout, PAGE_SIZE, PageHeader, PageKind, check_format, get, get_u16, get_u32,
-    get_u64, put,
-};
+use crate::page::{BODY, FORMAT, Layout, PAGE_SIZE, PageHeader, PageKind, check_format};
 use crate::row_format::RowFormat;
 use crate::store::{PageStore, PageWrite};
 

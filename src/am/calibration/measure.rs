@@ -15,7 +15,7 @@ use crate::pg::page_store::RelationStore;
 use crate::pg::relation::{Heap, Index, LockedIndex};
 use crate::pg::role::as_role;
 use crate::pg::vector_datum::OwnedVector;
-use crate::pg::workers;
+use crate::pg::workers::{self, SharedProgress};
 use crate::settings::Probing;
 use crate::settings::iterative::ScanLimits;
 use crate::settings::reloptions::Options;
@@ -25,7 +25,8 @@ use distillvq_ivf::{
     BandLists, Bands, CALIBRATION_K, Calibration, Candidate, DEEP_QUERIES, GroundTruthCollector,
     Meta, Neighbours, RecallCurve, RowEncoder, Tid, Training, Truth, choose_rerank_margin,
 };
-use distillvq_quantizer::{ListRanking, Model, Monitor, TrainError, TrainReport};
+use distillvq_model::{ListRanking, Model, TrainReport};
+use distillvq_training::{TrainError, check_interrupts};
 use std::time::{Duration, Instant};
 
 /// Queries that are searched with each number of lists: what searches lose differs little between queries.
@@ -81,9 +82,10 @@ pub fn truth(
     let encoder =
         RowEncoder::new(&meta, Some(model)).map_err(crate::am::failure::with_index(*index))?;
     let (sizes, expected) = (BuildMemory::new(), heap.estimated_rows());
-    let work = |batch: Batch, monitor: &dyn Monitor| {
-        let encoded = encoder.encode_watched(&batch.vectors, monitor)?;
-        collector.offer(&batch.tids, &batch.vectors, &encoded, monitor)?;
+    let work = |batch: Batch, progress: &SharedProgress| {
+        let check = || check_interrupts(progress);
+        let encoded = encoder.try_encode(&batch.vectors, check)?;
+        collector.offer(&batch.tids, &batch.vectors, &encoded, check)?;
         Ok(batch.tids.len())
     };
     workers::with_workers(sizes.workers, work, |mut workers| {

@@ -8,7 +8,8 @@ use crate::pg::heap::{self, SampledRows};
 use crate::pg::relation::{Heap, Index, LockedIndex};
 use crate::settings::reloptions::Options;
 use distillvq_ivf::QueryKind;
-use distillvq_quantizer::{MAX_HELD_OUT, Model, sample_vectors, split_held_out};
+use distillvq_model::Model;
+use distillvq_training::{MAX_HELD_OUT, sample_vectors, split_held_out};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 

@@ -23,12 +23,13 @@ use crate::pg::memory::trim_malloc;
 use crate::pg::page_store::RelationStore;
 use crate::pg::relation::Heap;
 use crate::pg::vector_datum::ReadElements;
-use crate::pg::workers::{self, Workers};
+use crate::pg::workers::{self, SharedProgress, Workers};
 use distillvq_ivf::{
     Builder, CreateOptions, GroundTruthCollector, RowEncoder, Tid, Training, Truth,
     write_calibration,
 };
-use distillvq_quantizer::{EncodedRows, Model, Monitor, TrainError};
+use distillvq_model::{EncodedRows, Model};
+use distillvq_training::{TrainError, check_interrupts};
 
 /// What a worker makes of a batch.
 struct EncodedBatch {
@@ -43,12 +44,13 @@ fn encode(
     encoder: RowEncoder<'_>,
     truth: Option<&GroundTruthCollector<'_>>,
     batch: Batch,
-    monitor: &dyn Monitor,
+    progress: &SharedProgress,
 ) -> Encoding {
     let Batch { tids, vectors } = batch;
-    let encoded = encoder.encode_watched(&vectors, monitor)?;
+    let check = || check_interrupts(progress);
+    let encoded = encoder.try_encode(&vectors, check)?;
     if let Some(truth) = truth {
-        truth.offer(&tids, &vectors, &encoded, monitor)?;
+        truth.offer(&tids, &vectors, &encoded, check)?;
     }
     Ok(EncodedBatch { tids, encoded })
 }
@@ -111,7 +113,7 @@ pub fn load(
         expected,
     };
     let work =
-        |batch: Batch, monitor: &dyn Monitor| encode(encoder, truth.as_ref(), batch, monitor);
+        |batch: Batch, progress: &SharedProgress| encode(encoder, truth.as_ref(), batch, progress);
     let rows = workers::with_workers(loader.sizes.workers, work, |mut workers| {
         loader.scan_table(&mut workers, heap, info)
     })?;

@@ -16,7 +16,7 @@ use crate::pg::page_store::RelationStore;
 use crate::pg::relation::Index;
 use crate::settings;
 use distillvq_ivf::{Error, Meta, Model, encoder_bytes, model_bytes};
-use distillvq_quantizer::Searcher;
+use distillvq_model::Searcher;
 use pgrx::pg_sys::Oid;
 use std::cell::RefCell;
 use std::collections::HashMap;

@@ -7,11 +7,12 @@ use crate::am::training::reservoir::VectorReservoir;
 use crate::error::{Error, Result};
 use crate::pg::memory::trim_malloc;
 use crate::pg::relation::Heap;
+use crate::pg::workers::SharedProgress;
 use crate::pg::{heap, workers};
 use crate::settings::reloptions::Options;
-use distillvq_quantizer::{
-    MIN_TRAIN_ROWS, Metric, Monitor, TrainError, TrainOptions, Trained, auto_bits, auto_lists,
-    train,
+use distillvq_model::{MIN_TRAIN_ROWS, Metric};
+use distillvq_training::{
+    Monitor, Phase, TrainError, TrainOptions, Trained, auto_bits, auto_lists, train,
 };
 
 /// Seed of the sample and of the training in a build: the same table gives the same index.
@@ -134,6 +135,16 @@ pub fn check_training_memory(sample: &[f32], dim: usize) -> Result<()> {
     Error::check_memory(bytes, "training")
 }
 
+impl Monitor for SharedProgress {
+    fn interrupted(&self) -> bool {
+        SharedProgress::interrupted(self)
+    }
+
+    fn phase(&self, phase: Phase, done: usize, total: usize) {
+        self.set(phase as usize + 1, done, total);
+    }
+}
+
 /// Trains on threads, reporting progress. `relation` names the source of the rows in errors.
 pub fn run_training(
     relation: &str,
@@ -145,7 +156,7 @@ pub fn run_training(
             crate::pg::progress::report_progress(done, total);
         }
     };
-    let trained = workers::run_in_pool(report, job);
+    let trained = workers::run_in_pool(report, |progress| job(progress));
     trim_malloc();
     trained?.map_err(|source| Error::Train {
         relation: relation.to_owned(),

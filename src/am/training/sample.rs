@@ -5,7 +5,7 @@ use crate::am::training::reservoir::VectorReservoir;
 use crate::am::training::run::sample_capacity;
 use crate::error::{Error, Result};
 use crate::pg::vector_column::VectorColumn;
-use distillvq_quantizer::MIN_TRAIN_ROWS;
+use distillvq_model::MIN_TRAIN_ROWS;
 
 /// The part of the sample's memory that logged queries take, and rows leave to them.
 const QUERY_SHARE: usize = 4;

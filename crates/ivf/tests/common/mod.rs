@@ -8,9 +8,9 @@ use distillvq_ivf::{
     Tid,
 };
 use distillvq_kernels::{LANES, kernels};
-use distillvq_quantizer::{
-    NoMonitor, Placement, RetrainOptions, TrainOptions, refine_bytes, retrain, train,
-};
+use distillvq_linalg::testing::never_interrupt;
+use distillvq_model::{Placement, refine_bytes};
+use distillvq_training::{NoMonitor, RetrainOptions, TrainOptions, retrain, train};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::cmp::Ordering;
@@ -139,7 +139,7 @@ pub fn encode(model: &Model, vectors: &[f32], from: usize) -> Vec<Owned> {
 
 /// The same with refine codes.
 pub fn encode_refined(model: &Model, vectors: &[f32], from: usize) -> Vec<Owned> {
-    let encoded = model.encode_refined(vectors);
+    let Ok(encoded) = model.try_encode(vectors, true, never_interrupt);
     let bytes = refine_bytes(model.dim());
     let m = model.subquantizers();
     let rows = encoded.rows.iter().zip(encoded.codes.chunks(m)).enumerate();
