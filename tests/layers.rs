@@ -103,6 +103,7 @@ fn pages_know_only_how_values_lie_in_a_block() {
     }
 }
 
+#[test]
 fn only_the_upper_layers_train() {
     for file in files("src") {
         let name = file.strip_prefix(workspace()).unwrap().to_str().unwrap();
