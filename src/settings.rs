@@ -25,8 +25,8 @@ pub fn register() {
     GucRegistry::define_int_guc(
         c"distillvq.probes",
         c"Number of inverted lists that a search probes first.",
-        c"0 takes the index's own \"probes\" parameter, or what distillvq.target_recall asks for. Larger values find more and cost more; \
-          values above the number of lists mean all lists.",
+        c"0 uses the index parameter \"probes\" or, if that is 0, the target recall. Higher values raise recall and cost; values above \
+          the number of lists mean all lists.",
         &PROBES,
         0,
         distillvq_model::MAX_LISTS as i32,
@@ -36,8 +36,8 @@ pub fn register() {
     GucRegistry::define_int_guc(
         c"distillvq.model_cache",
         c"Memory for decoded models in each session.",
-        c"A session decodes an index's model when it first uses it, and keeps it as far as this allows. Of models that are \
-          larger, the one used last is kept.",
+        c"A session decodes the model of an index at its first use, and keeps models up to this size. Of larger models, it keeps \
+          the one used last.",
         &MODEL_CACHE,
         0,
         i32::MAX,

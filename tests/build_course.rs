@@ -1,4 +1,4 @@
-//! The course of a build: the same pages whoever helps, progress, an end before its time, runs, memory.
+//! Resources of a build: identical pages with any number of threads, progress, cancellation, runs, memory.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;

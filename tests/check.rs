@@ -1,4 +1,4 @@
-//! `distillvq_check`: it finds every kind of damage on a server, nothing in sound indexes, and disturbs nobody.
+//! `distillvq_check` finds every kind of damage, reports none in intact indexes, and does not block other sessions.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;

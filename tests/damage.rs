@@ -1,4 +1,4 @@
-//! Damage: bytes changed behind the server's back are an error with a way out, never a crash.
+//! Damaged bytes are errors with a hint, not crashes.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;

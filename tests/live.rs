@@ -1,4 +1,4 @@
-//! A live index trained again: what changes, what does not, who may, and what goes on meanwhile.
+//! Training in place: what changes, what does not, privileges, and concurrent work.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
@@ -183,16 +183,26 @@ fn wrong_relations_are_named() {
         "\"items\" is a table",
         "'items', 'embedding'",
     );
-    expect("'other'", "42809", "another access method", "Name an index");
-    expect("'seen'", "42809", "\"seen\" is neither", "Name an index");
-    expect("'above'", "42809", "partitioned", "no partitions yet");
+    expect(
+        "'other'",
+        "42809",
+        "another access method",
+        "Specify an index",
+    );
+    expect("'seen'", "42809", "\"seen\" is neither", "Specify an index");
+    expect("'above'", "42809", "partitioned", "Add partitions");
     expect(
         "'untrained'",
         "55000",
-        "untrained",
+        "no model",
         "REINDEX INDEX public.untrained",
     );
-    expect("999999::regclass", "42809", "no relation", "Name an index");
+    expect(
+        "999999::regclass",
+        "42809",
+        "no relation",
+        "Specify an index",
+    );
     expect(
         "'one', query_column => 'embedding'",
         "22023",

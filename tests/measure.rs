@@ -1,5 +1,5 @@
-//! `distillvq_recall` tells the recall that SQL finds, of the very index that is named, and to nobody who may not know it;
-//! `distillvq_prewarm` brings all of an index into memory.
+//! `distillvq_recall` reports the recall of searches in SQL with the named index, and only to roles with the privilege.
+//! `distillvq_prewarm` reads a whole index into memory.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
@@ -105,7 +105,7 @@ fn elements(text: &str) -> Vec<f32> {
 }
 
 #[test]
-fn a_row_is_no_neighbour_of_itself() {
+fn a_row_is_no_neighbor_of_itself() {
     let mut db = items("rows");
     db.run("DELETE FROM items WHERE id >= 300");
     db.run("SET distillvq.probes = 1");
@@ -177,9 +177,9 @@ fn what_is_no_vector_index_is_refused() {
     for (arguments, state, hint) in [
         ("'tree'", "42809", "hnsw"),
         ("'gist'", "42809", "hnsw"),
-        ("'items'", "42809", "Name an index"),
+        ("'items'", "42809", "Specify an index"),
         ("'above'", "42809", "part_embedding_idx"),
-        ("NULL", "22004", "Name an index"),
+        ("NULL", "22004", "Specify an index"),
         ("'one', 0", "22023", "1"),
         ("'one', 10, -1", "22023", "1"),
         ("'one', query_column => 'embedding'", "22023", "queries"),

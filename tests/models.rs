@@ -1,4 +1,4 @@
-//! Models as objects: exported, imported, dropped, and used by several indexes.
+//! Models: export, import, drop, and use by several indexes.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;

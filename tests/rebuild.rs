@@ -1,4 +1,4 @@
-//! Indexes built beside writers and readers, and built again in every way that there is.
+//! Builds concurrent with writers and readers, and every kind of rebuild.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;

@@ -1,4 +1,4 @@
-//! Searches within sessions: cursors, joins, functions, prepared statements, and what a snapshot may see.
+//! Searches in sessions: cursors, joins, functions, prepared statements, and snapshots.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;

@@ -1,4 +1,4 @@
-//! The least: the extension can be created, and its server crashes and comes back.
+//! Smoke test: the extension can be created, and its server crashes and recovers.
 #![allow(clippy::unwrap_used)]
 
 use distillvq_harness::{Server, Vectors, load};

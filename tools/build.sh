@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # build.sh: builds the extension for the server of PG_CONFIG into target/pgNN/distillvq.so, unless that is newer than
-# every source: so that a build as oneself can be installed by somebody who has no Rust.
+# every source. A user without Rust, such as root, can therefore install a build of another user.
 
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 : "${PG_CONFIG:?names the server to build for}"
@@ -15,7 +15,7 @@ if [ -f "$library" ] && [ -z "$(find "${sources[@]}" -newer "$library" | head -n
 fi
 
 need_build_tools
-say "building distillvq for PostgreSQL $PG_MAJOR (the first time takes some minutes)"
+say "building distillvq for PostgreSQL $PG_MAJOR (the first build takes several minutes)"
 PGRX_PG_CONFIG_PATH=$(command -v "$PG_CONFIG") cargo build --locked --release --package distillvq \
     --no-default-features --features "pg$PG_MAJOR" --target-dir target
 case $(uname) in

@@ -40,7 +40,7 @@ fn check(oid: Oid, heap: bool) -> Result<Vec<Problem>> {
     Ok(problems)
 }
 
-/// A model without which the index can be neither rebuilt nor restored.
+/// A named model that is missing or does not fit: the index cannot be rebuilt or restored.
 fn missing_model(locked: &LockedIndex) -> Result<Option<Problem>> {
     let index = locked.index();
     let Some(name) = Options::of(index).model else {
@@ -49,7 +49,7 @@ fn missing_model(locked: &LockedIndex) -> Result<Option<Problem>> {
     let unfit = catalog::unfit(&name, index.metric()?, index.dimensions()?)?;
     Ok(unfit.map(|why| Problem {
         block: None,
-        what: format!("its model \"{name}\" {why}: it can be neither rebuilt nor restored"),
+        what: format!("model \"{name}\" {why}, so the index cannot be rebuilt or restored"),
     }))
 }
 

@@ -93,7 +93,7 @@ fn info_if_any(oid: Oid) -> Option<Row> {
     }
     let Some(locked) = LockedIndex::try_for_reading(oid) else {
         return Some(row_without_figures(
-            "it is locked: somebody builds, changes, or drops it",
+            "it is locked: another session builds, changes, or drops it",
         ));
     };
     if locked.of_another_session() {
@@ -105,11 +105,11 @@ fn info_if_any(oid: Oid) -> Option<Row> {
         Ok(figures) => figures.row(),
         Err(error @ Error::Pages { .. }) => damaged(&error, &locked.index().quoted_name()),
         Err(Error::InvalidIndex { index, .. }) if index.is_transient() => nothing_but(format!(
-            "drop: a REINDEX CONCURRENTLY is under way or has failed; if it failed, DROP INDEX CONCURRENTLY {}",
+            "drop: a REINDEX CONCURRENTLY is running or has failed; if it has failed, DROP INDEX CONCURRENTLY {}",
             index.quoted
         )),
         Err(error @ Error::InvalidIndex { .. }) => nothing_but(format!(
-            "reindex: its build is under way or has failed ({error}); if it failed, REINDEX INDEX {}",
+            "reindex: the build is running or has failed ({error}); if it has failed, REINDEX INDEX {}",
             locked.index().quoted_name()
         )),
         Err(error) => row_without_figures(&error.to_string()),
@@ -330,36 +330,37 @@ impl IndexReport {
             Advice::NothingToDo => "ok".to_owned(),
             Advice::ModelMissing => self.without_model(&index),
             Advice::Unquantized(rows) => format!(
-                "reindex: {rows} of {} rows are not quantized, every search compares each of them; {anew}",
+                "reindex: {rows} of {} rows have no code, so every search compares them; {anew}",
                 self.census.rows()
             ),
             Advice::Untrained => format!(
-                "reindex: it was built over too few rows to learn from, and searches compare every row; {reindex}"
+                "reindex: the table was too small to train on when the index was built, so searches compare every row; {reindex}"
             ),
             Advice::Drift(times) => format!(
-                "reindex: new rows are of another kind, their codes err {times:.2} times as much; {anew}"
+                "reindex: the distribution of the inserted rows differs, their quantization error is {times:.2} times that of the build; \
+                 {anew}"
             ),
             Advice::Uneven(times) => format!(
-                "reindex: new rows crowd in some lists, the longest has {times:.0} times the rows of an average one; \
+                "reindex: lists are unbalanced, the longest has {times:.0} times the mean number of rows; \
                  {anew}"
             ),
             Advice::Dead(share) => format!(
-                "vacuum: {} % of its entries are of dead rows; VACUUM {table}",
+                "vacuum: {} % of the entries belong to deleted rows; VACUUM {table}",
                 percent(share)
             ),
             Advice::TargetMissed => self.finer(&index, &reindex),
             Advice::Grown(share) => format!(
-                "retrain: since its recall was measured, {} % as many rows as there were have come; {}",
+                "retrain: rows inserted since the calibration are {} % of the rows at the calibration; {}",
                 percent(share),
                 again("distillvq_train")
             ),
             Advice::Shrunk(share) => format!(
-                "calibrate: since its recall was measured, {} % of the rows are gone; {}",
+                "calibrate: {} % of the rows were deleted since the calibration; {}",
                 percent(share),
                 again("distillvq_calibrate")
             ),
             Advice::Unmeasured => format!(
-                "calibrate: its recall was not measured; {}",
+                "calibrate: recall was never measured; {}",
                 again("distillvq_calibrate")
             ),
         }
@@ -370,7 +371,7 @@ impl IndexReport {
         let name = Options::of(self.index).model.unwrap_or_default();
         let why = self.unfit.as_deref().unwrap_or_default();
         format!(
-            "train or reset the model: \"{name}\" {why}, the index can be neither rebuilt nor restored; \
+            "train or reset the model: \"{name}\" {why}, so the index cannot be rebuilt or restored; \
              ALTER INDEX {index} RESET (model)"
         )
     }
@@ -382,9 +383,9 @@ impl IndexReport {
             .calibration
             .and_then(|it| it.best())
             .unwrap_or(0.0);
-        let why = format!("all lists together reach a recall of {best:.3}");
+        let why = format!("with all lists, recall is {best:.3}");
         let set = |option: &str| format!("ALTER INDEX {index} SET ({option})");
-        let rebuild = |how: String| format!("reindex: {why}, which is below the target; {how}");
+        let rebuild = |how: String| format!("reindex: {why}, below the target; {how}");
         // What the model decides, and what of it the index's own options say.
         let coded = |arguments: String, options: String| {
             rebuild(match Options::of(self.index).model {
@@ -414,7 +415,7 @@ impl IndexReport {
                     true => format!("SET distillvq.target_recall = {reached:.3}"),
                     false => set(&format!("target_recall = {reached:.3}")),
                 };
-                format!("lower target_recall: {why}, and no codes are finer; {how}")
+                format!("lower target_recall: {why}, and no finer codes exist; {how}")
             }
         }
     }

@@ -28,18 +28,18 @@ static MAX_SCAN_TUPLES: GucSetting<i32> = GucSetting::<i32>::new(0);
 pub fn register() {
     GucRegistry::define_enum_guc(
         c"distillvq.iterative_scan",
-        c"Whether a search looks at further lists when its first ones do not give enough rows.",
-        c"\"strict_order\" does, and drops a row that is found after a farther one was returned; \"relaxed_order\" returns such \
-          rows after all others, out of order, which DISTINCT, GROUP BY and window functions do not allow for; \"off\" probes \
-          only the first lists, so that a query may return fewer rows than its LIMIT.",
+        c"Whether a search probes further lists if the first ones return too few rows.",
+        c"\"strict_order\" probes further lists and omits rows found after a farther row was returned; \"relaxed_order\" returns these \
+          rows last, out of order, so do not use it with DISTINCT, GROUP BY, or window functions; \"off\" probes only the first \
+          lists, so that a query may return fewer rows than its LIMIT.",
         &ITERATIVE_SCAN,
         GucContext::Userset,
         GucFlags::EXPLAIN,
     );
     GucRegistry::define_int_guc(
         c"distillvq.max_probes",
-        c"Largest number of inverted lists that a search probes.",
-        c"0 is no limit. The first lists are probed in any case.",
+        c"Maximum number of inverted lists that a search probes.",
+        c"0 means no limit. The first lists are probed in any case.",
         &MAX_PROBES,
         0,
         distillvq_model::MAX_LISTS as i32,
@@ -49,7 +49,7 @@ pub fn register() {
     GucRegistry::define_int_guc(
         c"distillvq.max_scan_tuples",
         c"Number of rows that a search compares exactly before it stops probing further lists.",
-        c"0 is no limit. Rows of the lists probed until then are still returned.",
+        c"0 means no limit. Rows of the lists probed until then are still returned.",
         &MAX_SCAN_TUPLES,
         0,
         i32::MAX,

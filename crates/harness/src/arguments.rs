@@ -1,4 +1,4 @@
-//! The arguments of a program, `--name value` each. An empty value is none, so that a Makefile may pass on what it has.
+//! Command-line arguments of the form `--name value`. An empty value counts as missing, so that a Makefile can pass unset variables.
 
 use std::collections::BTreeMap;
 use std::env;

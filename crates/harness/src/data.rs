@@ -2,7 +2,7 @@
 //!
 //! A *cut* set has `log.npy`, `test.npy` and `test_labels.npy`; a *full* one has `queries.npy` and `labels.npy` for all
 //! queries, of which 0..500 serve as test queries and 2000..32000 as the query log. Both have `documents.npy` and
-//! `titles.txt`. Vectors are float16 or float32, or int8 with a scale a row in `NAME_scales.npy`.
+//! `titles.txt`. Vectors are float16 or float32, or int8 with one scale per row in `NAME_scales.npy`.
 
 use std::fs;
 use std::ops::Range;

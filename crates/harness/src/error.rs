@@ -1,4 +1,4 @@
-//! What can go wrong in the harness.
+//! Errors of the harness.
 
 use std::error::Error as _;
 use std::fmt;

@@ -1,118 +1,109 @@
-//! What an index needs: the rules behind the advice that users are given.
+//! Rules of the advice about an index.
 //!
-//! | rule | the index needs |
+//! | condition | advice |
 //! |---|---|
-//! | the model that it is to be built with is missing, or fits another index | that model, or none to be named |
-//! | no model, though there are rows enough to train on | to be built anew |
-//! | rows without codes, which another model would give them, are more than [`MIN_UNQUANTIZED_ROWS`] and [`MAX_UNQUANTIZED_FRACTION`] of all | to be built anew |
-//! | rows came in numbers, and one list is more than [`MAX_IMBALANCE`] times as long as the average | to be built anew |
-//! | the codes of new rows err more than [`MAX_DRIFT`] times as much as those of the build did | to be built anew |
-//! | more than [`MAX_DEAD_FRACTION`] of its entries are of dead rows | a vacuum |
+//! | the named model is missing or does not fit the index | train or reset the model |
+//! | no model, and enough rows to train on | rebuild |
+//! | more than [`MIN_UNQUANTIZED_ROWS`] rows, and more than [`MAX_UNQUANTIZED_FRACTION`] of all, have no code but would get one from another model | rebuild |
+//! | rows were inserted, and one list has more than [`MAX_IMBALANCE`] times the mean number of rows | rebuild |
+//! | the quantization error of inserted rows exceeds [`MAX_DRIFT`] times that of the build | rebuild |
+//! | more than [`MAX_DEAD_FRACTION`] of the entries are dead | vacuum |
 //! | all lists together do not reach the target recall | finer codes, or a lower target ([`FinerCodes`]) |
-//! | more than [`MAX_GROWTH`] as many rows as there were came since its recall was measured | to be trained again |
-//! | more than [`MAX_SHRINKAGE`] of the rows that there were are gone since its recall was measured | to be measured again |
-//! | its recall was never measured, though there is a model | to be measured |
+//! | the rows inserted since the calibration exceed [`MAX_GROWTH`] of the rows at the calibration | retrain |
+//! | more than [`MAX_SHRINKAGE`] of the rows were deleted since the calibration | calibrate |
+//! | there is a model, but recall was never measured | calibrate |
 //!
-//! The first rule that applies is the advice: building anew mends what is below it.
+//! The first condition that holds decides, because a rebuild also resolves the later ones.
 
 use distillvq_model::{CodeShape, MIN_TRAIN_ROWS, max_subquantizers, refine_bytes};
 use distillvq_pages::Balance;
 use distillvq_pages::MAX_SIDE_BYTES;
 
-/// Share of dead entries above which a vacuum is worth while: searches compare them in vain.
+/// Maximum fraction of dead entries. Searches score them in vain.
 pub const MAX_DEAD_FRACTION: f64 = 0.2;
-/// The error of the codes of new rows, over that of the rows of the build, above which lists and codes do not fit the rows any
-/// more.
-///
-/// Measured on 4,000 embedded texts of 384 dimensions and 2,000 more, changed in several ways, by the recall@10 that building
-/// anew gains for queries of the new kind, with 8 probed lists. Rows of the same kind are at 1.3: the model has seen all rows of
-/// a small table when it was trained, and errs less on them. (Where it has seen a sample of a large table, they are near 1.)
-///
-/// | drift | 1.30 | 1.33 | 1.51 | 1.56 | 1.58 | 1.63 | 1.71 | 1.86 | 2.03 | 2.30 | 2.34 | 2.64 | 3.13 |
-/// |---|---|---|---|---|---|---|---|---|---|---|---|---|---|
-/// | gain | -0.02 | -0.02 | -0.02 | 0.04 | 0.01 | 0.00 | 0.00 | 0.05 | 0.02 | 0.20 | 0.09 | 0.24 | 0.46 |
+/// Maximum quantization error of inserted rows relative to the rows of the build. Above it, lists and codes no longer fit
+/// (`docs/training.md`, *Thresholds of the advice*).
 pub const MAX_DRIFT: f64 = 1.75;
-/// Rows that came since the recall was measured, over those that there were, above which it is to be measured again.
+/// Maximum of rows inserted since the calibration, relative to the rows at the calibration.
 pub const MAX_GROWTH: f64 = 0.5;
-/// Share of the rows that are gone since the recall was measured, above which it is to be measured again: the neighbours of a
-/// query then lie in more lists.
+/// Maximum fraction of rows deleted since the calibration. Beyond it, the neighbors of a query are spread over more lists.
 pub const MAX_SHRINKAGE: f64 = 0.5;
-/// Fewest rows with which a recall is worth a measurement.
+/// Minimum number of rows for a calibration.
 pub const MIN_MEASURED_ROWS: u64 = 100;
-/// Rows without codes that a search compares in the time that it takes otherwise.
+/// Minimum number of rows without a code. Comparing so many takes about as long as the rest of a search.
 pub const MIN_UNQUANTIZED_ROWS: u64 = 1_000;
-/// The same as a share of all rows: searches of large tables take longer.
+/// The same as a fraction of all rows, because searches of large tables take longer.
 pub const MAX_UNQUANTIZED_FRACTION: f64 = 1e-3;
-/// Rows of the longest list over those of an average one, above which lists are uneven.
+/// Maximum of rows in the longest list, relative to the mean.
 pub const MAX_IMBALANCE: f64 = 10.0;
-/// Rows that the longest list has at least, if that matters.
+/// Minimum number of rows in the longest list for it to matter.
 pub const MIN_UNEVEN_ROWS: u64 = 1_000;
-/// Rows that came since the build, as a share of all, without which building anew would give the same lists.
+/// Minimum fraction of rows inserted since the build. Below it a rebuild gives the same lists.
 pub const MIN_NEW_FRACTION: f64 = 0.1;
 
-/// What is known of an index.
+/// Figures of an index.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct IndexHealth {
-    /// Whether there is a model.
+    /// Whether the index has a model.
     pub trained: bool,
-    /// Whether the index names a model that it cannot be built with again.
+    /// Whether the named model is missing or does not fit the index.
     pub model_missing: bool,
-    /// Rows without codes that another model would give codes: each is compared by every search.
+    /// Rows without a code that would get one from another model. Every search compares them.
     pub unquantized: u64,
     /// Rows.
     pub rows: u64,
-    /// Share of the rows that are dead, if that is known.
+    /// Fraction of dead rows, if known.
     pub dead: Option<f64>,
     /// Rows inserted since the build.
     pub inserted: u64,
-    /// Rows when the recall was measured, and those that came since; none if it was not measured.
+    /// The last calibration, if any.
     pub measured: Option<RecallStatus>,
-    /// How rows are spread over lists.
+    /// Distribution of rows over lists.
     pub balance: Option<Balance>,
-    /// The error of the codes of new rows over that of the rows of the build, if that is known.
+    /// Quantization error of inserted rows relative to the rows of the build, if known.
     pub drift: Option<f64>,
 }
 
-/// What the measurement of the recall says.
+/// The last calibration.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RecallStatus {
-    /// Rows then.
+    /// Rows at the calibration.
     pub rows: u64,
-    /// Rows that came since.
+    /// Rows inserted since.
     pub inserted: u64,
     /// Whether all lists together reach the target.
     pub reaches_target: bool,
 }
 
-/// What an index needs most.
+/// The advice.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Advice {
-    /// Nothing.
+    /// Nothing to do.
     NothingToDo,
-    /// The model that it names, or another name.
+    /// Train or reset the named model.
     ModelMissing,
-    /// To be built anew, for so many rows have no codes.
+    /// Rebuild: the number of rows without a code.
     Unquantized(u64),
-    /// To be built anew, for it has no model.
+    /// Rebuild: there is no model.
     Untrained,
-    /// To be built anew, for new rows are of another kind: their error over that of old ones.
+    /// Rebuild: relative quantization error of inserted rows.
     Drift(f64),
-    /// To be built anew, for new rows crowd in some lists: rows of the longest over those of an average one.
+    /// Rebuild: rows of the longest list, relative to the mean.
     Uneven(f64),
-    /// To be vacuumed: the share of dead entries.
+    /// Vacuum: fraction of dead entries.
     Dead(f64),
-    /// FinerCodes codes: [`FinerCodes::next_step`] says which.
+    /// Finer codes, or a lower target, by [`FinerCodes::next_step`].
     TargetMissed,
-    /// To be trained again, for it has grown: rows that came, over those that there were.
+    /// Retrain: rows inserted since the calibration, relative to the rows at the calibration.
     Grown(f64),
-    /// To be measured again: the share of the rows that are gone.
+    /// Calibrate: fraction of rows deleted since the calibration.
     Shrunk(f64),
-    /// To be measured, for nobody has measured its recall.
+    /// Calibrate: recall was never measured.
     Unmeasured,
 }
 
 impl IndexHealth {
-    /// What is most needed.
+    /// The first advice whose condition holds.
     pub fn advice(&self) -> Advice {
         let enough = self.rows >= MIN_TRAIN_ROWS as u64;
         if self.model_missing {
@@ -156,7 +147,7 @@ impl IndexHealth {
         }
     }
 
-    /// How much longer than the average the longest list is, if it is too long and rows that came later may be why.
+    /// Rows of the longest list relative to the mean, if it is too long and inserted rows may be the cause.
     fn uneven(&self) -> Option<f64> {
         let Balance { max, mean, .. } = self.balance?;
         let grown = self.inserted as f64 >= MIN_NEW_FRACTION * self.rows as f64;
@@ -165,34 +156,24 @@ impl IndexHealth {
     }
 }
 
-/// Bits of a refine code for a dimension.
+/// Bits per dimension of a refine code.
 const REFINE_BITS: usize = 7;
 
-/// How codes get finer: what brings most of that which was not done yet.
-///
-/// Measured on 4,000 rows of noise, by the recall@10 of a search of all lists:
-///
-/// | dimensions | subquantizers | 4 bits | 8 bits | 4 bits and refine codes | 8 bits and refine codes |
-/// |---|---|---|---|---|---|
-/// | 64 | 8 | 0.968 | 0.990 | 0.968 | 0.989 |
-/// | | 16 | 0.986 | 0.998 | 0.986 | 0.998 |
-/// | | 32 | 0.987 | 1.000 | 0.992 | 1.000 |
-/// | 768 | 240 | 0.968 | 0.997 | | 1.000 |
-/// | | 480 | 0.991 | | 0.997 | |
+/// The next step to finer codes, by gain in recall (`docs/training.md`, *Thresholds of the advice*).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FinerCodes {
-    /// So many subquantizers.
+    /// Number of subquantizers.
     Subquantizers(usize),
-    /// 8 bits a subquantizer, of which there are at most so many then.
+    /// 8 bits, with this number of subquantizers.
     Bits(usize),
     /// Refine codes.
     Refine,
-    /// Nothing more: what the index reaches is what there is.
+    /// No finer codes exist.
     Nothing,
 }
 
 impl FinerCodes {
-    /// What makes such codes of so many dimensions finer, with refine codes or without.
+    /// The step after codes of this shape, with or without refine codes.
     pub fn next_step(shape: CodeShape, refine: bool, dim: usize) -> Self {
         let codes = shape.subquantizers;
         let most = max_subquantizers(shape.bits).min(dim);
@@ -202,7 +183,7 @@ impl FinerCodes {
         if shape.bits < 8 {
             return Self::Bits(codes.min(max_subquantizers(8)));
         }
-        // Refine codes that are no finer only lose: of one dimension, where 8 bits are the code of the rest that a list leaves.
+        // Refine codes no finer than the codes lower recall: in one dimension, 8 bits encode the residual of the list.
         let finer = codes * usize::from(shape.bits) < REFINE_BITS * dim;
         if finer && !refine && refine_bytes(dim) <= MAX_SIDE_BYTES {
             Self::Refine
@@ -287,13 +268,13 @@ mod tests {
             .advice()
         };
         assert_eq!(uneven(1_100, 4_000), Advice::Uneven(11.0));
-        // Nobody came since: the same lists would come out.
+        // Too few inserted rows: a rebuild would give the same lists.
         assert_eq!(uneven(1_100, 900), Advice::NothingToDo);
     }
 
     #[test]
     fn codes_get_finer_step_by_step() {
-        // From the coarsest codes of so many dimensions, as long as something is finer.
+        // All steps from the coarsest codes.
         let steps = |dim: usize| {
             let mut shape = CodeShape {
                 subquantizers: 1,
@@ -328,7 +309,7 @@ mod tests {
             long[long.len() - 3..],
             [Subquantizers(478), Bits(239), Refine]
         );
-        // Whose refine codes do not fit a page.
+        // Refine codes of this dimension do not fit on a page.
         assert_eq!(steps(16_000).last(), Some(&Bits(239)));
     }
 

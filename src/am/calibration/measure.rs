@@ -221,7 +221,7 @@ impl Clock {
         done >= LEAST_SEARCHES.min(wanted)
     }
 
-    /// Tells whoever waited when there was not enough time.
+    /// Reports searches that were left out because they took too long.
     fn tell(&self, index: Index) {
         if self.missed == 0 {
             return;
@@ -229,16 +229,16 @@ impl Clock {
         let each = 1000.0 * self.start.elapsed().as_secs_f64() / self.searches.max(1) as f64;
         crate::pg::report::notice(
             &format!(
-                "the recall of index \"{}\" was measured with {} searches instead of {}",
+                "recall of index \"{}\" was measured with {} of {} searches",
                 index.name(),
                 self.searches,
                 self.searches + self.missed
             ),
             &format!(
-                "A search took {each:.1} ms in the mean, and a calibration searches for {} s at most.",
+                "A search took {each:.1} ms on average, and a calibration searches for at most {} s.",
                 SEARCH_TIME.as_secs()
             ),
-            "Give rows longer codes with a larger \"subquantizers\", bits = 8, or refine = sq7.",
+            "Increase \"subquantizers\", or set bits = 8 or refine = sq7.",
         );
     }
 }
@@ -499,7 +499,7 @@ fn places(mut ranking: ListRanking) -> Vec<u32> {
     places
 }
 
-/// Tells whoever builds an index that it cannot keep its promise.
+/// Reports an index that cannot reach its target recall.
 pub fn notice_target_missed(index: Index, calibration: &Calibration) {
     let target = crate::settings::target_recall::target_recall(Options::of(index).target_recall);
     let (None, Some(best)) = (calibration.probes_for(target), calibration.best()) else {
@@ -510,10 +510,9 @@ pub fn notice_target_missed(index: Index, calibration: &Calibration) {
     }
     let name = index.name();
     crate::pg::report::notice(
-        &format!("index \"{name}\" reaches a recall of {best:.3}, not the target of {target}"),
-        "Searches without \"probes\" look at all lists.",
-        "Give rows longer codes with a larger \"subquantizers\" or bits = 8, keep refine = sq7 codes, or lower \
-         \"target_recall\".",
+        &format!("index \"{name}\" reaches a recall of {best:.3}, below the target of {target}"),
+        "Searches probe all lists unless \"probes\" is set.",
+        "Increase \"subquantizers\", set bits = 8 or refine = sq7, or lower \"target_recall\".",
     );
 }
 

@@ -86,8 +86,8 @@ pub fn sample_capacity(dim: usize) -> usize {
     (left / (dim * BYTES_PER_VALUE)).clamp(MIN_TRAIN_ROWS, MAX_SAMPLE_ROWS)
 }
 
-/// Says so when `maintenance_work_mem` leaves the training fewer rows than are good for its lists, and what would be enough.
-/// Of the sample's memory, rows have so many parts of so many.
+/// Reports a sample that is too small for the number of lists, and the `maintenance_work_mem` that would suffice. Rows take
+/// `parts / of` of the memory of the sample.
 pub fn notice_small_sample(
     relation: &str,
     sample: &[f32],
@@ -108,14 +108,12 @@ pub fn notice_small_sample(
     }
     let enough = training_overhead_bytes(dim) + wanted * dim * BYTES_PER_VALUE * of / parts;
     crate::pg::report::notice(
+        &format!("training on \"{relation}\" uses a sample of {sampled} of {rows} rows"),
         &format!(
-            "training on \"{relation}\" looks at {sampled} of {rows} rows, as many as maintenance_work_mem allows"
+            "maintenance_work_mem limits the sample. At least {wanted} rows are recommended for {lists} lists; a smaller sample lowers recall."
         ),
         &format!(
-            "With {lists} lists at least {wanted} rows are good: fewer make searches less accurate."
-        ),
-        &format!(
-            "Before, SET maintenance_work_mem = '{}MB' or more.",
+            "SET maintenance_work_mem = '{}MB' or more, and run the command again.",
             enough.div_ceil(MB) + 1
         ),
     );
@@ -167,12 +165,13 @@ pub fn run_training(
 pub fn notice_untrained(plan: &BuildPlan, rows: usize) {
     let index = plan.index.name();
     crate::pg::report::notice(
+        &format!("index \"{index}\" was built without a quantizer"),
         &format!(
-            "index \"{index}\" has no trained quantizer: its table holds {rows} rows, training needs {MIN_TRAIN_ROWS}"
+            "There are {rows} rows to train on; training needs at least {MIN_TRAIN_ROWS}. Searches compare every row: they are \
+             exact, and slow down as the table grows."
         ),
-        "Searches are exact, by looking at every row; they slow down as the table grows.",
         &format!(
-            "Once the table is filled, train with REINDEX INDEX {}.",
+            "When the table is filled, run REINDEX INDEX {}.",
             plan.index.quoted_name()
         ),
     );

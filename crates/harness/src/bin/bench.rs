@@ -1,9 +1,9 @@
-//! Recall, speed, size and build time of distillvq and of pgvector's indexes: one table, one server, one run.
+//! Recall, speed, size, and build time of distillvq and pgvector's indexes: one table, one server, one run.
 //!
 //! `bench --output FILE [--data DIRECTORY | --rows N --dim D] [--only NAME;NAME…] [--seconds S] [--timing LIBRARY]`: a data set
-//! ([`distillvq_harness::data`]), or generated vectors like those of texts. Writes JSON lines, which
-//! `benches/speed/report.py` makes tables and a plot of. Another access method is one more entry of [`methods`]. With a
-//! library that was built with the feature `timing`, the time of distillvq's searches is told by stage too.
+//! ([`distillvq_harness::data`]), or generated text-like vectors. Writes JSON lines, from which `benches/speed/report.py` makes tables
+//! and a plot. To add an access method, add an entry to [`methods`]. With a library built with the feature `timing`, the time of
+//! distillvq's searches is also reported by stage.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -22,7 +22,7 @@ use distillvq_harness::{
 use postgres::Client;
 use serde_json::{Value, json};
 
-/// Neighbours asked for.
+/// Neighbors asked for.
 const K: usize = 10;
 /// Clients of the timed runs.
 const CLIENTS: [usize; 2] = [1, 2];
@@ -224,7 +224,7 @@ fn bench(task: &Task) -> Result<()> {
     )?;
     let mut client = server.database(DATABASE)?;
     load_tables(&mut client, &data)?;
-    say("exact neighbours of the test queries");
+    say("exact neighbors of the test queries");
     let truth = Truth::new(Metric::Cosine, &data.documents, &data.test, K);
     let path = &task.output;
     let unwritable = |error| Error::Argument(format!("{}: {error}", path.display()));

@@ -91,7 +91,7 @@ pub fn ablations(dim: usize, base: TrainOptions) -> Vec<Variant> {
         (name, TrainOptions { ablation, ..usual })
     });
     let turn = [(
-        "no turn of the query",
+        "no query transform",
         TrainOptions {
             ablation: Ablation {
                 no_query_transform: true,
