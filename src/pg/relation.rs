@@ -46,7 +46,7 @@ impl Heap {
 
     /// Whether it is known to have no rows.
     pub fn is_empty(self) -> bool {
-        self.is_heap_am() && self.block_count() == 0
+        self.is_heap_am() && self.blocks() == 0
     }
 
     /// Its blocks, as many as there are now.

@@ -132,5 +132,8 @@ fn models(recipe: Recipe) -> [Model; 2] {
         ..RetrainOptions::default()
     };
     let retrained = retrain(&model, vectors(1000, 4), queries(5), &options, &NoMonitor);
-    [model, retrained.unwrap().model]
+    let retrained = retrained.unwrap().model;
+    // Models are exported with the queries that calibrations use.
+    let retrained = retrained.with_held_out(vectors(20, 6)).unwrap();
+    [model, retrained]
 }
