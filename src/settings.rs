@@ -1,7 +1,7 @@
 //! The settings `distillvq.*`.
 
-pub mod iterative;
 pub mod reloptions;
+pub mod search;
 pub mod target_recall;
 
 use self::reloptions::Options;
@@ -46,7 +46,7 @@ pub fn register() {
     );
     reloptions::register();
     target_recall::register();
-    iterative::register();
+    search::register();
     crate::pg::server::reserve_setting_prefix(c"distillvq");
 }
 

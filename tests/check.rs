@@ -271,27 +271,6 @@ fn a_check_under_an_older_snapshot_looks_at_the_rows_of_now() {
 #[test]
 fn what_is_no_index_to_check_is_refused() {
     let mut db = items("refused", "vector_l2_ops", "");
-    db.run(
-        "CREATE TABLE parted (id int, embedding vector(12)) PARTITION BY LIST (id);
-         CREATE TABLE parted_1 PARTITION OF parted FOR VALUES IN (1);
-         CREATE INDEX parted_idx ON parted USING distillvq (embedding);
-         CREATE INDEX tree ON items (id)",
-    );
-    for (argument, state, hint) in [
-        ("NULL", "22004", "distillvq_check("),
-        ("'items'", "42809", "distillvq_check("),
-        ("'tree'", "42809", "distillvq_check("),
-        ("1", "42809", "distillvq_check("),
-        (
-            "'parted_idx'",
-            "42809",
-            "Check the indexes of its partitions one by one: parted_1_embedding_idx",
-        ),
-    ] {
-        let refusal = db.refusal(&format!("SELECT distillvq_check({argument})"));
-        assert_eq!(refusal.state, state, "{argument}: {refusal:?}");
-        assert!(refusal.hint.contains(hint), "{refusal:?}");
-    }
     db.run("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'one'::regclass");
     let refusal = db.refusal("SELECT distillvq_check('one')");
     assert_eq!(refusal.state, "55000", "{refusal:?}");
@@ -312,26 +291,6 @@ fn what_is_no_index_to_check_is_refused() {
     other.run("CREATE TEMPORARY TABLE t (embedding vector(3)); CREATE INDEX brief ON t USING distillvq (embedding)");
     let refusal = db.refusal("SELECT distillvq_check(oid) FROM pg_class WHERE relname = 'brief'");
     assert_eq!(refusal.state, "0A000", "{refusal:?}");
-}
-
-#[test]
-fn functions_of_the_index_run_as_the_owner() {
-    let mut db = items("owner", "vector_l2_ops", "");
-    let mut mallory = db.session_of("mallory");
-    db.run("CREATE SCHEMA hers AUTHORIZATION mallory");
-    mallory.run(
-        "CREATE TABLE hers.t (embedding vector(3));
-         INSERT INTO hers.t SELECT ARRAY[i, 1, 2]::vector FROM generate_series(1, 50) i;
-         CREATE FUNCTION hers.f(vector) RETURNS vector LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN $1; END $$;
-         CREATE INDEX trap ON hers.t USING distillvq ((hers.f(embedding)::vector(3)));
-         CREATE OR REPLACE FUNCTION hers.f(vector) RETURNS vector LANGUAGE plpgsql IMMUTABLE AS $$
-             BEGIN RAISE EXCEPTION 'called as %', current_user; END $$",
-    );
-    let refusal = db.refusal("SELECT distillvq_check('hers.trap', true)");
-    assert_eq!(refusal.message, "called as mallory");
-    db.run("SELECT distillvq_check('hers.trap')");
-    assert!(db.one::<bool>("SELECT current_user = session_user"));
-    db.run("DROP TABLE hers.t");
 }
 
 #[test]

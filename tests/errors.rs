@@ -415,6 +415,44 @@ fn sources_of_a_training() {
 }
 
 #[test]
+fn relations_that_functions_do_not_take() {
+    let mut db = items("relations");
+    db.run(
+        "CREATE INDEX tree ON items (id);
+         CREATE VIEW seen AS SELECT * FROM items;
+         CREATE TABLE parts (id bigint, embedding vector(8)) PARTITION BY RANGE (id);
+         CREATE TABLE part PARTITION OF parts DEFAULT;
+         CREATE INDEX above ON parts USING distillvq (embedding)",
+    );
+    let functions = [
+        ("train", "another access method", "'items', 'embedding'"),
+        ("check", "another access method", "distillvq_check("),
+        ("recall", "", "Specify an index"),
+    ];
+    for (function, other_index, hint_for_table) in functions {
+        let call = |argument: &str| format!("SELECT distillvq_{function}({argument})");
+        let [table, index, view, above] = ["'items'", "'tree'", "'seen'", "'above'"].map(&call);
+        let (number, null) = (call("999999::regclass"), call("NULL::regclass"));
+        refused(
+            &mut db,
+            &[
+                (
+                    &table,
+                    "42809",
+                    &["\"items\" is a table"],
+                    &[hint_for_table],
+                ),
+                (&index, "42809", &[other_index], &[]),
+                (&view, "42809", &["\"seen\" is neither"], &["index"]),
+                (&above, "42809", &["partitioned"], &["part_embedding_idx"]),
+                (&number, "42809", &["no relation"], &["index"]),
+                (&null, "22004", &[], &["index"]),
+            ],
+        );
+    }
+}
+
+#[test]
 fn vectors_of_other_dimensions() {
     let mut db = items("dimensions");
     db.run(

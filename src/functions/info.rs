@@ -10,7 +10,6 @@ use crate::error::{Error, Operation, Result};
 use crate::functions::{check_readable, open_for_reading};
 use crate::pg::heap::{count_dead, fetch_live};
 use crate::pg::names::quoted_relation;
-use crate::pg::page_store::RelationStore;
 use crate::pg::privileges::{may_inspect, may_read, rls_applies};
 use crate::pg::relation::{Index, LockedIndex, RelationKind, relation_kind};
 use crate::pg::report::or_raise;
@@ -171,8 +170,7 @@ impl IndexReport {
     fn compute(locked: &LockedIndex) -> Result<Self> {
         let (index, heap) = (locked.index(), locked.heap());
         let target = OpenIndex::open(index)?;
-        let store = RelationStore::new(index);
-        let mut census = collect_stats(&store, &target.meta, (ENTRIES, NEW_ROWS), SEED)
+        let mut census = collect_stats(target.store(), &target.meta, (ENTRIES, NEW_ROWS), SEED)
             .map_err(with_index(index))?;
         census.sampled_tids.sort_unstable();
         census.inserted_sample.sort_unstable_by_key(|row| row.tid);
@@ -196,7 +194,7 @@ impl IndexReport {
             && let Some(before) = figures.meta.training.code_error
             && let Some(model) = target.encoder()?
         {
-            let now = figures.error_of_new_rows(locked, &model);
+            let now = figures.error_of_new_rows(locked, model);
             // Codes without any error have none to compare with.
             let before = f64::from(before);
             figures.drift = now.map(|now| if now == before { 1.0 } else { now / before });

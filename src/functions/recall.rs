@@ -4,11 +4,11 @@
 //! with the settings of the session, whatever its method is, so that it can be compared with pgvector's. The truth comes from
 //! one pass over the table for all queries, with the operator's own function and the same snapshot.
 
+use crate::am::open_index::OpenIndex;
 use crate::am::training::reservoir::VectorReservoir;
 use crate::error::{Error, Operation, Result};
 use crate::functions::{check_all_rows, check_kind, check_range, check_readable, query_log};
 use crate::pg::names::quoted_relation;
-use crate::pg::page_store::RelationStore;
 use crate::pg::privileges::may_read;
 use crate::pg::recall_search::{RecallQuery, RecallSearch};
 use crate::pg::relation::{Index, LockedIndex, access_method_of, table_of};
@@ -16,8 +16,8 @@ use crate::pg::report::or_raise;
 use crate::pg::server::setting;
 use crate::pg::vector_column::VectorColumn;
 use crate::settings::reloptions::Options;
+use distillvq_ivf::Tid;
 use distillvq_ivf::recall_estimate::{RecallEstimate, estimate_recall};
-use distillvq_ivf::{Meta, Tid};
 use pgrx::iter::TableIterator;
 use pgrx::{name, pg_sys::Oid};
 use std::time::{Duration, Instant};
@@ -193,7 +193,7 @@ fn mean_time(all: Duration, count: usize) -> Option<Duration> {
 fn settings_in_force(index: Index) -> Option<String> {
     let known = match access_method_of(index).as_str() {
         "distillvq" => {
-            let meta = Meta::read(&RelationStore::new(index)).ok()?;
+            let meta = OpenIndex::open(index).ok()?.meta;
             let probes = crate::settings::probing(&Options::of(index), &meta).first;
             return Some(format!("distillvq.probes = {probes}"));
         }

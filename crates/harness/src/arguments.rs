@@ -35,6 +35,15 @@ impl Arguments {
         self.text(name).map(PathBuf::from)
     }
 
+    /// A text.
+    ///
+    /// # Errors
+    /// If it is not given.
+    pub fn required(&mut self, name: &str) -> Result<String> {
+        let missing = || Error::Argument(format!("{name} is missing"));
+        self.text(name).ok_or_else(missing)
+    }
+
     /// A number, or the default.
     ///
     /// # Errors
@@ -70,6 +79,7 @@ mod tests {
         assert!(matches!(given.number("--rows", 1), Ok(5)));
         assert!(matches!(given.number("--dim", 7), Ok(7)));
         assert_eq!(given.text("--only"), None);
+        assert!(given.required("--output").is_err());
         assert_eq!(given.path("--data"), Some("/x".into()));
         assert!(given.number("--seed", 1).is_err());
         assert!(given.end().is_err());

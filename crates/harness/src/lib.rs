@@ -11,6 +11,7 @@
 //! * [`plans`]: the planner's choices compared with measured times
 //! * [`sessions`]: threads that work until they are stopped
 //! * [`arguments`]: command-line arguments
+//! * [`report`]: progress messages, and pages of results
 //!
 //! Servers need the environment of `tools/with_env.sh` (`make test` and `make demo` set it) and the extension installed
 //! by `tools/install.sh`.
@@ -28,6 +29,7 @@ pub mod measure;
 pub mod npy;
 pub mod plans;
 pub mod process_tree;
+pub mod report;
 pub mod server;
 pub mod sessions;
 pub mod vectors;

@@ -172,7 +172,7 @@ pub fn auto_lists(rows: usize) -> usize {
     many.max(root.round() as usize).clamp(1, MAX_LISTS)
 }
 
-/// Bits of a code for `dim` dimensions: 8 up to [`MAX_DIM_OF_8_BITS`], where they are hardly larger than 4 and rank so much
+/// Bits of a code for `dim` dimensions: 8 up to 3 dimensions, where they are hardly larger than 4 and rank so much
 /// better that a search compares half the rows; 4 above.
 pub fn auto_bits(dim: usize) -> u8 {
     if dim <= MAX_DIM_OF_8_BITS { 8 } else { 4 }

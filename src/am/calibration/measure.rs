@@ -7,18 +7,17 @@ use crate::am::batches::{Batch, BuildMemory};
 use crate::am::calibration::queries::{CalibrationQueries, rows_as_queries};
 use crate::am::failure::with_index;
 use crate::am::open_index::OpenIndex;
-use crate::am::scan::{SearchParams, SearchStream};
+use crate::am::scan::SearchStream;
 use crate::am::training::phases::CALIBRATING;
 use crate::error::{Error, Result};
-use crate::pg::heap::{HeapDistances, Snapshot, VisibleRows};
-use crate::pg::page_store::RelationStore;
+use crate::pg::heap::{HeapDistances, VisibleRows};
 use crate::pg::relation::{Heap, Index, LockedIndex};
 use crate::pg::role::as_role;
 use crate::pg::vector_datum::OwnedVector;
 use crate::pg::workers::{self, SharedProgress};
 use crate::settings::Probing;
-use crate::settings::iterative::ScanLimits;
 use crate::settings::reloptions::Options;
+use crate::settings::search::SearchParams;
 use distillvq_ivf::rerank::{BANDS, Growth, RANKS};
 use distillvq_ivf::write_calibration;
 use distillvq_ivf::{
@@ -72,7 +71,7 @@ pub fn truth(
     queries: CalibrationQueries,
 ) -> Result<Truth> {
     crate::pg::progress::report_phase(CALIBRATING);
-    let OpenIndex { index, meta } = target;
+    let OpenIndex { index, meta, .. } = target;
     let collector = GroundTruthCollector::new(model, queries.kind, queries.vectors);
     // Codes are not wanted, but where a row is depends on them in rare cases.
     let meta = Meta {
@@ -130,11 +129,10 @@ pub fn measure(
     truth: &Truth,
 ) -> Result<Option<Calibration>> {
     crate::pg::progress::report_phase(CALIBRATING);
-    let bench = Calibrator {
-        heap,
+    let mut bench = Calibrator {
         target,
         model,
-        snapshot: Snapshot::latest(),
+        distances: HeapDistances::of_latest(heap, target.index),
     };
     let each = truth.queries.chunks_exact(target.meta.dim.max(1));
     let mut questions = Vec::new();
@@ -185,10 +183,7 @@ fn effort(probes: u32, rerank_margin: f32) -> SearchParams {
         first: probes as usize,
         growth: Growth::new(&[0; BANDS]),
     };
-    SearchParams {
-        probing,
-        rerank_margin,
-    }
+    SearchParams::unlimited(probing, rerank_margin)
 }
 
 /// The time that searches may take.
@@ -245,10 +240,9 @@ impl Clock {
 
 /// Where questions are put.
 struct Calibrator<'a> {
-    heap: Heap,
     target: &'a OpenIndex,
     model: &'a Model,
-    snapshot: Snapshot,
+    distances: HeapDistances,
 }
 
 /// A query whose answer is known.
@@ -268,13 +262,9 @@ struct CalibrationQuery {
 }
 
 impl Calibrator<'_> {
-    fn exact<'a>(&self, query: &'a OwnedVector) -> HeapDistances<'a> {
-        self.snapshot.exact(self.heap, self.target.index, query)
-    }
-
     /// What can be asked: neighbours that are not visible, as a build meets them in rows that others still see, are none.
     fn question(
-        &self,
+        &mut self,
         elements: &[f32],
         neighbours: &Neighbours,
     ) -> Result<Option<CalibrationQuery>> {
@@ -314,19 +304,20 @@ impl Calibrator<'_> {
 
     /// The exact distances of rows in the order of the table, none of those that are not visible.
     fn distances(
-        &self,
+        &mut self,
         query: &OwnedVector,
         tids: impl Iterator<Item = Tid>,
     ) -> Result<Vec<Option<f64>>> {
         let candidates: Vec<Candidate> = tids.map(Candidate::exact).collect();
         let mut distances = Vec::new();
-        self.exact(query).distances(&candidates, &mut distances)?;
+        self.distances
+            .distances(Some(query), &candidates, &mut distances)?;
         Ok(distances)
     }
 
     /// The lists that the rows behind the first ten need: from where the neighbours lie, and what searches lose of them.
     fn bands(
-        &self,
+        &mut self,
         questions: &[CalibrationQuery],
         measured: &Calibration,
         clock: &mut Clock,
@@ -343,10 +334,7 @@ impl Calibrator<'_> {
             first: measured.probes_for(DEEP_TARGET).unwrap_or(lists) as usize,
             growth: bands.lists(&[]).growth(DEEP_TARGET),
         };
-        let effort = SearchParams {
-            probing,
-            rerank_margin: measured.rerank_margin,
-        };
+        let effort = SearchParams::unlimited(probing, measured.rerank_margin);
         let probed = |band: usize| {
             let returned = RANKS.get(band).map_or(0.0, |rank| f64::from(*rank));
             probing.growth.lists(probing.first as f64, returned) as u32
@@ -377,7 +365,7 @@ impl Calibrator<'_> {
     /// The share of the neighbours that a search finds in each of so many bands, as far as it returns rows in order; none if a
     /// row is not visible that a band ends with.
     fn search_deep(
-        &self,
+        &mut self,
         question: &CalibrationQuery,
         bands: usize,
         effort: SearchParams,
@@ -430,7 +418,7 @@ impl Calibrator<'_> {
     /// The recall of each search that looks so far, as many as begin in time and at least one, and how many rows they compared
     /// in the mean.
     fn search_all(
-        &self,
+        &mut self,
         questions: &[CalibrationQuery],
         effort: SearchParams,
         until: Instant,
@@ -449,7 +437,7 @@ impl Calibrator<'_> {
     }
 
     /// The recall of a search, and how many rows it compared. Rows as near as the farthest neighbour are as good as that.
-    fn search(&self, question: &CalibrationQuery, effort: SearchParams) -> Result<(f32, u64)> {
+    fn search(&mut self, question: &CalibrationQuery, effort: SearchParams) -> Result<(f32, u64)> {
         let mut found = 0;
         let compared = self.search_for(question, effort, question.neighbours, &mut |distance| {
             found += usize::from(distance <= question.farthest);
@@ -460,25 +448,18 @@ impl Calibrator<'_> {
 
     /// Searches for so many rows, while `each` wants more: it gets their distances. Returns how many rows were compared.
     fn search_for(
-        &self,
+        &mut self,
         question: &CalibrationQuery,
         effort: SearchParams,
         rows: usize,
         each: &mut dyn FnMut(f64) -> bool,
     ) -> Result<u64> {
-        let (index, searcher) = (self.target.index, self.model.searcher());
-        let exact = self.exact(&question.query);
-        let mut search = SearchStream::start(
-            self.target,
-            Some(searcher),
-            &question.elements,
-            effort,
-            ScanLimits::NONE,
-        )?;
+        let searcher = Some(self.model.searcher());
+        let mut search = SearchStream::start(self.target, searcher, &question.elements, effort)?;
         // A row that meets itself is a search unlike others: its estimate is far off, and the search compares more rows.
         question.own.into_iter().for_each(|own| search.exclude(own));
         for _ in 0..rows {
-            let hit = search.next(index, &mut |rows, out| exact.distances(rows, out))?;
+            let hit = search.next(Some(&question.query), &mut self.distances)?;
             if !hit.is_some_and(|hit| each(hit.distance)) {
                 break;
             }
@@ -537,9 +518,13 @@ pub fn calibrate(
     };
     // Functions in the index's definition run as the owner of the table, as in REINDEX.
     let measured = as_role(index.owner(), work)?;
-    let store = RelationStore::new(index);
-    write_calibration(&store, target.meta.model_version(), training, measured)
-        .map_err(with_index(index))?;
+    write_calibration(
+        target.store(),
+        target.meta.model_version(),
+        training,
+        measured,
+    )
+    .map_err(with_index(index))?;
     crate::pg::server::commit_durably();
     Ok(measured)
 }

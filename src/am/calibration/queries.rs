@@ -44,7 +44,7 @@ impl CalibrationQueries {
     }
 
     /// Rows of a table of so many, picked from a sample by `take`, which is told how many.
-    pub fn of_rows(dim: usize, rows: usize, take: impl FnOnce(usize) -> Vec<f32>) -> Self {
+    fn of_rows(dim: usize, rows: usize, take: impl FnOnce(usize) -> Vec<f32>) -> Self {
         Self {
             kind: QueryKind::Rows,
             vectors: take(query_budget(rows, dim).min(rows / ROWS_A_QUERY)),

@@ -122,16 +122,8 @@ pub fn load(
     let indexed = loader.builder.rows();
     let meta = loader.builder.finish().map_err(with_index(plan.index))?;
     if let (Some(model), Some(truth)) = (model, truth) {
-        calibrate(
-            heap,
-            OpenIndex {
-                index: plan.index,
-                meta,
-            },
-            &store,
-            model,
-            &truth.finish(),
-        )?;
+        let target = OpenIndex::built(plan.index, meta);
+        calibrate(heap, &target, &store, model, &truth.finish())?;
     }
     // A concurrent build goes on to wait for others: what it has loaded stays to be read.
     crate::pg::progress::report_progress(loader.loaded, loader.loaded);
@@ -145,21 +137,21 @@ pub fn load(
 /// Measures the finished index and writes into it what it knows of itself.
 fn calibrate(
     heap: Heap,
-    target: OpenIndex,
+    target: &OpenIndex,
     store: &RelationStore,
     model: &Model,
     truth: &Truth,
 ) -> Result<()> {
-    let OpenIndex { index, meta } = target;
-    let calibration = measure::measure(heap, &target, model, truth)?;
+    let OpenIndex { index, meta, .. } = target;
+    let calibration = measure::measure(heap, target, model, truth)?;
     let training = Training {
         code_error: truth.code_error,
         ..measure::training(model.report())
     };
     write_calibration(store, meta.model_version(), training, calibration)
-        .map_err(with_index(index))?;
+        .map_err(with_index(*index))?;
     if let Some(calibration) = &calibration {
-        measure::notice_target_missed(index, calibration);
+        measure::notice_target_missed(*index, calibration);
     }
     Ok(())
 }

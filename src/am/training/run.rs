@@ -3,7 +3,9 @@
 use crate::am::calibration::queries::queries_of_sample;
 use crate::am::training::phases::SAMPLING;
 use crate::am::training::plan::{BuildModel, BuildPlan};
-use crate::am::training::reservoir::VectorReservoir;
+use crate::am::training::sample::{
+    BYTES_PER_VALUE, MAX_SAMPLE_ROWS, MemoryShare, Sample, sample_rows, training_overhead_bytes,
+};
 use crate::error::{Error, Result};
 use crate::pg::memory::trim_malloc;
 use crate::pg::relation::Heap;
@@ -17,28 +19,26 @@ use distillvq_training::{
 
 /// Seed of the sample and of the training in a build: the same table gives the same index.
 pub const SEED: u64 = 1;
-/// Rows that training looks at, at the most: more would cost time and teach nothing new.
-const MAX_SAMPLE_ROWS: usize = 131_072;
 /// With fewer sampled rows a list, lists and codes come out noticeably worse.
 const FEW_ROWS_PER_LIST: usize = 30;
-/// Bytes that training needs for each value of the sample: its own, and half as much for codes.
-const BYTES_PER_VALUE: usize = size_of::<f32>() * 3 / 2;
 
 /// Samples the table and trains on it; no model if it holds too little to learn from. The number is that of its rows.
 pub fn train_from_table(plan: &BuildPlan, heap: Heap) -> Result<(Option<BuildModel>, usize)> {
-    crate::pg::progress::report_phase(SAMPLING);
-    let mut reservoir = VectorReservoir::new(sample_capacity(plan.dim), plan.dim, SEED);
-    heap::sample(heap, plan.index, plan.element, &mut |read| {
-        reservoir.offer(read)
-    })?;
-    let rows = reservoir.offered();
+    let Sample {
+        dim,
+        offered: rows,
+        rows: mut sample,
+    } = sample_rows(
+        |each| heap::sample(heap, plan.index, plan.element, each),
+        SEED,
+        Some(plan.dim),
+        MemoryShare::Whole,
+    )?;
     if rows < MIN_TRAIN_ROWS {
         notice_untrained(plan, rows);
         return Ok((None, rows));
     }
-    let options = train_options(&plan.options, plan.metric, (rows, plan.dim), SEED);
-    let mut sample = reservoir.into_rows();
-    let dim = plan.dim;
+    let options = train_options(&plan.options, plan.metric, (rows, dim), SEED);
     notice_small_sample(&plan.index.name(), &sample, dim, &options, (1, 1));
     let queries = queries_of_sample(&mut sample, dim, rows);
     check_training_memory(&sample, dim)?;
@@ -77,15 +77,6 @@ pub fn train_options(
     }
 }
 
-/// Rows to sample, so that training stays within `maintenance_work_mem`.
-pub fn sample_capacity(dim: usize) -> usize {
-    let whole = crate::pg::memory::maintenance_bytes();
-    let left = whole
-        .saturating_sub(training_overhead_bytes(dim))
-        .max(whole / 4);
-    (left / (dim * BYTES_PER_VALUE)).clamp(MIN_TRAIN_ROWS, MAX_SAMPLE_ROWS)
-}
-
 /// Reports a sample that is too small for the number of lists, and the `maintenance_work_mem` that would suffice. Rows take
 /// `parts / of` of the memory of the sample.
 pub fn notice_small_sample(
@@ -117,14 +108,6 @@ pub fn notice_small_sample(
             enough.div_ceil(MB) + 1
         ),
     );
-}
-
-/// What training holds beside the sample and its codes: buffers of a fixed number of rows, and what any training needs
-/// (measured).
-fn training_overhead_bytes(dim: usize) -> usize {
-    const BUFFERED_ROWS: usize = 8_192;
-    const BASE: usize = 24 << 20;
-    BASE + BUFFERED_ROWS * dim * size_of::<f32>()
 }
 
 /// Refuses a training for whose sample (and half as much for its codes) there is no memory.

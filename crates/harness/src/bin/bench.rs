@@ -8,7 +8,6 @@
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,6 +15,7 @@ use std::time::{Duration, Instant};
 use distillvq_harness::affinity::Together;
 use distillvq_harness::compare::{Built, build};
 use distillvq_harness::measure::{explain, find_by_id, time_by_id};
+use distillvq_harness::report::say;
 use distillvq_harness::{
     Arguments, DataSet, Error, Metric, Result, Server, Stop, Truth, Vectors, load,
 };
@@ -37,14 +37,8 @@ const LOOK_UP: &str = "SELECT id FROM test_queries WHERE id = $1";
 const DATABASE: &str = "bench";
 const INDEX: &str = "items_idx";
 
-fn main() -> ExitCode {
-    match Task::read().and_then(|task| bench(&task)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+fn main() -> Result<()> {
+    bench(&Task::read()?)
 }
 
 /// What is to be measured.
@@ -247,10 +241,6 @@ fn bench(task: &Task) -> Result<()> {
         measure(&mut server, method, task, &data, &truth, &mut output)?;
     }
     Ok(())
-}
-
-fn say(what: &str) {
-    println!("==> {what}");
 }
 
 /// A file of JSON lines.

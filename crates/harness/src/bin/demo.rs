@@ -5,11 +5,11 @@
 
 use std::env;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use distillvq_harness::compare::{self, Built, Figures, Workload, seconds};
 use distillvq_harness::measure::{find_by_id, nearest_by_id};
+use distillvq_harness::report::say;
 use distillvq_harness::{DataSet, Metric, Result, Server, Truth, load};
 use postgres::Client;
 
@@ -19,17 +19,7 @@ const K: usize = 10;
 const SHOWN: [usize; 3] = [26, 35, 48];
 const INDEX: &str = "items_embedding_idx";
 
-fn main() -> ExitCode {
-    match demo() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn demo() -> Result<()> {
+fn main() -> Result<()> {
     say("reading the embeddings");
     let set = match env::args_os().nth(1) {
         Some(directory) => DataSet::open(&PathBuf::from(directory))?,
@@ -70,10 +60,6 @@ fn demo() -> Result<()> {
     println!("The server keeps running until `make clean`. To connect:\n");
     println!("    {} -d demo\n", server.psql_command());
     Ok(())
-}
-
-fn say(what: &str) {
-    println!("==> {what}");
 }
 
 /// A server whose buffers hold the table and its largest index.

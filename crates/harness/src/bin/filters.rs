@@ -8,13 +8,13 @@ use std::env;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::Duration;
 
 use distillvq_harness::compare::{build, seconds};
 use distillvq_harness::filters::{
     Filter, Outcome, THOUSANDTHS, Tables, WithinOutcome, measure, measure_within,
 };
+use distillvq_harness::report::say;
 use distillvq_harness::{DataSet, Error, Result, Server, load};
 use postgres::Client;
 
@@ -57,18 +57,11 @@ const INDEXES: [(&str, &str, &[Setting]); 2] = [
     ),
 ];
 
-fn main() -> ExitCode {
+fn main() -> Result<()> {
     let arguments: Vec<PathBuf> = env::args_os().skip(1).map(PathBuf::from).collect();
-    let done = match arguments.as_slice() {
+    match arguments.as_slice() {
         [data, output] => bench(data, output),
         _ => Err(Error::Argument("usage: filters DATA OUTPUT".into())),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
     }
 }
 
@@ -143,10 +136,6 @@ fn bench(directory: &Path, output: &Path) -> Result<()> {
         path: output.into(),
         source,
     })
-}
-
-fn say(what: &str) {
-    println!("==> {what}");
 }
 
 /// `part` is independent of the vectors; `place` tells in thousandths how near a row is to the first one among all.

@@ -4,22 +4,11 @@
 
 use std::env;
 use std::fs;
-use std::process::ExitCode;
 
 use distillvq_harness::plans::{self, Care, Outcome};
 use distillvq_harness::{Error, Result, Server};
 
-fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run() -> Result<()> {
+fn main() -> Result<()> {
     let mut arguments = env::args().skip(1);
     let file = arguments.next().filter(|file| !file.is_empty());
     let full = arguments.next().is_none_or(|size| size != "small");

@@ -4,17 +4,14 @@
 //! `recall --set texts|mixture|noise|DIRECTORY --results DIRECTORY --output FILE`: generated vectors or a data set
 //! ([`distillvq_harness::data`]). The directory of results keeps one section per data set; the output has all of them.
 
-use std::collections::BTreeMap;
-use std::env;
 use std::fmt::Write as _;
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::Instant;
 
 use distillvq_harness::affinity::Together;
 use distillvq_harness::measure::{find_by_id, nearest_by_id};
-use distillvq_harness::{DataSet, Error, Metric, Result, Server, Truth, Vectors, load};
+use distillvq_harness::report::write_page;
+use distillvq_harness::{Arguments, DataSet, Metric, Result, Server, Truth, Vectors, load};
 use postgres::Client;
 
 /// Neighbors asked for.
@@ -46,41 +43,6 @@ single list already exceeds it.
 Without a query log, an index is calibrated with rows, and the target holds only for queries that are distributed like the rows. The
 log and the test queries of the generated sets lie midway between two vectors that are distributed like the rows.
 ";
-
-fn main() -> ExitCode {
-    match Arguments::read().and_then(|arguments| run(&arguments)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-struct Arguments {
-    set: String,
-    results: PathBuf,
-    output: PathBuf,
-}
-
-impl Arguments {
-    fn read() -> Result<Self> {
-        let mut given = BTreeMap::new();
-        let mut words = env::args().skip(1);
-        while let Some(name) = words.next() {
-            given.insert(name, words.next().unwrap_or_default());
-        }
-        let mut take = |name: &str| {
-            let missing = || Error::Argument(format!("{name} is missing"));
-            given.remove(name).ok_or_else(missing)
-        };
-        Ok(Self {
-            set: take("--set")?,
-            results: PathBuf::from(take("--results")?),
-            output: PathBuf::from(take("--output")?),
-        })
-    }
-}
 
 /// Queries to measure with.
 #[derive(Clone)]
@@ -221,31 +183,21 @@ fn coprime(mut a: usize, mut b: usize) -> bool {
     a == 1
 }
 
-fn run(arguments: &Arguments) -> Result<()> {
+fn main() -> Result<()> {
+    let mut arguments = Arguments::of_this_program();
+    let set = arguments.required("--set")?;
+    let results = PathBuf::from(arguments.required("--results")?);
+    let output = PathBuf::from(arguments.required("--output")?);
+    arguments.end()?;
     let server = Server::start("recall")?;
     let mut client = server.database(DATABASE)?;
     client.batch_execute("SET maintenance_work_mem = '512MB'")?;
     let mut section = String::new();
-    for set in Set::named(&arguments.set)? {
+    for set in Set::named(&set)? {
         eprintln!("==> {}", set.name);
         section.push_str(&measure(&server, &mut client, &set)?);
     }
-    let name = Path::new(&arguments.set).file_name().unwrap_or_default();
-    let file = |path: &Path| {
-        let path = path.to_owned();
-        move |source| Error::Io { path, source }
-    };
-    fs::create_dir_all(&arguments.results).map_err(file(&arguments.results))?;
-    let own = arguments.results.join(name).with_extension("md");
-    fs::write(&own, section).map_err(file(&own))?;
-    let mut page = INTRODUCTION.to_owned();
-    let listed = fs::read_dir(&arguments.results).map_err(file(&arguments.results))?;
-    let mut paths: Vec<PathBuf> = listed.flatten().map(|entry| entry.path()).collect();
-    paths.sort();
-    for path in paths {
-        page.push_str(&fs::read_to_string(&path).map_err(file(&path))?);
-    }
-    fs::write(&arguments.output, page).map_err(file(&arguments.output))
+    write_page(INTRODUCTION, &set, &section, &results, &output)
 }
 
 /// What one state of the table showed with one target.

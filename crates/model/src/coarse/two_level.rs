@@ -1,8 +1,8 @@
 //! Two-level centroids, as a ScaNN tree: centroids are clustered into groups, and only the groups nearest to a row are
 //! searched. For short centroids; long ones have an [`super::int8_filter`].
 //!
-//! With g groups of n centroids a row is compared with g group centroids and with the members of g/[`GROUPS_DIVISOR`] groups. The centroid
-//! found is not always the nearest one, but it is the same wherever it is looked for: groups follow from the centroids
+//! With g groups of n centroids a row is compared with g group centroids and with the members of a quarter of the groups. The
+//! centroid found is not always the nearest one, but it is the same wherever it is looked for: groups follow from the centroids
 //! alone, and a row's centroid from both.
 //!
 //! Measured on 384 dimensions, with 512 to 4,000 centroids: half a percent of the rows miss their nearest one, which

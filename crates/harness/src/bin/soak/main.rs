@@ -15,7 +15,6 @@ mod work;
 mod world;
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use distillvq_harness::{Arguments, Error, Result};
@@ -101,14 +100,8 @@ impl Run {
     }
 }
 
-fn main() -> ExitCode {
-    match Run::read().and_then(|run| soak(&run)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+fn main() -> Result<()> {
+    soak(&Run::read()?)
 }
 
 fn soak(run: &Run) -> Result<()> {

@@ -1,6 +1,10 @@
-//! How far a search goes on when its first lists were not enough, in settings named as pgvector names its own.
+//! How a search goes, and the settings that say how far it goes on when its first lists were not enough. These are named as
+//! pgvector names its own.
 
+use crate::settings::reloptions::Options;
+use crate::settings::{Probing, probing};
 use distillvq_ivf::rerank::{LateRows, RerankOptions};
+use distillvq_ivf::{Meta, RERANK_MARGINS};
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
 /// The values of `distillvq.iterative_scan`.
@@ -58,31 +62,43 @@ pub fn register() {
     );
 }
 
-/// How far a search may go on.
+/// How a search goes: what it looks at first, and how far it may go on.
 #[derive(Clone, Copy, Debug)]
-pub struct ScanLimits {
+pub struct SearchParams {
+    /// Lists probed.
+    probing: Probing,
+    /// How deep it re-ranks ([`distillvq_ivf::RERANK_MARGINS`]).
+    rerank_margin: f32,
     max_probes: usize,
     max_compared: u64,
     late: LateRows,
-    /// Bytes that a search may take for candidates and rows.
+    /// Bytes that it may take for candidates and rows.
     memory: usize,
 }
 
 /// Bytes per candidate of a pull: twice as many are chosen from as are returned, and some wait in a queue.
 const CANDIDATE_BYTES: usize = 80;
 
-impl ScanLimits {
-    /// None at all.
-    pub const NONE: ScanLimits = ScanLimits {
-        max_probes: usize::MAX,
-        max_compared: u64::MAX,
-        late: LateRows::Drop,
-        memory: 8 << 20,
-    };
+impl SearchParams {
+    /// Those of a search without limits.
+    pub fn unlimited(probing: Probing, rerank_margin: f32) -> Self {
+        Self {
+            probing,
+            rerank_margin,
+            max_probes: usize::MAX,
+            max_compared: u64::MAX,
+            late: LateRows::Drop,
+            memory: 8 << 20,
+        }
+    }
 
-    /// Those of the session's settings.
-    pub fn of_session() -> Self {
-        ScanLimits {
+    /// Those of the session's settings for an index with these options, as it has measured itself.
+    pub fn of_session(options: &Options, meta: &Meta) -> Self {
+        Self {
+            probing: probing(options, meta),
+            rerank_margin: meta
+                .calibration
+                .map_or(RERANK_MARGINS[0], |it| it.rerank_margin),
             max_probes: match (ITERATIVE_SCAN.get(), MAX_PROBES.get()) {
                 (IterativeScan::Off, _) => 0,
                 (_, 0) => usize::MAX,
@@ -105,20 +121,22 @@ impl ScanLimits {
         self.memory / 2
     }
 
-    /// The options of the search that probes lists, within the limits. An eighth of the memory is for its rows, and another
-    /// for the candidates that it pulls.
-    pub fn limit_probes(&self, options: RerankOptions) -> RerankOptions {
+    /// The options of the stream that probes lists, from those that go by the errors of its codes. An eighth of the memory is for
+    /// its rows, and another for the candidates that it pulls.
+    pub fn probing_options(&self, options: RerankOptions) -> RerankOptions {
         let largest_pull = self.memory / 8 / CANDIDATE_BYTES;
         RerankOptions {
-            max_probes: self.max_probes.max(options.probes),
+            probes: self.probing.first,
+            growth: self.probing.growth,
+            max_probes: self.max_probes.max(self.probing.first),
             memory: self.memory / 8,
             largest_pull: largest_pull.clamp(1 << 12, 1 << 16),
-            ..options
+            ..options.with_rerank_margin(self.rerank_margin)
         }
     }
 
-    /// The options of the search that compares rows exactly, within the limits. A quarter of the memory is for its rows.
-    pub fn limit_rows(&self, options: RerankOptions) -> RerankOptions {
+    /// The options of the stream that compares rows exactly. A quarter of the memory is for its rows.
+    pub fn comparing_options(&self, options: RerankOptions) -> RerankOptions {
         RerankOptions {
             memory: self.memory / 4,
             max_compared: self.max_compared,
