@@ -34,7 +34,7 @@ pub struct RefineStream<S: PageStore> {
 
 impl<S: PageStore> RefineStream<S> {
     /// The candidates of a search under way over the same store; `options` say how many lists it probes. An index without
-    /// refine codes is [`Error::Mismatch`].
+    /// refine codes is [`distillvq_pages::Error::Mismatch`].
     pub fn new(search: ListSearch<S>, store: S, options: RerankOptions) -> Result<Self, Error> {
         let (query, bytes) = search
             .refine_query()
