@@ -1,4 +1,4 @@
-# Everything needed is found or fetched: see tools/with_env.sh. PG_CONFIG names another server than the private one.
+# tools/with_env.sh finds or fetches what the targets need. PG_CONFIG selects another server than the private one.
 
 SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
@@ -7,57 +7,64 @@ MAKEFLAGS += --no-print-directory
 export PG_CONFIG OLD_PG_CONFIG DESTDIR SPLIT BYTES DOCS
 
 with_env := tools/with_env.sh
-pure := --package distillvq-kernels --package distillvq-quantizer --package distillvq-ivf
+pure := --package distillvq-kernels --package distillvq-linalg --package distillvq-model \
+	--package distillvq-training --package distillvq-pages --package distillvq-ivf
 
-## demo         load real embeddings, train, build, search, compare; DATA=… takes another data set
+## demo         load real embeddings, train, build, search, and compare with pgvector; DATA=… for another data set
 .PHONY: demo
 demo:
 	@$(with_env) tools/install.sh
 	@$(with_env) cargo run --locked --release --package distillvq-harness --bin demo -- "$(or $(DATA),data/wordnet-20k)"
 
-## bench-quality recall of the codes at equal bytes against FAISS, into docs/; DATA=… as above, SPLIT=validation to develop
+## bench-quality recall of the codes compared with FAISS at equal size; writes docs/quality.md; DATA=…, SPLIT=validation for development
 .PHONY: bench-quality
 bench-quality:
 	@tools/bench-quality.sh "$(or $(DATA),data/wordnet-20k)"
 
-## bench        recall, speed, size and build time beside pgvector's indexes, into docs/; DATA=… as above, or ROWS=… DIM=…
+## bench        recall, speed, size, and build time compared with pgvector's indexes; writes docs/performance.md; DATA=…, or ROWS=… DIM=…
 .PHONY: bench
 bench:
 	@tools/bench-speed.sh "$(DATA)" "$(ROWS)" "$(DIM)"
 
-## bench-filters searches under filters beside pgvector's hnsw, into docs/filters.md; DATA=… as above
+## bench-filters filtered searches compared with pgvector's hnsw; writes docs/filters.md; DATA=…
 .PHONY: bench-filters
 bench-filters:
 	@$(with_env) tools/install.sh
 	@$(with_env) cargo run --locked --release --package distillvq-harness --bin filters -- \
 		"$(or $(DATA),data/wordnet-20k)" "$(or $(DOCS),docs)/filters.md"
 
-## bench-plans  the planner's choices against measured times, into docs/plans.md
+## bench-plans  the planner's choices compared with measured times; writes docs/plans.md
 .PHONY: bench-plans
 bench-plans:
 	@$(with_env) tools/install.sh
 	@$(with_env) cargo run --locked --release --package distillvq-harness --bin plans -- docs/plans.md
 
-## bench-recall target recalls asked for and recalls measured, into docs/; DATA=… as above, and generated sets; ONLY=one of them
+## bench-recall requested and measured recall; writes docs/recall.md; DATA=… in addition to generated data sets; ONLY=one data set
 .PHONY: bench-recall
 bench-recall:
 	@tools/bench-recall.sh "$(or $(DATA),data/wordnet-20k)" "$(ONLY)"
 
-## bench-parameters the automatic parameters beside a sweep over others, into docs/; DATA=… as above, and generated sets; ONLY=one of them
+## bench-parameters automatic parameters compared with a sweep; writes docs/parameters.md; DATA=… in addition to generated data sets; ONLY=one data set
 .PHONY: bench-parameters
 bench-parameters:
 	@tools/bench-parameters.sh "$(or $(DATA),data/wordnet-20k)" "$(ONLY)"
 
-## test         all tests: the pure crates, then the extension in private servers
+## test         all tests: the crates in memory, then the extension in private servers
 .PHONY: test
 test:
 	@$(with_env) tools/install.sh
-	@echo '==> tests of the pure crates' >&2
+	@echo '==> tests of the crates in memory' >&2
 	@$(with_env) cargo test --locked --no-fail-fast $(pure)
+	@$(with_env) cargo test --locked --package distillvq-ivf --features next-format --test formats
 	@echo '==> tests in private servers' >&2
 	@$(with_env) cargo test --locked --no-fail-fast --package distillvq-harness -- --test-threads=4
 
-## test-assert  the tests in servers once more, on a PostgreSQL with assertions that is built the first time (Debian)
+## fixtures     indexes and models of the format that this library writes, into crates/ivf/tests/fixtures (x86-64)
+.PHONY: fixtures
+fixtures:
+	@DISTILLVQ_FIXTURES=1 $(with_env) cargo test --locked --package distillvq-ivf --test fixtures
+
+## test-assert  the server tests on a PostgreSQL with assertions, which the first run builds (Debian)
 .PHONY: test-assert
 test-assert:
 	@$(with_env) tools/build.sh
@@ -65,17 +72,17 @@ test-assert:
 		$(with_env) cargo test --locked --no-fail-fast --package distillvq-harness -- --test-threads=4 && \
 		DISTILLVQ_SETTINGS=debug_discard_caches=1 $(with_env) cargo test --locked --package distillvq-harness --test tour
 
-## test-valgrind a tour through everything under valgrind, on the server with assertions
+## test-valgrind all features once under valgrind, on the server with assertions
 .PHONY: test-valgrind
 test-valgrind:
 	@$(with_env) tools/test-valgrind.sh
 
-## test-upgrade pg_upgrade of a database with indexes from PostgreSQL 16; OLD_PG_CONFIG=… from a server of yours
+## test-upgrade pg_upgrade of a PostgreSQL 16 database with indexes; OLD_PG_CONFIG=… for your own old server
 .PHONY: test-upgrade
 test-upgrade:
 	@$(with_env) tools/test-upgrade.sh
 
-## check-versions compile for PostgreSQL 15 to 18 with warnings as errors; VERSIONS="15 17" for some
+## check-versions compile for PostgreSQL 15 to 18 with warnings as errors; VERSIONS="15 17" for a selection
 .PHONY: check-versions
 check-versions:
 	@$(with_env) tools/versions.sh $(or $(VERSIONS),15 16 17 18)
@@ -87,7 +94,7 @@ soak:
 	@$(with_env) cargo run --locked --release --package distillvq-harness --bin soak -- --minutes "$(or $(DURATION),30)" \
 		--seed "$(or $(SEED),1)" --only "$(ONLY)" --output benches/soak/last.json --table docs/reliability.md
 
-## lint         formatting, clippy, documentation; licences too where cargo-deny is installed
+## lint         formatting, clippy, documentation; licenses if cargo-deny is installed
 .PHONY: lint
 lint:
 	@$(with_env) tools/lint.sh
@@ -97,22 +104,22 @@ lint:
 build all:
 	@$(with_env) tools/build.sh
 
-## install      build it and install it into the server of PG_CONFIG (which must be given); respects DESTDIR
+## install      build and install into the server of PG_CONFIG (required); respects DESTDIR
 .PHONY: install
 install:
 	@tools/install.sh
 
-## uninstall    take it away again
+## uninstall    remove the extension from the server of PG_CONFIG
 .PHONY: uninstall
 uninstall:
 	@tools/install.sh --remove
 
-## deb          Debian packages into target/deb/, for the PostgreSQL of PG_CONFIG or 18; VERSIONS="17 18" for others (Debian)
+## deb          Debian packages in target/deb/, for the PostgreSQL of PG_CONFIG or 18; VERSIONS="17 18" for others (Debian)
 .PHONY: deb
 deb:
 	@tools/deb.sh $(VERSIONS)
 
-## test-deb     install a package in a pristine Debian with apt and run the quick start there; VERSIONS=17 (Debian, root)
+## test-deb     install a package with apt in a fresh Debian and run the quick start; VERSIONS=17 (Debian, root)
 .PHONY: test-deb
 test-deb:
 	@tools/deb.sh $(or $(VERSIONS),17)
@@ -133,7 +140,7 @@ image:
 test-image:
 	@$(with_env) tools/test-image.sh
 
-## env          print the settings that `cargo test -p distillvq-harness` needs: eval "$(make -s env)"
+## env          print the environment for `cargo test -p distillvq-harness`: eval "$(make -s env)"
 .PHONY: env
 env:
 	@$(with_env)
@@ -148,7 +155,7 @@ clean: clean-servers
 clean-servers:
 	@tools/clean.sh
 
-## distclean    clean, and remove the fetched server too
+## distclean    clean, and remove the fetched server
 .PHONY: distclean
 distclean: clean
 	@rm -rf .server

@@ -39,9 +39,9 @@ CREATE FUNCTION distillvq_metric_ip() RETURNS integer
 CREATE FUNCTION distillvq_metric_cosine() RETURNS integer
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'distillvq_metric_cosine_wrapper';
 
-COMMENT ON FUNCTION distillvq_metric_l2() IS 'for operator classes: their distance is <->';
-COMMENT ON FUNCTION distillvq_metric_ip() IS 'for operator classes: their distance is <#>';
-COMMENT ON FUNCTION distillvq_metric_cosine() IS 'for operator classes: their distance is <=>';
+COMMENT ON FUNCTION distillvq_metric_l2() IS 'support function of operator classes for <->';
+COMMENT ON FUNCTION distillvq_metric_ip() IS 'support function of operator classes for <#>';
+COMMENT ON FUNCTION distillvq_metric_cosine() IS 'support function of operator classes for <=>';
 
 -- Operator classes, named as pgvector names them ------------------------------
 
@@ -92,7 +92,7 @@ COMMENT ON OPERATOR CLASS halfvec_cosine_ops USING distillvq IS 'halfvec (16-bit
 
 CREATE SCHEMA distillvq;
 
-COMMENT ON SCHEMA distillvq IS 'what the extension distillvq keeps; its functions and views are for users';
+COMMENT ON SCHEMA distillvq IS 'tables and internal functions of the extension distillvq';
 
 -- The role that owns a model: kept as its number, so that it follows the role, and shown and read as its name.
 CREATE TYPE distillvq.model_owner;
@@ -102,13 +102,13 @@ CREATE FUNCTION distillvq.model_owner_in(cstring) RETURNS distillvq.model_owner
 CREATE FUNCTION distillvq.model_owner_out(distillvq.model_owner) RETURNS cstring
     LANGUAGE c STABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'distillvq_model_owner_out_wrapper';
 
-COMMENT ON FUNCTION distillvq.model_owner_in(cstring) IS 'the role of this name, or nobody if there is none';
-COMMENT ON FUNCTION distillvq.model_owner_out(distillvq.model_owner) IS 'the name of the role, empty if it was dropped';
+COMMENT ON FUNCTION distillvq.model_owner_in(cstring) IS 'role of this name, or none if it does not exist';
+COMMENT ON FUNCTION distillvq.model_owner_out(distillvq.model_owner) IS 'name of the role, empty if it was dropped';
 
 CREATE TYPE distillvq.model_owner (INPUT = distillvq.model_owner_in, OUTPUT = distillvq.model_owner_out, LIKE = oid);
 
 COMMENT ON TYPE distillvq.model_owner IS
-    'a role that owns models; it is granted USAGE, so that DROP ROLE tells of them, and DROP OWNED lets go of them';
+    'role that owns models; it has USAGE, so that DROP ROLE reports them and DROP OWNED releases them';
 
 CREATE CAST (distillvq.model_owner AS oid) WITHOUT FUNCTION;
 CREATE CAST (oid AS distillvq.model_owner) WITHOUT FUNCTION;
@@ -148,7 +148,7 @@ CREATE VIEW distillvq_models AS
            pg_catalog.octet_length(body) AS bytes
     FROM distillvq.model m;
 
-COMMENT ON VIEW distillvq_models IS 'the models that CREATE INDEX ... WITH (model = ...) can use';
+COMMENT ON VIEW distillvq_models IS 'models for CREATE INDEX ... WITH (model = ...)';
 
 COMMENT ON COLUMN distillvq_models.name IS 'name for CREATE INDEX ... WITH (model = ...)';
 COMMENT ON COLUMN distillvq_models.owner IS 'role that may replace, export, and drop it; NULL if that role was dropped';
@@ -207,24 +207,24 @@ CREATE FUNCTION distillvq_train(
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1 AS 'MODULE_PATHNAME', 'distillvq_train_index_wrapper';
 
 COMMENT ON FUNCTION distillvq_train(regclass, regclass, name, bigint, text) IS
-    'trains a distillvq index again in place, beside reads and writes, and measures its recall; not undone by ROLLBACK';
+    'trains a distillvq index in place, concurrently with reads and writes, and calibrates it; not undone by ROLLBACK';
 
 CREATE FUNCTION distillvq_export_model(name text) RETURNS bytea
     LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'distillvq_export_model_wrapper';
 
-COMMENT ON FUNCTION distillvq_export_model(text) IS 'the bytes of a model, for distillvq_import_model in another database';
+COMMENT ON FUNCTION distillvq_export_model(text) IS 'bytes of a model, for distillvq_import_model';
 
 CREATE FUNCTION distillvq_import_model(name text, body bytea, replace boolean DEFAULT false) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'distillvq_import_model_wrapper';
 
 COMMENT ON FUNCTION distillvq_import_model(text, bytea, boolean) IS
-    'stores what distillvq_export_model returned as a model of this name';
+    'stores the result of distillvq_export_model as a model';
 
 CREATE FUNCTION distillvq_drop_model(name text, force boolean DEFAULT false) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'distillvq_drop_model_wrapper';
 
 COMMENT ON FUNCTION distillvq_drop_model(text, boolean) IS
-    'forgets a model, unless indexes name it; with force => true even then, and they cannot be rebuilt';
+    'drops a model; force => true drops it even if indexes name it, which then cannot be rebuilt';
 
 -- Recall ------------------------------------------------------------------------
 
@@ -243,7 +243,7 @@ CREATE FUNCTION distillvq_calibrate(
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1 AS 'MODULE_PATHNAME', 'distillvq_calibrate_wrapper';
 
 COMMENT ON FUNCTION distillvq_calibrate(regclass, regclass, name) IS
-    'measures which recall searches in a distillvq index reach; distillvq.target_recall goes by it';
+    'measures the recall of a distillvq index by number of probed lists, for distillvq.target_recall';
 
 -- Verification ------------------------------------------------------------------
 
@@ -253,7 +253,7 @@ CREATE FUNCTION distillvq_check("index" regclass, heap boolean DEFAULT false)
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1 AS 'MODULE_PATHNAME', 'distillvq_check_wrapper';
 
 COMMENT ON FUNCTION distillvq_check(regclass, boolean) IS
-    'problems of a distillvq index: its structure, with heap => true also against the rows of its table';
+    'problems of a distillvq index: its structure; with heap => true also compared with the rows of its table';
 
 -- Counters of searches ------------------------------------------------------------
 
@@ -320,7 +320,7 @@ CREATE FUNCTION distillvq_index_info("index" regclass) RETURNS SETOF distillvq.i
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1 AS 'MODULE_PATHNAME', 'distillvq_index_info_wrapper';
 
 COMMENT ON FUNCTION distillvq_index_info(regclass) IS
-    'figures of a distillvq index: rows, lists, size, dead entries, training, measured recall, drift, and what it needs';
+    'figures of a distillvq index: rows, lists, size, dead entries, training, calibration, drift, and advice';
 
 -- For the view alone: no row for an index that the caller may not see, and no error for one without figures.
 CREATE FUNCTION distillvq.index_info_or_null("index" oid) RETURNS SETOF distillvq.index_info
@@ -337,7 +337,7 @@ CREATE VIEW distillvq_indexes AS
     WHERE a.amname = 'distillvq' AND c.relkind = 'i';
 
 COMMENT ON VIEW distillvq_indexes IS
-    'distillvq_index_info of all indexes of this database that you may see; reads each of them';
+    'distillvq_index_info for all indexes of this database that you may see; reads each index';
 
 COMMENT ON COLUMN distillvq_indexes."index" IS 'the index';
 COMMENT ON COLUMN distillvq_indexes."table" IS 'its table';
@@ -360,8 +360,8 @@ COMMENT ON COLUMN distillvq_indexes.code_recall_before IS 'recall@10 of the code
 COMMENT ON COLUMN distillvq_indexes.code_recall_after IS 'recall@10 of the codes after distillation';
 COMMENT ON COLUMN distillvq_indexes.calibration IS 'measured recall by number of probed lists';
 COMMENT ON COLUMN distillvq_indexes.query_source IS 'log, rows, or none: the queries of the calibration';
-COMMENT ON COLUMN distillvq_indexes.drift IS 'error of the codes of new rows, relative to that of the build; NULL if unknown or not yours to know';
-COMMENT ON COLUMN distillvq_indexes.advice IS 'what to do, ok if nothing';
+COMMENT ON COLUMN distillvq_indexes.drift IS 'quantization error of inserted rows, relative to that of the build; NULL if unknown or not permitted';
+COMMENT ON COLUMN distillvq_indexes.advice IS 'action, reason, and statement; ok if none is needed';
 
 GRANT SELECT ON distillvq_indexes TO PUBLIC;
 
@@ -369,7 +369,7 @@ CREATE FUNCTION distillvq_prewarm("index" regclass) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'distillvq_prewarm_wrapper';
 
 COMMENT ON FUNCTION distillvq_prewarm(regclass) IS
-    'reads a distillvq index into shared buffers and its model into the session; returns its blocks';
+    'reads a distillvq index into shared buffers and its model into the session; returns the number of blocks';
 
 -- Builds and trainings under way. The server names no index while a plain CREATE INDEX makes it. Parameter 9 of the server's progress
 -- report is the access method, 10 the phase of the command, 11 that of the access method, 12 and 13 total and done rows.
@@ -388,14 +388,14 @@ CREATE VIEW distillvq_progress AS
     CROSS JOIN LATERAL (SELECT CASE WHEN s.param12 > 0 THEN s.param13 ELSE p.blocks_done END AS done,
                                CASE WHEN s.param12 > 0 THEN s.param12 ELSE p.blocks_total END AS total) n;
 
-COMMENT ON VIEW distillvq_progress IS 'builds and trainings of distillvq indexes under way in this database';
+COMMENT ON VIEW distillvq_progress IS 'running builds and trainings of distillvq indexes in this database';
 
 COMMENT ON COLUMN distillvq_progress.pid IS 'process of the session';
 COMMENT ON COLUMN distillvq_progress."table" IS 'table whose rows are read';
-COMMENT ON COLUMN distillvq_progress."index" IS 'index, NULL while a plain CREATE INDEX makes it';
-COMMENT ON COLUMN distillvq_progress.phase IS 'what is being done';
+COMMENT ON COLUMN distillvq_progress."index" IS 'index; NULL during a plain CREATE INDEX';
+COMMENT ON COLUMN distillvq_progress.phase IS 'current phase';
 COMMENT ON COLUMN distillvq_progress.done IS 'rows or blocks done';
-COMMENT ON COLUMN distillvq_progress.total IS 'rows or blocks in all';
+COMMENT ON COLUMN distillvq_progress.total IS 'total rows or blocks';
 COMMENT ON COLUMN distillvq_progress.percent IS 'done, in percent';
 
 GRANT SELECT ON distillvq_progress TO PUBLIC;

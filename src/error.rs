@@ -1,32 +1,33 @@
 //! The errors of the extension.
 //!
-//! An [`Error`] is a plain value with an SQLSTATE, the offending value in its message, and a hint. `pg::report` raises it as
-//! PostgreSQL's `ERROR`.
+//! An [`Error`] is a plain value with an SQLSTATE, a message that names object and value, and a hint. `pg::report` raises it as an
+//! `ERROR` of PostgreSQL.
 
 mod report;
 
 use distillvq_ivf as ivf;
-use distillvq_quantizer::{Metric, ModelError, TrainError, can_allocate};
+use distillvq_model::{Metric, ModelError, can_allocate};
+use distillvq_training::TrainError;
 
-/// What somebody wants to do with an index.
+/// An operation on an index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
-    /// Train it again.
+    /// `distillvq_train`.
     Train,
-    /// Measure its recall.
+    /// `distillvq_calibrate`.
     Calibrate,
-    /// Check it.
+    /// `distillvq_check`.
     Check,
-    /// Measure its recall.
+    /// `distillvq_recall`.
     Measure,
-    /// Look at what it is made of.
+    /// `distillvq_index_info`.
     Inspect,
-    /// Bring it into memory.
+    /// `distillvq_prewarm`.
     Prewarm,
 }
 
 impl Operation {
-    /// The function that does it.
+    /// Name of the SQL function.
     fn function(self) -> &'static str {
         match self {
             Self::Train => "distillvq_train",
@@ -38,7 +39,7 @@ impl Operation {
         }
     }
 
-    /// What it is called in the middle of a sentence.
+    /// The verb in lower case.
     fn verb(self) -> String {
         self.to_string().to_lowercase()
     }
@@ -57,17 +58,17 @@ impl std::fmt::Display for Operation {
     }
 }
 
-/// The names of an index: as a message has it, and as a statement must have it, whatever the `search_path`.
+/// The name of an index, for messages and for statements under any `search_path`.
 #[derive(Clone, Debug)]
 pub struct IndexName {
-    /// As messages show it.
+    /// For messages.
     pub plain: String,
     /// With its schema, quoted if necessary.
     pub quoted: String,
 }
 
 impl IndexName {
-    /// Whether it is a name that `REINDEX CONCURRENTLY` gives to the index that it makes, or replaces, until it is done.
+    /// Whether `REINDEX CONCURRENTLY` gave this name to its new or old index.
     pub fn is_transient(&self) -> bool {
         let name = self.plain.trim_end_matches(|c: char| c.is_ascii_digit());
         name.ends_with("_ccnew") || name.ends_with("_ccold")
@@ -83,14 +84,14 @@ impl std::fmt::Display for IndexName {
 /// An error of the extension.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// An option that the access method does not have.
+    /// An unknown index parameter.
     #[error("unrecognized parameter \"{name}\" of a distillvq index")]
     UnknownOption {
         name: String,
-        /// The options that there are.
+        /// All index parameters.
         known: &'static [&'static str],
     },
-    /// An option of an index, or a parameter of a function, whose value is not an integer in its range.
+    /// An index parameter or function argument that is not an integer in its range.
     #[error("value \"{value}\" is out of range for parameter \"{name}\"")]
     OptionRange {
         name: &'static str,
@@ -98,24 +99,20 @@ pub enum Error {
         min: i64,
         max: i64,
     },
-    /// A target recall that is none.
-    #[error(
-        "value \"{value}\" is out of range for the parameter \"target_recall\" of a distillvq index"
-    )]
+    /// A target recall out of range.
+    #[error("value \"{value}\" is out of range for parameter \"target_recall\"")]
     TargetRange { value: String, min: f64, max: f64 },
     /// `bits` other than 4 and 8.
-    #[error("value {0} is not possible for the parameter \"bits\" of a distillvq index")]
+    #[error("invalid value for parameter \"bits\": {0}")]
     Bits(i64),
     /// An unknown kind of refine codes.
-    #[error("value \"{0}\" is not possible for the parameter \"refine\" of a distillvq index")]
+    #[error("invalid value for parameter \"refine\": \"{0}\"")]
     Refine(String),
-    /// Vectors whose refine codes do not fit a page.
-    #[error("refine codes of {dim} dimensions do not fit a page")]
+    /// Too many dimensions for refine codes.
+    #[error("refine codes of {dim} dimensions do not fit on a page")]
     RefineDimensions { dim: usize, most: usize },
-    /// An option given together with a model that was trained otherwise.
-    #[error(
-        "parameter \"{name}\" is {option}, but the model \"{model}\" was trained with {trained}"
-    )]
+    /// An index parameter that contradicts the named model.
+    #[error("parameter \"{name}\" is {option}, but model \"{model}\" was trained with {trained}")]
     OptionAgainstModel {
         name: &'static str,
         option: usize,
@@ -125,84 +122,86 @@ pub enum Error {
     /// The column has no fixed number of dimensions.
     #[error("column does not have dimensions")]
     NoDimensions,
-    /// A vector of another length than the index.
+    /// A vector with another number of dimensions than the index.
     #[error("different vector dimensions {expected} and {found}")]
     Dimensions { expected: usize, found: usize },
     /// A column or expression that is neither `vector` nor `halfvec`.
-    #[error("column \"{column}\" of \"{relation}\" is of type {type_name}, not vector or halfvec")]
+    #[error(
+        "column \"{column}\" of relation \"{relation}\" is of type {type_name}, not vector or halfvec"
+    )]
     ColumnType {
         relation: String,
         column: String,
         type_name: String,
     },
     /// A column that the relation does not have.
-    #[error("column \"{column}\" of \"{relation}\" does not exist")]
+    #[error("column \"{column}\" of relation \"{relation}\" does not exist")]
     NoColumn { relation: String, column: String },
     /// A relation that does not exist.
     #[error("relation with OID {0} does not exist")]
     NoRelation(u32),
-    /// A relation whose only column of vectors was asked for.
+    /// `query_column` is missing, and the relation does not have exactly one column of vectors.
     #[error("relation {relation} has {} columns of type vector or halfvec", .columns.len())]
     ColumnChoice {
         relation: String,
         columns: Vec<String>,
     },
-    /// A relation that was looked up, and is another one now.
+    /// The name of a relation now refers to another one.
     #[error("relation {0} was changed concurrently")]
     Renamed(String),
-    /// An index where a table is wanted.
+    /// An index instead of a table.
     #[error("\"{index}\" is an index, not a table")]
     IndexAsTable { index: String },
-    /// A value that is not as pgvector makes it.
+    /// A malformed value of a pgvector type.
     #[error("value is not a valid {0}")]
     Malformed(&'static str),
-    /// No such model.
+    /// An unknown model.
     #[error("model \"{0}\" does not exist")]
     NoModel(String),
-    /// The extension's table is not there.
+    /// The extension does not exist in this database.
     #[error("table \"distillvq.model\" does not exist")]
     NoModelTable,
-    /// A model that belongs to somebody else.
-    #[error("model \"{name}\" belongs to {}", .owner.as_ref().map_or("a role that does not exist".into(), |owner| format!("the role \"{owner}\"")))]
+    /// A model of another role.
+    #[error("model \"{name}\" belongs to {}", .owner.as_ref().map_or("a role that does not exist".into(), |owner| format!("role \"{owner}\"")))]
     ModelOwner { name: String, owner: Option<String> },
-    /// A model that exists already.
+    /// A model with this name exists.
     #[error("model \"{0}\" already exists")]
     ModelExists(String),
-    /// A model that indexes name in their options.
-    #[error("cannot drop model \"{name}\" because indexes name it")]
+    /// Indexes name the model in their parameters.
+    #[error("cannot drop model \"{name}\" because indexes use it")]
     ModelInUse { name: String, indexes: Vec<String> },
-    /// A model without a name, or with a long one.
-    #[error("the name of a model has {bytes} bytes")]
+    /// A model name that is empty or too long.
+    #[error("invalid length of a model name: {bytes} bytes")]
     NameLength { bytes: usize, most: usize },
-    /// Too many bytes for a model.
-    #[error("a model of {bytes} bytes is too large, at most {most} are allowed")]
+    /// A model that is too large.
+    #[error("model of {bytes} bytes exceeds the maximum of {most} bytes")]
     LargeModel { bytes: usize, most: usize },
-    /// Bytes that are no model.
+    /// Bytes that are not a valid model.
     #[error("cannot import model \"{name}\": {source}")]
     Import { name: String, source: ModelError },
-    /// A relation that is no index of this access method.
+    /// A relation that is not an index of this access method.
     #[error("\"{relation}\" is {kind}, not a distillvq index")]
     NotAnIndex {
         relation: String,
         kind: &'static str,
-        /// Those of the relation, if it is a table.
+        /// The distillvq indexes of the relation, if it is a table.
         indexes: Vec<String>,
         operation: Operation,
     },
-    /// No index at all.
-    #[error("the index to {} must not be null", .0.verb())]
+    /// A null index.
+    #[error("index must not be null")]
     NullIndex(Operation),
-    /// No value for another parameter that needs one.
+    /// Null for another required argument.
     #[error("parameter \"{0}\" must not be null")]
     Null(&'static str),
-    /// An index without rows of its own.
-    #[error("\"{index}\" is the index of a partitioned table")]
+    /// The index of a partitioned table.
+    #[error("\"{index}\" is a partitioned index")]
     PartitionedIndex {
         index: String,
         partitions: Vec<String>,
         operation: Operation,
     },
-    /// An index that its build has not made valid.
+    /// An index that is not valid.
     #[error("cannot {} index \"{index}\": it is not valid", .operation.verb())]
     InvalidIndex {
         operation: Operation,
@@ -214,26 +213,28 @@ pub enum Error {
     /// A snapshot older than the index.
     #[error("cannot {} index \"{index}\" with the snapshot of this transaction", .operation.verb())]
     OldSnapshot { operation: Operation, index: String },
-    /// An index of somebody else's.
+    /// The caller may not maintain the table.
     #[error("must be owner of index \"{0}\"")]
     NotOwner(String),
-    /// A table whose rows the caller may not read.
+    /// The caller lacks `SELECT`.
     #[error("permission denied for table {0}")]
     NoSelect(String),
-    /// An index that the caller may not look at.
+    /// The caller may not see the figures of the index.
     #[error("permission denied for index \"{0}\"")]
     NotVisible(String),
-    /// A table of which the caller sees a part.
-    #[error("cannot {} index of table {table}: its row-level security applies to you", .operation.verb())]
+    /// Row-level security hides rows from the caller.
+    #[error("cannot {} an index of table {table}: its row-level security applies to the current role", .operation.verb())]
     RowSecurity { operation: Operation, table: String },
-    /// An index that does not order rows by a distance.
+    /// An index without an ordering operator for distances.
     #[error("index \"{0}\" does not order rows by a distance")]
     NoDistance(String),
-    /// Queries whose values are too large for the index's type.
-    #[error("a query has values out of range for halfvec")]
+    /// Query values out of range for the type of the index.
+    #[error("query vector has values out of range for type halfvec")]
     QueryRange,
-    /// Queries that take too much memory.
-    #[error("{queries} queries need {bytes} bytes, {most} are allowed")]
+    /// Queries that need too much memory.
+    #[error(
+        "{queries} queries need {bytes} bytes, more than the {most} bytes allowed by maintenance_work_mem"
+    )]
     ManyQueries {
         queries: usize,
         bytes: usize,
@@ -243,17 +244,17 @@ pub enum Error {
     #[error("\"{0}\" is a temporary index of another session")]
     OtherSession(String),
     /// An index without a model.
-    #[error("index \"{0}\" is untrained: it has no model")]
+    #[error("index \"{0}\" has no model")]
     Untrained(IndexName),
-    /// A model for vectors of another length.
-    #[error("model \"{name}\" is for {model} dimensions, the index for {index}")]
+    /// A model with another number of dimensions.
+    #[error("model \"{name}\" has {model} dimensions, but the index has {index}")]
     ModelDimensions {
         name: String,
         model: usize,
         index: usize,
     },
-    /// A model for another metric.
-    #[error("model \"{name}\" is for the metric {model}, the index for {index}")]
+    /// A model of another metric.
+    #[error("model \"{name}\" was trained for metric {model}, but the index uses {index}")]
     ModelMetric {
         name: String,
         model: Metric,
@@ -261,22 +262,22 @@ pub enum Error {
         /// Of the indexed vectors.
         type_name: &'static str,
     },
-    /// A metric's name that is none.
+    /// An unknown metric.
     #[error("metric \"{0}\" does not exist")]
     UnknownMetric(String),
-    /// A loss's name that is none.
+    /// An unknown loss.
     #[error("loss \"{0}\" does not exist")]
     UnknownLoss(String),
-    /// A relation without rows to train on.
+    /// A training that failed.
     #[error("cannot train on \"{relation}\": {source}")]
     Train {
         relation: String,
         source: TrainError,
     },
-    /// A log without queries, which would be no other training than one without a log.
-    #[error("there are no queries in \"{0}\"")]
+    /// An empty query log. Training without queries instead would go unnoticed.
+    #[error("query log \"{0}\" is empty")]
     NoQueries(String),
-    /// The queries were named by half.
+    /// `query_column` without `queries`.
     #[error("parameter \"query_column\" requires parameter \"queries\"")]
     IncompleteQueries,
     /// A scan under a snapshot that is not an MVCC snapshot.
@@ -285,37 +286,37 @@ pub enum Error {
     /// A scan without an ORDER BY operator.
     #[error("cannot scan a distillvq index without an ORDER BY distance")]
     NoOrder,
-    /// The operator class does not say what it computes.
+    /// An operator class without a metric.
     #[error("operator class of index \"{0}\" does not name a metric")]
     NoMetric(String),
-    /// The pages.
+    /// An error of the pages.
     #[error("index \"{index}\": {source}")]
     Pages {
         index: IndexName,
         source: ivf::Error,
     },
-    /// A row of the index whose address is not in the table.
-    #[error("index \"{index}\" names a row in block {block}, which its table does not have")]
+    /// A TID beyond the end of the table.
+    #[error("index \"{index}\" refers to a row in block {block}, beyond the end of its table")]
     NoSuchRow { index: IndexName, block: u32 },
-    /// The bytes of a model.
-    #[error("model \"{name}\" cannot be read: {source}")]
+    /// A stored model that cannot be decoded.
+    #[error("cannot read model \"{name}\": {source}")]
     Model { name: String, source: ModelError },
     /// A failed SPI call.
     #[error("{0}")]
     Spi(#[from] pgrx::spi::SpiError),
-    /// Memory that is not to be had.
+    /// An allocation that would fail.
     #[error("out of memory: {what} needs {bytes} bytes")]
     OutOfMemory { what: &'static str, bytes: usize },
-    /// Threads that cannot be started.
+    /// A thread that cannot be started.
     #[error("cannot start a worker thread: {0}")]
     Threads(String),
-    /// A worker thread that ended by a panic.
+    /// A worker thread that panicked.
     #[error("a worker thread failed: {0}")]
     Worker(String),
 }
 
 impl Error {
-    /// Makes room for more values: `Vec` by itself would end the process where there is none.
+    /// Reserves memory for more values. A failed allocation of `Vec` itself would abort the process.
     pub fn reserve<T>(values: &mut Vec<T>, more: usize, what: &'static str) -> Result<()> {
         let bytes = values
             .len()
@@ -326,7 +327,7 @@ impl Error {
             .map_err(|_| Self::OutOfMemory { what, bytes })
     }
 
-    /// Refuses work that needs more memory than there is now.
+    /// Fails if `bytes` cannot be allocated now.
     pub fn check_memory(bytes: usize, what: &'static str) -> Result<()> {
         if can_allocate(bytes) {
             Ok(())

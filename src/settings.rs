@@ -1,12 +1,12 @@
 //! The settings `distillvq.*`.
 
-pub mod iterative;
 pub mod reloptions;
+pub mod search;
 pub mod target_recall;
 
 use self::reloptions::Options;
 use distillvq_ivf::Meta;
-use distillvq_ivf::stream::Growth;
+use distillvq_ivf::rerank::Growth;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
 /// `distillvq.probes`: how many lists a search scans first; 0 chooses automatically.
@@ -25,19 +25,19 @@ pub fn register() {
     GucRegistry::define_int_guc(
         c"distillvq.probes",
         c"Number of inverted lists that a search probes first.",
-        c"0 takes the index's own \"probes\" parameter, or what distillvq.target_recall asks for. Larger values find more and cost more; \
-          values above the number of lists mean all lists.",
+        c"0 uses the index parameter \"probes\" or, if that is 0, the target recall. Higher values raise recall and cost; values above \
+          the number of lists mean all lists.",
         &PROBES,
         0,
-        distillvq_quantizer::MAX_LISTS as i32,
+        distillvq_model::MAX_LISTS as i32,
         GucContext::Userset,
         GucFlags::EXPLAIN,
     );
     GucRegistry::define_int_guc(
         c"distillvq.model_cache",
         c"Memory for decoded models in each session.",
-        c"A session decodes an index's model when it first uses it, and keeps it as far as this allows. Of models that are \
-          larger, the one used last is kept.",
+        c"A session decodes the model of an index at its first use, and keeps models up to this size. Of larger models, it keeps \
+          the one used last.",
         &MODEL_CACHE,
         0,
         i32::MAX,
@@ -46,7 +46,7 @@ pub fn register() {
     );
     reloptions::register();
     target_recall::register();
-    iterative::register();
+    search::register();
     crate::pg::server::reserve_setting_prefix(c"distillvq");
 }
 
@@ -74,7 +74,7 @@ pub fn probing(options: &Options, meta: &Meta) -> Probing {
     if given == 0 {
         return for_target(target_recall::target_recall(options.target_recall), meta);
     }
-    let first = given.min(meta.lists as usize);
+    let first = given.min(meta.lists() as usize);
     let growth = meta.calibration.map(|it| it.growth_from(first as u32));
     Probing {
         first,
@@ -84,7 +84,7 @@ pub fn probing(options: &Options, meta: &Meta) -> Probing {
 
 /// Lists that reach a target recall, all of them if none do.
 fn for_target(target: f64, meta: &Meta) -> Probing {
-    let lists = meta.lists as usize;
+    let lists = meta.lists() as usize;
     let first = match &meta.calibration {
         _ if target >= 1.0 => lists,
         Some(curve) => curve

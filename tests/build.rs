@@ -297,28 +297,6 @@ fn many_equal_distances() {
 }
 
 #[test]
-fn an_empty_table_filled_later_is_searched_exactly() {
-    let (vectors, queries) = vectors_and_queries(700, 12);
-    let mut db = Database::new("empty");
-    db.run(
-        "CREATE TABLE items (id bigint, embedding vector(12));
-            CREATE INDEX ON items USING distillvq (embedding vector_cosine_ops)",
-    );
-    assert_eq!(
-        by_index(
-            &mut db,
-            &search("items", Metric::Cosine, queries.row(0), "")
-        ),
-        []
-    );
-    load::copy_vectors(&mut db, "items", &vectors).unwrap();
-    for query in queries.iter() {
-        exact(&mut db, &search("items", Metric::Cosine, query, "LIMIT 10"));
-        exact(&mut db, &search("items", Metric::Cosine, query, ""));
-    }
-}
-
-#[test]
 fn a_thousand_rows_are_enough_to_train() {
     let (mut db, queries) = items_and_queries("thousand", 999, 8);
     db.run("INSERT INTO items VALUES (-1, NULL)"); // counts for nothing

@@ -1,4 +1,4 @@
-//! The course of a build: the same pages whoever helps, progress, an end before its time, runs, memory.
+//! Resources of a build: identical pages with any number of threads, progress, cancellation, runs, memory.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
@@ -21,10 +21,10 @@ fn pages(db: &mut Database, index: &str) -> Vec<Vec<u8>> {
     bytes.chunks(8_192).map(<[u8]>::to_vec).collect()
 }
 
-/// Rows of each list, the exact list last, from the directory (`crates/ivf/src/meta.rs` draws the pages).
+/// Rows of each list, the exact list last, from the directory (`crates/pages/src/metapage.rs` and `directory.rs` draw the pages).
 fn rows_of_lists(pages: &[Vec<u8>]) -> Vec<u64> {
     let word = |at: usize| u32::from_le_bytes(pages[0][at..at + 4].try_into().unwrap()) as usize;
-    let (lists, start, blocks) = (word(84), word(92), word(96));
+    let (lists, start, blocks) = (word(80), word(84), word(88));
     let entries = pages[start..start + blocks].iter();
     let entries = entries.flat_map(|page| page[64..].chunks_exact(16));
     let rows = entries.map(|entry| u64::from_le_bytes(entry[8..].try_into().unwrap()));

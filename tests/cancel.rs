@@ -1,4 +1,4 @@
-//! What can be stopped: builds, trainings, searches and changes end soon after they are asked to, and leave nothing behind.
+//! Builds, trainings, searches, and changes can be canceled, soon and without leftovers.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;

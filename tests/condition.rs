@@ -1,4 +1,4 @@
-//! Conditions on the distance: every monotone form ends the search where its rows end, and none loses a row.
+//! Conditions on the distance: every monotone form ends the search at the limit, and none loses a row.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;

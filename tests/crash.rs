@@ -1,7 +1,7 @@
-//! Crashes: the server is killed in the middle of everything, and what was committed is found by the index afterwards.
+//! Crashes: the server is killed at many moments; afterwards the index finds all committed rows.
 //!
-//! Recovery compares every page it replays with the page image that was logged (`wal_consistency_checking`), so that a
-//! change of a page that its WAL record does not tell of ends the recovery at once.
+//! Recovery compares every replayed page with the logged image (`wal_consistency_checking`), so a page change without WAL fails the
+//! recovery.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;

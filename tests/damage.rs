@@ -1,4 +1,4 @@
-//! Damage: bytes changed behind the server's back are an error with a way out, never a crash.
+//! Damaged bytes are errors with a hint, not crashes.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
@@ -100,7 +100,7 @@ impl File {
         u32::from_le_bytes(self.0[at..at + 4].try_into().unwrap())
     }
 
-    /// The pages of a kind (`page.rs` of the crate `ivf`).
+    /// The pages of a kind (`page.rs` of the crate `pages`).
     fn pages(&self, kind: u8) -> Vec<usize> {
         let pages = 0..self.0.len() / 8_192;
         pages

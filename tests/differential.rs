@@ -1,41 +1,42 @@
 //! Random statements over random tables, answered by the index and by a sequential scan.
 //!
-//! Each round makes tables, indexes them, and draws statements from a grammar (`grammar/`). Each statement is answered by a
-//! sequential scan, and by the index with all lists, once in order and once with `relaxed_order`, and once with fewer lists or
-//! other limits. It fails with the seed, the set-up and the statement. To add a kind of statement, see `grammar/mod.rs`.
+//! Each round creates tables and indexes, and generates statements from a grammar (`grammar/`). Each statement is answered by a
+//! sequential scan, by the index with all lists, in strict and in relaxed order, and by the index with fewer lists or other limits. A
+//! failure prints the seed, the set-up, and the statement. `grammar/mod.rs` describes how to add a kind of statement.
 //!
 //! | variable | default | |
 //! |---|---|---|
-//! | `DISTILLVQ_ROUNDS` | 16 | rounds |
-//! | `DISTILLVQ_SEED` | 1 | seed of the first one; each next one has the next number |
+//! | `DISTILLVQ_ROUNDS` | 16 | number of rounds |
+//! | `DISTILLVQ_SEED` | 1 | seed of the first round; incremented for each round |
 //!
-//! # What must be the same, and what need not
-//! Distances are compared bit by bit, ids as sets within ties. What docs/reference.md, docs/tuning.md and `distillvq_ivf::stream` promise:
+//! # What is compared
+//! Distances are compared bit by bit, ids as sets within ties. The guarantees of docs/reference.md, docs/tuning.md and
+//! `distillvq_ivf::rerank`:
 //!
-//! * In any mode each row is one that fulfils the conditions, at its very distance, and comes once. The rows are in order;
-//!   only with `relaxed_order`, and only when everything else was given out, others follow, in order among themselves.
-//! * With `relaxed_order` as many rows come as by a sequential scan, with all lists and also with few. So whatever needs all
-//!   rows that fulfil the conditions has the very same ones. The other modes drop rows that come too late. Exempt are
-//!   `distillvq.max_probes` with few lists, and limits of the distance, where a search ends when nothing nearer is plausible.
-//! * An index over fewer than 1,000 rows compares all: its answers are those of the sequential scan, in any mode.
-//! * Else codes say which rows are compared, and a row whose code is much worse than those of others is found late: three or
-//!   more standard deviations (`StreamOptions::z`). So with all lists some rows may be missing before the end, and others from
-//!   behind take their places: [`TOLERATED`] over all answers with all lists, as docs/reference.md promises. With fewer lists more may
-//!   be; there only the other rules are checked. In 200 rounds from 30101, 250 of 1,489,450 rows were missed (0.02 %).
-//! * In some tables here codes hardly tell rows apart: most vectors lie within a thousandth of the longest (`Shape::Lengths`, by
-//!   L2), or on a line that one code covers (`Shape::Line`). There errors are alike among neighbours: a search learns how far off
-//!   others may be from the codes' shape alone, and what may be missed in a round is [`TOLERATED_IN_A_ROUND`]. In one dimension
-//!   cosine distances differ by nothing but rounding: rows missed there are not counted.
+//! * In every mode, each row satisfies the conditions, has the exact distance, and is returned once, in order. Only with
+//!   `relaxed_order`, late rows follow after all others, in order among themselves.
+//! * With `relaxed_order`, the index returns as many rows as a sequential scan, with all lists and with few. Computations over all
+//!   rows that satisfy the conditions therefore have the same input. The other modes omit late rows. Exceptions are
+//!   `distillvq.max_probes` with few lists, and distance limits, where a search ends when nearer rows are unlikely.
+//! * An index over fewer than 1,000 rows compares all rows: its answers equal those of the sequential scan in every mode.
+//! * In other indexes, codes decide which rows are compared. A row whose code is much worse than those of others is found late: three
+//!   or more standard deviations (`RerankOptions::z`). With all lists some rows may therefore be missing, and others are returned
+//!   instead: at most [`TOLERATED`] over all answers with all lists, as docs/reference.md states. With fewer lists more rows may be
+//!   missing, and only the other rules are checked. In 200 rounds from seed 30101, 250 of 1,489,450 rows were missed (0.02 %).
+//! * In some tables codes hardly distinguish rows: most vectors lie within a thousandth of the longest (`Shape::Lengths`, by L2), or
+//!   on a line that one code covers (`Shape::Line`). Errors of neighbors are then alike, and only the shape of the codes indicates
+//!   the errors of other rows. Each round may miss [`TOLERATED_IN_A_ROUND`] rows. In one dimension, cosine distances differ only by
+//!   rounding: missed rows are not counted.
 //!
-//! Window functions, groups, aggregates, set operations, and joins rely on the order of a search. They are run in the modes
-//! that keep it, show the rows that they were computed from, and must agree with them (`grammar/computation/`). Where no row
-//! may be missed their results are those of the sequential scan.
+//! Window functions, groups, aggregates, set operations, and joins rely on the order of a search. They run in the modes that keep
+//! the order, return the rows that they were computed from, and must agree with them (`grammar/computation/`). Where no row may be
+//! missed, their results equal those of the sequential scan.
 //!
-//! Roles without rights get the error that they get with a sequential scan, by EXPLAIN too, which also takes no predicate locks;
-//! so does a query of another dimension, where a sequential scan compares it with any row. Figures of indexes are for the roles
-//! that docs/maintenance.md names.
+//! Roles without privileges get the error of a sequential scan, also from EXPLAIN, which takes no predicate locks either. A query of
+//! another dimension fails if a sequential scan would compare it with any row. Figures of indexes are visible to the roles that
+//! docs/maintenance.md names.
 //!
-//! Where no plan uses an index, nothing is compared: rows that an index leaves out may be in the answer.
+//! If no plan uses an index, nothing is compared: the answer may contain rows that are not indexed.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;

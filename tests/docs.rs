@@ -1,6 +1,5 @@
-//! The guide works: every command of `README.md` and `docs/*.md` is run as its reader would run it, and what a page shows is
-//! compared with what `psql` prints; the clients of `docs/clients/` are run too. How a page speaks to this test is said in
-//! `tests/guide/mod.rs`.
+//! The documentation works: every command of `README.md` and `docs/*.md` runs, and the output shown is compared with the output of
+//! `psql`. The clients of `docs/clients/` run too. `tests/guide/mod.rs` describes the comments that pages use for exceptions.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;

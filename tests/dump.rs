@@ -285,6 +285,8 @@ fn every_object_belongs_to_the_extension() {
 #[test]
 fn dropping_the_extension_removes_everything() {
     let mut db = Database::of_items("dropped", &Vectors::clustered(1_000, 4, 3, 1));
+    let version: String = db.one("SELECT extversion FROM pg_extension WHERE extname = 'distillvq'");
+    assert_eq!(version, env!("CARGO_PKG_VERSION"));
     db.run("SELECT distillvq_train('items', 'embedding'); DROP EXTENSION distillvq");
     assert_eq!(db.column::<String>(TRACES), [""; 0]);
     db.run("CREATE EXTENSION distillvq; CREATE INDEX one ON items USING distillvq (embedding)");

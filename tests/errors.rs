@@ -1,4 +1,4 @@
-//! What is refused: with the right SQLSTATE, the offending value in the message, and a hint.
+//! Errors have the right SQLSTATE, name the value, and have a hint.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
@@ -415,6 +415,44 @@ fn sources_of_a_training() {
 }
 
 #[test]
+fn relations_that_functions_do_not_take() {
+    let mut db = items("relations");
+    db.run(
+        "CREATE INDEX tree ON items (id);
+         CREATE VIEW seen AS SELECT * FROM items;
+         CREATE TABLE parts (id bigint, embedding vector(8)) PARTITION BY RANGE (id);
+         CREATE TABLE part PARTITION OF parts DEFAULT;
+         CREATE INDEX above ON parts USING distillvq (embedding)",
+    );
+    let functions = [
+        ("train", "another access method", "'items', 'embedding'"),
+        ("check", "another access method", "distillvq_check("),
+        ("recall", "", "Specify an index"),
+    ];
+    for (function, other_index, hint_for_table) in functions {
+        let call = |argument: &str| format!("SELECT distillvq_{function}({argument})");
+        let [table, index, view, above] = ["'items'", "'tree'", "'seen'", "'above'"].map(&call);
+        let (number, null) = (call("999999::regclass"), call("NULL::regclass"));
+        refused(
+            &mut db,
+            &[
+                (
+                    &table,
+                    "42809",
+                    &["\"items\" is a table"],
+                    &[hint_for_table],
+                ),
+                (&index, "42809", &[other_index], &[]),
+                (&view, "42809", &["\"seen\" is neither"], &["index"]),
+                (&above, "42809", &["partitioned"], &["part_embedding_idx"]),
+                (&number, "42809", &["no relation"], &["index"]),
+                (&null, "22004", &[], &["index"]),
+            ],
+        );
+    }
+}
+
+#[test]
 fn vectors_of_other_dimensions() {
     let mut db = items("dimensions");
     db.run(
@@ -461,9 +499,7 @@ fn what_a_hint_says_works_as_it_stands() {
     let untrained = db.refusal("SELECT distillvq_train('\"My schema\".\"The index\"')");
     assert_eq!(untrained.state, "55000", "{untrained:?}");
     let statement = untrained.hint.find("REINDEX").unwrap();
-    let (reindex, _) = untrained.hint[statement..]
-        .split_once(" trains it")
-        .unwrap();
+    let (reindex, _) = untrained.hint[statement..].split_once(" to train").unwrap();
     db.run(reindex);
     // The operator class decides the metric; it is forgotten more often than the metric is meant.
     db.run("SELECT distillvq_train('items', 'embedding', 'by_angle', metric => 'cosine')");
@@ -538,17 +574,17 @@ fn the_hint_about_a_table_names_its_indexes() {
         let example = format!("as in distillvq_{function}('public.one')");
         assert!(of_items.contains(&example), "{of_items}");
         assert!(
-            of_items.ends_with("The table has: public.one, public.two."),
+            of_items.ends_with("Indexes of the table: public.one, public.two."),
             "{of_items}"
         );
         let of_parts = hint("\"s p\".parts");
         assert!(
-            of_parts.ends_with("The table has: \"s p\".leaf_embedding_idx."),
+            of_parts.ends_with("Indexes of the table: \"s p\".leaf_embedding_idx."),
             "{of_parts}"
         );
         let of_bare = hint("\"s p\".bare");
         assert!(
-            of_bare.contains("('items_embedding_idx')") && !of_bare.contains("has"),
+            of_bare.contains("('items_embedding_idx')") && !of_bare.contains("Indexes of"),
             "{of_bare}"
         );
     }

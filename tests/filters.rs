@@ -1,4 +1,4 @@
-//! Filters and limits of distance: how far a search goes on, where it ends by itself, and what it says it has done.
+//! Filters and distance limits: how far a search continues, where it ends, and what its counters report.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;

@@ -1,4 +1,4 @@
-//! Options and vectors at random: each is taken or refused with an error of its own, and the session goes on.
+//! Random options and vectors are accepted or rejected with a specific error, and the session continues.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;

@@ -1,5 +1,4 @@
-//! Hostile words: names and texts that would be statements if they were pasted into one, and objects that hide those of
-//! PostgreSQL.
+//! SQL injection: names and texts that contain statements, and objects that shadow those of PostgreSQL.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;

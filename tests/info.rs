@@ -1,5 +1,5 @@
-//! `distillvq_index_info` and the view `distillvq_indexes` tell what is so, to those who may know it, and what they advise
-//! helps; `distillvq_progress` shows what is under way.
+//! `distillvq_index_info` and the view `distillvq_indexes` report correct figures to roles with the privilege, and their advice helps.
+//! `distillvq_progress` shows running builds.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
@@ -104,7 +104,7 @@ fn rows_that_are_gone_are_a_reason_to_calibrate() {
     db.run_each(&["VACUUM items"]);
     let told = advice(&mut db);
     assert!(
-        told.starts_with("calibrate: since its recall was measured, 90 % of the rows are gone; "),
+        told.starts_with("calibrate: 90 % of the rows were deleted since the calibration; "),
         "{told}"
     );
     follow(&mut db, &told);
@@ -123,7 +123,7 @@ fn rows_without_codes_are_a_reason_to_reindex() {
     assert!(said::<i64>(&mut db, "exact_rows") > 9_000);
     let told = advice(&mut db);
     assert!(
-        told.starts_with("reindex: 10000 of 15000 rows are not quantized"),
+        told.starts_with("reindex: 10000 of 15000 rows have no code"),
         "{told}"
     );
     // Measuring again does not help.
@@ -131,7 +131,7 @@ fn rows_without_codes_are_a_reason_to_reindex() {
     assert_eq!(advice(&mut db), told);
     db.run_each(&[told.split("; ").last().unwrap()]);
     assert!(said::<i64>(&mut db, "exact_rows") < 1_000);
-    assert!(!advice(&mut db).contains("not quantized"));
+    assert!(!advice(&mut db).contains("have no code"));
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn a_model_that_is_missing_is_told() {
     assert!(told.contains("\"m\" does not exist"), "{told}");
     assert_eq!(
         db.one::<String>("SELECT problem FROM distillvq_check('one')"),
-        "its model \"m\" does not exist: it can be neither rebuilt nor restored"
+        "model \"m\" does not exist, so the index cannot be rebuilt or restored"
     );
     // Other options can be changed all the same.
     db.run("ALTER INDEX one SET (probes = 3); ALTER INDEX one RESET (probes)");
@@ -307,7 +307,7 @@ fn codes_that_miss_the_target_are_to_be_finer() {
     );
     let told = follow_all(&mut db);
     let expected = [
-        "reindex: all lists together reach a recall of ",
+        "reindex: with all lists, recall is ",
         "ALTER INDEX public.one SET (subquantizers = 6); REINDEX INDEX CONCURRENTLY public.one",
     ];
     assert!(
@@ -367,14 +367,14 @@ fn rows_of_another_kind_make_the_codes_err() {
     let same: f32 = said(&mut db, "drift");
     assert!((0.8..1.5).contains(&same), "{same}");
     assert_eq!(advice(&mut db), "ok");
-    // Around other centres.
+    // Around other centers.
     let mut db = items("drifted").0;
     insert(&mut db, &Vectors::clustered(600, 12, 10, 77));
     let other: f32 = said(&mut db, "drift");
     assert!(other > 1.75, "{other}");
     let told = advice(&mut db);
     assert!(
-        told.starts_with("reindex: new rows are of another kind"),
+        told.starts_with("reindex: the distribution of the inserted rows differs"),
         "{told}"
     );
     follow(&mut db, &told);
@@ -383,7 +383,7 @@ fn rows_of_another_kind_make_the_codes_err() {
 }
 
 #[test]
-fn lists_in_which_new_rows_crowd_are_to_be_learnt_anew() {
+fn unbalanced_lists_are_a_reason_to_reindex() {
     let mut db = Database::new("crowd");
     let all = Vectors::clustered(1_500, 12, 100, 6);
     table(&mut db, "items", "vector", &all);
@@ -394,7 +394,7 @@ fn lists_in_which_new_rows_crowd_are_to_be_learnt_anew() {
     }
     db.run("INSERT INTO items SELECT 7, embedding FROM items, generate_series(1, 20) WHERE id = 7");
     let told = advice(&mut db);
-    assert!(told.starts_with("reindex: new rows crowd"), "{told}");
+    assert!(told.starts_with("reindex: lists are unbalanced"), "{told}");
 }
 
 #[test]
@@ -517,10 +517,7 @@ fn the_view_fails_over_no_index() {
         ("busy_one", "unknown: it is locked"),
         ("damaged", "reindex: index \"damaged\": block "),
         ("torn", "reindex: invalid page in block 3"),
-        (
-            "unfinished",
-            "reindex: its build is under way or has failed",
-        ),
+        ("unfinished", "reindex: the build is running or has failed"),
     ] {
         assert_eq!(of(name).0, None, "{all:?}");
         assert!(of(name).1.starts_with(advice), "{name}: {}", of(name).1);

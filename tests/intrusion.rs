@@ -1,4 +1,4 @@
-//! Somebody tries to run, read, or break what is not theirs, by every entry point.
+//! A role without privileges tries to run, read, or break objects of others, through every entry point.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;

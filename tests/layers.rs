@@ -17,8 +17,18 @@ const LAYERS: [(&str, &[&str]); 5] = [
     ("functions and entry", &["functions", "entry"]),
 ];
 
-/// The crates that know nothing of PostgreSQL.
-const PURE: [&str; 3] = ["crates/kernels", "crates/quantizer", "crates/ivf"];
+/// The crates that know nothing of PostgreSQL, and those of ours that each of them may depend on.
+const PURE: [(&str, &[&str]); 6] = [
+    ("kernels", &[]),
+    ("linalg", &["kernels"]),
+    ("model", &["linalg", "kernels"]),
+    ("training", &["model", "linalg", "kernels"]),
+    ("pages", &["kernels"]),
+    ("ivf", &["pages", "model", "kernels"]),
+];
+
+/// What depends on `training`: searches and inserts use a model without it.
+const USE_TRAINING: [&str; 3] = ["src/am", "src/functions", "src/error"];
 
 /// Where `unsafe` is allowed: what the extension calls of the server, what the server calls, and SIMD.
 const UNSAFE: [&str; 3] = ["src/pg/", "src/entry/", "crates/kernels/src/"];
@@ -43,13 +53,9 @@ fn no_module_refers_to_a_higher_layer() {
 #[test]
 fn modules_do_not_depend_on_one_another() {
     let mut found = BTreeSet::new();
-    for folder in [
-        "src",
-        "crates/kernels/src",
-        "crates/quantizer/src",
-        "crates/ivf/src",
-    ] {
-        let cycles = cycles(&edges(folder));
+    let crates = PURE.iter().map(|(name, _)| format!("crates/{name}/src"));
+    for folder in crates.chain(["src".to_owned()]) {
+        let cycles = cycles(&edges(&folder));
         found.extend(
             cycles
                 .iter()
@@ -64,10 +70,53 @@ fn modules_do_not_depend_on_one_another() {
 
 #[test]
 fn pure_crates_know_no_server() {
-    for folder in PURE {
-        let manifest = fs::read_to_string(workspace().join(folder).join("Cargo.toml")).unwrap();
-        assert!(!manifest.contains("pgrx"), "{folder} depends on pgrx");
+    for (name, _) in PURE {
+        let manifest = manifest(name);
+        assert!(!manifest.contains("pgrx"), "{name} depends on pgrx");
     }
+}
+
+#[test]
+fn crates_depend_on_lower_ones() {
+    for (name, allowed) in PURE {
+        let manifest = manifest(name);
+        let from = manifest.split("\n[dependencies]\n").nth(1).unwrap_or("");
+        let section = from.split("\n[").next().unwrap_or("");
+        let ours = |line: &str| {
+            let name = line.strip_prefix("distillvq-")?;
+            Some(name.split(['.', ' ']).next()?.to_owned())
+        };
+        let found: Vec<String> = section.lines().filter_map(ours).collect();
+        let higher = found.iter().find(|name| !allowed.contains(&name.as_str()));
+        assert_eq!(higher, None, "{name} depends on it");
+        assert_eq!(found.len(), allowed.len(), "{name} depends on fewer crates");
+    }
+}
+
+#[test]
+fn only_the_upper_layers_train() {
+    for file in files("src") {
+        let name = file.strip_prefix(workspace()).unwrap().to_str().unwrap();
+        let allowed = USE_TRAINING.iter().any(|layer| name.starts_with(layer));
+        let source = tokens(&fs::read_to_string(&file).unwrap());
+        let found = source.iter().any(|token| token == "distillvq_training");
+        assert!(allowed || !found, "{name} uses distillvq_training");
+    }
+}
+
+#[test]
+fn pages_know_only_how_values_lie_in_a_block() {
+    for file in files("crates/pages/src") {
+        let source = tokens(&fs::read_to_string(&file).unwrap());
+        for path in source.split(|token| token == "distillvq_kernels").skip(1) {
+            assert_eq!(path[..2], ["::", "block"], "{}", file.display());
+        }
+    }
+}
+
+/// The manifest of one of our crates.
+fn manifest(name: &str) -> String {
+    fs::read_to_string(workspace().join("crates").join(name).join("Cargo.toml")).unwrap()
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! `distillvq_recall` tells the recall that SQL finds, of the very index that is named, and to nobody who may not know it;
-//! `distillvq_prewarm` brings all of an index into memory.
+//! `distillvq_recall` reports the recall of searches in SQL with the named index, and only to roles with the privilege.
+//! `distillvq_prewarm` reads a whole index into memory.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
@@ -105,7 +105,7 @@ fn elements(text: &str) -> Vec<f32> {
 }
 
 #[test]
-fn a_row_is_no_neighbour_of_itself() {
+fn a_row_is_no_neighbor_of_itself() {
     let mut db = items("rows");
     db.run("DELETE FROM items WHERE id >= 300");
     db.run("SET distillvq.probes = 1");
@@ -165,21 +165,11 @@ fn the_named_index_is_searched_of_whatever_access_method() {
 }
 
 #[test]
-fn what_is_no_vector_index_is_refused() {
+fn what_cannot_be_measured_is_refused() {
     let mut db = items("refused");
-    db.run(
-        "CREATE INDEX tree ON items (id);
-         CREATE TABLE parts (id bigint, embedding vector(16)) PARTITION BY RANGE (id);
-         CREATE TABLE part PARTITION OF parts DEFAULT;
-         CREATE INDEX above ON parts USING distillvq (embedding);
-         CREATE TABLE points (p point); CREATE INDEX gist ON points USING gist (p)",
-    );
+    db.run("CREATE TABLE points (p point); CREATE INDEX gist ON points USING gist (p)");
     for (arguments, state, hint) in [
-        ("'tree'", "42809", "hnsw"),
         ("'gist'", "42809", "hnsw"),
-        ("'items'", "42809", "Name an index"),
-        ("'above'", "42809", "part_embedding_idx"),
-        ("NULL", "22004", "Name an index"),
         ("'one', 0", "22023", "1"),
         ("'one', 10, -1", "22023", "1"),
         ("'one', query_column => 'embedding'", "22023", "queries"),
@@ -301,7 +291,7 @@ fn functions_of_a_definition_run_as_its_owner() {
         "CREATE FUNCTION hers.same(vector) RETURNS vector LANGUAGE plpgsql IMMUTABLE AS
              $$ BEGIN RAISE NOTICE 'as %', current_user; RETURN $1; END $$;
          CREATE TABLE hers.own (embedding vector(3));
-         INSERT INTO hers.own SELECT ARRAY[i, i * i % 17, i % 5]::vector FROM generate_series(1, 60) i;
+         INSERT INTO hers.own SELECT ARRAY[i, i * i % 17, i % 5]::vector FROM generate_series(1, 1200) i;
          CREATE INDEX his ON hers.own USING distillvq ((hers.same(embedding)::vector(3)))",
     );
     for (statement, evaluates) in [
@@ -309,6 +299,9 @@ fn functions_of_a_definition_run_as_its_owner() {
             "SELECT recall FROM distillvq_recall('hers.his', 5, 10)",
             true,
         ),
+        ("SELECT distillvq_check('hers.his', heap => true)", true),
+        ("SELECT distillvq_check('hers.his')", false),
+        ("SELECT distillvq_train('hers.his')", true),
         ("SELECT rows FROM distillvq_index_info('hers.his')", false),
         ("SELECT rows FROM distillvq_indexes", false),
     ] {

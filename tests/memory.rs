@@ -1,4 +1,4 @@
-//! Memory: what is not there is an error of one statement and never the end of the server, and sessions do not grow.
+//! Missing memory is an error of one statement, and sessions do not grow.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;

@@ -1,4 +1,4 @@
-//! Models as objects: exported, imported, dropped, and used by several indexes.
+//! Models: export, import, drop, and use by several indexes.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
@@ -94,21 +94,8 @@ fn bytes_that_are_no_model_are_refused() {
         );
         state
     };
-    for cut in [0, 1, 23, 24, 200, body.len() / 2, body.len() - 1] {
-        assert_eq!(refused(&body[..cut]), "22P03", "{cut}");
-    }
-    for at in (0..body.len()).step_by(body.len() / 50) {
-        let mut flipped = body.clone();
-        flipped[at] ^= 0x10;
-        let state = refused(&flipped);
-        assert!(
-            state == "22P03" || ((8..12).contains(&at) && state == "0A000"),
-            "{at} {state}"
-        );
-    }
-    let longer = [&body[..], b"x"].concat();
-    assert_eq!(refused(&longer), "22P03");
-    assert_eq!(refused(&vec![0xff; 1 << 20]), "22P03");
+    // The model's own tests damage every part of it.
+    assert_eq!(refused(&body[..body.len() - 1]), "22P03");
     let mut newer = body.clone();
     newer[8] = 9;
     assert_eq!(refused(&newer), "0A000");

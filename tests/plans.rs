@@ -1,4 +1,4 @@
-//! The planner takes the fastest plan, and asking it what a search costs never fails.
+//! The planner chooses the fastest plan, and estimates never fail.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;

@@ -1,4 +1,4 @@
-//! What an index knows of its recall: targets are met, and who decides how many lists are probed.
+//! Calibration: targets are met, and the precedence of settings for the number of probed lists.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
@@ -196,7 +196,7 @@ fn targets_are_met_at_any_depth() {
         // A limit of the distance finds what is within, without any LIMIT.
         let truth = Truth::new(metric, &rows, &queries, 60);
         let farthest = |i: usize| {
-            let last = truth.neighbours(i).last().unwrap();
+            let last = truth.neighbors(i).last().unwrap();
             let distance = metric.distance(queries.row(i), rows.row(last));
             if metric == Metric::L2 {
                 distance.sqrt()
@@ -254,7 +254,7 @@ fn a_calibration_ends_where_every_search_compares_everything() {
         "CREATE INDEX items_idx ON items USING distillvq (embedding) WITH (lists = 16, subquantizers = 1, refine = sq7)",
     );
     let seconds = start.elapsed().as_secs();
-    assert!(told.contains("searches instead of"), "{told}");
+    assert!(told.contains("was measured with"), "{told}");
     assert!(seconds < 60, "{seconds}");
     // What was measured is there.
     db.run("ANALYZE items");

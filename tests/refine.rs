@@ -1,4 +1,4 @@
-//! Indexes with refine codes: what they find, how they change, and when an index has them.
+//! Indexes with refine codes: results, changes, and when they are used.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;

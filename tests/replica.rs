@@ -1,4 +1,4 @@
-//! A streaming replica answers as its primary does, while that is written to and after it has taken its place.
+//! A streaming replica returns the results of its primary during writes, and after promotion.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
@@ -118,7 +118,7 @@ fn a_replica_answers_as_its_primary_and_takes_its_place() {
     ]);
     verified(&mut there);
     all_found(&mut there, "items", Metric::Cosine, queries.row(1));
-    // Ten neighbours of twelve queries, after changes that differ from run to run: one or two may be missed.
+    // Ten neighbors of twelve queries, after changes that differ from run to run: one or two may be missed.
     let recall = mean_recall(&mut there, "items", Metric::Cosine, &queries, ALL);
     assert!(recall >= 0.95, "{recall}");
     for server in [&primary, &replica] {

@@ -1,4 +1,4 @@
-//! Who may train on what, whose models they are, and that nobody gets the extension's rights.
+//! Privileges for training, ownership of models, and no privilege escalation.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
@@ -300,7 +300,7 @@ fn who_sees_a_part_of_the_rows_changes_no_index_of_all() {
                     "SET row_security = {setting}; SELECT * FROM {call}"
                 ));
                 assert_eq!(refusal.state, "42501", "{call}: {refusal:?}");
-                assert!(refusal.hint.contains("policy"), "{refusal:?}");
+                assert!(refusal.hint.contains("row-level security"), "{refusal:?}");
             }
         }
         let after: String = db.one("SELECT distillvq_index_info('one')::text");

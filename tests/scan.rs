@@ -306,21 +306,6 @@ fn queries_far_away_and_tiny() {
 }
 
 #[test]
-fn a_query_of_other_dimensions() {
-    let (mut db, _) = items("dimensions", 1_200, 8, Metric::L2);
-    db.run("SET enable_seqscan = off");
-    let refusal = db.refusal("SELECT id FROM items ORDER BY embedding <-> '[1,2,3]' LIMIT 1");
-    assert_eq!(refusal.state, "22000", "{refusal:?}");
-    assert!(
-        refusal
-            .message
-            .contains("different vector dimensions 8 and 3"),
-        "{refusal:?}"
-    );
-    assert!(refusal.hint.contains('8'), "{refusal:?}");
-}
-
-#[test]
 fn toasted_vectors() {
     let mut db = Database::new("toasted");
     let all = Vectors::clustered(1_210, 2_000, 10, 9);

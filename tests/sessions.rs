@@ -1,4 +1,4 @@
-//! Searches within sessions: cursors, joins, functions, prepared statements, and what a snapshot may see.
+//! Searches in sessions: cursors, joins, functions, prepared statements, and snapshots.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
@@ -127,23 +127,6 @@ fn cursors_within_subtransactions() {
 }
 
 #[test]
-fn generic_plans() {
-    let (mut db, queries) = items("generic", 2_000, 16);
-    db.run(
-        "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_sort = off",
-    );
-    let statement = db
-        .prepare("SELECT id, embedding <-> $1 FROM items WHERE id % 2 = 0 ORDER BY embedding <-> $1 LIMIT 5")
-        .unwrap();
-    for query in queries.slice(0..5).iter() {
-        let rows = db.query(&statement, &[&Embedding(query)]).unwrap();
-        let found: Vec<_> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-        assert_eq!(found.len(), 5);
-        in_order(&found);
-    }
-}
-
-#[test]
 fn two_cursors_at_once() {
     let (mut db, queries) = items("pair", 2_000, 16);
     db.run("BEGIN; SET enable_seqscan = off; SET enable_sort = off");
@@ -226,20 +209,25 @@ fn a_subquery_and_a_function() {
 #[test]
 fn prepared_statements() {
     let (mut db, queries) = items("prepared", 2_000, 16);
-    db.run("SET enable_seqscan = off; SET distillvq.probes = 32768");
-    let statement = db
-        .prepare("SELECT id, embedding <-> $1 FROM items ORDER BY embedding <-> $1 LIMIT $2")
-        .unwrap();
-    for (round, query) in queries.slice(0..12).iter().enumerate() {
-        let limit = 1 + round as i64;
-        let rows = db.query(&statement, &[&Embedding(query), &limit]).unwrap();
-        let found: Vec<_> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-        in_order(&found);
-        let sql = search("items", Metric::L2, query, &format!("LIMIT {limit}"));
-        assert!(recall(&found, &by_table(&mut db, &sql)) >= 0.9);
-        db.run("SET enable_seqscan = off");
-        if round == 8 {
-            db.run("REINDEX INDEX items_idx"); // the plan and the model in memory are of the past
+    db.run("SET enable_sort = off; SET distillvq.probes = 32768");
+    for mode in ["auto", "force_generic_plan"] {
+        db.run(&format!("SET plan_cache_mode = {mode}"));
+        let statement = db
+            .prepare("SELECT id, embedding <-> $1 FROM items WHERE id % 2 = 0 ORDER BY embedding <-> $1 LIMIT $2")
+            .unwrap();
+        for (round, query) in queries.slice(0..12).iter().enumerate() {
+            let limit = 1 + round as i64;
+            db.run("SET enable_seqscan = off");
+            let rows = db.query(&statement, &[&Embedding(query), &limit]).unwrap();
+            let found: Vec<_> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+            assert_eq!(found.len(), limit as usize);
+            in_order(&found);
+            let rest = format!("LIMIT {limit}");
+            let sql = search("items WHERE id % 2 = 0", Metric::L2, query, &rest);
+            assert!(recall(&found, &by_table(&mut db, &sql)) >= 0.9);
+            if round == 8 {
+                db.run("REINDEX INDEX items_idx"); // the plan and the model in memory are of the past
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Everything once, in a few seconds: what `make test-valgrind` watches.
+//! All features once, in a few seconds, for `make test-valgrind`.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;

@@ -1,4 +1,4 @@
-//! Types that have the names of pgvector's, made by a role without any rights but in its own schema.
+//! Types named like pgvector's, created by an unprivileged role in its own schema.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;

@@ -1,4 +1,4 @@
-//! An older PostgreSQL's database is upgraded in place: indexes and models are as they were, and go on working.
+//! `pg_upgrade` from an older PostgreSQL: indexes and models are unchanged and work.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;

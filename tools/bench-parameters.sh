@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# bench-parameters.sh FOLDER [ONLY]: measures the automatic parameters beside a sweep over others, on a data set and on generated
-# ones (ONLY names one of them: the folder, words, texts-DIM or points-DIM), and writes docs/parameters.md.
-# The results stay in benches/parameters/, a file a data set.
+# bench-parameters.sh FOLDER [ONLY]: compares the automatic parameters with a sweep, on a data set and on generated ones (ONLY
+# selects one: the folder, words, texts-DIM, or points-DIM), and writes docs/parameters.md.
+# The results stay in benches/parameters/, one file per data set.
 
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 

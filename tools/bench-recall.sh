@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# bench-recall.sh FOLDER [ONLY]: asks indexes for target recalls and measures what their searches find, on a data set and on
-# generated ones (ONLY names one of them: the folder, texts, mixture or noise), and writes docs/recall.md.
-# The results stay in benches/recall/, a file a data set.
+# bench-recall.sh FOLDER [ONLY]: compares requested with measured recall, on a data set and on generated ones (ONLY selects one:
+# the folder, texts, mixture, or noise), and writes docs/recall.md.
+# The results stay in benches/recall/, one file per data set.
 
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# bench-speed.sh [FOLDER] [ROWS] [DIM]: measures distillvq beside pgvector's indexes in one private server, on a data set or on
+# bench-speed.sh [FOLDER] [ROWS] [DIM]: compares distillvq with pgvector's indexes in one private server, on a data set or on
 # ROWS generated vectors of DIM dimensions, and writes docs/performance.md and a plot of all data sets measured so far.
-#   ONLY="distillvq;pgvector hnsw"  measures these methods alone
-#   SECONDS_A_POINT=3  how long each setting is timed
+#   ONLY="distillvq;pgvector hnsw"  measures only these methods
+#   SECONDS_A_POINT=3  duration of the measurement of each setting
 #   DOCS=…     another directory for the files
-# The results stay in benches/speed/results/, a file a data set.
+# The results stay in benches/speed/results/, one file per data set.
 
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -25,7 +25,7 @@ fi
 need_bench_python
 mkdir -p "$results"
 "$root/tools/with_env.sh" "$root/tools/install.sh"
-say "building the library that measures stages"
+say "building the library with timers"
 # shellcheck disable=SC2016 # expanded where PG_CONFIG is known
 "$root/tools/with_env.sh" bash -c '. tools/lib.sh; need_server "$PG_CONFIG"; cargo build --locked --release --package distillvq \
     --no-default-features --features "pg$PG_MAJOR,timing" --target-dir target'

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# clients-python.sh: prints the PYTHONPATH with which python3 runs the clients of docs/clients. What their requirements name is
-# installed the first time, and anew whenever they have changed.
+# clients-python.sh: prints the PYTHONPATH for the clients of docs/clients. Installs the packages of their requirements in the first
+# run, and again after a change.
 
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -12,7 +12,7 @@ if ! cmp --silent "$wanted" "$home/requirements.txt"; then
     rm -rf "$home"
     PIP_ROOT_USER_ACTION=ignore python3 -m pip install --quiet --disable-pip-version-check --only-binary :all: \
         --requirement "$wanted" --target "$home" >&2 ||
-        fail "the Python clients' packages could not be installed"
+        fail "cannot install the packages of the Python clients"
     cp "$wanted" "$home/"
 fi
 printf '%s\n' "$home"

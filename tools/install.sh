@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# install.sh: builds the extension if needed and puts it where the server of PG_CONFIG looks for extensions, below DESTDIR.
-# install.sh --remove: takes it away again.
+# install.sh: builds the extension if needed and installs it into the extension directories of the server of PG_CONFIG, below DESTDIR.
+# install.sh --remove: removes it.
 
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 [ -n "${PG_CONFIG:-}" ] ||
-    fail "for which server? make install PG_CONFIG=$(command -v pg_config || echo /path/to/pg_config)"
+    fail "PG_CONFIG is not set: make install PG_CONFIG=$(command -v pg_config || echo /path/to/pg_config)"
 cd "$root"
 need_server "$PG_CONFIG"
 libraries=${DESTDIR:-}$("$PG_CONFIG" --pkglibdir)
 extensions=${DESTDIR:-}$("$PG_CONFIG" --sharedir)/extension
 
-# put MODE FILE DIRECTORY [NAME]: a file that is there already is left alone; a new one takes its place in one step, so
-# that a running server never sees half of it.
+# put MODE FILE DIRECTORY [NAME]: an identical file is kept; another one is replaced atomically, so that a running server
+# never reads a partial file.
 put() {
     local target=$3/${4:-$(basename "$2")}
     cmp -s "$2" "$target" && return
     mkdir -p "$3" 2>/dev/null || true
     [ -w "$3" ] ||
-        fail "no permission to write to $3" "Install as a user who may: sudo make install PG_CONFIG=$PG_CONFIG"
+        fail "no permission to write to $3" "Install as a user with this permission: sudo make install PG_CONFIG=$PG_CONFIG"
     install -m "$1" "$2" "$target.$$"
     mv -f "$target.$$" "$target"
     say "installed $target"

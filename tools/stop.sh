@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # stop.sh DIRECTORY…: stops the server whose data are in DIRECTORY/data, if it runs, and removes DIRECTORY.
-# With -w it first waits for the end of its standard input: a test leaves it behind with a pipe, so that a server does not
-# outlive the test, however that ends.
+# With -w it first waits for the end of its standard input. A test starts it with a pipe, so that the server stops when the test
+# ends, for whatever reason.
 
 set -u
 
 command_line() { if [ -r "/proc/$1/cmdline" ]; then tr '\0' ' ' <"/proc/$1/cmdline"; else ps -o args= -p "$1" 2>/dev/null; fi; }
 
-# is_server PID DIRECTORY: process numbers are reused, so a number in a left-over file proves nothing.
+# is_server PID DIRECTORY: process IDs are reused, so the ID in an old file is not sufficient.
 is_server() { command_line "$1" | grep -qF -- "-D $2/data"; }
 
 stop() {

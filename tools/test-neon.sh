@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Tests the NEON kernels on a machine that has none: compiles them for 64-bit ARM and runs the tests under QEMU.
+# Tests the NEON kernels on another processor: compiles them for 64-bit ARM and runs the tests under QEMU.
 #
 #   tools/test-neon.sh [arguments of cargo test]
 #
-# Without an ARM standard library beside the compiler (`rustup target add aarch64-unknown-linux-gnu`), a compiler that
-# has one is fetched from Debian's unstable release into target/neon/, with the libraries that it needs: 150 MB.
+# If the compiler has no ARM standard library (`rustup target add aarch64-unknown-linux-gnu`), a compiler with
+# one is fetched from Debian's unstable release into target/neon/, with the libraries that it needs: 150 MB.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$root"
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# test-upgrade.sh: installs the extension into the server of OLD_PG_CONFIG too, and upgrades a database from that one to that
+# test-upgrade.sh: installs the extension also into the server of OLD_PG_CONFIG, and upgrades a database from it to the server
 # of PG_CONFIG; run through tools/with_env.sh.
 
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"

@@ -23,4 +23,4 @@ if reports=$(grep -l VALGRINDERROR-BEGIN "$logs"/*.log); then
     cat $reports >&2
     fail "valgrind reports errors" "The logs are in $logs"
 fi
-say "valgrind found nothing in $(find "$logs" -name '*.log' | wc -l) processes"
+say "valgrind found no errors in $(find "$logs" -name '*.log' | wc -l) processes"

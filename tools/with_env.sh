@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# with_env.sh COMMAND…: runs a command with everything that building and testing need, which is found or fetched first:
-#   PG_CONFIG      the server to build for and to run; the private server in .server/ unless the caller names another
-#   DISTILLVQ_RUN  the directory for this checkout's servers
-#   DISTILLVQ_SERVER_USER  uid:gid of the user that servers run as, if we are root
+# with_env.sh COMMAND…: finds or fetches what building and testing need, and runs a command with these settings:
+#   PG_CONFIG      the server to build for and to run; by default the private server in .server/
+#   DISTILLVQ_RUN  directory for the servers of this checkout
+#   DISTILLVQ_SERVER_USER  uid:gid of the user of servers, if run as root
 # Without a command: prints the settings, for `eval "$(tools/with_env.sh)"`.
 
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -22,7 +22,7 @@ need_server "$PG_CONFIG"
     fail "the server of $PG_CONFIG lacks pgvector" "Install it there first: https://github.com/pgvector/pgvector#installation"
 
 export PG_CONFIG PG_MAJOR DISTILLVQ_RUN PGRX_PG_CONFIG_PATH=$PG_CONFIG
-# Set only for root, whose servers run as somebody else.
+# Set only for root, whose servers run as another user.
 if is_root; then
     DISTILLVQ_SERVER_USER=$(id -u "$(server_user)"):$(id -g "$(server_user)")
     export DISTILLVQ_SERVER_USER

@@ -3,7 +3,7 @@
 A *full* set has `documents.npy`, `queries.npy` and `labels.npy`: queries 0..1999 are the test queries, 2000..31999 the
 query log, 32000..34999 the validation queries. A *cut* set has `documents.npy`, `log.npy`, `test.npy` and
 `test_labels.npy`; its validation queries are the last 500 of the log, without labels. Values are float16, float32, or
-int8 with a scale a row in `NAME_scales.npy`. The Rust side (crates/quantizer/examples/quality) follows the same rules.
+int8 with a scale a row in `NAME_scales.npy`. The Rust side (crates/training/examples/quality) follows the same rules.
 """
 
 import numpy as np

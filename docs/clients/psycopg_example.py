@@ -3,7 +3,7 @@
     pip install -r docs/clients/requirements.txt
     DATABASE_URL=postgresql://localhost/test python docs/clients/psycopg_example.py
 
-It makes a table "psycopg_items", which must not exist yet.
+It creates the table "psycopg_items", which must not exist.
 """
 
 import os
@@ -16,12 +16,12 @@ DIMENSIONS = 64
 random = np.random.default_rng(5)
 
 
-def embeddings(centres, rows):
-    """Vectors around some centres, in place of those of a language model."""
-    return [(c, centres[c] + random.normal(size=DIMENSIONS)) for c in random.integers(len(centres), size=rows)]
+def embeddings(centers, rows):
+    """Vectors around some centers, in place of those of a language model."""
+    return [(c, centers[c] + random.normal(size=DIMENSIONS)) for c in random.integers(len(centers), size=rows)]
 
 
-centres = random.normal(size=(50, DIMENSIONS))
+centers = random.normal(size=(50, DIMENSIONS))
 
 with psycopg.connect(os.environ.get("DATABASE_URL", ""), autocommit=True) as db:
     db.execute("CREATE EXTENSION IF NOT EXISTS distillvq CASCADE")
@@ -29,22 +29,22 @@ with psycopg.connect(os.environ.get("DATABASE_URL", ""), autocommit=True) as db:
         f"CREATE TABLE psycopg_items (id bigserial PRIMARY KEY, category integer, embedding vector({DIMENSIONS}))"
     )
 
-    # From here on numpy arrays go in, and vectors come out.
+    # Registers the type vector, so that parameters can be numpy arrays.
     register_vector(db)
 
     with db.cursor().copy("COPY psycopg_items (category, embedding) FROM STDIN (FORMAT binary)") as copy:
         copy.set_types(["integer", "vector"])
-        for category, embedding in embeddings(centres, 5000):
+        for category, embedding in embeddings(centers, 5000):
             copy.write_row((int(category), embedding))
 
-    # The rows first, the index then: it learns from them.
+    # Insert the rows before the index is created: it is trained on them.
     db.execute("CREATE INDEX ON psycopg_items USING distillvq (embedding vector_cosine_ops)")
     db.execute("ANALYZE psycopg_items")
 
     # For all searches of this connection.
     db.execute("SET distillvq.target_recall = 0.98")
 
-    (category, query), = embeddings(centres, 1)
+    (category, query), = embeddings(centers, 1)
     nearest = db.execute(
         "SELECT id, embedding <=> %(query)s AS distance FROM psycopg_items WHERE category = %(category)s "
         "ORDER BY embedding <=> %(query)s LIMIT 5",
@@ -54,7 +54,7 @@ with psycopg.connect(os.environ.get("DATABASE_URL", ""), autocommit=True) as db:
         print(f"item {id} at {distance:.3f}")
     assert len(nearest) == 5
 
-    # For one search alone: SET LOCAL ends with the transaction.
+    # For one search: SET LOCAL ends with the transaction.
     with db.transaction():
         db.execute("SET LOCAL distillvq.target_recall = 0.9")
         first = db.execute("SELECT id FROM psycopg_items ORDER BY embedding <=> %s LIMIT 1", (query,)).fetchone()

@@ -3,7 +3,7 @@
     pip install -r docs/clients/requirements.txt
     DATABASE_URL=postgresql://localhost/test python docs/clients/sqlalchemy_example.py
 
-It makes a table "sqlalchemy_items", which must not exist yet.
+It creates the table "sqlalchemy_items", which must not exist.
 """
 
 import os
@@ -29,7 +29,7 @@ class Item(Base):
     embedding: Mapped[list[float]] = mapped_column(VECTOR(DIMENSIONS))
 
 
-# Not among the table's arguments: create_all() would make it before there are rows to learn from.
+# Not an argument of the table: create_all() would create the index before there are rows to train on.
 def index():
     return Index(
         "sqlalchemy_items_embedding_idx",
@@ -41,8 +41,8 @@ def index():
 
 
 random = np.random.default_rng(5)
-centres = random.normal(size=(50, DIMENSIONS))
-categories = random.integers(len(centres), size=5000)
+centers = random.normal(size=(50, DIMENSIONS))
+categories = random.integers(len(centers), size=5000)
 
 url = make_url(os.environ.get("DATABASE_URL", "postgresql://")).set(drivername="postgresql+psycopg")
 engine = create_engine(url)
@@ -54,7 +54,7 @@ with Session(engine) as session:
 Base.metadata.create_all(engine)
 with Session(engine) as session:
     rows = [
-        {"category": int(category), "embedding": centres[category] + random.normal(size=DIMENSIONS)}
+        {"category": int(category), "embedding": centers[category] + random.normal(size=DIMENSIONS)}
         for category in categories
     ]
     session.execute(insert(Item), rows)
@@ -63,7 +63,7 @@ with Session(engine) as session:
 index().create(engine)
 
 with Session(engine) as session:
-    query = centres[7] + random.normal(size=DIMENSIONS)
+    query = centers[7] + random.normal(size=DIMENSIONS)
     distance = Item.embedding.cosine_distance(query)
     nearest = session.execute(
         select(Item.id, distance.label("distance")).where(Item.category == 7).order_by(distance).limit(5)
@@ -72,7 +72,7 @@ with Session(engine) as session:
         print(f"item {id} at {how_far:.3f}")
     assert len(nearest) == 5
 
-    # Another promise than the index's own, for this transaction.
+    # Another target recall for this transaction.
     session.execute(text("SET LOCAL distillvq.target_recall = 0.9"))
     first = session.scalars(select(Item).order_by(distance).limit(1)).one()
     print(f"the nearest of all: item {first.id}, of category {first.category}")

@@ -7,7 +7,7 @@
 //! tokio-postgres = "0.7"
 //! ```
 //!
-//! It makes a table `tokio_items`, which must not exist yet.
+//! It creates the table `tokio_items`, which must not exist.
 
 use std::error::Error;
 use std::pin::pin;
@@ -28,7 +28,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     run(&std::env::var("DATABASE_URL").unwrap_or_default()).await
 }
 
-/// Makes a table, fills it, indexes it, and searches.
+/// Creates a table, fills it, indexes it, and searches it.
 pub async fn run(url: &str) -> Result<(), Box<dyn Error>> {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
     tokio::spawn(connection);
@@ -40,12 +40,12 @@ pub async fn run(url: &str) -> Result<(), Box<dyn Error>> {
         )
         .await?;
     let mut random = StdRng::seed_from_u64(5);
-    let centres: Vec<Vec<f32>> = (0..CENTRES)
+    let centers: Vec<Vec<f32>> = (0..CENTRES)
         .map(|_| around(&mut random, &[0.0; DIMENSIONS]))
         .collect();
-    fill(&client, &mut random, &centres).await?;
+    fill(&client, &mut random, &centers).await?;
 
-    // The rows first, the index then: it learns from them.
+    // Insert the rows before the index is created: it is trained on them.
     client
         .batch_execute("CREATE INDEX ON tokio_items USING distillvq (embedding vector_cosine_ops); ANALYZE tokio_items")
         .await?;
@@ -55,7 +55,7 @@ pub async fn run(url: &str) -> Result<(), Box<dyn Error>> {
         .batch_execute("SET distillvq.target_recall = 0.98")
         .await?;
 
-    let query = Vector::from(around(&mut random, &centres[7]));
+    let query = Vector::from(around(&mut random, &centers[7]));
     let nearest = client
         .query(
             "SELECT id, embedding <=> $1 AS distance FROM tokio_items WHERE category = $2
@@ -88,9 +88,9 @@ pub async fn run(url: &str) -> Result<(), Box<dyn Error>> {
 async fn fill(
     client: &Client,
     random: &mut StdRng,
-    centres: &[Vec<f32>],
+    centers: &[Vec<f32>],
 ) -> Result<(), Box<dyn Error>> {
-    // The server knows which type `vector` is: its number differs from database to database.
+    // Ask the server for the OID of type `vector`, which differs between databases.
     let shape = client
         .prepare("SELECT category, embedding FROM tokio_items")
         .await?;
@@ -105,7 +105,7 @@ async fn fill(
     let mut writer = pin!(BinaryCopyInWriter::new(sink, &types));
     for _ in 0..5000 {
         let category = random.random_range(0..CENTRES);
-        let embedding = Vector::from(around(random, &centres[category]));
+        let embedding = Vector::from(around(random, &centers[category]));
         writer
             .as_mut()
             .write(&[&(category as i32), &embedding])
@@ -115,9 +115,9 @@ async fn fill(
     Ok(())
 }
 
-/// A vector near a centre, in place of a language model's embedding.
-fn around(random: &mut StdRng, centre: &[f32]) -> Vec<f32> {
-    centre
+/// A vector near a center, in place of a language model's embedding.
+fn around(random: &mut StdRng, center: &[f32]) -> Vec<f32> {
+    center
         .iter()
         .map(|x| x + random.random_range(-1.0..1.0f32))
         .collect()

@@ -35,9 +35,9 @@ impl PageOpError {
 }
 
 /// Names the index in an error of its pages.
-pub fn with_index(index: Index) -> impl Fn(ivf::Error) -> Error {
+pub fn with_index<E: Into<ivf::Error>>(index: Index) -> impl Fn(E) -> Error {
     move |source| Error::Pages {
         index: index.named(),
-        source,
+        source: source.into(),
     }
 }

@@ -14,8 +14,8 @@ use crate::pg::heap::IndexInfo;
 use crate::pg::page_store::RelationStore;
 use crate::pg::relation::{Heap, Index};
 use crate::settings::reloptions::Options;
-use distillvq_ivf::{MOST_REFINE_BYTES, create_empty};
-use distillvq_quantizer::{Model, refine_bytes, refine_dimensions};
+use distillvq_ivf::{MAX_SIDE_BYTES, copy_without_rows};
+use distillvq_model::{Model, refine_bytes, refine_dimensions};
 
 /// What a build counted.
 pub struct BuildCounts {
@@ -87,11 +87,11 @@ fn over_nothing(plan: &BuildPlan) -> Result<BuildCounts> {
 fn refine(element: ElementType, dim: usize, options: &Options) -> Result<bool> {
     /// Vectors of more bytes are stored out of line (TOAST_TUPLE_THRESHOLD, less what else a row has).
     const INLINE: usize = 1_900;
-    let fits = refine_bytes(dim) <= MOST_REFINE_BYTES;
+    let fits = refine_bytes(dim) <= MAX_SIDE_BYTES;
     match options.refine {
         Some(true) if !fits => Err(Error::RefineDimensions {
             dim,
-            most: refine_dimensions(MOST_REFINE_BYTES),
+            most: refine_dimensions(MAX_SIDE_BYTES),
         }),
         Some(wanted) => Ok(wanted),
         None => Ok(fits && element.bytes() * dim > INLINE),
@@ -160,7 +160,7 @@ pub fn build_empty(index: Index) -> Result<()> {
         RelationStore::new(index),
         RelationStore::for_init_fork(index),
     );
-    create_empty(&built, &init).map_err(with_index(index))?;
+    copy_without_rows(&built, &init).map_err(with_index(index))?;
     init.log_all();
     Ok(())
 }

@@ -1,22 +1,51 @@
-//! Adding a row: encode it with the model, append it to its list.
+//! Adding rows: each is encoded with the model and appended to its list.
+//!
+//! A statement opens the index once, at its first row. What an insert uses of the metapage and the model never changes in a
+//! relation's file: metric, dimensions, lists, codes, directory, and the encoder. A model that is trained again meanwhile gets
+//! another student, which only searches use (`distillvq_ivf::replace_student`). A build makes another file, which needs a lock
+//! that the statement's own lock on the index keeps away; in the statement's own session PostgreSQL refuses it, as the index is
+//! in use.
 
 use crate::am::failure::with_index;
 use crate::am::open_index::OpenIndex;
 use crate::error::Result;
-use crate::pg::page_store::RelationStore;
+use crate::pg::element::ElementType;
 use crate::pg::relation::Index;
 use distillvq_ivf::{self as ivf, Row, RowEncoder, Tid};
 
-/// Inserts a row with this vector; a vector that no search could find (a zero vector under cosine) is left out.
-pub fn insert(index: Index, tid: Tid, vector: &[f32]) -> Result<()> {
-    let target = OpenIndex::open(index)?;
-    target.check_dimensions(vector.len())?;
-    let model = target.encoder()?;
-    let encoder = RowEncoder::new(&target.meta, model.as_ref()).map_err(with_index(index))?;
-    let encoded = encoder.encode(vector);
-    let store = RelationStore::new(index);
-    match Row::of(&target.meta, &encoded, 0, tid) {
-        Some(row) => ivf::insert(&store, &target.meta, row).map_err(with_index(index)),
-        None => Ok(()),
+/// What a statement keeps between the rows that it inserts into an index. It holds Rust memory alone.
+pub struct Inserter {
+    open: OpenIndex,
+    element: ElementType,
+    vector: Vec<f32>,
+}
+
+impl Inserter {
+    /// Opens the index for the rows of a statement, which keeps it open.
+    pub fn open(index: Index) -> Result<Self> {
+        Ok(Self {
+            open: OpenIndex::open(index)?,
+            element: index.element()?,
+            vector: Vec::new(),
+        })
+    }
+
+    /// Inserts a row with the vector that `read` appends to a buffer; a vector that no search could find (a zero vector under
+    /// cosine) is left out.
+    pub fn insert(
+        &mut self,
+        tid: Tid,
+        read: impl FnOnce(ElementType, &mut Vec<f32>) -> usize,
+    ) -> Result<()> {
+        let Self { open, vector, .. } = self;
+        vector.clear();
+        open.check_dimensions(read(self.element, vector))?;
+        let failed = with_index(open.index);
+        let encoder = RowEncoder::new(&open.meta, open.encoder()?).map_err(&failed)?;
+        let encoded = encoder.encode(vector);
+        match Row::of(&open.meta, &encoded, 0, tid) {
+            Some(row) => ivf::insert(open.store(), &open.meta, row).map_err(&failed),
+            None => Ok(()),
+        }
     }
 }

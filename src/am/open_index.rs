@@ -6,14 +6,19 @@ use crate::error::{Error, Result};
 use crate::pg::page_store::RelationStore;
 use crate::pg::relation::Index;
 use distillvq_ivf::{Meta, Model, load_model};
-use distillvq_quantizer::Searcher;
+use distillvq_model::Searcher;
+use std::cell::OnceCell;
 
-/// An index opened for a search or a change, with its metapage as it is now.
+/// An index opened for a scan or a command: its pages, its metapage as it was then, and the parts of the model once they are
+/// needed. It holds Rust memory alone, and must not be used after the relation is closed.
 pub struct OpenIndex {
     /// The index.
     pub index: Index,
-    /// What the metapage says.
+    /// The metapage.
     pub meta: Meta,
+    store: RelationStore,
+    encoder: OnceCell<Model>,
+    searcher: OnceCell<Searcher>,
 }
 
 impl OpenIndex {
@@ -21,35 +26,59 @@ impl OpenIndex {
     pub fn open(index: Index) -> Result<Self> {
         let store = RelationStore::for_search(index);
         let meta = Meta::read(&store).map_err(with_index(index))?;
-        Ok(Self { index, meta })
+        Ok(Self::with_meta(index, store, meta))
+    }
+
+    /// An index that was just built.
+    pub fn built(index: Index, meta: Meta) -> Self {
+        Self::with_meta(index, RelationStore::for_search(index), meta)
+    }
+
+    fn with_meta(index: Index, store: RelationStore, meta: Meta) -> Self {
+        Self {
+            index,
+            meta,
+            store,
+            encoder: OnceCell::new(),
+            searcher: OnceCell::new(),
+        }
+    }
+
+    /// Its pages.
+    pub fn store(&self) -> &RelationStore {
+        &self.store
     }
 
     /// The whole model from the pages, unless the index is untrained.
     pub fn model(&self) -> Result<Option<Model>> {
-        let store = RelationStore::new(self.index);
-        load_model(&store, &mut self.meta.clone()).map_err(with_index(self.index))
+        load_model(&self.store, &mut self.meta.clone()).map_err(with_index(self.index))
     }
 
-    /// A model that encodes as the index's does, from the backend's cache if it is there.
-    pub fn encoder(&self) -> Result<Option<Model>> {
-        self.trained(cache::encoder)
+    /// A model that encodes as the index's does, from the backend's cache if it is there; none if the index is untrained.
+    pub fn encoder(&self) -> Result<Option<&Model>> {
+        self.part(&self.encoder, cache::encoder)
     }
 
-    /// What a search needs of the model, from the backend's cache if it is there.
-    pub fn searcher(&self) -> Result<Option<Searcher>> {
-        self.trained(cache::searcher)
+    /// What a search needs of the model, from the backend's cache if it is there; none if the index is untrained.
+    pub fn searcher(&self) -> Result<Option<&Searcher>> {
+        self.part(&self.searcher, cache::searcher)
     }
 
-    fn trained<T>(
+    fn part<'a, T>(
         &self,
+        cell: &'a OnceCell<T>,
         get: impl FnOnce(Index, &RelationStore, &Meta) -> Result<T>,
-    ) -> Result<Option<T>> {
-        let store = RelationStore::new(self.index);
-        let got = self
-            .meta
-            .trained()
-            .then(|| get(self.index, &store, &self.meta));
-        got.transpose()
+    ) -> Result<Option<&'a T>> {
+        if !self.meta.has_model() {
+            return Ok(None);
+        }
+        match cell.get() {
+            Some(part) => Ok(Some(part)),
+            None => {
+                let part = get(self.index, &self.store, &self.meta)?;
+                Ok(Some(cell.get_or_init(|| part)))
+            }
+        }
     }
 
     /// Refuses a vector whose length is not the index's.

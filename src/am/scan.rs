@@ -2,25 +2,20 @@
 
 use crate::am::failure::{PageOpError, with_index};
 use crate::am::open_index::OpenIndex;
-use crate::am::stage_timer::{self, Stage};
+use crate::am::stage_timer::{self, Stage, Timed, timed};
 use crate::error::Result;
+use crate::pg::heap::HeapDistances;
 use crate::pg::page_store::RelationStore;
 use crate::pg::relation::Index;
 use crate::pg::vector_datum::OwnedVector;
-use crate::settings::Probing;
-use crate::settings::iterative::ScanLimits;
 use crate::settings::reloptions::Options;
+use crate::settings::search::SearchParams;
 use distillvq_ivf::distance_range::DistanceRange;
-use distillvq_ivf::refined::Refined;
-use distillvq_ivf::stream::{Hit, Source, Stream, StreamOptions, Work};
-use distillvq_ivf::{self as ivf, Candidate, Search, Tid};
-use distillvq_quantizer::Searcher;
-
-/// A search under way.
-pub struct IndexSearch {
-    query: Option<OwnedVector>,
-    search: SearchStream,
-}
+use distillvq_ivf::refine::RefineStream;
+use distillvq_ivf::rerank::{CandidateSource, Hit, RerankOptions, RerankStats, RerankStream};
+use distillvq_ivf::{Candidate, ListSearch, Tid};
+use distillvq_model::Searcher;
+use std::borrow::Cow;
 
 /// What searches have done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,108 +51,102 @@ impl SearchStats {
     }
 }
 
-/// The part of a search that moves.
-pub struct SearchStream {
-    stream: Stream<Timed>,
+/// A search under way.
+pub struct IndexSearch {
+    query: Option<OwnedVector>,
+    stream: SearchStream,
 }
 
 impl IndexSearch {
     /// Begins a search; a NULL query is at the same distance from everything.
     pub fn start(target: &OpenIndex, query: Option<OwnedVector>) -> Result<Self> {
-        let elements = query
-            .as_ref()
-            .map_or_else(|| vec![0.0; target.meta.dim], OwnedVector::elements);
-        let limits = ScanLimits::of_session();
+        let elements = query.as_ref().map_or_else(
+            || Cow::Owned(vec![0.0; target.meta.dim]),
+            OwnedVector::elements,
+        );
         target.check_dimensions(elements.len())?;
-        let effort = SearchParams::of_session(target);
-        let searcher = target.searcher()?;
-        let search = SearchStream::start(target, searcher.as_ref(), &elements, effort, limits)?;
-        Ok(Self { query, search })
+        let params = SearchParams::of_session(&Options::of(target.index), &target.meta);
+        let stream = SearchStream::start(target, target.searcher()?, &elements, params)?;
+        Ok(Self { query, stream })
     }
 
     /// What was done so far.
     pub fn counters(&self) -> SearchStats {
-        self.search.counters()
+        self.stream.counters()
     }
 
-    /// The query and the moving part, apart.
-    pub fn parts(&mut self) -> (Option<&OwnedVector>, &mut SearchStream) {
-        (self.query.as_ref(), &mut self.search)
+    /// See [`SearchStream::within`].
+    pub fn within(&mut self, range: &DistanceRange) {
+        self.stream.within(range);
+    }
+
+    /// The next row in exact order, or none after the last.
+    pub fn next(&mut self, distances: &mut HeapDistances) -> Result<Option<Hit>> {
+        self.stream.next(self.query.as_ref(), distances)
     }
 }
 
-/// Gives the exact distances of rows, none for rows that the search may not see.
-pub type Fetch<'a> = dyn FnMut(&[Candidate], &mut Vec<Option<f64>>) -> Result<()> + 'a;
-
-/// How much a search looks at first.
-#[derive(Clone, Copy, Debug)]
-pub struct SearchParams {
-    /// Lists probed.
-    pub probing: Probing,
-    /// How deep it re-ranks ([`ivf::DEPTHS`]).
-    pub depth: f32,
+/// The rows of an index in the order of their exact distances from a query.
+pub struct SearchStream {
+    index: Index,
+    stream: AnyStream,
 }
 
-impl SearchParams {
-    /// As settings and options ask, and the index has measured.
-    fn of_session(target: &OpenIndex) -> Self {
-        let measured = target.meta.calibration;
-        Self {
-            probing: crate::settings::probing(&Options::of(target.index), &target.meta),
-            depth: measured.map_or(ivf::DEPTHS[0], |it| it.depth),
-        }
-    }
+/// A stream of candidates by short codes, or by refine codes.
+enum AnyStream {
+    Coded(Box<RerankStream<Timed<ListSearch<RelationStore>>>>),
+    Refined(Box<RerankStream<Timed<RefineStream<RelationStore>>>>),
+}
 
-    /// Of a search that goes by the errors of these codes.
-    fn on(self, options: StreamOptions) -> StreamOptions {
-        StreamOptions {
-            probes: self.probing.first,
-            growth: self.probing.growth,
-            ..options.deeper(self.depth)
+/// Does the same to either stream.
+macro_rules! with_stream {
+    ($streams:expr, $stream:ident => $work:expr) => {
+        match $streams {
+            AnyStream::Coded($stream) => $work,
+            AnyStream::Refined($stream) => $work,
         }
-    }
+    };
 }
 
 impl SearchStream {
-    /// Begins a search that looks at so much first, and at no more rows or lists than the limits allow.
+    /// Begins a search for these elements. `model` must be the index's own, none if it is untrained.
     pub fn start(
         target: &OpenIndex,
         model: Option<&Searcher>,
         query: &[f32],
-        effort: SearchParams,
-        limits: ScanLimits,
+        params: SearchParams,
     ) -> Result<Self> {
-        let store = RelationStore::for_search(target.index);
+        let (index, meta) = (target.index, &target.meta);
+        let store = || target.store().clone();
         let search = stage_timer::stage(Stage::Route, || {
-            let search = Search::new(store, &target.meta, model, query);
-            search.map(|search| search.with_memory(limits.score_bytes()))
+            let search = ListSearch::new(store(), meta, model, query);
+            search.map(|search| search.with_memory(params.score_bytes()))
         })
-        .map_err(with_index(target.index))?;
-        let stream = if target.meta.refine {
-            let options = effort.on(StreamOptions::for_refining(target.meta.shape));
-            let options = limits.limit_probes(options);
-            let store = RelationStore::for_search(target.index);
-            let refined = Refined::new(search, store, options).map_err(with_index(target.index))?;
-            let options = limits.limit_rows(StreamOptions::for_refined());
-            Stream::new(Timed(Box::new(refined)), options)
+        .map_err(with_index(index))?;
+        let stream = if meta.refine {
+            let options = params.probing_options(RerankOptions::for_refine_codes(meta.shape));
+            let refined = RefineStream::new(search, store(), options).map_err(with_index(index))?;
+            let options = params.comparing_options(RerankOptions::for_heap_rows());
+            AnyStream::Refined(Box::new(RerankStream::new(timed(refined), options)))
         } else {
-            let options = effort.on(StreamOptions::for_codes(target.meta.shape));
-            let options = limits.limit_probes(options);
-            Stream::new(Timed(Box::new(search)), limits.limit_rows(options))
+            let options = params.probing_options(RerankOptions::for_codes(meta.shape));
+            let options = params.comparing_options(options);
+            AnyStream::Coded(Box::new(RerankStream::new(timed(search), options)))
         };
-        Ok(Self { stream })
+        Ok(Self { index, stream })
     }
 
     /// What was done so far.
     pub fn counters(&self) -> SearchStats {
-        let stats = self.stream.stats();
+        let (stats, lists): (RerankStats, usize) =
+            with_stream!(&self.stream, it => (it.stats(), it.source().lists()));
         SearchStats {
-            lists: self.stream.source().lists() as u64,
+            lists: lists as u64,
             probed: stats.probed as u64,
             codes: stats.work.codes,
             refined: stats.work.refined,
             compared: stats.compared,
-            returned: stats.given,
+            returned: stats.returned,
             dropped: stats.dropped,
         }
     }
@@ -165,91 +154,33 @@ impl SearchStream {
     /// Rows outside this range are not wanted. Nearer ones are returned nevertheless: they come before the others.
     pub fn within(&mut self, range: &DistanceRange) {
         if range.upper < f64::INFINITY {
-            self.stream.within(range.upper);
-            if range.nan {
-                self.stream.keep_nan();
-            }
+            with_stream!(&mut self.stream, it => {
+                it.set_max_distance(range.upper);
+                if range.nan {
+                    it.keep_nan();
+                }
+            });
         }
     }
 
     /// Searches as if a row were not there. To be called before the first row is asked for.
-    pub fn leave_out(&mut self, tid: Tid) {
-        self.stream.leave_out(tid);
+    pub fn exclude(&mut self, tid: Tid) {
+        with_stream!(&mut self.stream, it => it.exclude(tid));
     }
 
-    /// The next row in exact order, or none after the last.
-    pub fn next(&mut self, index: Index, fetch: &mut Fetch<'_>) -> Result<Option<Hit>> {
-        let mut exact = |rows: &[Candidate], out: &mut Vec<Option<f64>>| {
-            fetch(rows, out).map_err(PageOpError::Other)
-        };
-        match stage_timer::stage(Stage::Order, || self.stream.next(&mut exact)) {
-            Ok(hit) => Ok(hit),
-            Err(failure) => Err(failure.with_index(index)),
-        }
-    }
-}
-
-/// The candidates of the index's lists, by short codes or by refine codes, with the time that finding them takes.
-struct Timed(Box<dyn Source>);
-
-impl Source for Timed {
-    fn lists(&self) -> usize {
-        self.0.lists()
-    }
-
-    fn probed(&self) -> usize {
-        self.0.probed()
-    }
-
-    fn rows(&self) -> u64 {
-        self.0.rows()
-    }
-
-    fn probe(&mut self, more: usize) -> std::result::Result<(), ivf::Error> {
-        stage_timer::stage(Stage::Probe, || self.0.probe(more))
-    }
-
-    fn pull(&mut self, n: usize, out: &mut Vec<Candidate>) -> std::result::Result<(), ivf::Error> {
-        stage_timer::stage(Stage::Scan, || self.0.pull(n, out))
-    }
-
-    fn bound(&self) -> Option<f32> {
-        self.0.bound()
-    }
-
-    fn catch_up(
+    /// The next row in exact order, or none after the last. The query is that of the search, none for NULL.
+    pub fn next(
         &mut self,
-        n: usize,
-        out: &mut Vec<Candidate>,
-    ) -> std::result::Result<(), ivf::Error> {
-        stage_timer::stage(Stage::Scan, || self.0.catch_up(n, out))
-    }
-
-    fn score(&self, distance: f64) -> f64 {
-        self.0.score(distance)
-    }
-
-    fn expected_error(&self) -> f64 {
-        self.0.expected_error()
-    }
-
-    fn next_exact(&mut self, out: &mut Vec<Tid>) -> std::result::Result<(), ivf::Error> {
-        stage_timer::stage(Stage::Probe, || self.0.next_exact(out))
-    }
-
-    fn rewind(&mut self) {
-        self.0.rewind();
-    }
-
-    fn work(&self) -> Work {
-        self.0.work()
-    }
-
-    fn close(&mut self) {
-        self.0.close();
-    }
-
-    fn leave_out(&mut self, tid: Tid) {
-        self.0.leave_out(tid);
+        query: Option<&OwnedVector>,
+        distances: &mut HeapDistances,
+    ) -> Result<Option<Hit>> {
+        let mut fetch = |rows: &[Candidate], out: &mut Vec<Option<f64>>| {
+            stage_timer::count(0, rows.len() as u64);
+            stage_timer::stage(Stage::Compare, || distances.distances(query, rows, out))
+                .map_err(PageOpError::Other)
+        };
+        let next = || with_stream!(&mut self.stream, it => it.next(&mut fetch));
+        let index = self.index;
+        stage_timer::stage(Stage::Order, next).map_err(|failure| failure.with_index(index))
     }
 }

@@ -36,12 +36,24 @@ pub fn stage<T>(_: Stage, work: impl FnOnce() -> T) -> T {
 #[inline(always)]
 pub fn count(_searches: u64, _rows: u64) {}
 
+/// A source of candidates with the time that finding them takes.
+#[cfg(not(feature = "timing"))]
+pub type Timed<S> = S;
+
+/// Has the time taken that a source needs.
+#[cfg(not(feature = "timing"))]
+pub fn timed<S>(source: S) -> S {
+    source
+}
+
 #[cfg(feature = "timing")]
-pub use on::{count, stage};
+pub use on::{Timed, count, stage, timed};
 
 #[cfg(feature = "timing")]
 mod on {
     use super::Stage;
+    use distillvq_ivf::rerank::{CandidateSource, CandidateStats};
+    use distillvq_ivf::{Candidate, Error, Tid};
     use std::cell::RefCell;
     use std::time::{Duration, Instant};
 
@@ -91,6 +103,72 @@ mod on {
         });
         if register {
             crate::pg::report::at_exit(report);
+        }
+    }
+
+    /// A source of candidates with the time that finding them takes.
+    pub struct Timed<S>(S);
+
+    /// Has the time taken that a source needs.
+    pub fn timed<S>(source: S) -> Timed<S> {
+        Timed(source)
+    }
+
+    impl<S: CandidateSource> CandidateSource for Timed<S> {
+        fn lists(&self) -> usize {
+            self.0.lists()
+        }
+
+        fn probed(&self) -> usize {
+            self.0.probed()
+        }
+
+        fn rows(&self) -> u64 {
+            self.0.rows()
+        }
+
+        fn probe(&mut self, more: usize) -> Result<(), Error> {
+            stage(Stage::Probe, || self.0.probe(more))
+        }
+
+        fn pull(&mut self, n: usize, out: &mut Vec<Candidate>) -> Result<(), Error> {
+            stage(Stage::Scan, || self.0.pull(n, out))
+        }
+
+        fn bound(&self) -> Option<f32> {
+            self.0.bound()
+        }
+
+        fn pull_new_lists(&mut self, n: usize, out: &mut Vec<Candidate>) -> Result<(), Error> {
+            stage(Stage::Scan, || self.0.pull_new_lists(n, out))
+        }
+
+        fn score(&self, distance: f64) -> f64 {
+            self.0.score(distance)
+        }
+
+        fn expected_error(&self) -> f64 {
+            self.0.expected_error()
+        }
+
+        fn next_exact(&mut self, out: &mut Vec<Tid>) -> Result<(), Error> {
+            stage(Stage::Probe, || self.0.next_exact(out))
+        }
+
+        fn rewind(&mut self) {
+            self.0.rewind();
+        }
+
+        fn work(&self) -> CandidateStats {
+            self.0.work()
+        }
+
+        fn stop_probing(&mut self) {
+            self.0.stop_probing();
+        }
+
+        fn exclude(&mut self, tid: Tid) {
+            self.0.exclude(tid);
         }
     }
 

@@ -4,10 +4,10 @@ use crate::am::cost::{
     CostSettings, Estimate, IndexShape, Inputs, QueryInput, Table, UNKNOWN_SHARES, estimate,
 };
 use crate::am::model_store::cache;
+use crate::am::open_index::OpenIndex;
 use crate::pg::condition::{DistanceLimit, binary, items, limit_of};
 use crate::pg::element::ElementType;
 use crate::pg::join;
-use crate::pg::page_store::RelationStore;
 use crate::pg::privileges::may_select_any;
 use crate::pg::relation::Index;
 use crate::pg::role::current_user;
@@ -15,9 +15,9 @@ use crate::pg::subtransaction::in_subtransaction;
 use crate::pg::vector_datum::OwnedVector;
 use crate::settings::reloptions::Options;
 use distillvq_ivf::distance_range::DistanceRange;
-use distillvq_ivf::search::Shares;
-use distillvq_ivf::stream::Growth;
-use distillvq_ivf::{Meta, Search};
+use distillvq_ivf::list_search::Shares;
+use distillvq_ivf::rerank::Growth;
+use distillvq_ivf::{ListSearch, Meta};
 use pgrx::pg_sys;
 
 /// `amcostestimate`: reads the metapage, and codes of a few lists if the query limits the distance; clamps what it does not
@@ -187,8 +187,8 @@ impl DistanceConditions {
     }
 
     /// What the limits leave, by the index if that can tell.
-    fn shares(&self, index: Index, meta: &Meta, vectors: f64) -> Option<Shares> {
-        let counted = self.may_count.then(|| self.count(index, meta, vectors));
+    fn shares(&self, open: &OpenIndex, vectors: f64) -> Option<Shares> {
+        let counted = self.may_count.then(|| self.count(open, vectors));
         counted.flatten().or(self.supposed())
     }
 
@@ -199,30 +199,26 @@ impl DistanceConditions {
 
     /// Estimates the shares by the index's codes, which are in pages of the index alone: no row of the table is looked at, and
     /// no function called.
-    fn count(&self, index: Index, meta: &Meta, vectors: f64) -> Option<Shares> {
+    fn count(&self, open: &OpenIndex, vectors: f64) -> Option<Shares> {
         let DistanceRange { lower, upper, .. } = self.distances;
         let (query, of_type) = self.query?;
         if self.is_limited && upper == f64::INFINITY {
             return None;
         }
-        let element = index.element().ok()?;
+        let element = open.index.element().ok()?;
         if ElementType::of_type(of_type) != Some(element) {
             return None;
         }
         // SAFETY: a constant of this type that is not null.
-        let query = unsafe { OwnedVector::copy(query, element) }.elements();
+        let query = unsafe { OwnedVector::copy(query, element) };
+        let elements = query.elements();
         // Of other dimensions: an error, but not the planner's.
-        if query.len() != meta.dim || !meta.trained() {
+        if elements.len() != open.meta.dim || !open.meta.has_model() {
             return None;
         }
-        let model = cache::searcher_at_hand(
-            index,
-            &RelationStore::new(index),
-            meta,
-            (vectors / VECTORS_PER_MODEL).max(SMALL_MODEL),
-        )?;
-        let store = RelationStore::for_search(index);
-        let mut search = Search::new(store, meta, Some(&model), &query).ok()?;
+        let most_bytes = (vectors / VECTORS_PER_MODEL).max(SMALL_MODEL);
+        let model = cache::searcher_at_hand(open.index, open.store(), &open.meta, most_bytes)?;
+        let mut search = ListSearch::new(open.store(), &open.meta, Some(&model), &elements).ok()?;
         search.shares(lower, upper).ok()?
     }
 }
@@ -326,12 +322,13 @@ fn read_index(
     range: Option<&DistanceConditions>,
 ) -> Option<Known> {
     let (options, element) = (Options::of(index), index.element().ok()?);
-    let meta = Meta::read(&RelationStore::new(index)).ok()?;
+    let open = OpenIndex::open(index).ok()?;
+    let meta = &open.meta;
     let vector = (meta.dim * element.bytes()) as f64;
-    let probing = crate::settings::probing(&options, &meta);
+    let probing = crate::settings::probing(&options, meta);
     let index_shape = IndexShape {
-        pages: unknown.pages * share_of_codes(&meta),
-        lists: f64::from(meta.lists),
+        pages: unknown.pages * share_of_codes(meta),
+        lists: f64::from(meta.lists()),
         probes: probing.first as f64,
         growth: probing.growth,
         dimensions: meta.dim as f64,
@@ -340,7 +337,7 @@ fn read_index(
         refine: meta.refine,
         ..unknown
     };
-    let shares = range.and_then(|range| range.shares(index, &meta, info.tuples * vector));
+    let shares = range.and_then(|range| range.shares(&open, info.tuples * vector));
     Some(Known {
         index: index_shape,
         vector,

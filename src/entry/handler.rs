@@ -6,6 +6,7 @@
 #![allow(clippy::too_many_arguments)]
 
 use crate::am;
+use crate::am::insert::Inserter;
 use crate::entry::{cost_estimate, scan, validate};
 use crate::pg::guard::guard;
 use crate::pg::heap::{IndexInfo, item_pointer, tid_of};
@@ -100,16 +101,17 @@ unsafe extern "C-unwind" fn aminsert(
     _heap: pg_sys::Relation,
     _unique: pg_sys::IndexUniqueCheck::Type,
     _unchanged: bool,
-    _info: *mut pg_sys::IndexInfo,
+    info: *mut pg_sys::IndexInfo,
 ) -> bool {
     guard(|| {
-        // SAFETY: the server passes an open relation and one value of the operator class's type.
+        // SAFETY: the server passes a relation that stays open as long as `info` is used, and one value of the operator class's
+        // type. Nothing else is kept with the description.
         unsafe {
             if !*nulls {
-                let index = Index::new(index);
-                let mut vector = Vec::new();
-                append_elements(*values, or_raise(index.element()), &mut vector);
-                or_raise(am::insert::insert(index, tid_of(&*tid), &vector));
+                let open = || Inserter::open(Index::new(index));
+                let inserter = or_raise(IndexInfo::new(info).kept_or_else(open));
+                let read = |element, out: &mut Vec<f32>| append_elements(*values, element, out);
+                or_raise(inserter.insert(tid_of(&*tid), read));
             }
         }
         false
@@ -143,7 +145,7 @@ unsafe fn remove(
         let store = RelationStore::for_vacuum(index, (*info).strategy);
         let counted = or_raise(am::vacuum::bulk_delete(index, &store, dead));
         let stats = statistics(stats);
-        (*stats).num_pages = store.block_count();
+        (*stats).num_pages = counted.pages;
         (*stats).estimated_count = false;
         (*stats).num_index_tuples = counted.remaining as f64;
         (*stats).tuples_removed += counted.removed as f64;

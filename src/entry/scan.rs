@@ -6,18 +6,23 @@ use crate::am::scan::{IndexSearch, SearchStats};
 use crate::am::stage_timer::{self, Stage};
 use crate::entry::executor_hook::limit;
 use crate::error::{Error, Result};
-use crate::pg::compat::check_age;
+use crate::pg::compat::{check_age, count_index_scan, count_search};
 use crate::pg::condition::DistanceLimit;
 use crate::pg::heap::{HeapDistances, item_pointer};
 use crate::pg::relation::{Heap, Index};
 use crate::pg::vector_datum::OwnedVector;
 use pgrx::{PgMemoryContexts, pg_sys};
 
-/// What a scan keeps between calls: Rust memory only, so that it may be dropped at any time, also by an abort.
-#[derive(Default)]
-pub struct State {
+/// What a scan keeps between calls. An abort drops it with the memory context that it belongs to.
+struct State {
+    /// That memory context.
+    memory: PgMemoryContexts,
+    /// The index, as it was when the first row was asked for.
+    open: Option<OpenIndex>,
     /// The search that runs.
     running: Option<IndexSearch>,
+    /// Objects of the server's, which the scan's end releases.
+    distances: Option<HeapDistances>,
     /// Whether the distance that limits it is still to be found out.
     seeks_limit: bool,
     /// What the searches before the last rescan did.
@@ -28,6 +33,15 @@ impl State {
     fn counters(&self) -> SearchStats {
         let now = self.running.as_ref().map(IndexSearch::counters);
         now.unwrap_or_default().after(self.before)
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        // Still there only after an abort.
+        if let Some(distances) = self.distances.take() {
+            distances.abandon();
+        }
     }
 }
 
@@ -46,7 +60,15 @@ pub unsafe fn counters(scan: pg_sys::IndexScanDesc) -> Option<SearchStats> {
 /// # Safety
 /// `index` must be an open distillvq index.
 pub unsafe fn begin(index: pg_sys::Relation, keys: i32, orders: i32) -> pg_sys::IndexScanDesc {
-    let state = PgMemoryContexts::CurrentMemoryContext.leak_and_drop_on_delete(State::default());
+    let mut memory = PgMemoryContexts::CurrentMemoryContext;
+    let state = memory.leak_and_drop_on_delete(State {
+        memory: PgMemoryContexts::For(memory.value()),
+        open: None,
+        running: None,
+        distances: None,
+        seeks_limit: false,
+        before: SearchStats::default(),
+    });
     // SAFETY: the relation is open; the server frees the descriptor.
     unsafe {
         let scan = pg_sys::RelationGetIndexScan(index, keys, orders);
@@ -81,7 +103,10 @@ pub unsafe fn rescan(scan: pg_sys::IndexScanDesc, keys: pg_sys::ScanKey, orders:
 /// `scan` must come from [`begin`].
 pub unsafe fn end(scan: pg_sys::IndexScanDesc) {
     // SAFETY: as promised.
-    unsafe { state_of(&mut *scan).running = None };
+    unsafe {
+        let state = state_of(&mut *scan);
+        (state.running, state.distances, state.open) = (None, None, None);
+    }
 }
 
 /// `amgettuple`: puts the next row's TID into the descriptor, or tells that there is none.
@@ -92,43 +117,36 @@ pub unsafe fn next(scan: pg_sys::IndexScanDesc) -> Result<bool> {
     let descriptor = scan;
     // SAFETY: as promised.
     let scan = unsafe { &mut *scan };
-    // SAFETY: the relation is open during the scan.
-    let index = unsafe { Index::new(scan.indexRelation) };
     // SAFETY: a descriptor of ours, with its state, which outlives the call.
     let state = unsafe { &mut *scan.opaque.cast::<State>() };
-    // An error leaves the state empty: the scan cannot be continued anyway.
-    let mut running = match state.running.take() {
+    let running = match &mut state.running {
         Some(running) => running,
-        None => {
+        none => {
             state.seeks_limit = true;
-            start(scan, index)?
+            none.insert(start(scan, &mut state.open)?)
         }
     };
-    // SAFETY: the executor keeps the snapshot registered.
-    unsafe { check_age(scan.xs_snapshot, index.as_ptr()) };
-    // SAFETY: an index scan that returns rows has its table open.
-    let heap = unsafe { Heap::new(scan.heapRelation) };
-    let (query, search) = running.parts();
+    // SAFETY: the executor keeps the snapshot registered, and the relations open, during the scan; an index scan that returns
+    // rows has its table open.
+    let distances = state.distances.get_or_insert_with(|| unsafe {
+        state.memory.switch_to(|_| {
+            let (heap, index) = (Heap::new(scan.heapRelation), Index::new(scan.indexRelation));
+            HeapDistances::new(heap, index, scan.xs_snapshot)
+        })
+    });
+    // SAFETY: as above.
+    unsafe { check_age(scan.xs_snapshot, scan.indexRelation) };
     if state.seeks_limit {
         // SAFETY: the descriptor of the running scan.
         let limit = unsafe { limit(descriptor) };
         state.seeks_limit = limit == DistanceLimit::Pending;
         if let DistanceLimit::Known(range) = limit {
-            search.within(&range);
+            running.within(&range);
         }
     }
-    let exact = HeapDistances {
-        heap,
-        index,
-        snapshot: scan.xs_snapshot,
-        query,
-    };
-    let found = search.next(index, &mut |rows, out| {
-        stage_timer::count(0, rows.len() as u64);
-        stage_timer::stage(Stage::Compare, || exact.distances(rows, out))
-    })?;
-    state.running = Some(running);
-    last_scan::set(index.oid(), state.counters());
+    let found = running.next(distances)?;
+    // SAFETY: the relation is open during the scan.
+    last_scan::set(unsafe { (*scan.indexRelation).rd_id }, state.counters());
     if let Some(hit) = found {
         scan.xs_heaptid = item_pointer(hit.tid);
         scan.xs_recheck = false;
@@ -144,21 +162,23 @@ unsafe fn state_of(scan: &mut pg_sys::IndexScanDescData) -> &mut State {
     unsafe { &mut *scan.opaque.cast::<State>() }
 }
 
-/// Begins a search with the descriptor's query.
-fn start(scan: &mut pg_sys::IndexScanDescData, index: Index) -> Result<IndexSearch> {
+/// Begins a search with the descriptor's query, in the index that is opened for the scan's first one.
+fn start(scan: &pg_sys::IndexScanDescData, open: &mut Option<OpenIndex>) -> Result<IndexSearch> {
     if scan.numberOfOrderBys != 1 {
         return Err(Error::NoOrder);
     }
-    // SAFETY: the executor sets the snapshot before it asks for rows; one ORDER BY key is there.
-    let key = unsafe {
+    // SAFETY: the executor sets the snapshot before it asks for rows; one ORDER BY key is there; the relation is open during
+    // the scan.
+    let (key, index) = unsafe {
         let snapshot = scan.xs_snapshot;
         if snapshot.is_null() || (*snapshot).snapshot_type != pg_sys::SnapshotType::SNAPSHOT_MVCC {
             return Err(Error::Snapshot);
         }
-        &*scan.orderByData
+        (&*scan.orderByData, Index::new(scan.indexRelation))
     };
-    crate::pg::compat::count_search(scan);
-    crate::pg::compat::count_index_scan(index.as_ptr());
+    count_search(scan);
+    // SAFETY: as above.
+    unsafe { count_index_scan(index.as_ptr()) };
     stage_timer::count(1, 0);
     let query = if key.sk_flags & pg_sys::SK_ISNULL as i32 != 0 {
         None
@@ -168,6 +188,10 @@ fn start(scan: &mut pg_sys::IndexScanDescData, index: Index) -> Result<IndexSear
         Some(unsafe { OwnedVector::copy(key.sk_argument, element) })
     };
     stage_timer::stage(Stage::Open, || {
-        IndexSearch::start(&OpenIndex::open(index)?, query)
+        let open = match open {
+            Some(open) => open,
+            none => none.insert(OpenIndex::open(index)?),
+        };
+        IndexSearch::start(open, query)
     })
 }

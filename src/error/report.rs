@@ -2,7 +2,9 @@
 
 use super::{Error, Operation};
 use distillvq_ivf as ivf;
-use distillvq_quantizer::{ModelError, TrainError};
+use distillvq_model::ModelError;
+use distillvq_pages as pages;
+use distillvq_training::TrainError;
 use pgrx::PgSqlErrorCode;
 
 impl Error {
@@ -77,13 +79,13 @@ impl Error {
             Self::QueryRange => S::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
             Self::ManyQueries { .. } => S::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
             Self::Pages {
-                source: ivf::Error::UnsupportedVersion { .. },
+                source: ivf::Error::Pages(pages::Error::UnsupportedVersion { .. }),
                 ..
             } => S::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             Self::OutOfMemory { .. }
             | Self::Pages {
                 source:
-                    ivf::Error::OutOfMemory
+                    ivf::Error::Pages(pages::Error::OutOfMemory)
                     | ivf::Error::LateRows { .. }
                     | ivf::Error::WaitingRows { .. }
                     | ivf::Error::Model(ModelError::OutOfMemory { .. }),
@@ -100,162 +102,164 @@ impl Error {
         }
     }
 
-    /// What the user can do about it.
+    /// What the user can do.
     pub fn hint(&self) -> String {
         match self {
-            Self::UnknownOption { known, .. } => format!("The parameters are: {}.", known.join(", ")),
+            Self::UnknownOption { known, .. } => format!("Valid parameters are: {}.", known.join(", ")),
             Self::OptionRange { name, min, max, .. } => {
-                format!("Set \"{name}\" to a value from {min} to {max}, or leave it out for the default.")
+                format!("Set \"{name}\" to a value from {min} to {max}, or omit it to use the default.")
             }
             Self::TargetRange { min, max, .. } => {
-                format!("Set \"target_recall\" to a share from {min} to {max}, or leave it out for that of the setting.")
+                format!("Set \"target_recall\" to a value from {min} to {max}, or omit it to use distillvq.target_recall.")
             }
-            Self::Bits(_) => "Use 4 or 8 bits a subquantizer, or 0 (automatic).".into(),
+            Self::Bits(_) => "Use 4 or 8 bits per subquantizer, or 0 (automatic).".into(),
             Self::Refine(_) => {
-                "Use none, sq7 (seven bits a dimension), or auto: sq7 where vectors are too long for the table's own pages.".into()
+                "Use none, sq7 (7 bits per dimension), or auto (sq7 if vectors are stored out of line).".into()
             }
             Self::RefineDimensions { most, .. } => {
-                format!("Use refine = none: refine codes are for up to {most} dimensions.")
+                format!("Use refine = none; refine codes support at most {most} dimensions.")
             }
             Self::OptionAgainstModel { name, .. } => {
-                format!("Leave \"{name}\" out: the model decides it. Or train another model with distillvq_train.")
+                format!("Omit \"{name}\" to use the value of the model, or train another model with distillvq_train.")
             }
-            Self::NoDimensions => "Give the column's type a number of dimensions, as in vector(384).".into(),
+            Self::NoDimensions => "Declare the number of dimensions in the type of the column, as in vector(384).".into(),
             Self::Dimensions { expected, .. } => format!("Use vectors of {expected} dimensions."),
-            Self::ColumnType { .. } => "Name a column of pgvector's type vector or halfvec.".into(),
-            Self::NoColumn { .. } => "Check the column's name.".into(),
-            Self::NoRelation(_) => "Name a relation that exists.".into(),
+            Self::ColumnType { .. } => "Specify a column of type vector or halfvec.".into(),
+            Self::NoColumn { .. } => "Check the name of the column.".into(),
+            Self::NoRelation(_) => "Specify an existing relation.".into(),
             Self::ColumnChoice { columns, .. } if columns.is_empty() => {
-                "Name a relation with a column of pgvector's type vector or halfvec.".into()
+                "Specify a relation with a column of type vector or halfvec.".into()
             }
             Self::ColumnChoice { columns, .. } => {
-                format!("Name one of them with query_column: {}.", join_limited(columns))
+                format!("Specify one of these columns with query_column: {}.", join_limited(columns))
             }
             Self::Renamed(_) => "Run the statement again.".into(),
             Self::IndexAsTable { .. } => {
-                "To train an index again, name its queries: SELECT * FROM distillvq_train('index', queries => 'log', \
+                "To train an existing index, use SELECT * FROM distillvq_train('index', queries => 'log', \
                  query_column => 'embedding').".into()
             }
             Self::Malformed(_) => "Restore the row from a backup.".into(),
             Self::NoModel(_) => {
-                "SELECT name FROM distillvq_models lists the models; distillvq_train makes one.".into()
+                "List the models with SELECT name FROM distillvq_models, or train one with distillvq_train.".into()
             }
             Self::NoModelTable => "Create the extension in this database: CREATE EXTENSION distillvq CASCADE.".into(),
             Self::ModelOwner { owner: None, .. } => {
-                "Choose another name for a new model, or ask a superuser.".into()
+                "Use another model name, or run the command as a superuser.".into()
             }
             Self::ModelOwner { owner: Some(owner), .. } => {
-                format!("Its members alone replace, export, and drop it: choose another name for a new model, or become a member of \"{owner}\".")
+                format!("Use another model name, or run the command as a member of role \"{owner}\".")
             }
-            Self::ModelExists(_) => "Choose another name, or say replace => true.".into(),
+            Self::ModelExists(_) => "Use another name, or replace => true.".into(),
             Self::ModelInUse { .. } => {
-                "Drop the indexes first, or say force => true: they go on working, but cannot be rebuilt.".into()
+                "Drop the indexes first, or use force => true: the indexes still work, but cannot be rebuilt.".into()
             }
-            Self::NameLength { most, .. } => format!("Give the model a name of 1 to {most} bytes."),
+            Self::NameLength { most, .. } => format!("Use a model name of 1 to {most} bytes."),
             Self::LargeModel { .. } => "Train a model with fewer lists.".into(),
             Self::Import { source: ModelError::UnsupportedVersion { .. }, .. } => {
-                "The model is from a newer release: update the extension.".into()
+                "Update the extension: a newer version wrote the model.".into()
             }
             Self::Import { source: ModelError::OutOfMemory { .. }, .. }
             | Self::Model { source: ModelError::OutOfMemory { .. }, .. }
             | Self::Pages {
-                source: ivf::Error::OutOfMemory | ivf::Error::Model(ModelError::OutOfMemory { .. }), ..
-            } => "Free some of the server's memory, or use a model of fewer lists.".into(),
-            Self::Pages { source: ivf::Error::LateRows { .. }, .. } => {
-                "Raise work_mem, or SET distillvq.iterative_scan = strict_order.".into()
+                source: ivf::Error::Pages(pages::Error::OutOfMemory) | ivf::Error::Model(ModelError::OutOfMemory { .. }), ..
+            } => "Free memory on the server, or use a model with fewer lists.".into(),
+            Self::Pages { source: ivf::Error::Pages(pages::Error::UnsupportedVersion { .. }), .. } => {
+                "Update the extension.".into()
             }
-            Self::Pages { source: ivf::Error::WaitingRows { .. }, .. } => "Raise work_mem.".into(),
+            Self::Pages { source: ivf::Error::LateRows { .. }, .. } => {
+                "Increase work_mem, or SET distillvq.iterative_scan = strict_order.".into()
+            }
+            Self::Pages { source: ivf::Error::WaitingRows { .. }, .. } => "Increase work_mem.".into(),
             Self::OutOfMemory { .. } => {
-                "Lower maintenance_work_mem, or free some of the server's memory.".into()
+                "Reduce maintenance_work_mem, or free memory on the server.".into()
             }
             Self::Threads(_) => {
-                "Raise the system's limit of threads, or lower max_parallel_maintenance_workers.".into()
+                "Increase the operating system's limit on threads, or reduce max_parallel_maintenance_workers.".into()
             }
-            Self::Import { .. } => "Give the bytes that distillvq_export_model returned, whole and unchanged.".into(),
+            Self::Import { .. } => "Pass the complete, unchanged result of distillvq_export_model.".into(),
             Self::NotAnIndex { indexes, operation, .. } => index_argument_hint(*operation, indexes),
             Self::NullIndex(operation) => index_argument_hint(*operation, &[]),
-            Self::Null(name) => format!("Give \"{name}\" a value."),
+            Self::Null(name) => format!("Specify a value for \"{name}\"."),
             Self::PartitionedIndex { partitions, .. } if partitions.is_empty() => {
-                "It has no partitions yet, and no rows.".into()
+                "Add partitions first: the index has none, and therefore no rows.".into()
             }
             Self::PartitionedIndex { partitions, operation, .. } => {
-                format!("{operation} the indexes of its partitions one by one: {}.", join_limited(partitions))
+                format!("{operation} the indexes of the partitions instead: {}.", join_limited(partitions))
             }
             Self::InvalidIndex { index, .. } if index.is_transient() => {
                 format!(
-                    "A REINDEX CONCURRENTLY is under way or has failed: wait, or remove what it left with DROP INDEX CONCURRENTLY {}.",
+                    "Wait for the running REINDEX CONCURRENTLY or, if it has failed, run DROP INDEX CONCURRENTLY {}.",
                     index.quoted
                 )
             }
             Self::InvalidIndex { index, .. } => {
-                format!("Its build is under way or has failed: wait, or build it with REINDEX INDEX {}.", index.quoted)
+                format!("Wait for the running build or, if it has failed, run REINDEX INDEX {}.", index.quoted)
             }
             Self::UnloggedInRecovery { operation, .. } => {
-                format!("It has no contents here: {} it on the primary.", operation.verb())
+                format!("{operation} the index on the primary: unlogged indexes are empty on a standby.")
             }
             Self::OldSnapshot { operation, .. } => {
-                format!("{operation} it in a new transaction, best with the isolation level READ COMMITTED.")
+                format!("{operation} the index in a new transaction, preferably at isolation level READ COMMITTED.")
             }
             Self::NotOwner(_) => {
-                "The owner of the table may maintain its indexes, and from PostgreSQL 17 on who has MAINTAIN on it.".into()
+                "Ownership of the table is required, or the MAINTAIN privilege (PostgreSQL 17 and later).".into()
             }
-            Self::NoSelect(_) => "The table's rows are read: the right to SELECT is needed.".into(),
+            Self::NoSelect(_) => "The SELECT privilege on the table is required.".into(),
             Self::NotVisible(_) => {
-                "It is shown to who may read the indexed column or maintain the table, and to members of pg_monitor, \
-                 pg_read_all_stats, or pg_stat_scan_tables.".into()
+                "SELECT on the indexed column, the right to maintain the table, or membership in pg_monitor, pg_read_all_stats, \
+                 or pg_stat_scan_tables is required.".into()
             }
-            Self::RowSecurity { operation, .. } => format!(
-                "All rows count, also those hidden from you: {} it as a role that no policy restricts, such as the table's owner.",
-                operation.verb()
-            ),
+            Self::RowSecurity { operation, .. } => {
+                format!("{operation} the index as a role that bypasses row-level security, such as the owner of the table.")
+            }
             Self::NoDistance(_) => {
-                "Name an index of distillvq, hnsw, or ivfflat, as in distillvq_recall('items_embedding_idx').".into()
+                "Specify a distillvq, hnsw, or ivfflat index, as in distillvq_recall('items_embedding_idx').".into()
             }
-            Self::QueryRange => "Use queries whose values a halfvec can hold.".into(),
+            Self::QueryRange => "Use queries whose values fit type halfvec.".into(),
             Self::ManyQueries { .. } => {
-                "Take fewer queries with the parameter \"sample\", or raise maintenance_work_mem.".into()
+                "Reduce \"query_count\", or increase maintenance_work_mem.".into()
             }
-            Self::OtherSession(_) => "Only the session that made it can read it.".into(),
+            Self::OtherSession(_) => "Run the function in the session that created the index.".into(),
             Self::Untrained(index) => {
-                format!("Its table was too small when it was built. REINDEX INDEX {} trains it.", index.quoted)
+                format!("Run REINDEX INDEX {} to train a model; the table was too small when the index was built.", index.quoted)
             }
             Self::ModelDimensions { .. } => {
                 "Train a model on this column: SELECT distillvq_train(table, column, metric => ...).".into()
             }
             Self::ModelMetric { model, index, type_name, .. } => format!(
-                "Use the operator class {}_{model}_ops, or a model that distillvq_train has made with metric => '{index}'.",
+                "Use operator class {}_{model}_ops, or train a model with distillvq_train(..., metric => '{index}').",
                 type_name
             ),
-            Self::UnknownMetric(_) => "The metrics are: l2, ip, cosine.".into(),
-            Self::UnknownLoss(_) => "The losses are: listnet, kl, ranknet, margin_mse, mse.".into(),
-            Self::Train { source: TrainError::Interrupted, .. } => "The training was cancelled.".into(),
+            Self::UnknownMetric(_) => "Valid metrics are: l2, ip, cosine.".into(),
+            Self::UnknownLoss(_) => "Valid losses are: listnet, kl, ranknet, margin_mse, mse.".into(),
+            Self::Train { source: TrainError::Interrupted, .. } => "The training was canceled.".into(),
             Self::Train { source: TrainError::Option { option, .. }, .. } => {
-                format!("Choose another \"{option}\", or leave it out for an automatic choice.")
+                format!("Use another value for \"{option}\", or omit it to use the default.")
             }
             Self::Train { .. } => {
-                "Fill the table first. A small or untrained index needs no model: its searches are exact.".into()
+                "Fill the table first; an index over a small table needs no model and searches exactly.".into()
             }
             Self::NoQueries(_) => {
-                "Log some first, or leave \"queries\" and \"query_column\" out: then rows of the table pose as queries.".into()
+                "Fill the log first, or omit \"queries\" and \"query_column\" to use rows of the table as queries.".into()
             }
-            Self::IncompleteQueries => "Name the relation of the queries with queries => ...".into(),
-            Self::Snapshot => "Search through SQL, as in SELECT ... ORDER BY embedding <-> $1 LIMIT 10.".into(),
+            Self::IncompleteQueries => "Specify the relation of the queries with queries => ...".into(),
+            Self::Snapshot => "Search with SQL, as in SELECT ... ORDER BY embedding <-> $1 LIMIT 10.".into(),
             Self::NoOrder => "Add ORDER BY with the index's distance operator.".into(),
             Self::NoMetric(_) => "Use one of distillvq's own operator classes, such as vector_cosine_ops.".into(),
             Self::Pages { index, .. } | Self::NoSuchRow { index, .. } => {
-                format!("REINDEX INDEX {} builds the index anew; the table's rows are not affected.", index.quoted)
+                format!("Run REINDEX INDEX {} to rebuild the index; the rows of the table are not affected.", index.quoted)
             }
-            Self::Model { name, .. } => format!("Train the model \"{name}\" anew with distillvq_train."),
-            Self::Spi(_) => "See the server's log.".into(),
+            Self::Model { name, .. } => format!("Train model \"{name}\" again with distillvq_train."),
+            Self::Spi(_) => "See the server log.".into(),
             Self::Worker(_) => "Please report this as a bug of distillvq.".into(),
         }
     }
 
-    /// What else there is to know.
+    /// Further facts.
     pub fn detail(&self) -> Option<String> {
         match self {
             Self::ModelInUse { indexes, .. } => Some(format!(
-                "It is needed to rebuild: {}.",
+                "The model is needed to rebuild: {}.",
                 join_limited(indexes)
             )),
             _ => None,
@@ -263,7 +267,7 @@ impl Error {
     }
 }
 
-/// How to name an index to a function, if need be one of those that the caller has named the table of.
+/// How to pass an index to a function; lists the indexes of a table that was passed instead.
 fn index_argument_hint(operation: Operation, indexes: &[String]) -> String {
     let function = operation.function();
     let example = indexes
@@ -278,12 +282,12 @@ fn index_argument_hint(operation: Operation, indexes: &[String]) -> String {
     };
     let there_are = match indexes {
         [] => String::new(),
-        some => format!(" The table has: {}.", join_limited(some)),
+        some => format!(" Indexes of the table: {}.", join_limited(some)),
     };
-    format!("Name an index, as in {function}({example}){or}.{there_are}")
+    format!("Specify an index, as in {function}({example}){or}.{there_are}")
 }
 
-/// The first names of a list that may be long.
+/// At most 20 names, and an ellipsis for the others.
 fn join_limited(names: &[String]) -> String {
     const MOST: usize = 20;
     let more = if names.len() > MOST { ", ..." } else { "" };

@@ -10,7 +10,7 @@ use crate::pg::relation::LockedIndex;
 use crate::pg::report::or_raise;
 use crate::pg::text::to_server;
 use crate::settings::reloptions::Options;
-use distillvq_ivf::{CheckReport, EachRow, Problem, check_against, check_within};
+use distillvq_ivf::{CheckReport, Problem, RowFn, check_against, check_within};
 use pgrx::iter::TableIterator;
 use pgrx::{name, pg_sys::Oid};
 use std::ops::Range;
@@ -40,7 +40,7 @@ fn check(oid: Oid, heap: bool) -> Result<Vec<Problem>> {
     Ok(problems)
 }
 
-/// A model without which the index can be neither rebuilt nor restored.
+/// A named model that is missing or does not fit: the index cannot be rebuilt or restored.
 fn missing_model(locked: &LockedIndex) -> Result<Option<Problem>> {
     let index = locked.index();
     let Some(name) = Options::of(index).model else {
@@ -49,7 +49,7 @@ fn missing_model(locked: &LockedIndex) -> Result<Option<Problem>> {
     let unfit = catalog::unfit(&name, index.metric()?, index.dimensions()?)?;
     Ok(unfit.map(|why| Problem {
         block: None,
-        what: format!("its model \"{name}\" {why}: it can be neither rebuilt nor restored"),
+        what: format!("model \"{name}\" {why}, so the index cannot be rebuilt or restored"),
     }))
 }
 
@@ -62,7 +62,7 @@ fn look(locked: &LockedIndex, heap: bool) -> Result<CheckReport> {
     let report = if heap {
         let rows = VisibleRows::new(locked.heap(), index)?;
         let mut vector = Vec::new();
-        let mut table = |blocks: Range<u32>, each: &mut EachRow<'_, PageOpError>| {
+        let mut table = |blocks: Range<u32>, each: &mut RowFn<'_, PageOpError>| {
             rows.for_each(blocks, &mut |tid, read| {
                 vector.clear();
                 read(&mut vector);

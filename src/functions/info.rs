@@ -1,7 +1,7 @@
 //! `distillvq_index_info` and the view `distillvq_indexes`: what an index is made of, and what it needs.
 //!
 //! A call reads all pages of the index, and looks up to 1,500 rows of the table up. The rules behind the advice are in
-//! `distillvq_ivf::care`.
+//! `distillvq_ivf::advice`.
 
 use crate::am::failure::with_index;
 use crate::am::model_store::catalog;
@@ -10,7 +10,6 @@ use crate::error::{Error, Operation, Result};
 use crate::functions::{check_readable, open_for_reading};
 use crate::pg::heap::{count_dead, fetch_live};
 use crate::pg::names::quoted_relation;
-use crate::pg::page_store::RelationStore;
 use crate::pg::privileges::{may_inspect, may_read, rls_applies};
 use crate::pg::relation::{Index, LockedIndex, RelationKind, relation_kind};
 use crate::pg::report::or_raise;
@@ -19,8 +18,10 @@ use crate::pg::text::to_server;
 use crate::pg::vector_datum::time_of;
 use crate::settings::reloptions::Options;
 use crate::settings::target_recall;
-use distillvq_ivf::care::{Care, Condition, Finer, Measured};
-use distillvq_ivf::{Calibration, Census, Meta, Model, QueryKind, Recent, Tid, take_census};
+use distillvq_ivf::advice::{Advice, FinerCodes, IndexHealth, RecallStatus};
+use distillvq_ivf::{
+    Calibration, IndexStats, InsertedRow, Meta, Model, QueryKind, Tid, collect_stats,
+};
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::iter::TableIterator;
 use pgrx::{name, pg_sys::Oid};
@@ -91,7 +92,7 @@ fn info_if_any(oid: Oid) -> Option<Row> {
     }
     let Some(locked) = LockedIndex::try_for_reading(oid) else {
         return Some(row_without_figures(
-            "it is locked: somebody builds, changes, or drops it",
+            "it is locked: another session builds, changes, or drops it",
         ));
     };
     if locked.of_another_session() {
@@ -103,11 +104,11 @@ fn info_if_any(oid: Oid) -> Option<Row> {
         Ok(figures) => figures.row(),
         Err(error @ Error::Pages { .. }) => damaged(&error, &locked.index().quoted_name()),
         Err(Error::InvalidIndex { index, .. }) if index.is_transient() => nothing_but(format!(
-            "drop: a REINDEX CONCURRENTLY is under way or has failed; if it failed, DROP INDEX CONCURRENTLY {}",
+            "drop: a REINDEX CONCURRENTLY is running or has failed; if it has failed, DROP INDEX CONCURRENTLY {}",
             index.quoted
         )),
         Err(error @ Error::InvalidIndex { .. }) => nothing_but(format!(
-            "reindex: its build is under way or has failed ({error}); if it failed, REINDEX INDEX {}",
+            "reindex: the build is running or has failed ({error}); if it has failed, REINDEX INDEX {}",
             locked.index().quoted_name()
         )),
         Err(error) => row_without_figures(&error.to_string()),
@@ -157,7 +158,7 @@ struct IndexReport {
     index: Index,
     table: String,
     meta: Meta,
-    census: Census,
+    census: IndexStats,
     /// Share of the entries whose rows are dead.
     dead: Option<f64>,
     drift: Option<f64>,
@@ -169,12 +170,14 @@ impl IndexReport {
     fn compute(locked: &LockedIndex) -> Result<Self> {
         let (index, heap) = (locked.index(), locked.heap());
         let target = OpenIndex::open(index)?;
-        let store = RelationStore::new(index);
-        let mut census = take_census(&store, &target.meta, (ENTRIES, NEW_ROWS), SEED)
+        let mut census = collect_stats(target.store(), &target.meta, (ENTRIES, NEW_ROWS), SEED)
             .map_err(with_index(index))?;
-        census.drawn.sort_unstable();
-        census.recent.sort_unstable_by_key(|row| row.tid);
-        let (dead, looked_at) = (count_dead(heap, index, &census.drawn), census.drawn.len());
+        census.sampled_tids.sort_unstable();
+        census.inserted_sample.sort_unstable_by_key(|row| row.tid);
+        let (dead, looked_at) = (
+            count_dead(heap, index, &census.sampled_tids),
+            census.sampled_tids.len(),
+        );
         let mut figures = Self {
             index,
             table: quoted_relation(index.table())?,
@@ -187,11 +190,11 @@ impl IndexReport {
         if let Some(name) = Options::of(index).model {
             figures.unfit = catalog::unfit(&name, index.metric()?, index.dimensions()?)?;
         }
-        if figures.census.recent.len() >= MIN_DRIFT_ROWS
+        if figures.census.inserted_sample.len() >= MIN_DRIFT_ROWS
             && let Some(before) = figures.meta.training.code_error
             && let Some(model) = target.encoder()?
         {
-            let now = figures.error_of_new_rows(locked, &model);
+            let now = figures.error_of_new_rows(locked, model);
             // Codes without any error have none to compare with.
             let before = f64::from(before);
             figures.drift = now.map(|now| if now == before { 1.0 } else { now / before });
@@ -206,15 +209,15 @@ impl IndexReport {
         if self.index.has_expressions() && (!may_read(oid) || rls_applies(table)) {
             return None;
         }
-        let recent = &self.census.recent;
+        let recent = &self.census.inserted_sample;
         let tids: Vec<Tid> = recent.iter().map(|row| row.tid).collect();
         let (mut errors, mut vector) = (Vec::new(), Vec::new());
         let looked = in_subtransaction(|| {
             fetch_live(locked.heap(), self.index, &tids, &mut |i, read| {
-                if let Some(Recent { list, codes, .. }) = recent.get(i) {
+                if let Some(InsertedRow { list, values, .. }) = recent.get(i) {
                     vector.clear();
                     if read(&mut vector) == self.meta.dim {
-                        errors.extend(model.code_error(&vector, *list, codes));
+                        errors.extend(model.code_error(&vector, *list, values));
                     }
                 }
             })
@@ -223,24 +226,24 @@ impl IndexReport {
         enough.then(|| errors.iter().sum::<f64>() / errors.len() as f64)
     }
 
-    fn condition(&self) -> Condition {
+    fn condition(&self) -> IndexHealth {
         let options = Options::of(self.index);
         // Where probes are given, no target counts; where all is asked for, all lists are searched.
         let target = Some(target_recall::target_recall(options.target_recall))
             .filter(|&target| options.probes == 0 && target < 1.0);
         let rows = self.census.rows();
-        let measured = |it: &Calibration| Measured {
+        let measured = |it: &Calibration| RecallStatus {
             rows: it.rows,
             // What came since a later measurement is not counted apart: then what the index has grown by.
-            inserted: if it.rows == self.meta.rows_at_build {
+            inserted: if it.rows == self.meta.pages.rows_at_build {
                 self.census.inserted
             } else {
                 rows.saturating_sub(it.rows)
             },
             reaches_target: target.is_none_or(|target| it.probes_for(target).is_some()),
         };
-        Condition {
-            trained: self.meta.trained(),
+        IndexHealth {
+            trained: self.meta.has_model(),
             model_missing: self.unfit.is_some(),
             unquantized: match options.model {
                 // The model knew what the table's rows are like only if it was trained on them.
@@ -259,7 +262,7 @@ impl IndexReport {
     fn row(self) -> Row {
         let (rows, balance) = (self.census.rows(), self.census.balance());
         let (meta, training) = (&self.meta, &self.meta.training);
-        let trained = meta.trained();
+        let trained = meta.has_model();
         let listed = rows - self.census.exact_rows();
         let bytes = self.index.bytes();
         let calibration = meta.calibration.as_ref();
@@ -267,7 +270,7 @@ impl IndexReport {
         let own = || "own".to_owned();
         (
             Some(rows as i64),
-            Some(meta.lists as i32),
+            Some(meta.lists() as i32),
             balance.map(|it| it.min as i64),
             balance.map(|it| it.median as i64),
             balance.map(|it| it.max as i64),
@@ -321,40 +324,41 @@ impl IndexReport {
             }
             None => reindex.clone(),
         };
-        match self.condition().care() {
-            Care::Fine => "ok".to_owned(),
-            Care::ModelMissing => self.without_model(&index),
-            Care::Unquantized(rows) => format!(
-                "reindex: {rows} of {} rows are not quantized, every search compares each of them; {anew}",
+        match self.condition().advice() {
+            Advice::NothingToDo => "ok".to_owned(),
+            Advice::ModelMissing => self.without_model(&index),
+            Advice::Unquantized(rows) => format!(
+                "reindex: {rows} of {} rows have no code, so every search compares them; {anew}",
                 self.census.rows()
             ),
-            Care::Untrained => format!(
-                "reindex: it was built over too few rows to learn from, and searches compare every row; {reindex}"
+            Advice::Untrained => format!(
+                "reindex: the table was too small to train on when the index was built, so searches compare every row; {reindex}"
             ),
-            Care::Drift(times) => format!(
-                "reindex: new rows are of another kind, their codes err {times:.2} times as much; {anew}"
-            ),
-            Care::Uneven(times) => format!(
-                "reindex: new rows crowd in some lists, the longest has {times:.0} times the rows of an average one; \
+            Advice::Drift(times) => format!(
+                "reindex: the distribution of the inserted rows differs, their quantization error is {times:.2} times that of the build; \
                  {anew}"
             ),
-            Care::Dead(share) => format!(
-                "vacuum: {} % of its entries are of dead rows; VACUUM {table}",
+            Advice::Uneven(times) => format!(
+                "reindex: lists are unbalanced, the longest has {times:.0} times the mean number of rows; \
+                 {anew}"
+            ),
+            Advice::Dead(share) => format!(
+                "vacuum: {} % of the entries belong to deleted rows; VACUUM {table}",
                 percent(share)
             ),
-            Care::Coarse => self.finer(&index, &reindex),
-            Care::Grown(share) => format!(
-                "retrain: since its recall was measured, {} % as many rows as there were have come; {}",
+            Advice::TargetMissed => self.finer(&index, &reindex),
+            Advice::Grown(share) => format!(
+                "retrain: rows inserted since the calibration are {} % of the rows at the calibration; {}",
                 percent(share),
                 again("distillvq_train")
             ),
-            Care::Shrunk(share) => format!(
-                "calibrate: since its recall was measured, {} % of the rows are gone; {}",
+            Advice::Shrunk(share) => format!(
+                "calibrate: {} % of the rows were deleted since the calibration; {}",
                 percent(share),
                 again("distillvq_calibrate")
             ),
-            Care::Unmeasured => format!(
-                "calibrate: its recall was not measured; {}",
+            Advice::Unmeasured => format!(
+                "calibrate: recall was never measured; {}",
                 again("distillvq_calibrate")
             ),
         }
@@ -365,7 +369,7 @@ impl IndexReport {
         let name = Options::of(self.index).model.unwrap_or_default();
         let why = self.unfit.as_deref().unwrap_or_default();
         format!(
-            "train or reset the model: \"{name}\" {why}, the index can be neither rebuilt nor restored; \
+            "train or reset the model: \"{name}\" {why}, so the index cannot be rebuilt or restored; \
              ALTER INDEX {index} RESET (model)"
         )
     }
@@ -377,9 +381,9 @@ impl IndexReport {
             .calibration
             .and_then(|it| it.best())
             .unwrap_or(0.0);
-        let why = format!("all lists together reach a recall of {best:.3}");
+        let why = format!("with all lists, recall is {best:.3}");
         let set = |option: &str| format!("ALTER INDEX {index} SET ({option})");
-        let rebuild = |how: String| format!("reindex: {why}, which is below the target; {how}");
+        let rebuild = |how: String| format!("reindex: {why}, below the target; {how}");
         // What the model decides, and what of it the index's own options say.
         let coded = |arguments: String, options: String| {
             rebuild(match Options::of(self.index).model {
@@ -393,23 +397,23 @@ impl IndexReport {
         let Meta {
             shape, refine, dim, ..
         } = self.meta;
-        match Finer::than(shape, refine, dim) {
-            Finer::Subquantizers(codes) => coded(
+        match FinerCodes::next_step(shape, refine, dim) {
+            FinerCodes::Subquantizers(codes) => coded(
                 format!("subquantizers => {codes}"),
                 format!("subquantizers = {codes}"),
             ),
-            Finer::Bits(codes) => coded(
+            FinerCodes::Bits(codes) => coded(
                 format!("bits => 8, subquantizers => {codes}"),
                 format!("bits = 8, subquantizers = {codes}"),
             ),
-            Finer::Refine => rebuild(format!("{}; {reindex}", set("refine = sq7"))),
-            Finer::Nothing => {
+            FinerCodes::Refine => rebuild(format!("{}; {reindex}", set("refine = sq7"))),
+            FinerCodes::Nothing => {
                 let reached = lowered_target(best);
                 let how = match target_recall::is_explicit() {
                     true => format!("SET distillvq.target_recall = {reached:.3}"),
                     false => set(&format!("target_recall = {reached:.3}")),
                 };
-                format!("lower target_recall: {why}, and no codes are finer; {how}")
+                format!("lower target_recall: {why}, and no finer codes exist; {how}")
             }
         }
     }

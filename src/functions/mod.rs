@@ -11,12 +11,11 @@ pub mod train;
 
 use crate::error::{Error, Operation, Result};
 use crate::pg::names::{quoted_relation, relation_name};
-use crate::pg::opclass::code_of_metric;
 use crate::pg::privileges::rls_applies;
 use crate::pg::relation::{LockedIndex, RelationKind, may_maintain, relation_kind, table_of};
 use crate::pg::spi::{indexes_of_table, partitions};
 use crate::pg::vector_column::VectorColumn;
-use distillvq_quantizer::Metric;
+use distillvq_model::Metric;
 use pgrx::pg_sys::Oid;
 use std::ffi::CStr;
 use std::ops::RangeInclusive;
@@ -136,15 +135,15 @@ fn name_of(relation: Oid) -> String {
 
 /// Support function 2 of the operator classes over `<->`.
 pub fn distillvq_metric_l2() -> i32 {
-    code_of_metric(Metric::L2)
+    i32::from(Metric::L2.code())
 }
 
 /// Support function 2 of the operator classes over `<#>`.
 pub fn distillvq_metric_ip() -> i32 {
-    code_of_metric(Metric::InnerProduct)
+    i32::from(Metric::InnerProduct.code())
 }
 
 /// Support function 2 of the operator classes over `<=>`.
 pub fn distillvq_metric_cosine() -> i32 {
-    code_of_metric(Metric::Cosine)
+    i32::from(Metric::Cosine.code())
 }

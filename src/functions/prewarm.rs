@@ -4,10 +4,9 @@ use crate::am::failure::with_index;
 use crate::am::open_index::OpenIndex;
 use crate::error::{Error, Operation, Result};
 use crate::functions::open_for_reading;
-use crate::pg::page_store::RelationStore;
 use crate::pg::privileges::may_read;
 use crate::pg::report::or_raise;
-use distillvq_ivf::read_all;
+use distillvq_ivf::read_all_pages;
 use pgrx::pg_sys::Oid;
 
 /// Reads all pages of an index, in their order, and decodes its model. Returns the number of pages.
@@ -19,7 +18,8 @@ pub fn distillvq_prewarm(index: Option<Oid>) -> i64 {
 fn prewarm(oid: Oid) -> Result<i64> {
     let locked = open_for_reading(oid, Operation::Prewarm, may_read)?;
     let index = locked.index();
-    let blocks = read_all(&RelationStore::for_search(index)).map_err(with_index(index))?;
-    OpenIndex::open(index)?.searcher()?;
+    let open = OpenIndex::open(index)?;
+    let blocks = read_all_pages(open.store()).map_err(with_index(index))?;
+    open.searcher()?;
     Ok(blocks.into())
 }

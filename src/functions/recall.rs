@@ -4,11 +4,11 @@
 //! with the settings of the session, whatever its method is, so that it can be compared with pgvector's. The truth comes from
 //! one pass over the table for all queries, with the operator's own function and the same snapshot.
 
+use crate::am::open_index::OpenIndex;
 use crate::am::training::reservoir::VectorReservoir;
 use crate::error::{Error, Operation, Result};
 use crate::functions::{check_all_rows, check_kind, check_range, check_readable, query_log};
 use crate::pg::names::quoted_relation;
-use crate::pg::page_store::RelationStore;
 use crate::pg::privileges::may_read;
 use crate::pg::recall_search::{RecallQuery, RecallSearch};
 use crate::pg::relation::{Index, LockedIndex, access_method_of, table_of};
@@ -16,8 +16,8 @@ use crate::pg::report::or_raise;
 use crate::pg::server::setting;
 use crate::pg::vector_column::VectorColumn;
 use crate::settings::reloptions::Options;
-use distillvq_ivf::measure::{Mean, mean_of_shares};
-use distillvq_ivf::{Meta, Tid};
+use distillvq_ivf::Tid;
+use distillvq_ivf::recall_estimate::{RecallEstimate, estimate_recall};
 use pgrx::iter::TableIterator;
 use pgrx::{name, pg_sys::Oid};
 use std::time::{Duration, Instant};
@@ -63,7 +63,7 @@ pub fn distillvq_recall(
     let sample = or_raise(check_range("query_count", sample, 1..=MAX_QUERIES));
     let queries = or_raise(query_log(queries, query_column));
     let outcome = or_raise(measure(index, k, sample, queries.as_ref()));
-    let share = |of: fn(&Mean) -> f64| outcome.recall.map(|mean| of(&mean) as f32);
+    let share = |of: fn(&RecallEstimate) -> f64| outcome.recall.map(|mean| of(&mean) as f32);
     TableIterator::once((
         k as i32,
         outcome.queries as i32,
@@ -85,7 +85,7 @@ fn milliseconds(time: Duration) -> f32 {
 struct Outcome {
     /// Queries that have neighbours.
     queries: usize,
-    recall: Option<Mean>,
+    recall: Option<RecallEstimate>,
     /// Mean time of a search by the index, and of one without.
     by_index: Option<Duration>,
     exact: Option<Duration>,
@@ -111,7 +111,7 @@ fn measure(oid: Oid, k: usize, sample: usize, log: Option<&VectorColumn>) -> Res
     }
     Ok(Outcome {
         queries: shares.len(),
-        recall: mean_of_shares(&shares, k),
+        recall: estimate_recall(&shares, k),
         by_index: mean_time(time, shares.len()),
         exact,
         setting: settings_in_force(index),
@@ -193,7 +193,7 @@ fn mean_time(all: Duration, count: usize) -> Option<Duration> {
 fn settings_in_force(index: Index) -> Option<String> {
     let known = match access_method_of(index).as_str() {
         "distillvq" => {
-            let meta = Meta::read(&RelationStore::new(index)).ok()?;
+            let meta = OpenIndex::open(index).ok()?.meta;
             let probes = crate::settings::probing(&Options::of(index), &meta).first;
             return Some(format!("distillvq.probes = {probes}"));
         }

@@ -15,17 +15,16 @@ use crate::am::training::sample::{MemoryShare, Sample, sample, sample_queries};
 use crate::error::{Error, Operation, Result};
 use crate::functions::{check_all_rows, check_index, check_range, check_readable, query_log};
 use crate::pg::names::relation_name;
-use crate::pg::page_store::RelationStore;
 use crate::pg::progress::Progress;
 use crate::pg::relation::{LockedIndex, RelationKind, refuse_if_read_only, relation_kind};
 use crate::pg::report::or_raise;
 use crate::pg::text::{from_c, from_server, to_server};
 use crate::pg::vector_column::VectorColumn;
 use crate::settings::reloptions::Options;
-use distillvq_ivf::{Calibration, QueryKind, Training, describe, replace_student};
-use distillvq_quantizer::{
-    Loss, MAX_HELD_OUT, MAX_LISTS, Metric, RetrainOptions, TrainOptions, TrainReport, Trained,
-    max_subquantizers, retrain, split_held_out, train,
+use distillvq_ivf::{Calibration, QueryKind, Training, replace_student, write_calibration};
+use distillvq_model::{MAX_LISTS, Metric, TrainReport, max_subquantizers};
+use distillvq_training::{
+    Loss, MAX_HELD_OUT, RetrainOptions, TrainOptions, Trained, retrain, split_held_out, train,
 };
 use pgrx::iter::TableIterator;
 use pgrx::{name, pg_sys::Oid};
@@ -165,8 +164,7 @@ fn train_index(
             source,
         };
         let student = trained.model.student_bytes().map_err(unwritten)?;
-        let store = RelationStore::new(index);
-        replace_student(&store, &student, crate::pg::server::random_u64())
+        replace_student(target.store(), &student, crate::pg::server::random_u64())
             .map_err(with_index(index))?;
         crate::pg::server::commit_durably();
         Some(now())
@@ -199,8 +197,12 @@ fn recalibrate(
     let queries = log_queries(locked, &target, &held_out);
     let by_log = |it: &Calibration| it.kind == QueryKind::Log;
     if queries.is_none() && meta.calibration.as_ref().is_some_and(by_log) {
-        let store = RelationStore::new(locked.index());
-        let again = describe(&store, meta.build_id, training, meta.calibration);
+        let again = write_calibration(
+            target.store(),
+            meta.model_version(),
+            training,
+            meta.calibration,
+        );
         again.map_err(with_index(locked.index()))?;
         return Ok(());
     }

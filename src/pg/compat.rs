@@ -28,8 +28,11 @@ mod bare {
 pub use bare::planstate_tree_walker;
 
 /// Adds a page to a fork and returns its buffer, pinned and exclusively locked.
+///
+/// # Safety
+/// The relation must be open, and the strategy null or live.
 #[cfg(any(feature = "pg16", feature = "pg17", feature = "pg18"))]
-pub fn extend_locked(
+pub unsafe fn extend_locked(
     index: pg_sys::Relation,
     fork: pg_sys::ForkNumber::Type,
     strategy: pg_sys::BufferAccessStrategy,
@@ -39,13 +42,16 @@ pub fn extend_locked(
         ..Default::default()
     };
     let flags = pg_sys::ExtendBufferedFlags::EB_LOCK_FIRST;
-    // SAFETY: the relation is open.
+    // SAFETY: as promised by the caller.
     unsafe { pg_sys::ExtendBufferedRel(target, fork, strategy, flags) }
 }
 
 /// Adds a page to a fork and returns its buffer, pinned and exclusively locked.
+///
+/// # Safety
+/// The relation must be open, and the strategy null or live.
 #[cfg(feature = "pg15")]
-pub fn extend_locked(
+pub unsafe fn extend_locked(
     index: pg_sys::Relation,
     fork: pg_sys::ForkNumber::Type,
     strategy: pg_sys::BufferAccessStrategy,
@@ -53,7 +59,7 @@ pub fn extend_locked(
     let relation = index;
     let lock = pg_sys::ExclusiveLock as pg_sys::LOCKMODE;
     let mode = pg_sys::ReadBufferMode::RBM_NORMAL;
-    // SAFETY: the relation is open; the extension lock is released at once, and by the abort after an error. The new
+    // SAFETY: as promised by the caller; the extension lock is released at once, and by the abort after an error. The new
     // page is reachable by nobody yet but for walks over all blocks, which accept an empty page.
     unsafe {
         pg_sys::LockRelationForExtension(relation, lock);
@@ -327,8 +333,11 @@ pub fn created_in_this_transaction(relation: &pg_sys::RelationData) -> bool {
 }
 
 /// Counts an index scan in the cumulative statistics (`pgstat_count_index_scan` of pgstat.h).
-pub fn count_index_scan(index: pg_sys::Relation) {
-    // SAFETY: the relation is open; the counters are this backend's own.
+///
+/// # Safety
+/// The relation must be open.
+pub unsafe fn count_index_scan(index: pg_sys::Relation) {
+    // SAFETY: as promised by the caller; the counters are this backend's own.
     unsafe {
         let relation = &mut *index;
         if relation.pgstat_enabled && relation.pgstat_info.is_null() {

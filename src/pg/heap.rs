@@ -18,8 +18,7 @@ pub use sample::{SampledRows, sample, sample_blocks};
 pub use table_scan::{VisibleRows, build_scan};
 pub use values::IndexInfo;
 
-use crate::pg::relation::{Heap, Index};
-use crate::pg::vector_datum::OwnedVector;
+use crate::pg::relation::Heap;
 use distillvq_ivf::Tid;
 use pgrx::pg_sys;
 use std::ops::Range;
@@ -38,16 +37,6 @@ impl Snapshot {
     fn of_statement() -> Self {
         // SAFETY: functions are called under an active snapshot; released in Drop, or by the abort after an error.
         Self(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetActiveSnapshot()) })
-    }
-
-    /// The distances of rows to a query, as a search under this snapshot has them.
-    pub fn exact<'a>(&self, heap: Heap, index: Index, query: &'a OwnedVector) -> HeapDistances<'a> {
-        HeapDistances {
-            heap,
-            index,
-            snapshot: self.0,
-            query: Some(query),
-        }
     }
 }
 

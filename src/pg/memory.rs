@@ -15,20 +15,46 @@ pub fn hash_memory() -> usize {
     unsafe { pg_sys::get_hash_memory_limit() }
 }
 
-/// Runs `work` in a memory context of its own, so that what PostgreSQL's functions leave behind is freed at once.
-pub fn with_temporary_memory<T>(work: impl FnOnce() -> T) -> T {
-    // SAFETY: the new context is a child of the current one: an error that unwinds leaves it to its parent.
-    unsafe {
-        let parent = pg_sys::CurrentMemoryContext;
+/// A memory context for what PostgreSQL's functions leave behind: a child of the one that was current when it was made.
+pub struct TemporaryMemory(pg_sys::MemoryContext);
+
+impl TemporaryMemory {
+    /// An empty one.
+    pub fn new() -> Self {
         let name = c"distillvq temporary".as_ptr();
         let (least, first, most) = (0, 8 * 1024, 8 * 1024 * 1024);
-        let own = pg_sys::AllocSetContextCreateInternal(parent, name, least, first, most);
-        let previous = pg_sys::MemoryContextSwitchTo(own);
-        let result = work();
-        pg_sys::MemoryContextSwitchTo(previous);
-        pg_sys::MemoryContextDelete(own);
-        result
+        // SAFETY: deleted in Drop, or with its parent after an error.
+        Self(unsafe {
+            let parent = pg_sys::CurrentMemoryContext;
+            pg_sys::AllocSetContextCreateInternal(parent, name, least, first, most)
+        })
     }
+
+    /// Runs `work` in it, and frees what that has allocated there.
+    pub fn run<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        // SAFETY: a live context; an error that unwinds leaves it to its parent.
+        unsafe {
+            let previous = pg_sys::MemoryContextSwitchTo(self.0);
+            let result = work();
+            pg_sys::MemoryContextSwitchTo(previous);
+            pg_sys::MemoryContextReset(self.0);
+            result
+        }
+    }
+}
+
+impl Drop for TemporaryMemory {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: made in `new`, deleted once.
+            unsafe { pg_sys::MemoryContextDelete(self.0) };
+        }
+    }
+}
+
+/// Runs `work` in a memory context of its own, so that what PostgreSQL's functions leave behind is freed at once.
+pub fn with_temporary_memory<T>(work: impl FnOnce() -> T) -> T {
+    TemporaryMemory::new().run(work)
 }
 
 /// Gives the C library's unused memory back to the system: a backend may live long after the one training or decoding

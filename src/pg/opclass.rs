@@ -4,7 +4,7 @@ use super::relation::Index;
 use crate::error::{Error, Result};
 use crate::pg::compat;
 use crate::pg::element::{ElementType, base_type, type_name};
-use distillvq_quantizer::{MAX_DIM, Metric};
+use distillvq_model::{MAX_DIM, Metric};
 use pgrx::pg_sys;
 
 impl Index {
@@ -29,7 +29,8 @@ impl Index {
             }
             pg_sys::OidFunctionCall0Coll(function, pg_sys::InvalidOid).value() as i32
         };
-        metric_of_code(code).ok_or_else(|| Error::NoMetric(self.name()))
+        let metric = u8::try_from(code).ok().and_then(Metric::from_code);
+        metric.ok_or_else(|| Error::NoMetric(self.name()))
     }
 
     /// Dimensions of the indexed vectors, from the column's type modifier, or that of the domain that its type is.
@@ -63,21 +64,6 @@ impl Index {
 pub const DISTANCE_PROCEDURE: u16 = 1;
 /// Support function number of the metric's code.
 pub const METRIC_PROCEDURE: u16 = 2;
-
-/// The number that stands for a metric between an operator class and the access method.
-pub const fn code_of_metric(metric: Metric) -> i32 {
-    match metric {
-        Metric::L2 => 1,
-        Metric::InnerProduct => 2,
-        Metric::Cosine => 3,
-    }
-}
-
-fn metric_of_code(code: i32) -> Option<Metric> {
-    [Metric::L2, Metric::InnerProduct, Metric::Cosine]
-        .into_iter()
-        .find(|&metric| code_of_metric(metric) == code)
-}
 
 /// The function behind the ordering operator: what it says is what the executor would compute.
 #[derive(Clone, Copy)]

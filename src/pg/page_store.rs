@@ -4,9 +4,10 @@
 //! makes it visible and durable in one step; dropping it changes nothing. While a PostgreSQL error unwinds, nothing is
 //! released here: the transaction's abort does that.
 
+use crate::pg::compat::extend_locked;
 use crate::pg::recent_buffers::RecentBuffers;
 use crate::pg::relation::Index;
-use distillvq_ivf::{Error, PAGE_SIZE, PageStore, PageWrite, check_lock};
+use distillvq_pages::{Error, PAGE_SIZE, PageStore, PageWrite, check_lock};
 use pgrx::pg_sys;
 use std::cell::Cell;
 
@@ -21,7 +22,8 @@ enum Mode {
     Init,
 }
 
-/// The pages of an index relation.
+/// The pages of an index relation. Copies share what is known of its buffers.
+#[derive(Clone)]
 pub struct RelationStore {
     index: Index,
     mode: Mode,
@@ -172,7 +174,7 @@ impl Drop for Locked {
 impl PageStore for RelationStore {
     type Write<'a> = RelationWrite<'a>;
 
-    fn blocks(&self) -> Result<u32, Error> {
+    fn block_count(&self) -> Result<u32, Error> {
         Ok(self.block_count())
     }
 
@@ -210,13 +212,13 @@ impl PageStore for RelationStore {
         unsafe { pg_sys::PrefetchBuffer(self.index.as_ptr(), self.fork(), block) };
     }
 
-    fn warm(&self, block: u32, parts: &[std::ops::Range<usize>]) {
+    fn prefetch_cache_lines(&self, block: u32, parts: &[std::ops::Range<usize>]) {
         if let Some(recent) = &self.recent {
             recent.warm(block, parts);
         }
     }
 
-    fn interrupts(&self) -> Result<(), Error> {
+    fn check_interrupts(&self) -> Result<(), Error> {
         if self.vacuum {
             crate::pg::compat::vacuum_delay();
         }
@@ -283,13 +285,14 @@ impl PageWrite for RelationWrite<'_> {
     }
 
     fn extend(&mut self) -> Result<(u32, usize), Error> {
-        let page = Locked(crate::pg::compat::extend_locked(
-            self.store.index.as_ptr(),
-            self.store.fork(),
-            self.store.strategy,
-        ));
-        // SAFETY: the buffer is pinned.
-        let block = unsafe { pg_sys::BufferGetBlockNumber(page.0) };
+        let store = self.store;
+        let (index, fork) = (store.index.as_ptr(), store.fork());
+        // SAFETY: the relation is open, and the ring that of the running vacuum, if there is one.
+        let (page, block) = unsafe {
+            let page = Locked(extend_locked(index, fork, store.strategy));
+            let block = pg_sys::BufferGetBlockNumber(page.0);
+            (page, block)
+        };
         Ok((block, self.register(page, true)))
     }
 

@@ -25,7 +25,8 @@ thread_local! {
     static REMEMBERED: RefCell<Vec<(Locator, Buffers)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The buffers of one relation's main fork.
+/// The buffers of one relation's main fork. Copies are of the same ones.
+#[derive(Clone)]
 pub struct RecentBuffers {
     file: Locator,
     buffers: Buffers,

@@ -7,6 +7,7 @@ use crate::pg::report::or_raise;
 use half::f16;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::pg_sys;
+use std::borrow::Cow;
 
 /// Bytes before the elements, the length word included.
 const HEADER: usize = 8;
@@ -169,13 +170,20 @@ impl OwnedVector {
     }
 
     /// The elements as 32-bit floats.
-    pub fn elements(&self) -> Vec<f32> {
-        // SAFETY: `words` holds at least `len` initialised bytes.
-        let bytes =
-            unsafe { std::slice::from_raw_parts(self.words.as_ptr().cast::<u8>(), self.len) };
-        let mut out = Vec::new();
-        // Was checked when it was made.
-        let _ = decode(bytes, self.element, &mut out);
-        out
+    pub fn elements(&self) -> Cow<'_, [f32]> {
+        let payload = (self.len - HEADER) / self.element.bytes();
+        // SAFETY: `words` holds `len` initialised bytes, of which the header is 8; any bytes are numbers.
+        unsafe {
+            let start = self.words.as_ptr().cast::<u8>().add(HEADER);
+            match self.element {
+                ElementType::Single => {
+                    Cow::Borrowed(std::slice::from_raw_parts(start.cast::<f32>(), payload))
+                }
+                ElementType::Half => {
+                    let halves = std::slice::from_raw_parts(start.cast::<f16>(), payload);
+                    Cow::Owned(halves.iter().map(|half| half.to_f32()).collect())
+                }
+            }
+        }
     }
 }

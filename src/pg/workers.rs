@@ -9,7 +9,6 @@
 //! midst (a termination does not unwind), and then [`stop_at_exit`] waits for the threads.
 
 use crate::error::{Error, Result};
-use distillvq_quantizer::{Monitor, Phase};
 use pgrx::pg_sys;
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -51,8 +50,8 @@ impl Drop for ActiveThread {
     }
 }
 
-/// Lets all threads end before the process gives up anything of its own. They look at their monitor every few
-/// milliseconds.
+/// Lets all threads end before the process gives up anything of its own. They check [`SharedProgress::interrupted`] every
+/// few milliseconds.
 unsafe extern "C-unwind" fn stop_at_exit(_code: std::ffi::c_int, _argument: pg_sys::Datum) {
     EXITING.store(true, Ordering::SeqCst);
     while AT_WORK.load(Ordering::SeqCst) > 0 {
@@ -60,22 +59,24 @@ unsafe extern "C-unwind" fn stop_at_exit(_code: std::ffi::c_int, _argument: pg_s
     }
 }
 
-/// What the workers tell, and what they are told.
+/// Progress of a job, and whether it is to stop.
 #[derive(Default)]
-struct SharedProgress {
+pub struct SharedProgress {
     stop: AtomicBool,
     phase: AtomicUsize,
     done: AtomicUsize,
     total: AtomicUsize,
 }
 
-impl Monitor for SharedProgress {
-    fn interrupted(&self) -> bool {
+impl SharedProgress {
+    /// Whether the job is to stop.
+    pub fn interrupted(&self) -> bool {
         self.stop.load(Ordering::Relaxed) || EXITING.load(Ordering::Relaxed)
     }
 
-    fn phase(&self, phase: Phase, done: usize, total: usize) {
-        self.phase.store(phase as usize + 1, Ordering::Relaxed);
+    /// `done` of `total` steps of a phase (counted from 1) are finished.
+    pub fn set(&self, phase: usize, done: usize, total: usize) {
+        self.phase.store(phase, Ordering::Relaxed);
         self.done.store(done, Ordering::Relaxed);
         self.total.store(total, Ordering::Relaxed);
     }
@@ -125,7 +126,7 @@ pub fn threads() -> usize {
 /// phase (counted from 1), work done and work in all. A cancel ends the job early and raises PostgreSQL's error.
 pub fn run_in_pool<T: Send>(
     mut report: impl FnMut(usize, usize, usize),
-    job: impl FnOnce(&dyn Monitor) -> T + Send,
+    job: impl FnOnce(&SharedProgress) -> T + Send,
 ) -> Result<T> {
     let progress = SharedProgress::default();
     let threads = threads();
@@ -198,7 +199,7 @@ impl<I: Send, O: Send> WorkQueue<I, O> {
     }
 
     /// A worker's life.
-    fn worker_loop(&self, work: &(impl Fn(I, &dyn Monitor) -> O + Sync)) {
+    fn worker_loop(&self, work: &(impl Fn(I, &SharedProgress) -> O + Sync)) {
         while let Some((number, item)) = self.next() {
             let result = catch_unwind(AssertUnwindSafe(|| work(item, &self.progress)));
             let result = result.map_err(|panic| panic_text(&*panic));
@@ -279,11 +280,11 @@ impl<I: Send, O: Send> Drop for Workers<'_, I, O> {
     }
 }
 
-/// Runs `lead` on this thread, with so many workers beside it that do `work` on the items it gives them. Their monitor
-/// tells when to drop what they have in hand: its result is not wanted any more then.
+/// Runs `lead` on this thread, with so many workers beside it that do `work` on the items it gives them. Once
+/// [`SharedProgress::interrupted`], the result of an item is not wanted any more.
 pub fn with_workers<I: Send, O: Send, T>(
     workers: usize,
-    work: impl Fn(I, &dyn Monitor) -> O + Sync,
+    work: impl Fn(I, &SharedProgress) -> O + Sync,
     lead: impl FnOnce(Workers<'_, I, O>) -> Result<T>,
 ) -> Result<T> {
     let queue = WorkQueue::new();
@@ -313,7 +314,7 @@ pub fn with_workers<I: Send, O: Send, T>(
 fn in_pool<T: Send>(
     threads: usize,
     progress: &SharedProgress,
-    job: impl FnOnce(&dyn Monitor) -> T + Send,
+    job: impl FnOnce(&SharedProgress) -> T + Send,
 ) -> Result<T> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
     pool.build_scoped(|thread| thread.run(), |pool| pool.install(|| job(progress)))

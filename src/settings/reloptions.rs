@@ -9,7 +9,7 @@ use crate::pg::reloptions::{
     self, OptionKind, OptionSpec, RawOptions, StoredOptions, definition_items,
 };
 use crate::settings::target_recall::RANGE;
-use distillvq_quantizer::{MAX_LISTS, max_subquantizers};
+use distillvq_model::{MAX_LISTS, max_subquantizers};
 use pgrx::pg_sys;
 use std::mem::offset_of;
 

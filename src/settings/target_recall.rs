@@ -16,9 +16,9 @@ static TARGET: GucSetting<f64> = GucSetting::<f64>::new(DEFAULT);
 pub fn register() {
     GucRegistry::define_float_guc_with_hooks(
         c"distillvq.target_recall",
-        c"Share of the true nearest rows that a search should find on average.",
-        c"The number of lists probed follows from it, by what the index has measured of itself. The index's parameter \
-          \"target_recall\" takes the place of the default. Where \"probes\" is set, that counts instead.",
+        c"Mean fraction of the true nearest rows that searches aim to find.",
+        c"The calibration of the index determines the number of probed lists. The index parameter \"target_recall\" overrides the \
+          default. \"probes\" overrides both.",
         &TARGET,
         *RANGE.start(),
         *RANGE.end(),

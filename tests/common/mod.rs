@@ -1,4 +1,4 @@
-//! What the server tests share: one server a test binary, one database a test, searches by index and without one.
+//! Shared by the server tests: one server per test binary, one database per test, searches with and without the index.
 #![allow(dead_code)] // each test binary uses its part
 
 use std::ops::{Deref, DerefMut};
@@ -159,7 +159,7 @@ pub fn verified(client: &mut Client) {
              FROM pg_class c JOIN pg_am a ON a.oid = c.relam JOIN pg_index i ON i.indexrelid = c.oid,
                  LATERAL {schema}.distillvq_check(c.oid, heap => true) found
              WHERE a.amname = 'distillvq' AND c.relkind = 'i' AND i.indisvalid AND c.relpersistence <> 't'
-                 AND found.problem NOT LIKE 'its model %does not exist%'"
+                 AND found.problem NOT LIKE 'model %does not exist%'"
         ));
         assert!(problems.is_empty(), "{}", problems.join("\n"));
     }

@@ -1,4 +1,4 @@
-//! Roles, and what they may see of the tables of a round.
+//! Roles, and their privileges on the tables of a round.
 
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;

@@ -1,4 +1,4 @@
-//! What surrounds all answers to a statement: transactions, their isolation, and other sessions.
+//! Context of a statement: transactions, isolation, and other sessions.
 
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;

@@ -1,18 +1,17 @@
-//! A small grammar of searches, and how it is played. Everything is drawn from one seeded generator, and becomes SQL that says
-//! the same in `psql`.
+//! A grammar that generates random searches, from one seeded generator, as SQL that can be repeated in `psql`.
 //!
-//! | module | what it has |
+//! | module | contents |
 //! |---|---|
-//! | `world` | the tables that are searched: their columns, rows, and indexes; what is indexed: `world/target.rs` |
-//! | `statement` | a search, and how its rows are fetched: its frames are in `statement/frame.rs`, limits of the distance in `statement/radius.rs`, its SQL in `statement/render.rs` |
-//! | `computation` | windows, groups, aggregates, sets, and joins over a search; each with its SQL and its check |
-//! | `mode` | settings of searches, and what each promises |
+//! | `world` | tables: columns, rows, and indexes; indexed expressions: `world/target.rs` |
+//! | `statement` | a search, and how its rows are fetched; frames: `statement/frame.rs`, distance limits: `statement/radius.rs`, SQL: `statement/render.rs` |
+//! | `computation` | windows, groups, aggregates, set operations, and joins over a search, each with its SQL and its check |
+//! | `mode` | settings of searches, and their guarantees |
 //! | `context` | transactions, isolation, other sessions |
-//! | `access` | roles and their rights |
-//! | `round` | tables and statements of one seed: what is compared with what |
-//! | `tally` | what all rounds count |
-//! | `run` | one way to run a statement |
-//! | `verdict` | what an answer must have in common with that of a sequential scan |
+//! | `access` | roles and their privileges |
+//! | `round` | tables and statements of one seed, and the comparisons |
+//! | `tally` | counters of all rounds |
+//! | `run` | runs a statement |
+//! | `verdict` | compares an answer with that of a sequential scan |
 
 pub mod access;
 pub mod computation;

@@ -1,4 +1,4 @@
-//! Settings of searches, and what each promises.
+//! Settings of searches, and their guarantees.
 
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;

@@ -1,4 +1,4 @@
-//! A round: makes tables, draws statements, and compares their answers.
+//! A round: creates tables, generates statements, and compares their answers.
 
 use std::fmt::Write as _;
 

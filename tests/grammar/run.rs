@@ -1,4 +1,4 @@
-//! Runs a statement in one way: its settings, its role, how its rows are fetched, and what comes of it.
+//! Runs a statement with given settings, role, and way of fetching.
 
 use distillvq_harness::Error;
 use postgres::Client;

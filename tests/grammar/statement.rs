@@ -1,4 +1,4 @@
-//! Statements: a search, what stands around it, and how its rows are fetched.
+//! Statements: a search, the query around it, and how its rows are fetched.
 
 mod frame;
 mod radius;

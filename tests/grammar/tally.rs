@@ -1,4 +1,4 @@
-//! What rounds count: plans by the index, and rows that it misses.
+//! Counters of rounds: plans with the index, and missed rows.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! What an answer by the index must have in common with that of a sequential scan.
+//! Compares an answer of the index with that of a sequential scan.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;

@@ -1,4 +1,4 @@
-//! The tables of a round: what they are like, and how they are made.
+//! The tables of a round.
 
 mod rows;
 mod target;

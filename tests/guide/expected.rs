@@ -1,4 +1,4 @@
-//! Comparison of what a page shows with what is printed: as a reader would who knows that figures differ a little.
+//! Compares the output shown on a page with the printed output, with tolerance for figures.
 
 /// How far a share (a number with a point, from 0 to 1) may be from the one that is shown.
 const TOLERANCE: f64 = 0.05;

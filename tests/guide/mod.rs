@@ -1,14 +1,14 @@
-//! Pages of the guide: the blocks of code in them, what belongs to each, and what `psql` makes of it.
+//! Pages of the documentation: their blocks of code, and the expected output.
 //!
-//! A page may tell the test more than its reader sees, in comments of HTML right before a block (each on a line of its own):
+//! HTML comments directly before a block, each on its own line, give instructions to the test:
 //!
 //! | comment | |
 //! |---|---|
-//! | `<!-- not run: WHY -->` | the block is not run, and the test prints why |
-//! | `<!-- fails -->` | a statement of the block must fail; what it says is shown |
-//! | `<!-- on: a, b -->` | run in each of these databases |
-//! | `<!-- figures vary -->` | any number will do where the output shows one |
-//! | `<!-- uses: PAGE -->` | for the whole page: begin where that page says `<!-- end of set-up -->` |
+//! | `<!-- not run: WHY -->` | does not run the block, and prints the reason |
+//! | `<!-- fails -->` | a statement of the block must fail; its error is compared |
+//! | `<!-- on: a, b -->` | runs the block in each of these databases |
+//! | `<!-- figures vary -->` | numbers in the output may differ |
+//! | `<!-- uses: PAGE -->` | for the whole page: first runs that page up to `<!-- end of set-up -->` |
 
 mod expected;
 

@@ -1,4 +1,4 @@
-//! Which processor a client runs on.
+//! Pins a client to a processor.
 
 use postgres::Client;
 

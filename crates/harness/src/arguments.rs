@@ -1,4 +1,4 @@
-//! The arguments of a program, `--name value` each. An empty value is none, so that a Makefile may pass on what it has.
+//! Command-line arguments of the form `--name value`. An empty value counts as missing, so that a Makefile can pass unset variables.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -33,6 +33,15 @@ impl Arguments {
     /// A path, if it is given.
     pub fn path(&mut self, name: &str) -> Option<PathBuf> {
         self.text(name).map(PathBuf::from)
+    }
+
+    /// A text.
+    ///
+    /// # Errors
+    /// If it is not given.
+    pub fn required(&mut self, name: &str) -> Result<String> {
+        let missing = || Error::Argument(format!("{name} is missing"));
+        self.text(name).ok_or_else(missing)
     }
 
     /// A number, or the default.
@@ -70,6 +79,7 @@ mod tests {
         assert!(matches!(given.number("--rows", 1), Ok(5)));
         assert!(matches!(given.number("--dim", 7), Ok(7)));
         assert_eq!(given.text("--only"), None);
+        assert!(given.required("--output").is_err());
         assert_eq!(given.path("--data"), Some("/x".into()));
         assert!(given.number("--seed", 1).is_err());
         assert!(given.end().is_err());

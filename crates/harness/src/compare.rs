@@ -1,4 +1,4 @@
-//! Index against index: the same table, the same server, the same prepared statement.
+//! Comparison of indexes on one table, one server, and one prepared statement.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ pub struct Workload<'a> {
     pub sql: String,
     /// Number of queries.
     pub queries: usize,
-    /// The exact neighbours of these queries.
+    /// The exact neighbors of these queries.
     pub truth: &'a Truth<'a>,
 }
 
@@ -33,7 +33,7 @@ pub struct Figures {
     pub index: String,
     /// The setting that was measured.
     pub setting: String,
-    /// Share of the exact neighbours found.
+    /// Share of the exact neighbors found.
     pub recall: f64,
     /// Queries a second of one client.
     pub per_second: f64,
@@ -113,7 +113,7 @@ pub fn measure(
 #[must_use]
 pub fn table(k: usize, lines: &[Figures]) -> String {
     let mut text = format!(
-        "{:<16} {:<24} {:>10} {:>10} {:>11} {:>9}\n",
+        "{:<16} {:<30} {:>10} {:>10} {:>11} {:>9}\n",
         "index",
         "setting",
         format!("recall@{k}"),
@@ -128,7 +128,7 @@ pub fn table(k: usize, lines: &[Figures]) -> String {
         let once = |value: String| if first { value } else { String::new() };
         let _ = writeln!(
             text,
-            "{:<16} {:<24} {:>10.3} {:>10.0} {:>11} {:>9}",
+            "{:<16} {:<30} {:>10.3} {:>10.0} {:>11} {:>9}",
             once(line.index.clone()),
             line.setting,
             line.recall,

@@ -2,7 +2,7 @@
 //!
 //! A *cut* set has `log.npy`, `test.npy` and `test_labels.npy`; a *full* one has `queries.npy` and `labels.npy` for all
 //! queries, of which 0..500 serve as test queries and 2000..32000 as the query log. Both have `documents.npy` and
-//! `titles.txt`. Vectors are float16 or float32, or int8 with a scale a row in `NAME_scales.npy`.
+//! `titles.txt`. Vectors are float16 or float32, or int8 with one scale per row in `NAME_scales.npy`.
 
 use std::fs;
 use std::ops::Range;
@@ -89,7 +89,10 @@ impl DataSet {
 }
 
 /// Reads `NAME.npy`, and `NAME_scales.npy` if its values are int8.
-fn vectors(directory: &Path, name: &str) -> Result<Vectors> {
+///
+/// # Errors
+/// If a file is missing or malformed.
+pub fn vectors(directory: &Path, name: &str) -> Result<Vectors> {
     let path = directory.join(format!("{name}.npy"));
     let array = Array::read(&path)?;
     let values = match array.values {
@@ -113,7 +116,11 @@ fn scales(path: &Path, rows: usize) -> Result<Vec<f32>> {
     }
 }
 
-fn numbers(path: &Path) -> Result<Vec<usize>> {
+/// Reads row numbers.
+///
+/// # Errors
+/// If the file is missing or malformed.
+pub fn numbers(path: &Path) -> Result<Vec<usize>> {
     let bad = || Error::data(path, "not row numbers");
     match Array::read(path)?.values {
         Values::Int32(numbers) => numbers

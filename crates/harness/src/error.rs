@@ -1,4 +1,4 @@
-//! What can go wrong in the harness.
+//! Errors of the harness.
 
 use std::error::Error as _;
 use std::fmt;
@@ -58,12 +58,14 @@ pub enum Error {
 }
 
 impl Error {
-    pub(crate) fn io(path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
+    /// Wraps a failure to read or write `path`.
+    pub fn io(path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
         let path = path.as_ref().to_owned();
         move |source| Self::Io { path, source }
     }
 
-    pub(crate) fn data(path: impl AsRef<Path>, what: impl Into<String>) -> Self {
+    /// Describes what is wrong with the contents of `path`.
+    pub fn data(path: impl AsRef<Path>, what: impl Into<String>) -> Self {
         Self::Data {
             path: path.as_ref().to_owned(),
             what: what.into(),

@@ -1,4 +1,4 @@
-//! Exact nearest neighbours by brute force: the oracle of every recall figure. It shares no code with the index.
+//! Exact nearest neighbors by brute force: the oracle of every recall figure. It shares no code with the index.
 
 use std::num::NonZero;
 use std::thread;
@@ -88,7 +88,7 @@ fn sum(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
     lanes.into_iter().chain(rest).sum()
 }
 
-/// The `k` exact nearest neighbours of some queries.
+/// The `k` exact nearest neighbors of some queries.
 #[derive(Debug)]
 pub struct Truth<'a> {
     metric: Metric,
@@ -135,7 +135,7 @@ impl<'a> Truth<'a> {
     }
 
     /// The numbers of the nearest documents of a query, nearest first.
-    pub fn neighbours(&self, query: usize) -> impl Iterator<Item = usize> {
+    pub fn neighbors(&self, query: usize) -> impl Iterator<Item = usize> {
         self.nearest
             .get(query)
             .into_iter()
@@ -143,7 +143,7 @@ impl<'a> Truth<'a> {
             .map(|&(_, document)| document)
     }
 
-    /// Recall@k: the share of the `k` nearest neighbours among the first `k` ids found, mean over the queries in `found`
+    /// Recall@k: the share of the `k` nearest neighbors among the first `k` ids found, mean over the queries in `found`
     /// (which are the first queries, in order). Any document as near as the k-th counts: ties are no misses. An id that
     /// comes twice counts once.
     #[must_use]
@@ -177,7 +177,7 @@ impl<'a> Truth<'a> {
     }
 }
 
-/// Fills the neighbour lists of the queries from number `first` on.
+/// Fills the neighbor lists of the queries from number `first` on.
 fn fill(
     metric: Metric,
     documents: &Vectors,
@@ -239,7 +239,7 @@ mod tests {
                     let distance = |d| metric.distance(queries.row(query), documents.row(d));
                     distance(a).total_cmp(&distance(b)).then(a.cmp(&b))
                 });
-                assert!(truth.neighbours(query).eq(all.into_iter().take(10)));
+                assert!(truth.neighbors(query).eq(all.into_iter().take(10)));
             }
         }
     }
@@ -265,6 +265,6 @@ mod tests {
         let documents = line(&[0.0, 1.0, 2.0, 3.0]);
         let queries = line(&[0.0]);
         let truth = Truth::among(Metric::L2, &documents, &queries, 2, |id| id % 2 == 1);
-        assert!(truth.neighbours(0).eq([1, 3]));
+        assert!(truth.neighbors(0).eq([1, 3]));
     }
 }

@@ -1,4 +1,4 @@
-//! Searches under filters: recall, time and missing rows by the share of rows that a filter keeps.
+//! Filtered searches: recall, time, and missing rows by the fraction of rows that a filter keeps.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -70,7 +70,7 @@ pub struct Tables<'a> {
 /// How an index did under a filter.
 #[derive(Clone, Copy, Debug)]
 pub struct Outcome {
-    /// Share of the exact neighbours found.
+    /// Share of the exact neighbors found.
     pub recall: f64,
     /// Mean time of a query.
     pub mean: Duration,

@@ -1,4 +1,4 @@
-//! The PostgreSQL installation that servers are run from, and the user they run as.
+//! The PostgreSQL installation of the servers, and the user that they run as.
 
 use std::env;
 use std::fs::DirBuilder;

@@ -1,16 +1,17 @@
 //! Private servers, data sets and measurements for the tests, the demo and the benches. Development only.
 //!
-//! * [`server`]: a PostgreSQL server of one's own ([`Server`]), to be crashed and restarted at will
+//! * [`server`]: a private PostgreSQL server ([`Server`]) that can be crashed and restarted
 //! * [`data`], [`vectors`]: the shipped embeddings and synthetic ones
 //! * [`load`]: vectors into tables and parameters
-//! * [`exact`]: the true nearest neighbours, and recall against them
-//! * [`measure`]: queries of one prepared-statement client, and their times
-//! * [`affinity`]: clients that do not wait for idle processors
-//! * [`compare`]: one index against another
-//! * [`filters`]: the same under filters
-//! * [`plans`]: the planner's choices against measured times
-//! * [`sessions`]: threads that work until they are told to stop
-//! * [`arguments`]: those of the programs
+//! * [`exact`]: exact nearest neighbors, and recall
+//! * [`measure`]: runs and times queries of one client
+//! * [`affinity`]: pins clients to processors
+//! * [`compare`]: comparison of indexes
+//! * [`filters`]: the same with filters
+//! * [`plans`]: the planner's choices compared with measured times
+//! * [`sessions`]: threads that work until they are stopped
+//! * [`arguments`]: command-line arguments
+//! * [`report`]: progress messages, and pages of results
 //!
 //! Servers need the environment of `tools/with_env.sh` (`make test` and `make demo` set it) and the extension installed
 //! by `tools/install.sh`.
@@ -28,6 +29,7 @@ pub mod measure;
 pub mod npy;
 pub mod plans;
 pub mod process_tree;
+pub mod report;
 pub mod server;
 pub mod sessions;
 pub mod vectors;

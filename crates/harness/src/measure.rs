@@ -1,4 +1,4 @@
-//! Running queries as one prepared-statement client, and timing them.
+//! Runs and times queries of one client with a prepared statement.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Signals to processes, and who is whose child.
+//! Signals, and parents and children of processes.
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,8 +1,8 @@
-//! Private servers: made, started, crashed and removed at will.
+//! Private servers, which tests create, start, crash, and remove.
 //!
-//! A server lives in a directory of its own below `DISTILLVQ_RUN`, listens only on a socket in there, and trusts who can
-//! reach that. It ends with its [`Server`], or with the process: a small watcher (`tools/stop.sh -w`) holds a pipe to us
-//! and stops the server when that breaks, however we ended; so a `static` server needs no care either.
+//! A server has its own directory below `DISTILLVQ_RUN`, listens only on a socket in it, and trusts every user with access to the
+//! socket. It stops with its [`Server`] or with the process: a watcher (`tools/stop.sh -w`) reads from a pipe of this process, and
+//! stops the server when the pipe is closed. A `static` server therefore needs no cleanup.
 
 use std::collections::BTreeSet;
 use std::env;

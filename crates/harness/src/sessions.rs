@@ -1,4 +1,4 @@
-//! Sessions side by side: threads of a scope that work until they are told to stop.
+//! Concurrent sessions: scoped threads that work until they are stopped.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::ScopedJoinHandle;

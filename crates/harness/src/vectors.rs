@@ -27,21 +27,21 @@ impl Vectors {
         Ok(Self { dim, values })
     }
 
-    /// Points around `clusters` random centres in the unit cube, the same for the same seed: what an inverted-list
+    /// Points around `clusters` random centers in the unit cube, the same for the same seed: what an inverted-list
     /// index meets in practice, and cheap to make.
     #[must_use]
     pub fn clustered(rows: usize, dim: usize, clusters: usize, seed: u64) -> Self {
         let dim = dim.max(1);
         let clusters = clusters.max(1);
         let mut random = ChaCha8Rng::seed_from_u64(seed);
-        let centres: Vec<f32> = (0..clusters * dim)
+        let centers: Vec<f32> = (0..clusters * dim)
             .map(|_| random.random_range(-1.0..1.0))
             .collect();
         let values = (0..rows)
             .flat_map(|_| {
                 let start = random.random_range(0..clusters) * dim;
-                let centre = centres.get(start..start + dim).unwrap_or_default();
-                centre
+                let center = centers.get(start..start + dim).unwrap_or_default();
+                center
                     .iter()
                     .map(|c| c + random.random_range(-0.3..0.3f32))
                     .collect::<Vec<_>>()
@@ -52,8 +52,8 @@ impl Vectors {
 
     /// Unit vectors like embeddings of texts: each is of a topic, large or small, and a mixture of a few of its concepts with
     /// some of others', in dimensions of falling variance that no axis shows. Fitted to 117,659 embedded sentences of 384
-    /// dimensions, in eigenvalues, in the cosines of queries with their 1st, 10th and 100th neighbour (0.61, 0.49, 0.38; here
-    /// 0.64, 0.51, 0.36), in how those grow apart (a local dimension of 27; here 21), and in the share of true neighbours in
+    /// dimensions, in eigenvalues, in the cosines of queries with their 1st, 10th and 100th neighbor (0.61, 0.49, 0.38; here
+    /// 0.64, 0.51, 0.36), in how those grow apart (a local dimension of 27; here 21), and in the share of true neighbors in
     /// the nearest 3, 5 and 10 % of 343 lists (0.86, 0.91, 0.96; here 0.80, 0.84, 0.89, and with 768 dimensions 0.87, 0.89,
     /// 0.91). The same for the same seed; rows of different `part`s are different draws from one distribution.
     #[must_use]
@@ -315,7 +315,7 @@ mod tests {
         assert!(rows.iter().all(|row| (dot(row, row) - 1.0).abs() < 1e-4));
     }
 
-    /// What makes the neighbours of embedded sentences hard to find, in a sample of 8,000 of them.
+    /// What makes the neighbors of embedded sentences hard to find, in a sample of 8,000 of them.
     #[test]
     fn texts_are_spread_like_texts() {
         let rows = Vectors::like_texts(8_000, 384, 1, 0);

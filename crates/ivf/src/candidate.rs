@@ -1,6 +1,7 @@
 //! A row with its estimated score, and the order of candidates.
 
 use crate::Tid;
+use distillvq_pages::SideLocation;
 use std::cmp::Ordering;
 
 /// A row with its estimated score (bigger is nearer).
@@ -11,7 +12,7 @@ pub struct Candidate {
     /// The row.
     pub tid: Tid,
     /// Where its refine code is, if the index has any.
-    pub refine: Place,
+    pub refine: SideLocation,
 }
 
 impl Candidate {
@@ -20,16 +21,9 @@ impl Candidate {
         Candidate {
             score: f32::NAN,
             tid,
-            refine: Place::default(),
+            refine: SideLocation::default(),
         }
     }
-}
-
-/// Where on which page a refine code starts.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Place {
-    pub(crate) block: u32,
-    pub(crate) at: u16,
 }
 
 /// The order of candidates: score descending, then TID.

@@ -1,42 +1,18 @@
-//! What can go wrong on the pages of an index.
+//! Errors of reading, changing and searching an index.
 
-use distillvq_quantizer::ModelError;
+use distillvq_model::ModelError;
+use distillvq_pages as pages;
 
-/// An error of reading or changing an index.
+/// An error of reading, changing or searching an index.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The first page is not the metapage of a distillvq index.
-    #[error("the first page is not the metapage of a distillvq index")]
-    NotAnIndex,
-    /// The pages were written by a newer release.
-    #[error("the index has format version {found}; this library reads versions up to {newest}")]
-    UnsupportedVersion {
-        /// The version in the metapage.
-        found: u32,
-        /// The newest version this library reads.
-        newest: u32,
-    },
-    /// The build of the index was never finished.
-    #[error("the index is incomplete: its build was interrupted")]
-    Incomplete,
-    /// A page contradicts the format.
-    #[error("block {block} of the index is damaged: {what}")]
-    Damaged {
-        /// The page.
-        block: u32,
-        /// What is wrong with it.
-        what: &'static str,
-    },
-    /// The caller offers something that does not fit this index.
-    #[error("{0}")]
-    Mismatch(&'static str),
+    /// An error of the pages.
+    #[error(transparent)]
+    Pages(#[from] pages::Error),
     /// The bytes of the model are refused.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// There is no memory for what the pages hold.
-    #[error("out of memory")]
-    OutOfMemory,
     /// A search was to return late rows at its end, and found more of them than it may keep.
     #[error("the search found more rows out of order than fit in {bytes} bytes")]
     LateRows {
@@ -49,14 +25,21 @@ pub enum Error {
         /// The memory for them.
         bytes: usize,
     },
-    /// The page store failed.
-    #[error("{0}")]
-    Store(String),
 }
 
 impl Error {
-    /// Shorthand for [`Error::Damaged`].
+    /// Shorthand for [`pages::Error::Mismatch`].
+    pub(crate) fn mismatch(what: &'static str) -> Self {
+        Error::Pages(pages::Error::Mismatch(what))
+    }
+
+    /// Shorthand for [`pages::Error::OutOfMemory`].
+    pub(crate) fn out_of_memory() -> Self {
+        Error::Pages(pages::Error::OutOfMemory)
+    }
+
+    /// Shorthand for [`pages::Error::Damaged`].
     pub(crate) fn damaged(block: u32, what: &'static str) -> Self {
-        Error::Damaged { block, what }
+        Error::Pages(pages::Error::damaged(block, what))
     }
 }

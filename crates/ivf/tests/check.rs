@@ -6,10 +6,11 @@ mod common;
 use common::*;
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
-    Builder, CheckReport, Create, EachRow, Error, Meta, Metric, Model, PageStore, Row, RowEncoder,
-    Tid, check, check_against, check_within, insert, vacuum,
+    Builder, CheckReport, CreateOptions, Error, Meta, Metric, Model, PageStore, Row, RowEncoder,
+    RowFn, Tid, check, check_against, check_within, insert, vacuum,
 };
-use distillvq_quantizer::refine_bytes;
+use distillvq_model::refine_bytes;
+use distillvq_pages::Error as PageError;
 use std::ops::Range;
 
 /// A table and an index over it.
@@ -41,12 +42,12 @@ impl Case {
             .map(|(i, v)| (tid(i), v.to_vec()))
             .collect();
         let store = MemoryStore::new();
-        let create = Create {
+        let create = CreateOptions {
             metric,
             dim: DIM,
             model: model.as_ref(),
             refine,
-            build_id: 5,
+            model_version: 5,
         };
         let mut builder = Builder::create(&store, create).unwrap();
         let meta = *builder.meta();
@@ -85,7 +86,7 @@ impl Case {
     }
 
     fn report_within(&self, memory: usize) -> CheckReport {
-        let mut table = |blocks: Range<u32>, each: &mut EachRow<'_, Error>| {
+        let mut table = |blocks: Range<u32>, each: &mut RowFn<'_, Error>| {
             let inside = |row: &&(Tid, Vec<f32>)| blocks.contains(&row.0.block);
             self.rows
                 .iter()
@@ -110,7 +111,7 @@ impl Case {
 
     fn places(&self) -> impl Iterator<Item = (u32, usize)> {
         let posting = |block: &u32| self.store.read(*block, |page| page[24]).unwrap() == 4;
-        let blocks = (0..self.store.blocks().unwrap()).filter(posting);
+        let blocks = (0..self.store.block_count().unwrap()).filter(posting);
         blocks.flat_map(|block| {
             let count = self
                 .store
@@ -121,11 +122,8 @@ impl Case {
 
     /// Rows that a page of a list has places for: its capacity, and with refine codes a few more.
     fn places_of_a_page(&self) -> usize {
-        let bytes = if self.meta.refine { DIM + 8 } else { 0 };
-        distillvq_ivf::Layout::coded(self.meta.shape, bytes)
-            .unwrap()
-            .capacity()
-            .next_multiple_of(32)
+        let [_, codes, ..] = self.meta.pages.layout(0).unwrap().scored(u64::MAX);
+        codes.len() / self.meta.shape.block_bytes() * 32
     }
 
     /// Offset of the codes' part of a page, the scales, the norms, the addresses' blocks and lines.
@@ -139,7 +137,7 @@ impl Case {
 
     fn tid_at(&self, block: u32, i: usize) -> Tid {
         let list = self.store.read(block, |page| page[28]).unwrap();
-        let [.., blocks, offsets] = if u32::from(list) == self.meta.lists {
+        let [.., blocks, offsets] = if u32::from(list) == self.meta.lists() {
             [0, 0, 0, 64, 64 + 4 * 1344]
         } else {
             self.parts()
@@ -174,7 +172,7 @@ fn sound_indexes_are_sound() {
                 Metric::Cosine => (0..=huge, 1500 - zeros),
             };
             assert!(expected.contains(&exact), "{metric}: {exact}");
-            assert_eq!(report.total_rows(), indexed, "{metric}");
+            assert_eq!(report.rows.iter().sum::<u64>(), indexed, "{metric}");
         }
         let untrained = Case::of(metric, None, false, 900);
         assert_eq!(untrained.report().problems, []);
@@ -190,7 +188,7 @@ fn an_index_is_encoded_with_its_own_model() {
         (untrained.meta, trained.model.as_ref()),
     ] {
         let result = RowEncoder::new(&meta, model);
-        assert!(matches!(result, Err(Error::Mismatch(_))));
+        assert!(matches!(result, Err(Error::Pages(PageError::Mismatch(_)))));
     }
 }
 
@@ -294,7 +292,7 @@ fn wrong_bytes_of_a_row_are_found() {
     assert_eq!(report.compared, 1500);
     let what = report.problems.iter().map(|it| it.what.as_str());
     let what: std::collections::BTreeSet<&str> = what.collect();
-    assert!(what.contains("refine page beyond the end"), "{what:?}");
+    assert!(what.contains("side page beyond the end"), "{what:?}");
     assert!(what.contains("link leads beyond the end"), "{what:?}");
 }
 
@@ -330,7 +328,7 @@ fn a_row_in_another_list_is_found() {
 fn a_page_that_nothing_leads_to_is_found() {
     let case = Case::new(Metric::L2, 4, false, 3000);
     // The last page of a chain of several: what leads to it is cut.
-    let block = (0..case.store.blocks().unwrap())
+    let block = (0..case.store.block_count().unwrap())
         .find(|&block| {
             case.store
                 .read(block, |p| p[24] == 4 && p[32] != 0)
@@ -370,12 +368,12 @@ fn problems_are_listed_up_to_a_limit() {
 fn little_memory_takes_more_passes() {
     // More rows than the smallest window gathers.
     let rows = 300_000;
-    let create = Create {
+    let create = CreateOptions {
         metric: Metric::L2,
         dim: 1,
         model: None,
         refine: false,
-        build_id: 1,
+        model_version: 1,
     };
     let store = MemoryStore::new();
     let mut builder = Builder::create(&store, create).unwrap();
@@ -394,7 +392,7 @@ fn little_memory_takes_more_passes() {
     builder.finish().unwrap();
     for (memory, passes) in [(0, 2), (usize::MAX, 1)] {
         let mut ranges = Vec::new();
-        let mut table = |blocks: Range<u32>, each: &mut EachRow<'_, Error>| {
+        let mut table = |blocks: Range<u32>, each: &mut RowFn<'_, Error>| {
             ranges.push(blocks.clone());
             let inside = |tid: &Tid| blocks.contains(&tid.block);
             let mut rows = (0..rows).map(tid).filter(inside);

@@ -6,9 +6,10 @@ mod common;
 use common::*;
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
-    Builder, Create, Error, Meta, Metric, Model, PageStore, Problem, check, create_empty, insert,
-    load_model, replace_student,
+    Builder, CreateOptions, Error, Meta, Metric, Model, PageStore, Problem, check,
+    copy_without_rows, insert, load_model, replace_student,
 };
+use distillvq_pages::Error as PageError;
 use std::cell::Cell;
 
 const METRIC: Metric = Metric::L2;
@@ -23,10 +24,10 @@ fn index(rows: usize) -> (MemoryStore, Vec<Model>, Vec<Owned>) {
     (store, students, rows)
 }
 
-fn replace(store: &MemoryStore, model: &Model, build_id: u64) -> Meta {
-    let meta = replace_student(store, &model.student_bytes().unwrap(), build_id).unwrap();
+fn replace(store: &MemoryStore, model: &Model, model_version: u64) -> Meta {
+    let meta = replace_student(store, &model.student_bytes().unwrap(), model_version).unwrap();
     assert_eq!(Meta::read(store).unwrap(), meta);
-    assert_eq!(meta.build_id, build_id);
+    assert_eq!(meta.model_version(), model_version);
     meta
 }
 
@@ -36,7 +37,7 @@ fn load<S: PageStore>(store: &S, meta: &mut Meta) -> Vec<u8> {
 }
 
 fn pages(store: &MemoryStore, wanted: impl Fn(u32) -> bool) -> Vec<Vec<u8>> {
-    let blocks = (0..store.blocks().unwrap()).filter(|block| wanted(*block));
+    let blocks = (0..store.block_count().unwrap()).filter(|block| wanted(*block));
     blocks
         .map(|block| store.read(block, |page| page.to_vec()).unwrap())
         .collect()
@@ -46,7 +47,7 @@ fn pages(store: &MemoryStore, wanted: impl Fn(u32) -> bool) -> Vec<Vec<u8>> {
 fn scores_and_probing_change_and_nothing_else() {
     let (store, students, mut rows) = index(2000);
     let old = Meta::read(&store).unwrap();
-    let blocks = store.blocks().unwrap();
+    let blocks = store.block_count().unwrap();
     let kept = |block: u32| block != 0 && block < blocks;
     let before = pages(&store, kept);
     let query = vectors(1, 5);
@@ -85,11 +86,11 @@ fn the_pages_of_the_last_but_one_are_used_again() {
         let mut meta = replace(&store, &students[i], id);
         assert_eq!(load(&store, &mut meta), students[i].to_bytes().unwrap());
         assert!(check(&store).unwrap().is_sound());
-        let blocks = store.blocks().unwrap();
+        let blocks = store.block_count().unwrap();
         assert!(id <= 16 || blocks == last, "the index grows on");
         last = blocks;
     }
-    assert!(Meta::read(&store).unwrap().student.blocks > 1);
+    assert!(Meta::read(&store).unwrap().pages.current.blocks > 1);
 }
 
 #[test]
@@ -117,35 +118,35 @@ fn chains_may_be_interleaved_with_inserts() {
     assert_eq!(load(&store, &mut new), students[1].to_bytes().unwrap());
     let report = check(&store).unwrap();
     assert_eq!((report.problems.clone(), report.orphan_pages), (vec![], 0));
-    assert_eq!(report.total_rows(), rows.len() as u64);
+    assert_eq!(report.rows.iter().sum::<u64>(), rows.len() as u64);
     let query = vectors(1, 5);
     let found = pull_all(&store, &new, &students[1], &query, 5000);
     assert_eq!(found, scores(&students[1], &rows, &query));
-    assert!(new.student.blocks > 1);
+    assert!(new.pages.current.blocks > 1);
 }
 
 #[test]
 fn a_student_of_another_encoder_is_refused() {
     let (store, _, _) = index(1000);
-    let blocks = store.blocks().unwrap();
+    let blocks = store.block_count().unwrap();
     let other = model(Metric::L2, 4).student_bytes().unwrap();
     for bytes in [&other[..], &other[..20], &[]] {
         let result = replace_student(&store, bytes, 9);
         assert!(matches!(result, Err(Error::Model(_))));
     }
-    assert_eq!(store.blocks().unwrap(), blocks);
+    assert_eq!(store.block_count().unwrap(), blocks);
     let untrained = MemoryStore::new();
-    let create = Create {
+    let create = CreateOptions {
         metric: METRIC,
         dim: DIM,
         model: None,
         refine: false,
-        build_id: 1,
+        model_version: 1,
     };
     let builder = Builder::create(&untrained, create).unwrap();
     builder.finish().unwrap();
     let result = replace_student(&untrained, &other, 9);
-    assert!(matches!(result, Err(Error::Mismatch(_))));
+    assert!(matches!(result, Err(Error::Pages(PageError::Mismatch(_)))));
 }
 
 #[test]
@@ -153,9 +154,9 @@ fn an_empty_copy_has_the_new_student() {
     let (store, students, _) = index(1000);
     replace(&store, &students[1], 9);
     let copy = MemoryStore::new();
-    let mut meta = create_empty(&store, &copy).unwrap();
+    let mut meta = copy_without_rows(&store, &copy).unwrap();
     assert_eq!(load(&copy, &mut meta), students[1].to_bytes().unwrap());
-    assert_eq!((meta.build_id, meta.spare.blocks), (9, 0));
+    assert_eq!((meta.model_version(), meta.pages.spare.blocks), (9, 0));
     assert!(check(&copy).unwrap().is_sound());
     replace(&copy, &students[2], 10);
     assert!(check(&copy).unwrap().is_sound());
@@ -191,23 +192,23 @@ impl PageStore for Meddling<'_> {
     where
         Self: 'a;
 
-    fn blocks(&self) -> Result<u32, Error> {
-        let blocks = self.store.blocks()?;
+    fn block_count(&self) -> Result<u32, PageError> {
+        let blocks = self.store.block_count()?;
         if self.at_size && self.asked.replace(1) == 0 {
             (self.action)();
         }
         Ok(blocks)
     }
 
-    fn read<T>(&self, block: u32, look: impl FnOnce(&[u8]) -> T) -> Result<T, Error> {
+    fn read<T>(&self, block: u32, look: impl FnOnce(&[u8]) -> T) -> Result<T, PageError> {
         self.store.read(block, look)
     }
 
-    fn write(&self) -> Result<Self::Write<'_>, Error> {
+    fn write(&self) -> Result<Self::Write<'_>, PageError> {
         self.store.write()
     }
 
-    fn interrupts(&self) -> Result<(), Error> {
+    fn check_interrupts(&self) -> Result<(), PageError> {
         let asked = self.asked.replace(self.asked.get() + 1);
         if self.every || asked == self.at {
             (self.action)();
@@ -235,8 +236,10 @@ fn a_reader_gets_one_student_whatever_happens_meanwhile() {
             let before = Meta::read(&store).unwrap();
             let mut meta = before;
             let bytes = load(&meddling, &mut meta);
-            retried += u32::from(meta.build_id != before.build_id);
-            assert!(bytes == whole[meta.build_id as usize % 4] || meta.build_id < 100);
+            retried += u32::from(meta.model_version() != before.model_version());
+            assert!(
+                bytes == whole[meta.model_version() as usize % 4] || meta.model_version() < 100
+            );
             assert!(whole.contains(&bytes));
             drop(meddling);
             id = next.get();
@@ -255,7 +258,7 @@ fn a_metapage_may_name_pages_younger_than_the_size() {
             replace(&store, &students[1], 9);
         })
     };
-    assert_eq!(Meta::read(&meddling).unwrap().build_id, 9);
+    assert_eq!(Meta::read(&meddling).unwrap().model_version(), 9);
 }
 
 #[test]
@@ -273,7 +276,10 @@ fn a_reader_gives_up_when_it_never_succeeds() {
         })
     };
     let result = load_model(&meddling, &mut Meta::read(&store).unwrap());
-    assert!(matches!(result, Err(Error::Store(_))), "{result:?}");
+    assert!(
+        matches!(result, Err(Error::Pages(PageError::Store(_)))),
+        "{result:?}"
+    );
 }
 
 #[test]
@@ -281,18 +287,33 @@ fn damaged_chains_are_found() {
     let (store, students, _) = index(1000);
     replace(&store, &students[1], 9);
     let meta = replace(&store, &students[2], 10);
-    assert!(meta.spare.blocks > 1 && meta.student.blocks > 1);
+    assert!(meta.pages.spare.blocks > 1 && meta.pages.current.blocks > 1);
     // The head: { kind, format, count }, list, next.
     for (chain, at, value, what) in [
-        (meta.spare, 28, 7u32, "not the model page expected here"),
-        (meta.spare, 32, 1, "link to a block that cannot follow"),
         (
-            meta.student,
+            meta.pages.spare,
+            28,
+            7u32,
+            "not the blob page expected here",
+        ),
+        (
+            meta.pages.spare,
+            32,
+            1,
+            "link to a block that cannot follow",
+        ),
+        (
+            meta.pages.current,
             24,
             0x0001_0104,
-            "not the model page expected here",
+            "not the blob page expected here",
         ),
-        (meta.student, 32, 0, "link to a block that cannot follow"),
+        (
+            meta.pages.current,
+            32,
+            0,
+            "link to a block that cannot follow",
+        ),
     ] {
         let saved = store.read(chain.start, |page| page.to_vec()).unwrap();
         let put = |page: &mut [u8]| page[at..at + 4].copy_from_slice(&value.to_le_bytes());
@@ -302,14 +323,20 @@ fn damaged_chains_are_found() {
         // What the chain was is lost.
         let lost = |problem: &Problem| problem.what == "nothing leads to the page";
         assert!(problems[1..].iter().all(lost), "{problems:?}");
-        if chain == meta.spare {
+        if chain == meta.pages.spare {
             let student = students[3].student_bytes().unwrap();
             let result = replace_student(&store, &student, 11);
-            assert!(matches!(result, Err(Error::Damaged { .. })));
+            assert!(matches!(
+                result,
+                Err(Error::Pages(PageError::Damaged { .. }))
+            ));
         }
         store.mutate(chain.start, |page| page.copy_from_slice(&saved));
     }
     // The metapage: the spare chain is the student's.
-    store.mutate(0, |page| page.copy_within(144..168, 168));
-    assert!(matches!(Meta::read(&store), Err(Error::Damaged { .. })));
+    store.mutate(0, |page| page.copy_within(136..160, 160));
+    assert!(matches!(
+        Meta::read(&store),
+        Err(Error::Pages(PageError::Damaged { .. }))
+    ));
 }

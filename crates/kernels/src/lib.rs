@@ -1,10 +1,6 @@
 //! Inner loops of scoring: dot products and look-up-table scans, one table of functions chosen at run time.
 //!
-//! # Block layout
-//! Codes are kept in blocks of [`LANES`] rows, sub-quantizer by sub-quantizer. With 4 bits, sub-quantizer `s` owns the
-//! 16 bytes from `16·s`; byte `j` holds lane `j` in its low and lane `j + 16` in its high nibble, and the number of
-//! sub-quantizers is padded to an even one (the look-up table of the padding is zero). With 8 bits, sub-quantizer `s`
-//! owns the 32 bytes from `32·s`, a byte a lane.
+//! Codes are kept in blocks of [`LANES`] rows, as [`block`] describes. Padding sub-quantizers have a look-up table of zeros.
 //!
 //! # Lengths
 //! Every function takes slices and stays inside them: what the shorter slice does not cover is left out of the sum, so
@@ -15,18 +11,17 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub mod block;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod neon;
 mod packed;
 mod scalar;
 mod self_test;
 
+pub use block::LANES;
 pub use packed::{BYTES as PACKED_BYTES, VALUES as PACKED_VALUES, pack7, unpack7};
 
 use std::sync::OnceLock;
-
-/// Rows in a block.
-pub const LANES: usize = 32;
 
 /// Parameters that turn the look-up-table sums of a block into scores; FAISS calls them normalizers.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -7,25 +7,25 @@ use crate::am::batches::{Batch, BuildMemory};
 use crate::am::calibration::queries::{CalibrationQueries, rows_as_queries};
 use crate::am::failure::with_index;
 use crate::am::open_index::OpenIndex;
-use crate::am::scan::{SearchParams, SearchStream};
+use crate::am::scan::SearchStream;
 use crate::am::training::phases::CALIBRATING;
 use crate::error::{Error, Result};
-use crate::pg::heap::{HeapDistances, Snapshot, VisibleRows};
-use crate::pg::page_store::RelationStore;
+use crate::pg::heap::{HeapDistances, VisibleRows};
 use crate::pg::relation::{Heap, Index, LockedIndex};
 use crate::pg::role::as_role;
 use crate::pg::vector_datum::OwnedVector;
-use crate::pg::workers;
+use crate::pg::workers::{self, SharedProgress};
 use crate::settings::Probing;
-use crate::settings::iterative::ScanLimits;
 use crate::settings::reloptions::Options;
-use distillvq_ivf::describe;
-use distillvq_ivf::stream::{BANDS, Growth, RANKS};
+use crate::settings::search::SearchParams;
+use distillvq_ivf::rerank::{BANDS, Growth, RANKS};
+use distillvq_ivf::write_calibration;
 use distillvq_ivf::{
-    BandLists, Bands, Calibration, Candidate, Curve, DEEP_QUERIES, Meta, NEIGHBOURS, Neighbours,
-    RowEncoder, Tid, Training, Truth, TruthCollector, choose_depth,
+    BandLists, Bands, CALIBRATION_K, Calibration, Candidate, DEEP_QUERIES, GroundTruthCollector,
+    Meta, Neighbours, RecallCurve, RowEncoder, Tid, Training, Truth, choose_rerank_margin,
 };
-use distillvq_quantizer::{ListRanking, Model, Monitor, TrainError, TrainReport};
+use distillvq_model::{ListRanking, Model, TrainReport};
+use distillvq_training::{TrainError, check_interrupts};
 use std::time::{Duration, Instant};
 
 /// Queries that are searched with each number of lists: what searches lose differs little between queries.
@@ -71,8 +71,8 @@ pub fn truth(
     queries: CalibrationQueries,
 ) -> Result<Truth> {
     crate::pg::progress::report_phase(CALIBRATING);
-    let OpenIndex { index, meta } = target;
-    let collector = TruthCollector::new(model, queries.kind, queries.vectors);
+    let OpenIndex { index, meta, .. } = target;
+    let collector = GroundTruthCollector::new(model, queries.kind, queries.vectors);
     // Codes are not wanted, but where a row is depends on them in rare cases.
     let meta = Meta {
         refine: false,
@@ -81,9 +81,10 @@ pub fn truth(
     let encoder =
         RowEncoder::new(&meta, Some(model)).map_err(crate::am::failure::with_index(*index))?;
     let (sizes, expected) = (BuildMemory::new(), heap.estimated_rows());
-    let work = |batch: Batch, monitor: &dyn Monitor| {
-        let encoded = encoder.encode_watched(&batch.vectors, monitor)?;
-        collector.offer(&batch.tids, &batch.vectors, &encoded, monitor)?;
+    let work = |batch: Batch, progress: &SharedProgress| {
+        let check = || check_interrupts(progress);
+        let encoded = encoder.try_encode(&batch.vectors, check)?;
+        collector.offer(&batch.tids, &batch.vectors, &encoded, check)?;
         Ok(batch.tids.len())
     };
     workers::with_workers(sizes.workers, work, |mut workers| {
@@ -128,11 +129,10 @@ pub fn measure(
     truth: &Truth,
 ) -> Result<Option<Calibration>> {
     crate::pg::progress::report_phase(CALIBRATING);
-    let bench = Calibrator {
-        heap,
+    let mut bench = Calibrator {
         target,
         model,
-        snapshot: Snapshot::latest(),
+        distances: HeapDistances::of_latest(heap, target.index),
     };
     let each = truth.queries.chunks_exact(target.meta.dim.max(1));
     let mut questions = Vec::new();
@@ -142,16 +142,17 @@ pub fn measure(
     if questions.is_empty() {
         return Ok(None);
     }
-    let lists = target.meta.lists;
+    let lists = target.meta.lists();
     let reached = questions.iter().map(|it| it.reached.clone());
-    let mut curve = Curve::new(lists, reached.collect());
-    let settings = curve.worth_measuring();
+    let mut curve = RecallCurve::new(lists, reached.collect());
+    let settings = curve.probes_to_measure();
     let widest = settings.last().copied().unwrap_or(lists);
     let mut clock = Clock::start();
     let searched = bench.query_budget(truth.rows, widest, &questions);
-    let depth = choose_depth(|depth| {
+    let rerank_margin = choose_rerank_margin(|rerank_margin| {
         let until = clock.share(settings.len() + 2);
-        let (recalls, compared) = bench.search_all(searched, effort(widest, depth), until)?;
+        let (recalls, compared) =
+            bench.search_all(searched, effort(widest, rerank_margin), until)?;
         let enough = clock.is_enough(recalls.len(), searched.len());
         let compared = if enough { compared } else { f64::INFINITY };
         Ok::<_, Error>((curve.loss(widest, &recalls), compared))
@@ -160,26 +161,29 @@ pub fn measure(
         crate::pg::progress::report_progress(done, settings.len());
         let searched = bench.query_budget(truth.rows, probes, &questions);
         let until = clock.share(settings.len() + 1 - done);
-        let (recalls, compared) = bench.search_all(searched, effort(probes, depth), until)?;
+        let (recalls, compared) =
+            bench.search_all(searched, effort(probes, rerank_margin), until)?;
         if clock.is_enough(recalls.len(), searched.len()) {
             curve.measured(probes, &recalls, compared);
         }
     }
-    let (queries, k) = (questions.len() as u32, NEIGHBOURS as u8);
+    let (queries, k) = (questions.len() as u32, CALIBRATION_K as u8);
     let measured = Calibration::new(truth.kind, queries, k, truth.rows, now());
-    let measured = measured.with_depth(depth).with_points(&curve.points());
+    let measured = measured
+        .with_rerank_margin(rerank_margin)
+        .with_points(&curve.points());
     let bands = bench.bands(&questions, &measured, &mut clock)?;
     clock.tell(target.index);
     Ok(Some(measured.with_bands(bands)))
 }
 
 /// A search with so many lists and no others.
-fn effort(probes: u32, depth: f32) -> SearchParams {
+fn effort(probes: u32, rerank_margin: f32) -> SearchParams {
     let probing = Probing {
         first: probes as usize,
         growth: Growth::new(&[0; BANDS]),
     };
-    SearchParams { probing, depth }
+    SearchParams::unlimited(probing, rerank_margin)
 }
 
 /// The time that searches may take.
@@ -212,7 +216,7 @@ impl Clock {
         done >= LEAST_SEARCHES.min(wanted)
     }
 
-    /// Tells whoever waited when there was not enough time.
+    /// Reports searches that were left out because they took too long.
     fn tell(&self, index: Index) {
         if self.missed == 0 {
             return;
@@ -220,26 +224,25 @@ impl Clock {
         let each = 1000.0 * self.start.elapsed().as_secs_f64() / self.searches.max(1) as f64;
         crate::pg::report::notice(
             &format!(
-                "the recall of index \"{}\" was measured with {} searches instead of {}",
+                "recall of index \"{}\" was measured with {} of {} searches",
                 index.name(),
                 self.searches,
                 self.searches + self.missed
             ),
             &format!(
-                "A search took {each:.1} ms in the mean, and a calibration searches for {} s at most.",
+                "A search took {each:.1} ms on average, and a calibration searches for at most {} s.",
                 SEARCH_TIME.as_secs()
             ),
-            "Give rows longer codes with a larger \"subquantizers\", bits = 8, or refine = sq7.",
+            "Increase \"subquantizers\", or set bits = 8 or refine = sq7.",
         );
     }
 }
 
 /// Where questions are put.
 struct Calibrator<'a> {
-    heap: Heap,
     target: &'a OpenIndex,
     model: &'a Model,
-    snapshot: Snapshot,
+    distances: HeapDistances,
 }
 
 /// A query whose answer is known.
@@ -259,18 +262,14 @@ struct CalibrationQuery {
 }
 
 impl Calibrator<'_> {
-    fn exact<'a>(&self, query: &'a OwnedVector) -> HeapDistances<'a> {
-        self.snapshot.exact(self.heap, self.target.index, query)
-    }
-
     /// What can be asked: neighbours that are not visible, as a build meets them in rows that others still see, are none.
     fn question(
-        &self,
+        &mut self,
         elements: &[f32],
         neighbours: &Neighbours,
     ) -> Result<Option<CalibrationQuery>> {
         let query = OwnedVector::of(elements, self.target.index.element()?);
-        let near = neighbours.rows.len().min(NEIGHBOURS);
+        let near = neighbours.rows.len().min(CALIBRATION_K);
         let (near, further) = neighbours.rows.split_at(near);
         let mut rows = near.to_vec();
         rows.sort_unstable();
@@ -305,24 +304,25 @@ impl Calibrator<'_> {
 
     /// The exact distances of rows in the order of the table, none of those that are not visible.
     fn distances(
-        &self,
+        &mut self,
         query: &OwnedVector,
         tids: impl Iterator<Item = Tid>,
     ) -> Result<Vec<Option<f64>>> {
         let candidates: Vec<Candidate> = tids.map(Candidate::exact).collect();
         let mut distances = Vec::new();
-        self.exact(query).distances(&candidates, &mut distances)?;
+        self.distances
+            .distances(Some(query), &candidates, &mut distances)?;
         Ok(distances)
     }
 
     /// The lists that the rows behind the first ten need: from where the neighbours lie, and what searches lose of them.
     fn bands(
-        &self,
+        &mut self,
         questions: &[CalibrationQuery],
         measured: &Calibration,
         clock: &mut Clock,
     ) -> Result<BandLists> {
-        let lists = self.target.meta.lists;
+        let lists = self.target.meta.lists();
         let deep = questions.iter().filter(|it| !it.further.is_empty());
         let deep: Vec<&CalibrationQuery> = deep.take(DEEP_QUERIES).collect();
         let reached: Vec<Vec<u32>> = deep.iter().map(|it| it.further.clone()).collect();
@@ -334,10 +334,7 @@ impl Calibrator<'_> {
             first: measured.probes_for(DEEP_TARGET).unwrap_or(lists) as usize,
             growth: bands.lists(&[]).growth(DEEP_TARGET),
         };
-        let effort = SearchParams {
-            probing,
-            depth: measured.depth,
-        };
+        let effort = SearchParams::unlimited(probing, measured.rerank_margin);
         let probed = |band: usize| {
             let returned = RANKS.get(band).map_or(0.0, |rank| f64::from(*rank));
             probing.growth.lists(probing.first as f64, returned) as u32
@@ -368,7 +365,7 @@ impl Calibrator<'_> {
     /// The share of the neighbours that a search finds in each of so many bands, as far as it returns rows in order; none if a
     /// row is not visible that a band ends with.
     fn search_deep(
-        &self,
+        &mut self,
         question: &CalibrationQuery,
         bands: usize,
         effort: SearchParams,
@@ -411,7 +408,7 @@ impl Calibrator<'_> {
         probes: u32,
         questions: &'q [CalibrationQuery],
     ) -> &'q [CalibrationQuery] {
-        let lists = self.target.meta.lists.max(1);
+        let lists = self.target.meta.lists().max(1);
         let codes = rows as f64 * f64::from(probes) / f64::from(lists);
         let (least, most) = SEARCHED.into_inner();
         let searched = ((CODES / codes.max(1.0)) as usize).clamp(least, most);
@@ -421,7 +418,7 @@ impl Calibrator<'_> {
     /// The recall of each search that looks so far, as many as begin in time and at least one, and how many rows they compared
     /// in the mean.
     fn search_all(
-        &self,
+        &mut self,
         questions: &[CalibrationQuery],
         effort: SearchParams,
         until: Instant,
@@ -440,7 +437,7 @@ impl Calibrator<'_> {
     }
 
     /// The recall of a search, and how many rows it compared. Rows as near as the farthest neighbour are as good as that.
-    fn search(&self, question: &CalibrationQuery, effort: SearchParams) -> Result<(f32, u64)> {
+    fn search(&mut self, question: &CalibrationQuery, effort: SearchParams) -> Result<(f32, u64)> {
         let mut found = 0;
         let compared = self.search_for(question, effort, question.neighbours, &mut |distance| {
             found += usize::from(distance <= question.farthest);
@@ -451,28 +448,18 @@ impl Calibrator<'_> {
 
     /// Searches for so many rows, while `each` wants more: it gets their distances. Returns how many rows were compared.
     fn search_for(
-        &self,
+        &mut self,
         question: &CalibrationQuery,
         effort: SearchParams,
         rows: usize,
         each: &mut dyn FnMut(f64) -> bool,
     ) -> Result<u64> {
-        let (index, searcher) = (self.target.index, self.model.searcher());
-        let exact = self.exact(&question.query);
-        let mut search = SearchStream::start(
-            self.target,
-            Some(searcher),
-            &question.elements,
-            effort,
-            ScanLimits::NONE,
-        )?;
+        let searcher = Some(self.model.searcher());
+        let mut search = SearchStream::start(self.target, searcher, &question.elements, effort)?;
         // A row that meets itself is a search unlike others: its estimate is far off, and the search compares more rows.
-        question
-            .own
-            .into_iter()
-            .for_each(|own| search.leave_out(own));
+        question.own.into_iter().for_each(|own| search.exclude(own));
         for _ in 0..rows {
-            let hit = search.next(index, &mut |rows, out| exact.distances(rows, out))?;
+            let hit = search.next(Some(&question.query), &mut self.distances)?;
             if !hit.is_some_and(|hit| each(hit.distance)) {
                 break;
             }
@@ -493,7 +480,7 @@ fn places(mut ranking: ListRanking) -> Vec<u32> {
     places
 }
 
-/// Tells whoever builds an index that it cannot keep its promise.
+/// Reports an index that cannot reach its target recall.
 pub fn notice_target_missed(index: Index, calibration: &Calibration) {
     let target = crate::settings::target_recall::target_recall(Options::of(index).target_recall);
     let (None, Some(best)) = (calibration.probes_for(target), calibration.best()) else {
@@ -504,10 +491,9 @@ pub fn notice_target_missed(index: Index, calibration: &Calibration) {
     }
     let name = index.name();
     crate::pg::report::notice(
-        &format!("index \"{name}\" reaches a recall of {best:.3}, not the target of {target}"),
-        "Searches without \"probes\" look at all lists.",
-        "Give rows longer codes with a larger \"subquantizers\" or bits = 8, keep refine = sq7 codes, or lower \
-         \"target_recall\".",
+        &format!("index \"{name}\" reaches a recall of {best:.3}, below the target of {target}"),
+        "Searches probe all lists unless \"probes\" is set.",
+        "Increase \"subquantizers\", set bits = 8 or refine = sq7, or lower \"target_recall\".",
     );
 }
 
@@ -532,8 +518,13 @@ pub fn calibrate(
     };
     // Functions in the index's definition run as the owner of the table, as in REINDEX.
     let measured = as_role(index.owner(), work)?;
-    let store = RelationStore::new(index);
-    describe(&store, target.meta.build_id, training, measured).map_err(with_index(index))?;
+    write_calibration(
+        target.store(),
+        target.meta.model_version(),
+        training,
+        measured,
+    )
+    .map_err(with_index(index))?;
     crate::pg::server::commit_durably();
     Ok(measured)
 }

@@ -8,7 +8,8 @@ use crate::pg::heap::{self, SampledRows};
 use crate::pg::relation::{Heap, Index, LockedIndex};
 use crate::settings::reloptions::Options;
 use distillvq_ivf::QueryKind;
-use distillvq_quantizer::{MAX_HELD_OUT, Model, sample_vectors, split_held_out};
+use distillvq_model::Model;
+use distillvq_training::{MAX_HELD_OUT, sample_vectors, split_held_out};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -43,7 +44,7 @@ impl CalibrationQueries {
     }
 
     /// Rows of a table of so many, picked from a sample by `take`, which is told how many.
-    pub fn of_rows(dim: usize, rows: usize, take: impl FnOnce(usize) -> Vec<f32>) -> Self {
+    fn of_rows(dim: usize, rows: usize, take: impl FnOnce(usize) -> Vec<f32>) -> Self {
         Self {
             kind: QueryKind::Rows,
             vectors: take(query_budget(rows, dim).min(rows / ROWS_A_QUERY)),

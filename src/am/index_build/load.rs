@@ -23,9 +23,13 @@ use crate::pg::memory::trim_malloc;
 use crate::pg::page_store::RelationStore;
 use crate::pg::relation::Heap;
 use crate::pg::vector_datum::ReadElements;
-use crate::pg::workers::{self, Workers};
-use distillvq_ivf::{Builder, Create, RowEncoder, Tid, Training, Truth, TruthCollector, describe};
-use distillvq_quantizer::{EncodedRows, Model, Monitor, TrainError};
+use crate::pg::workers::{self, SharedProgress, Workers};
+use distillvq_ivf::{
+    Builder, CreateOptions, GroundTruthCollector, RowEncoder, Tid, Training, Truth,
+    write_calibration,
+};
+use distillvq_model::{EncodedRows, Model};
+use distillvq_training::{TrainError, check_interrupts};
 
 /// What a worker makes of a batch.
 struct EncodedBatch {
@@ -38,26 +42,27 @@ type Encoding = std::result::Result<EncodedBatch, TrainError>;
 
 fn encode(
     encoder: RowEncoder<'_>,
-    truth: Option<&TruthCollector<'_>>,
+    truth: Option<&GroundTruthCollector<'_>>,
     batch: Batch,
-    monitor: &dyn Monitor,
+    progress: &SharedProgress,
 ) -> Encoding {
     let Batch { tids, vectors } = batch;
-    let encoded = encoder.encode_watched(&vectors, monitor)?;
+    let check = || check_interrupts(progress);
+    let encoded = encoder.try_encode(&vectors, check)?;
     if let Some(truth) = truth {
-        truth.offer(&tids, &vectors, &encoded, monitor)?;
+        truth.offer(&tids, &vectors, &encoded, check)?;
     }
     Ok(EncodedBatch { tids, encoded })
 }
 
 /// What the pages are made with.
-fn create<'a>(plan: &BuildPlan, model: Option<&'a Model>) -> Create<'a> {
-    Create {
+fn create<'a>(plan: &BuildPlan, model: Option<&'a Model>) -> CreateOptions<'a> {
+    CreateOptions {
         metric: plan.metric,
         dim: plan.dim,
         model,
         refine: plan.refine,
-        build_id: crate::pg::server::random_u64(),
+        model_version: crate::pg::server::random_u64(),
     }
 }
 
@@ -68,7 +73,7 @@ pub fn load_nothing(plan: &BuildPlan, model: Option<&Model>) -> Result<()> {
         let meta = Builder::create(&store, create(plan, model))?.finish()?;
         if let Some(model) = model {
             let training = measure::training(model.report());
-            describe(&store, meta.build_id, training, None)?;
+            write_calibration(&store, meta.model_version(), training, None)?;
         }
         Ok(())
     };
@@ -91,7 +96,7 @@ pub fn load(
     let model = model.as_ref();
     let truth = model
         .zip(queries)
-        .map(|(model, queries)| TruthCollector::new(model, queries.kind, queries.vectors));
+        .map(|(model, queries)| GroundTruthCollector::new(model, queries.kind, queries.vectors));
     let store = RelationStore::for_build(plan.index);
     let builder = Builder::create(&store, create(plan, model)).map_err(with_index(plan.index))?;
     let encoder = RowEncoder::new(builder.meta(), model).map_err(with_index(plan.index))?;
@@ -108,7 +113,7 @@ pub fn load(
         expected,
     };
     let work =
-        |batch: Batch, monitor: &dyn Monitor| encode(encoder, truth.as_ref(), batch, monitor);
+        |batch: Batch, progress: &SharedProgress| encode(encoder, truth.as_ref(), batch, progress);
     let rows = workers::with_workers(loader.sizes.workers, work, |mut workers| {
         loader.scan_table(&mut workers, heap, info)
     })?;
@@ -117,16 +122,8 @@ pub fn load(
     let indexed = loader.builder.rows();
     let meta = loader.builder.finish().map_err(with_index(plan.index))?;
     if let (Some(model), Some(truth)) = (model, truth) {
-        calibrate(
-            heap,
-            OpenIndex {
-                index: plan.index,
-                meta,
-            },
-            &store,
-            model,
-            &truth.finish(),
-        )?;
+        let target = OpenIndex::built(plan.index, meta);
+        calibrate(heap, &target, &store, model, &truth.finish())?;
     }
     // A concurrent build goes on to wait for others: what it has loaded stays to be read.
     crate::pg::progress::report_progress(loader.loaded, loader.loaded);
@@ -140,20 +137,21 @@ pub fn load(
 /// Measures the finished index and writes into it what it knows of itself.
 fn calibrate(
     heap: Heap,
-    target: OpenIndex,
+    target: &OpenIndex,
     store: &RelationStore,
     model: &Model,
     truth: &Truth,
 ) -> Result<()> {
-    let OpenIndex { index, meta } = target;
-    let calibration = measure::measure(heap, &target, model, truth)?;
+    let OpenIndex { index, meta, .. } = target;
+    let calibration = measure::measure(heap, target, model, truth)?;
     let training = Training {
         code_error: truth.code_error,
         ..measure::training(model.report())
     };
-    describe(store, meta.build_id, training, calibration).map_err(with_index(index))?;
+    write_calibration(store, meta.model_version(), training, calibration)
+        .map_err(with_index(*index))?;
     if let Some(calibration) = &calibration {
-        measure::notice_target_missed(index, calibration);
+        measure::notice_target_missed(*index, calibration);
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use distillvq_ivf::{Meta, Row, Tid};
-use distillvq_quantizer::{Encoded, EncodedRows, Placement};
+use distillvq_model::{Encoded, EncodedRows, Placement};
 
 /// What memory is for, in errors.
 const WHAT: &str = "a run of encoded rows";

@@ -16,7 +16,7 @@ use crate::pg::page_store::RelationStore;
 use crate::pg::relation::Index;
 use crate::settings;
 use distillvq_ivf::{Error, Meta, Model, encoder_bytes, model_bytes};
-use distillvq_quantizer::Searcher;
+use distillvq_model::Searcher;
 use pgrx::pg_sys::Oid;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -124,7 +124,7 @@ pub fn searcher(index: Index, store: &RelationStore, meta: &Meta) -> Result<Sear
 }
 
 fn get<P: Part>(index: Index, store: &RelationStore, meta: &Meta) -> Result<P> {
-    let of = (index.oid(), meta.build_id);
+    let of = (index.oid(), meta.model_version());
     match find(|entry| entry.indexes.get(&of.0) == Some(&of.1)) {
         Some(found) => Ok(found),
         None => stage_timer::stage(Stage::Load, || load(index, store, *meta)),
@@ -139,9 +139,13 @@ pub fn searcher_at_hand(
     meta: &Meta,
     most_bytes: f64,
 ) -> Option<Searcher> {
-    let bytes = meta.encoder.bytes.saturating_add(meta.student.bytes) as f64;
+    let bytes = meta
+        .pages
+        .base
+        .bytes
+        .saturating_add(meta.pages.current.bytes) as f64;
     let kept = settings::model_cache_bytes() as f64;
-    let id = (index.oid(), meta.build_id);
+    let id = (index.oid(), meta.model_version());
     let is_known = find::<Searcher>(|entry| entry.indexes.get(&id.0) == Some(&id.1)).is_some();
     (is_known || bytes <= most_bytes.min(kept))
         .then(|| searcher(index, store, meta).ok())
@@ -151,7 +155,7 @@ pub fn searcher_at_hand(
 /// Reads the bytes of a part, and decodes them if no other index has the same.
 fn load<P: Part>(index: Index, store: &RelationStore, mut meta: Meta) -> Result<P> {
     let bytes = P::read(store, &mut meta).map_err(with_index(index))?;
-    let shape = (meta.metric, meta.dim, meta.lists, meta.shape);
+    let shape = (meta.metric, meta.dim, meta.lists(), meta.shape);
     let hash = SECRET.with(|secret| secret.hash_one((shape, &bytes)));
     let held = match find(|entry| entry.hash == hash) {
         Some(shared) => shared,
@@ -163,7 +167,11 @@ fn load<P: Part>(index: Index, store: &RelationStore, mut meta: Meta) -> Result<
             decoded
         }
     };
-    put(hash, (index.oid(), meta.build_id), P::hold(held.clone()));
+    put(
+        hash,
+        (index.oid(), meta.model_version()),
+        P::hold(held.clone()),
+    );
     Ok(held)
 }
 

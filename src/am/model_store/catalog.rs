@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::pg::role::{as_extension_owner, current_user, quoted_role};
 use crate::pg::spi::{text_at, texts};
 use crate::pg::text;
-use distillvq_quantizer::{Metric, Model, TrainReport};
+use distillvq_model::{Metric, Model, TrainReport};
 use pgrx::Spi;
 use pgrx::datum::DatumWithOid;
 use pgrx::pg_sys::Oid;

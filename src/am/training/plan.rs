@@ -4,7 +4,7 @@ use crate::am::calibration::queries::CalibrationQueries;
 use crate::pg::element::ElementType;
 use crate::pg::relation::Index;
 use crate::settings::reloptions::Options;
-use distillvq_quantizer::{Metric, Model};
+use distillvq_model::{Metric, Model};
 
 /// The fixed facts of an index under construction.
 pub struct BuildPlan {

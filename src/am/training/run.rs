@@ -3,41 +3,42 @@
 use crate::am::calibration::queries::queries_of_sample;
 use crate::am::training::phases::SAMPLING;
 use crate::am::training::plan::{BuildModel, BuildPlan};
-use crate::am::training::reservoir::VectorReservoir;
+use crate::am::training::sample::{
+    BYTES_PER_VALUE, MAX_SAMPLE_ROWS, MemoryShare, Sample, sample_rows, training_overhead_bytes,
+};
 use crate::error::{Error, Result};
 use crate::pg::memory::trim_malloc;
 use crate::pg::relation::Heap;
+use crate::pg::workers::SharedProgress;
 use crate::pg::{heap, workers};
 use crate::settings::reloptions::Options;
-use distillvq_quantizer::{
-    MIN_TRAIN_ROWS, Metric, Monitor, TrainError, TrainOptions, Trained, auto_bits, auto_lists,
-    train,
+use distillvq_model::{MIN_TRAIN_ROWS, Metric};
+use distillvq_training::{
+    Monitor, Phase, TrainError, TrainOptions, Trained, auto_bits, auto_lists, train,
 };
 
 /// Seed of the sample and of the training in a build: the same table gives the same index.
 pub const SEED: u64 = 1;
-/// Rows that training looks at, at the most: more would cost time and teach nothing new.
-const MAX_SAMPLE_ROWS: usize = 131_072;
 /// With fewer sampled rows a list, lists and codes come out noticeably worse.
 const FEW_ROWS_PER_LIST: usize = 30;
-/// Bytes that training needs for each value of the sample: its own, and half as much for codes.
-const BYTES_PER_VALUE: usize = size_of::<f32>() * 3 / 2;
 
 /// Samples the table and trains on it; no model if it holds too little to learn from. The number is that of its rows.
 pub fn train_from_table(plan: &BuildPlan, heap: Heap) -> Result<(Option<BuildModel>, usize)> {
-    crate::pg::progress::report_phase(SAMPLING);
-    let mut reservoir = VectorReservoir::new(sample_capacity(plan.dim), plan.dim, SEED);
-    heap::sample(heap, plan.index, plan.element, &mut |read| {
-        reservoir.offer(read)
-    })?;
-    let rows = reservoir.offered();
+    let Sample {
+        dim,
+        offered: rows,
+        rows: mut sample,
+    } = sample_rows(
+        |each| heap::sample(heap, plan.index, plan.element, each),
+        SEED,
+        Some(plan.dim),
+        MemoryShare::Whole,
+    )?;
     if rows < MIN_TRAIN_ROWS {
         notice_untrained(plan, rows);
         return Ok((None, rows));
     }
-    let options = train_options(&plan.options, plan.metric, (rows, plan.dim), SEED);
-    let mut sample = reservoir.into_rows();
-    let dim = plan.dim;
+    let options = train_options(&plan.options, plan.metric, (rows, dim), SEED);
     notice_small_sample(&plan.index.name(), &sample, dim, &options, (1, 1));
     let queries = queries_of_sample(&mut sample, dim, rows);
     check_training_memory(&sample, dim)?;
@@ -76,17 +77,8 @@ pub fn train_options(
     }
 }
 
-/// Rows to sample, so that training stays within `maintenance_work_mem`.
-pub fn sample_capacity(dim: usize) -> usize {
-    let whole = crate::pg::memory::maintenance_bytes();
-    let left = whole
-        .saturating_sub(training_overhead_bytes(dim))
-        .max(whole / 4);
-    (left / (dim * BYTES_PER_VALUE)).clamp(MIN_TRAIN_ROWS, MAX_SAMPLE_ROWS)
-}
-
-/// Says so when `maintenance_work_mem` leaves the training fewer rows than are good for its lists, and what would be enough.
-/// Of the sample's memory, rows have so many parts of so many.
+/// Reports a sample that is too small for the number of lists, and the `maintenance_work_mem` that would suffice. Rows take
+/// `parts / of` of the memory of the sample.
 pub fn notice_small_sample(
     relation: &str,
     sample: &[f32],
@@ -107,31 +99,31 @@ pub fn notice_small_sample(
     }
     let enough = training_overhead_bytes(dim) + wanted * dim * BYTES_PER_VALUE * of / parts;
     crate::pg::report::notice(
+        &format!("training on \"{relation}\" uses a sample of {sampled} of {rows} rows"),
         &format!(
-            "training on \"{relation}\" looks at {sampled} of {rows} rows, as many as maintenance_work_mem allows"
+            "maintenance_work_mem limits the sample. At least {wanted} rows are recommended for {lists} lists; a smaller sample lowers recall."
         ),
         &format!(
-            "With {lists} lists at least {wanted} rows are good: fewer make searches less accurate."
-        ),
-        &format!(
-            "Before, SET maintenance_work_mem = '{}MB' or more.",
+            "SET maintenance_work_mem = '{}MB' or more, and run the command again.",
             enough.div_ceil(MB) + 1
         ),
     );
-}
-
-/// What training holds beside the sample and its codes: buffers of a fixed number of rows, and what any training needs
-/// (measured).
-fn training_overhead_bytes(dim: usize) -> usize {
-    const BUFFERED_ROWS: usize = 8_192;
-    const BASE: usize = 24 << 20;
-    BASE + BUFFERED_ROWS * dim * size_of::<f32>()
 }
 
 /// Refuses a training for whose sample (and half as much for its codes) there is no memory.
 pub fn check_training_memory(sample: &[f32], dim: usize) -> Result<()> {
     let bytes = size_of_val(sample) / 2 + training_overhead_bytes(dim);
     Error::check_memory(bytes, "training")
+}
+
+impl Monitor for SharedProgress {
+    fn interrupted(&self) -> bool {
+        SharedProgress::interrupted(self)
+    }
+
+    fn phase(&self, phase: Phase, done: usize, total: usize) {
+        self.set(phase as usize + 1, done, total);
+    }
 }
 
 /// Trains on threads, reporting progress. `relation` names the source of the rows in errors.
@@ -145,7 +137,7 @@ pub fn run_training(
             crate::pg::progress::report_progress(done, total);
         }
     };
-    let trained = workers::run_in_pool(report, job);
+    let trained = workers::run_in_pool(report, |progress| job(progress));
     trim_malloc();
     trained?.map_err(|source| Error::Train {
         relation: relation.to_owned(),
@@ -156,12 +148,13 @@ pub fn run_training(
 pub fn notice_untrained(plan: &BuildPlan, rows: usize) {
     let index = plan.index.name();
     crate::pg::report::notice(
+        &format!("index \"{index}\" was built without a quantizer"),
         &format!(
-            "index \"{index}\" has no trained quantizer: its table holds {rows} rows, training needs {MIN_TRAIN_ROWS}"
+            "There are {rows} rows to train on; training needs at least {MIN_TRAIN_ROWS}. Searches compare every row: they are \
+             exact, and slow down as the table grows."
         ),
-        "Searches are exact, by looking at every row; they slow down as the table grows.",
         &format!(
-            "Once the table is filled, train with REINDEX INDEX {}.",
+            "When the table is filled, run REINDEX INDEX {}.",
             plan.index.quoted_name()
         ),
     );

@@ -1,14 +1,36 @@
-//! Uniform samples of the vectors of a column, within the memory that training may use.
+//! Uniform samples of rows, within the memory that training may use.
 
 use crate::am::training::phases::SAMPLING;
 use crate::am::training::reservoir::VectorReservoir;
-use crate::am::training::run::sample_capacity;
 use crate::error::{Error, Result};
 use crate::pg::vector_column::VectorColumn;
-use distillvq_quantizer::MIN_TRAIN_ROWS;
+use crate::pg::vector_datum::ReadElements;
+use distillvq_model::MIN_TRAIN_ROWS;
 
+/// Rows that training looks at, at the most: more would cost time and teach nothing new.
+pub(super) const MAX_SAMPLE_ROWS: usize = 131_072;
+/// Bytes that training needs for each value of the sample: its own, and half as much for codes.
+pub(super) const BYTES_PER_VALUE: usize = size_of::<f32>() * 3 / 2;
 /// The part of the sample's memory that logged queries take, and rows leave to them.
 const QUERY_SHARE: usize = 4;
+
+/// Rows to sample, so that training stays within `maintenance_work_mem`.
+fn sample_capacity(dim: usize) -> usize {
+    let whole = crate::pg::memory::maintenance_bytes();
+    let left = whole
+        .saturating_sub(training_overhead_bytes(dim))
+        .max(whole / 4);
+    (left / (dim * BYTES_PER_VALUE)).clamp(MIN_TRAIN_ROWS, MAX_SAMPLE_ROWS)
+}
+
+/// What training holds beside the sample and its codes: buffers of a fixed number of rows, and what any training needs
+/// (measured).
+pub(super) fn training_overhead_bytes(dim: usize) -> usize {
+    const BUFFERED_ROWS: usize = 8_192;
+    const BASE: usize = 24 << 20;
+    BASE + BUFFERED_ROWS * dim * size_of::<f32>()
+}
+
 /// Whose part of the sample's memory is used.
 #[derive(Clone, Copy)]
 pub enum MemoryShare {
@@ -66,10 +88,21 @@ pub fn sample(
     wanted: Option<usize>,
     part: MemoryShare,
 ) -> Result<Sample> {
+    let dim = wanted.or(column.dim);
+    sample_rows(|each| column.scan(each), seed, dim, part)
+}
+
+/// A uniform sample of the rows that `scan` passes on. Their dimensions are those given, or the first row's.
+pub fn sample_rows(
+    scan: impl FnOnce(&mut dyn FnMut(&ReadElements<'_>) -> Result<()>) -> Result<()>,
+    seed: u64,
+    dim: Option<usize>,
+    part: MemoryShare,
+) -> Result<Sample> {
     crate::pg::progress::report_phase(SAMPLING);
-    let mut dim = wanted.or(column.dim).unwrap_or(0);
+    let mut dim = dim.unwrap_or(0);
     let mut reservoir: Option<VectorReservoir> = None;
-    column.scan(&mut |read| {
+    scan(&mut |read| {
         if dim == 0 {
             dim = read(&mut Vec::new());
         }

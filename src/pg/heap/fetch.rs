@@ -1,58 +1,98 @@
 //! Rows by their addresses: the exact distances of a search, and the rows that an index names looked up. How a row is fetched,
 //! and what makes that quick, is in [`HeapFetcher`].
 
-use super::item_pointer;
 use super::values::Values;
+use super::{Snapshot, item_pointer};
 use crate::error::{Error, Result};
-use crate::pg::memory::with_temporary_memory;
+use crate::pg::memory::{TemporaryMemory, with_temporary_memory};
 use crate::pg::recent_buffers::RecentBuffers;
 use crate::pg::relation::{Heap, Index};
 use crate::pg::role::as_role;
 use crate::pg::vector_datum::{OwnedVector, ReadElements, append_elements};
 use distillvq_ivf::{Candidate, Tid};
 use pgrx::pg_sys;
+use std::mem::ManuallyDrop;
 
-/// Exact distances of rows for one search, as the executor would compute them.
-pub struct HeapDistances<'a> {
-    /// The table that is scanned.
-    pub heap: Heap,
+/// Exact distances of rows for the searches of a scan, as the executor would compute them. Lives in the memory context where it
+/// was made, and must be dropped before the relations are closed.
+pub struct HeapDistances {
+    rows: HeapFetcher,
     /// The index, for its definition.
-    pub index: Index,
-    /// The search's snapshot: rows that it does not see have no distance.
-    pub snapshot: pg_sys::Snapshot,
-    /// The query, or none for NULL: then every distance counts as zero.
-    pub query: Option<&'a OwnedVector>,
+    index: Index,
+    /// Rows that it does not see have no distance.
+    snapshot: pg_sys::Snapshot,
+    /// The same, if it is not the executor's.
+    _registered: Option<Snapshot>,
+    /// For what distance functions leave behind.
+    memory: TemporaryMemory,
 }
 
-impl HeapDistances<'_> {
-    /// Appends the distance of each row to `out`, none for rows that the snapshot does not see. The rows should come in
-    /// the order of their blocks; nothing stays pinned.
-    pub fn distances(&self, candidates: &[Candidate], out: &mut Vec<Option<f64>>) -> Result<()> {
+impl HeapDistances {
+    /// The distances of rows of a table that a snapshot sees.
+    ///
+    /// # Safety
+    /// The snapshot must stay registered for as long as distances are asked for.
+    pub unsafe fn new(heap: Heap, index: Index, snapshot: pg_sys::Snapshot) -> Self {
+        Self {
+            rows: HeapFetcher::new(index, heap),
+            index,
+            snapshot,
+            _registered: None,
+            memory: TemporaryMemory::new(),
+        }
+    }
+
+    /// The distances of rows that have been committed by now.
+    pub fn of_latest(heap: Heap, index: Index) -> Self {
+        let snapshot = Snapshot::latest();
+        // SAFETY: it is registered until it is dropped, with the rest.
+        let distances = unsafe { Self::new(heap, index, snapshot.0) };
+        Self {
+            _registered: Some(snapshot),
+            ..distances
+        }
+    }
+
+    /// Appends the distance of each row from the query to `out`, none for rows that the snapshot does not see; without a query,
+    /// which was NULL, every distance counts as zero. The rows should come in the order of their blocks; nothing stays pinned.
+    pub fn distances(
+        &mut self,
+        query: Option<&OwnedVector>,
+        candidates: &[Candidate],
+        out: &mut Vec<Option<f64>>,
+    ) -> Result<()> {
         pgrx::check_for_interrupts!();
+        if let Some(block) = self.rows.prefetch(candidates) {
+            let index = self.index.named();
+            return Err(Error::NoSuchRow { index, block });
+        }
+        let Self { rows, snapshot, .. } = self;
         let distance = self.index.distance();
-        with_temporary_memory(|| {
-            let mut rows = HeapFetcher::new(self.index, self.heap);
-            if let Some(block) = rows.prefetch(candidates) {
-                let index = self.index.named();
-                return Err(Error::NoSuchRow { index, block });
-            }
+        self.memory.run(|| {
             for (i, candidate) in candidates.iter().enumerate() {
                 rows.warm(candidates, i);
-                let value = rows.fetch(candidate.tid, self.snapshot);
-                out.push(value.map(|value| match self.query {
+                let value = rows.fetch(candidate.tid, *snapshot);
+                out.push(value.map(|value| match query {
                     // SAFETY: a value of the index's type, valid until the next row, and the query, which is another one.
                     Some(query) => unsafe { distance.call(value, query.datum()) },
                     None => 0.0,
                 }));
             }
-            Ok(())
-        })
+        });
+        rows.unpin();
+        Ok(())
+    }
+
+    /// Drops it after an abort, which has released everything of the server's.
+    pub fn abandon(self) {
+        let mut left = ManuallyDrop::new(self);
+        left.rows.recent = None;
     }
 }
 
 /// What is done with each of the rows that are alive and have a vector: its place among those looked up, and a way to read
 /// the vector.
-pub type LiveRowFn<'a> = dyn FnMut(usize, &ReadElements<'_>) + 'a;
+type LiveRowFn<'a> = dyn FnMut(usize, &ReadElements<'_>) + 'a;
 
 /// A snapshot that sees what was not deleted for good, and whose insertion did not fail.
 fn dirty() -> pg_sys::SnapshotData {
@@ -212,6 +252,15 @@ impl HeapFetcher {
                     pg_sys::ReleaseBuffer(before);
                 }
             }
+        }
+    }
+
+    /// Gives back the page of the last row.
+    fn unpin(&mut self) {
+        // SAFETY: fetch and slot are live.
+        unsafe {
+            pg_sys::ExecClearTuple(self.values.slot);
+            pg_sys::table_index_fetch_reset(self.fetch);
         }
     }
 

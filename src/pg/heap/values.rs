@@ -2,7 +2,7 @@
 //! How rows come into the slot is the business of the other modules.
 
 use crate::pg::relation::{Heap, Index};
-use pgrx::pg_sys;
+use pgrx::{PgMemoryContexts, pg_sys};
 
 /// What an index takes from a row of its table: a column, or an expression, under an optional predicate.
 pub struct IndexInfo(pub(super) *mut pg_sys::IndexInfo);
@@ -12,6 +12,26 @@ impl IndexInfo {
     /// `info` must stay valid for as long as the view is used.
     pub unsafe fn new(info: *mut pg_sys::IndexInfo) -> Self {
         Self(info)
+    }
+
+    /// What the inserts of a statement keep with the description, which it is dropped with; made when it is first asked for.
+    ///
+    /// # Safety
+    /// Whatever is kept must be of the one type `T`, and hold Rust memory alone: an abort may drop it. The description must be
+    /// valid for as long as the reference is used, and no other one be in use.
+    pub unsafe fn kept_or_else<'a, T: 'static, E>(
+        self,
+        make: impl FnOnce() -> Result<T, E>,
+    ) -> Result<&'a mut T, E> {
+        // SAFETY: as promised; the cache is null or was set here.
+        unsafe {
+            let info = &mut *self.0;
+            if info.ii_AmCache.is_null() {
+                let kept = PgMemoryContexts::For(info.ii_Context).leak_and_drop_on_delete(make()?);
+                info.ii_AmCache = kept.cast();
+            }
+            Ok(&mut *info.ii_AmCache.cast())
+        }
     }
 
     /// Reads the definition from the catalogs, in the current memory context.

@@ -1,14 +1,13 @@
-//! Recall, speed, size and build time of distillvq and of pgvector's indexes: one table, one server, one run.
+//! Recall, speed, size, and build time of distillvq and pgvector's indexes: one table, one server, one run.
 //!
 //! `bench --output FILE [--data DIRECTORY | --rows N --dim D] [--only NAME;NAME…] [--seconds S] [--timing LIBRARY]`: a data set
-//! ([`distillvq_harness::data`]), or generated vectors like those of texts. Writes JSON lines, which
-//! `benches/speed/report.py` makes tables and a plot of. Another access method is one more entry of [`methods`]. With a
-//! library that was built with the feature `timing`, the time of distillvq's searches is told by stage too.
+//! ([`distillvq_harness::data`]), or generated text-like vectors. Writes JSON lines, from which `benches/speed/report.py` makes tables
+//! and a plot. To add an access method, add an entry to [`methods`]. With a library built with the feature `timing`, the time of
+//! distillvq's searches is also reported by stage.
 
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,13 +15,14 @@ use std::time::{Duration, Instant};
 use distillvq_harness::affinity::Together;
 use distillvq_harness::compare::{Built, build};
 use distillvq_harness::measure::{explain, find_by_id, time_by_id};
+use distillvq_harness::report::say;
 use distillvq_harness::{
     Arguments, DataSet, Error, Metric, Result, Server, Stop, Truth, Vectors, load,
 };
 use postgres::Client;
 use serde_json::{Value, json};
 
-/// Neighbours asked for.
+/// Neighbors asked for.
 const K: usize = 10;
 /// Clients of the timed runs.
 const CLIENTS: [usize; 2] = [1, 2];
@@ -37,14 +37,8 @@ const LOOK_UP: &str = "SELECT id FROM test_queries WHERE id = $1";
 const DATABASE: &str = "bench";
 const INDEX: &str = "items_idx";
 
-fn main() -> ExitCode {
-    match Task::read().and_then(|task| bench(&task)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+fn main() -> Result<()> {
+    bench(&Task::read()?)
 }
 
 /// What is to be measured.
@@ -224,7 +218,7 @@ fn bench(task: &Task) -> Result<()> {
     )?;
     let mut client = server.database(DATABASE)?;
     load_tables(&mut client, &data)?;
-    say("exact neighbours of the test queries");
+    say("exact neighbors of the test queries");
     let truth = Truth::new(Metric::Cosine, &data.documents, &data.test, K);
     let path = &task.output;
     let unwritable = |error| Error::Argument(format!("{}: {error}", path.display()));
@@ -247,10 +241,6 @@ fn bench(task: &Task) -> Result<()> {
         measure(&mut server, method, task, &data, &truth, &mut output)?;
     }
     Ok(())
-}
-
-fn say(what: &str) {
-    println!("==> {what}");
 }
 
 /// A file of JSON lines.

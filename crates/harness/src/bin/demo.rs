@@ -1,35 +1,25 @@
-//! The demo: loads real embeddings into a private server, trains a model with a query log, builds an index, shows what it
-//! finds, and compares it with exact search and with pgvector's indexes. The server is left running to look around in.
+//! The demo: loads real embeddings into a private server, trains a model with a query log, builds an index, prints some
+//! results, and compares the index with exact search and with pgvector's indexes. The server keeps running.
 //!
-//! `demo [DIRECTORY]`: a data set other than the shipped one; see [`distillvq_harness::data`].
+//! `demo [DIRECTORY]` uses another data set than the shipped one; see [`distillvq_harness::data`].
 
 use std::env;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use distillvq_harness::compare::{self, Built, Figures, Workload, seconds};
 use distillvq_harness::measure::{find_by_id, nearest_by_id};
+use distillvq_harness::report::say;
 use distillvq_harness::{DataSet, Metric, Result, Server, Truth, load};
 use postgres::Client;
 
-/// Neighbours asked for.
+/// Neighbors per query.
 const K: usize = 10;
 /// Test queries whose results are shown.
 const SHOWN: [usize; 3] = [26, 35, 48];
 const INDEX: &str = "items_embedding_idx";
 
-fn main() -> ExitCode {
-    match demo() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn demo() -> Result<()> {
+fn main() -> Result<()> {
     say("reading the embeddings");
     let set = match env::args_os().nth(1) {
         Some(directory) => DataSet::open(&PathBuf::from(directory))?,
@@ -40,7 +30,7 @@ fn demo() -> Result<()> {
     let mut client = server.database("demo")?;
     load_tables(&mut client, &set)?;
 
-    say("finding the exact neighbours of the test queries, to measure against");
+    say("computing the exact neighbors of the test queries");
     let truth = Truth::new(Metric::Cosine, &set.documents, &set.test, K);
     let workload = Workload {
         sql: nearest_by_id("items", "test_queries", Metric::Cosine, K),
@@ -57,26 +47,22 @@ fn demo() -> Result<()> {
 
     println!("\n{}", compare::table(K, &lines));
     println!(
-        "{} rows of {} dimensions, cosine distance; {} test queries, one client, one prepared statement.",
+        "{} rows of {} dimensions, cosine distance, {} test queries, one client. Recall is measured against exact search.",
         set.documents.rows(),
         set.documents.dim(),
         set.test.rows()
     );
     println!(
-        "distillvq's build time: {} of training and {} of building the index.\n",
+        "Build of distillvq: {} for the training, {} for the index.\n",
         seconds(training),
         seconds(built.build)
     );
-    println!("The server keeps running; `make clean` stops it. To look around:\n");
+    println!("The server keeps running until `make clean`. To connect:\n");
     println!("    {} -d demo\n", server.psql_command());
     Ok(())
 }
 
-fn say(what: &str) {
-    println!("==> {what}");
-}
-
-/// A server with room for the table and its largest index.
+/// A server whose buffers hold the table and its largest index.
 fn start(set: &DataSet) -> Result<Server> {
     let buffers = if set.documents.rows() > 50_000 {
         "1GB"
@@ -117,7 +103,7 @@ fn load_tables(client: &mut Client, set: &DataSet) -> Result<()> {
 
 fn exact(client: &mut Client, workload: &Workload<'_>) -> Result<Vec<Figures>> {
     say("exact search: scanning the table");
-    // It is slow, and its recall no surprise: some of the queries will do.
+    // Exact search is slow and its recall known: 100 queries suffice.
     let some = Workload {
         sql: workload.sql.clone(),
         queries: workload.queries.min(100),
@@ -130,7 +116,7 @@ fn exact(client: &mut Client, workload: &Workload<'_>) -> Result<Vec<Figures>> {
     }])
 }
 
-/// pgvector's indexes, one after the other: the planner would choose among several.
+/// Measures pgvector's indexes one at a time, so that the planner has no choice.
 fn peers(client: &mut Client, workload: &Workload<'_>, rows: usize) -> Result<Vec<Figures>> {
     // The square root of the rows is what its documentation advises for larger tables.
     let lists = (rows as f64).sqrt().round();
@@ -143,7 +129,7 @@ fn peers(client: &mut Client, workload: &Workload<'_>, rows: usize) -> Result<Ve
         "pgvector ivfflat",
         &ivfflat,
         "ivfflat.probes",
-        &[4, 8, 16, 32],
+        &["4", "8", "16", "32"],
     )?;
     lines.extend(peer(
         client,
@@ -151,7 +137,7 @@ fn peers(client: &mut Client, workload: &Workload<'_>, rows: usize) -> Result<Ve
         "pgvector hnsw",
         hnsw,
         "hnsw.ef_search",
-        &[10, 20, 40, 80],
+        &["10", "20", "40", "80"],
     )?);
     Ok(lines)
 }
@@ -162,7 +148,7 @@ fn peer(
     name: &str,
     definition: &str,
     setting: &str,
-    values: &[u32],
+    values: &[&str],
 ) -> Result<Vec<Figures>> {
     say(&format!("{name}: building the index"));
     let built = compare::build(client, "peer_idx", definition)?;
@@ -172,7 +158,7 @@ fn peer(
     Ok(lines)
 }
 
-/// Trains a model with the query log and builds an index with it; returns the training's time and the index.
+/// Trains a model with the query log and builds an index with it; returns the time of the training and the index.
 fn distillvq(client: &mut Client) -> Result<(Duration, Built)> {
     say("distillvq: training a model with the query log");
     let row = client.query_one(
@@ -185,8 +171,8 @@ fn distillvq(client: &mut Client) -> Result<(Duration, Built)> {
     let (before, after, time): (f32, f32, f32) =
         (row.try_get(2)?, row.try_get(3)?, row.try_get(4)?);
     say(&format!(
-        "distillvq: learnt from {rows} rows and {queries} queries in {time:.1} s; \
-         recall on held-out queries {before:.3} before distillation, {after:.3} after"
+        "distillvq: trained on {rows} rows and {queries} queries in {time:.1} s; \
+         code recall on held-out queries {before:.3} before distillation, {after:.3} after"
     ));
     say("distillvq: building the index");
     let definition = "items USING distillvq (embedding vector_cosine_ops) WITH (model = 'demo')";
@@ -206,8 +192,8 @@ fn ours(
         workload,
         "distillvq",
         built,
-        "distillvq.probes",
-        &[4, 8, 16, 32],
+        "distillvq.target_recall",
+        &["0.9", "0.95", "0.98", "0.99"],
     )?;
     for line in &mut lines {
         line.build = Some(training + built.build);
@@ -221,7 +207,7 @@ fn at_settings(
     name: &str,
     built: &Built,
     setting: &str,
-    values: &[u32],
+    values: &[&str],
 ) -> Result<Vec<Figures>> {
     values
         .iter()
@@ -240,7 +226,7 @@ fn at_settings(
         .collect()
 }
 
-/// Prints the titles of the nearest documents of some test queries.
+/// Prints the titles of the nearest documents of some test queries; `*` marks the document that the query is about.
 fn show(client: &mut Client, workload: &Workload<'_>, set: &DataSet) -> Result<()> {
     let last = SHOWN.into_iter().max().map_or(0, |query| query + 1);
     let found = find_by_id(client, &workload.sql, last.min(workload.queries))?;
@@ -248,7 +234,10 @@ fn show(client: &mut Client, workload: &Workload<'_>, set: &DataSet) -> Result<(
         let (Some(ids), Some(&label)) = (found.get(query), set.labels.get(query)) else {
             continue;
         };
-        println!("\n    a sentence with \"{}\" finds", title(set, label));
+        println!(
+            "\n    nearest to a sentence with \"{}\":",
+            title(set, label)
+        );
         for id in ids
             .iter()
             .take(5)

@@ -1,22 +1,21 @@
-//! Whether the automatic parameters are good: codes scanned, rows compared, size and speed of an index with them beside those of
-//! a sweep over sub-quantizers, bits and lists, at the same measured recall.
+//! Compares the automatic parameters with a sweep over subquantizers, bits, and lists, at the same measured recall: codes scanned,
+//! rows compared, size, and speed.
 //!
-//! `parameters --set words|texts-DIM|points-DIM|DIRECTORY --results DIRECTORY --output FILE [--rows N]`. A section a set is kept
-//! in the results' directory; the output has all of them.
+//! `parameters --set words|texts-DIM|points-DIM|DIRECTORY --results DIRECTORY --output FILE [--rows N]`. The directory of results
+//! keeps one section per data set; the output has all of them.
 
 use std::fmt::Write as _;
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::Duration;
 
 use distillvq_harness::affinity::Together;
 use distillvq_harness::compare::{self, Built, megabytes};
 use distillvq_harness::measure::{find_by_id, nearest_by_id, time_by_id};
+use distillvq_harness::report::write_page;
 use distillvq_harness::{Arguments, DataSet, Error, Metric, Result, Server, Truth, Vectors, load};
 use postgres::Client;
 
-/// Neighbours asked for.
+/// Neighbors asked for.
 const K: usize = 10;
 /// Recalls at which indexes are compared.
 const TARGETS: [f64; 2] = [0.95, 0.98];
@@ -29,25 +28,14 @@ const SLOWER: f64 = 1.3;
 const LARGER: f64 = 2.0;
 const DATABASE: &str = "parameters";
 
-const INTRODUCTION: &str = "# Automatic parameters beside the best ones
+const INTRODUCTION: &str = "# Automatic parameters compared with a sweep
 
-`make bench-parameters` writes this page. For each set an index is built with the automatic parameters, with other numbers of
-sub-quantizers and bits, and around the fastest of these with half and twice its lists. Each searches with the fewest
-`distillvq.probes` that give the recall@10 named, measured against exact search; the vectors that are searched for are none of
-the table's, and none of a set's test queries. The fastest of the sweep is marked, and the automatic ones are to be within 1.3 ×
-of it, at no more than twice its size. Times are those of one client on a machine of two cores, and differ by some per cent
-from run to run.
+`make bench-parameters` writes this page. For each data set, indexes are built with the automatic parameters, with other numbers of
+subquantizers and bits, and, for the fastest of these, with half and twice as many lists. Each search uses the fewest
+`distillvq.probes` that reach the stated recall@10 against exact search. The query vectors are not in the table, and are not test
+queries of the data set. The fastest index of the sweep is marked. The automatic parameters should take at most 1.3 times its time and
+at most twice its size. Times are of one client on two cores, and vary by a few percent between runs.
 ";
-
-fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
 
 /// A table and queries.
 struct Set {
@@ -127,48 +115,19 @@ impl Tried {
     }
 }
 
-fn run() -> Result<()> {
+fn main() -> Result<()> {
     let mut arguments = Arguments::of_this_program();
-    let missing = |name: &str| Error::Argument(format!("{name} is missing"));
-    let set = arguments.text("--set").ok_or_else(|| missing("--set"))?;
-    let results = arguments
-        .path("--results")
-        .ok_or_else(|| missing("--results"))?;
-    let output = arguments
-        .path("--output")
-        .ok_or_else(|| missing("--output"))?;
+    let name = arguments.required("--set")?;
+    let results = PathBuf::from(arguments.required("--results")?);
+    let output = PathBuf::from(arguments.required("--output")?);
     let rows = arguments.number("--rows", 30_000)?;
     arguments.end()?;
     let server = Server::start("parameters")?;
     let mut client = server.database(DATABASE)?;
-    let set_name = Path::new(&set).file_name().unwrap_or_default().to_owned();
-    let set = Set::named(&set, rows)?;
+    let set = Set::named(&name, rows)?;
     eprintln!("==> {}", set.title);
     let section = sweep(&server, &mut client, &set)?;
-    write_page(
-        &section,
-        &results.join(set_name).with_extension("md"),
-        &results,
-        &output,
-    )
-}
-
-/// Writes a section, and the page of all sections.
-fn write_page(section: &str, own: &Path, results: &Path, output: &Path) -> Result<()> {
-    let file = |path: &Path| {
-        let path = path.to_owned();
-        move |source| Error::Io { path, source }
-    };
-    fs::create_dir_all(results).map_err(file(results))?;
-    fs::write(own, section).map_err(file(own))?;
-    let listed = fs::read_dir(results).map_err(file(results))?;
-    let mut paths: Vec<PathBuf> = listed.flatten().map(|entry| entry.path()).collect();
-    paths.sort();
-    let mut page = INTRODUCTION.to_owned();
-    for path in paths {
-        page.push_str(&fs::read_to_string(&path).map_err(file(&path))?);
-    }
-    fs::write(output, page).map_err(file(output))
+    write_page(INTRODUCTION, &name, &section, &results, &output)
 }
 
 /// Tries the automatic parameters, then the others.
@@ -362,11 +321,11 @@ fn section(set: &Set, automatic: &Tried, others: &[Tried]) -> String {
         let held = if slower <= SLOWER && larger <= LARGER {
             "within"
         } else {
-            "beyond"
+            "outside"
         };
         let _ = writeln!(
             text,
-            "\nThe automatic parameters take {slower:.2} × the time of the fastest, and {larger:.2} × its size: {held} the bounds."
+            "\nThe automatic parameters take {slower:.2} times the time and {larger:.2} times the size of the fastest: {held} the bounds."
         );
     }
     text

@@ -1,25 +1,14 @@
-//! The planner's choices against measured times, in full size.
+//! The planner's choices compared with measured times, in full size.
 //!
-//! `plans [FILE] [small]`: the table goes to the standard output, and into FILE with some words around it.
+//! `plans [FILE] [small]`: writes the table to standard output, and a page with it to FILE.
 
 use std::env;
 use std::fs;
-use std::process::ExitCode;
 
 use distillvq_harness::plans::{self, Care, Outcome};
 use distillvq_harness::{Error, Result, Server};
 
-fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run() -> Result<()> {
+fn main() -> Result<()> {
     let mut arguments = env::args().skip(1);
     let file = arguments.next().filter(|file| !file.is_empty());
     let full = arguments.next().is_none_or(|size| size != "small");
@@ -57,12 +46,11 @@ fn document(table: &str, summary: &str) -> String {
 
 # Plans
 
-Which plan PostgreSQL chooses with default settings, and how long each possible plan takes: the median of several
-executions, everything in memory, by the server's own clock; in brackets the planner's cost. A plan of another kind than
-the chosen one is had by `enable_seqscan` and the like. Rows are ordered by the distance; *btree* and the scans sort them.
-How costs are estimated is said in `src/am/cost.rs`. The times that it supposes were fitted to the plain and the filtered
-queries of the first tables, up to 100000 × 384; the tables after that, the joins, the filters in the table's order and those by
-two columns had no part in it.
+The plan that PostgreSQL chooses with default settings, and the time of each possible plan: the median of several executions,
+measured by the server, with everything in memory. The planner's cost is in parentheses. `enable_seqscan` and similar settings force
+plans other than the chosen one. Rows are ordered by distance; *btree* and the scans sort them. `src/am/cost.rs` describes the cost
+model. Its constants were fitted to the plain and the filtered queries of the first tables, up to 100000 × 384. The later tables, the
+joins, the filters in the table's order, and the filters on two columns were not used for the fit.
 
 {summary}
 

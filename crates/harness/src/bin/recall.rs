@@ -1,23 +1,20 @@
-//! Whether indexes keep their promise: target recalls asked for, and recalls measured on queries that nothing was
-//! calibrated with, over tables half full, doubled by inserts, and indexed anew.
+//! Requested recall compared with measured recall, on queries not used for calibration: on half of the rows, doubled by inserts,
+//! after following the advice, and rebuilt.
 //!
 //! `recall --set texts|mixture|noise|DIRECTORY --results DIRECTORY --output FILE`: generated vectors or a data set
-//! ([`distillvq_harness::data`]). A section a set is kept in the results' directory; the output has all of them.
+//! ([`distillvq_harness::data`]). The directory of results keeps one section per data set; the output has all of them.
 
-use std::collections::BTreeMap;
-use std::env;
 use std::fmt::Write as _;
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::Instant;
 
 use distillvq_harness::affinity::Together;
 use distillvq_harness::measure::{find_by_id, nearest_by_id};
-use distillvq_harness::{DataSet, Error, Metric, Result, Server, Truth, Vectors, load};
+use distillvq_harness::report::write_page;
+use distillvq_harness::{Arguments, DataSet, Metric, Result, Server, Truth, Vectors, load};
 use postgres::Client;
 
-/// Neighbours asked for.
+/// Neighbors asked for.
 const K: usize = 10;
 /// Recalls asked for.
 const TARGETS: [f64; 4] = [0.90, 0.95, 0.98, 0.99];
@@ -27,56 +24,25 @@ const LIKE_ROWS: usize = 1_000;
 const LOGGED: usize = 20_000;
 const DATABASE: &str = "recall";
 
-const INTRODUCTION: &str = "# Recall asked for, and recall measured
+const INTRODUCTION: &str = "# Requested and measured recall
 
-`make bench-recall` writes this page. An index measures its recall when it is built, and `distillvq.target_recall` chooses by
-that how many lists a search probes. Here such indexes are asked for a recall@10, and what their searches find is compared
-with exact search: on test queries that neither training nor calibration has seen, over a half of the table; after the other
-half was inserted, which the index follows without being measured again; after what `distillvq_index_info` then advises was
-done, once; and with an index built anew over all rows.
+`make bench-recall` writes this page. A build measures recall, and `distillvq.target_recall` chooses the number of probed lists from
+this calibration. The page compares the target with the measured recall@10 (and the mean query time), on test queries used neither
+for training nor for calibration, in four states of the table:
 
-Both sides are samples. The recall of one query has a standard deviation of 0.14 where the mean is 0.90, 0.10 at 0.95, 0.06 at
-0.98 and 0.04 at 0.99. A calibration with 1,024 queries so has a standard error of 0.004 at 0.90, with which it aims above the
-target, and 500 test queries have one of 0.006: differences of 0.015 at 0.90 are chance.
-Where one list is more than a target asks for, recall is higher. Queries of another kind than the rows need a query log:
-without one, rows are all that an index can be measured with, and its promise is one about queries like them. The log and the
-test queries of the generated sets lie midway between two vectors like the rows.
+* *half*: an index built on half of the rows;
+* *doubled*: the other half was inserted, without a new calibration;
+* *advised*: the advice of `distillvq_index_info` was followed once;
+* *rebuilt*: a new index on all rows.
+
+Both sides are samples. The recall of a single query has a standard deviation of 0.14 at a mean of 0.90, 0.10 at 0.95, 0.06 at 0.98,
+and 0.04 at 0.99. A calibration with 1,024 queries therefore has a standard error of 0.004 at 0.90, and aims one standard error above
+the target. For 500 test queries it is 0.006: differences of 0.015 at 0.90 are not significant. Recall is higher than the target if a
+single list already exceeds it.
+
+Without a query log, an index is calibrated with rows, and the target holds only for queries that are distributed like the rows. The
+log and the test queries of the generated sets lie midway between two vectors that are distributed like the rows.
 ";
-
-fn main() -> ExitCode {
-    match Arguments::read().and_then(|arguments| run(&arguments)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-struct Arguments {
-    set: String,
-    results: PathBuf,
-    output: PathBuf,
-}
-
-impl Arguments {
-    fn read() -> Result<Self> {
-        let mut given = BTreeMap::new();
-        let mut words = env::args().skip(1);
-        while let Some(name) = words.next() {
-            given.insert(name, words.next().unwrap_or_default());
-        }
-        let mut take = |name: &str| {
-            let missing = || Error::Argument(format!("{name} is missing"));
-            given.remove(name).ok_or_else(missing)
-        };
-        Ok(Self {
-            set: take("--set")?,
-            results: PathBuf::from(take("--results")?),
-            output: PathBuf::from(take("--output")?),
-        })
-    }
-}
 
 /// Queries to measure with.
 #[derive(Clone)]
@@ -156,7 +122,7 @@ impl Material {
         let set = DataSet::open(directory)?;
         let rows = set.documents.rows() - LIKE_ROWS;
         let name = directory.file_name().unwrap_or_default().to_string_lossy();
-        // Neighbours in the file may be of one kind: halves of the table and the queries are drawn from everywhere.
+        // Neighbors in the file may be of one kind: halves of the table and the queries are drawn from everywhere.
         let step = (set.documents.rows() as f64 * 0.618) as usize;
         let step = (step..).find(|step| coprime(*step, set.documents.rows()));
         let mut order =
@@ -183,7 +149,7 @@ impl Material {
             queries: self.test,
         };
         let like_rows = Test {
-            name: "like the rows",
+            name: "queries like the rows",
             queries: self.like_rows,
         };
         let set = |name: &str, rows: Vectors, log, tests| Set {
@@ -217,31 +183,21 @@ fn coprime(mut a: usize, mut b: usize) -> bool {
     a == 1
 }
 
-fn run(arguments: &Arguments) -> Result<()> {
+fn main() -> Result<()> {
+    let mut arguments = Arguments::of_this_program();
+    let set = arguments.required("--set")?;
+    let results = PathBuf::from(arguments.required("--results")?);
+    let output = PathBuf::from(arguments.required("--output")?);
+    arguments.end()?;
     let server = Server::start("recall")?;
     let mut client = server.database(DATABASE)?;
     client.batch_execute("SET maintenance_work_mem = '512MB'")?;
     let mut section = String::new();
-    for set in Set::named(&arguments.set)? {
+    for set in Set::named(&set)? {
         eprintln!("==> {}", set.name);
         section.push_str(&measure(&server, &mut client, &set)?);
     }
-    let name = Path::new(&arguments.set).file_name().unwrap_or_default();
-    let file = |path: &Path| {
-        let path = path.to_owned();
-        move |source| Error::Io { path, source }
-    };
-    fs::create_dir_all(&arguments.results).map_err(file(&arguments.results))?;
-    let own = arguments.results.join(name).with_extension("md");
-    fs::write(&own, section).map_err(file(&own))?;
-    let mut page = INTRODUCTION.to_owned();
-    let listed = fs::read_dir(&arguments.results).map_err(file(&arguments.results))?;
-    let mut paths: Vec<PathBuf> = listed.flatten().map(|entry| entry.path()).collect();
-    paths.sort();
-    for path in paths {
-        page.push_str(&fs::read_to_string(&path).map_err(file(&path))?);
-    }
-    fs::write(&arguments.output, page).map_err(file(&arguments.output))
+    write_page(INTRODUCTION, &set, &section, &results, &output)
 }
 
 /// What one state of the table showed with one target.
@@ -265,25 +221,17 @@ fn measure(server: &Server, client: &mut Client, set: &Set) -> Result<String> {
     if let Some(log) = &set.log {
         load::copy_vectors(client, "log", log)?;
     }
-    let mut states = vec![("a half", build(client, set)?, ask(server, set, &half)?)];
+    let mut states = vec![("half", build(client, set)?, ask(server, set, &half)?)];
     let (count, start) = (half.rows(), Instant::now());
     client.batch_execute(&format!(
         "INSERT INTO items SELECT id + {count}, embedding FROM more ORDER BY id; ANALYZE items"
     ))?;
     let inserted = start.elapsed().as_secs_f64();
-    states.push(("doubled by inserts", inserted, ask(server, set, &set.rows)?));
+    states.push(("doubled", inserted, ask(server, set, &set.rows)?));
     let (advice, followed) = follow(client)?;
-    states.push((
-        "the advice followed",
-        followed,
-        ask(server, set, &set.rows)?,
-    ));
+    states.push(("advised", followed, ask(server, set, &set.rows)?));
     client.batch_execute("DROP INDEX items_idx")?;
-    states.push((
-        "all, built anew",
-        build(client, set)?,
-        ask(server, set, &set.rows)?,
-    ));
+    states.push(("rebuilt", build(client, set)?, ask(server, set, &set.rows)?));
     Ok(section(set, &states, &advice))
 }
 
@@ -363,11 +311,7 @@ fn section(set: &Set, states: &[(&str, f64, Vec<Vec<Shown>>)], advice: &str) -> 
     for (i, test) in set.tests.iter().enumerate() {
         let queries = format!("{} {}", test.queries.rows(), test.name);
         let heads: Vec<&str> = states.iter().map(|(name, ..)| *name).collect();
-        let _ = writeln!(
-            text,
-            "\n| recall@10 asked ({queries}) | {} |",
-            heads.join(" | ")
-        );
+        let _ = writeln!(text, "\n| target ({queries}) | {} |", heads.join(" | "));
         let _ = writeln!(text, "|---|{}", "---|".repeat(heads.len()));
         for (j, target) in TARGETS.iter().enumerate() {
             let of = |(_, _, tests): &(&str, f64, Vec<Vec<Shown>>)| {
@@ -386,7 +330,7 @@ fn section(set: &Set, states: &[(&str, f64, Vec<Vec<Shown>>)], advice: &str) -> 
         .collect();
     let _ = writeln!(
         text,
-        "\nThe advice after the inserts: `{advice}`. Each state took: {}.",
+        "\nAdvice after the inserts: `{advice}`. Time to reach each state: {}.",
         seconds.join("; ")
     );
     text

@@ -1,4 +1,4 @@
-//! What was measured, in words.
+//! Formats the results of the comparison of plans.
 
 use std::fmt::Write as _;
 

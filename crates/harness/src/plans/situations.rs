@@ -1,4 +1,4 @@
-//! What is asked in which surroundings: the tables, and the queries of each.
+//! Tables and queries of the comparison of plans.
 
 use postgres::Client;
 
@@ -37,7 +37,7 @@ pub enum Shape {
     Wide,
     /// Ties in the order of their ids.
     FurtherKey,
-    /// The neighbours of each of several rows.
+    /// The neighbors of each of several rows.
     Lateral,
     /// Each row's line of another table too.
     Join,

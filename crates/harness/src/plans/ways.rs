@@ -1,4 +1,4 @@
-//! The ways to answer a query: which one the planner takes, and how long each takes.
+//! Kinds of plans: finds the planner's choice, and times each kind.
 
 use std::time::{Duration, Instant};
 

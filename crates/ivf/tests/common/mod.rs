@@ -1,15 +1,16 @@
 //! Models and rows for tests of trained indexes.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use distillvq_ivf::Place;
+use distillvq_ivf::SideLocation;
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
-    Builder, Candidate, CodeShape, Create, Meta, Metric, Model, PageStore, Row, Search, Tid,
+    Builder, Candidate, CodeShape, CreateOptions, ListSearch, Meta, Metric, Model, PageStore, Row,
+    Tid,
 };
 use distillvq_kernels::{LANES, kernels};
-use distillvq_quantizer::{
-    NoMonitor, Placement, RetrainOptions, TrainOptions, refine_bytes, retrain, train,
-};
+use distillvq_linalg::testing::never_interrupt;
+use distillvq_model::{Placement, refine_bytes};
+use distillvq_training::{NoMonitor, RetrainOptions, TrainOptions, retrain, train};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::cmp::Ordering;
@@ -138,7 +139,7 @@ pub fn encode(model: &Model, vectors: &[f32], from: usize) -> Vec<Owned> {
 
 /// The same with refine codes.
 pub fn encode_refined(model: &Model, vectors: &[f32], from: usize) -> Vec<Owned> {
-    let encoded = model.encode_refined(vectors);
+    let Ok(encoded) = model.try_encode(vectors, true, never_interrupt);
     let bytes = refine_bytes(model.dim());
     let m = model.subquantizers();
     let rows = encoded.rows.iter().zip(encoded.codes.chunks(m)).enumerate();
@@ -162,14 +163,14 @@ pub fn encode_refined(model: &Model, vectors: &[f32], from: usize) -> Vec<Owned>
 
 /// Builds an index in runs, with refine codes if the rows have any.
 pub fn build(store: &MemoryStore, model: &Model, runs: &[&[Owned]]) -> Meta {
-    let create = Create {
+    let create = CreateOptions {
         metric: model.metric(),
         dim: model.dim(),
         model: Some(model),
         refine: runs
             .iter()
             .any(|run| run.iter().any(|row| !row.refine.is_empty())),
-        build_id: 5,
+        model_version: 5,
     };
     let mut builder = Builder::create(store, create).unwrap();
     for run in runs {
@@ -222,7 +223,7 @@ pub fn scores(model: &Model, rows: &[Owned], query: &[f32]) -> Vec<Candidate> {
             Candidate {
                 score: scores[lane],
                 tid: row.tid,
-                refine: Place::default(),
+                refine: SideLocation::default(),
             }
         })
         .collect();
@@ -244,7 +245,7 @@ fn pack(shape: CodeShape, codes: &[u8], lane: usize) -> Vec<u8> {
 }
 
 /// The rows of the exact list.
-pub fn exact_rows<S: PageStore>(search: &mut Search<S>) -> Vec<Tid> {
+pub fn exact_rows<S: PageStore>(search: &mut ListSearch<S>) -> Vec<Tid> {
     let mut tids = Vec::new();
     loop {
         let before = tids.len();
@@ -263,7 +264,7 @@ pub fn pull_all(
     query: &[f32],
     n: usize,
 ) -> Vec<Candidate> {
-    let mut search = Search::new(store, meta, Some(model.searcher()), query).unwrap();
+    let mut search = ListSearch::new(store, meta, Some(model.searcher()), query).unwrap();
     search.probe(usize::MAX).unwrap();
     assert_eq!(search.probed(), model.lists());
     let mut out = Vec::new();
@@ -272,7 +273,8 @@ pub fn pull_all(
         search.pull(n, &mut out).unwrap();
         if out.len() < before + n {
             assert_eq!(search.bound(), None);
-            out.iter_mut().for_each(|c| c.refine = Place::default());
+            out.iter_mut()
+                .for_each(|c| c.refine = SideLocation::default());
             return out;
         }
     }

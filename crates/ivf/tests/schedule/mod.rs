@@ -6,7 +6,8 @@
 //! two steps touches nothing that the other can see: all interleavings differ in the order of steps alone.
 
 use distillvq_ivf::testing::{MemoryStore, MemoryWrite};
-use distillvq_ivf::{Error, PageStore, PageWrite};
+use distillvq_ivf::{PageStore, PageWrite};
+use distillvq_pages::Error;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::HashMap;
@@ -139,9 +140,9 @@ impl PageStore for Actor<'_> {
     where
         Self: 'a;
 
-    fn blocks(&self) -> Result<u32, Error> {
+    fn block_count(&self) -> Result<u32, Error> {
         self.gate.pass(self.me, Wish::Anything);
-        self.store.blocks()
+        self.store.block_count()
     }
 
     fn read<T>(&self, block: u32, look: impl FnOnce(&[u8]) -> T) -> Result<T, Error> {
@@ -157,8 +158,8 @@ impl PageStore for Actor<'_> {
         })
     }
 
-    fn interrupts(&self) -> Result<(), Error> {
-        self.store.interrupts()
+    fn check_interrupts(&self) -> Result<(), Error> {
+        self.store.check_interrupts()
     }
 }
 

@@ -1,4 +1,4 @@
-//! Cancels at random moments of every phase: how long each statement runs on, and whether anything is left behind.
+//! Cancels every phase at random moments; measures the latency and checks that nothing remains.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc;

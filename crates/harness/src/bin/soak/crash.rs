@@ -1,5 +1,5 @@
-//! The server, or one of its processes, is killed in the middle of everything, again and again. After each crash no
-//! committed row may be lost, none be wrong, the index be sound, and the results be right.
+//! Kills the server or one of its processes at random moments. After each crash, all committed rows must be present and correct, the
+//! index must be consistent, and searches must return correct rows.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;

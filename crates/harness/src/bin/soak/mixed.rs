@@ -1,5 +1,5 @@
-//! Reads, inserts, updates, deletes, vacuums, trainings and rebuilds by eight clients at once: no error, a sound index,
-//! and recall as an index has it that was just built with the same model.
+//! Reads, inserts, updates, deletes, vacuums, trainings, and rebuilds by eight concurrent clients: no error, a consistent index, and
+//! the recall of a new index with the same model.
 
 use std::sync::atomic::AtomicBool;
 use std::thread;

@@ -1,4 +1,4 @@
-//! A streaming replica that answers as its primary does while that is written to, and after it has taken its place.
+//! A streaming replica returns the results of its primary during writes, and after promotion.
 
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, Ordering};

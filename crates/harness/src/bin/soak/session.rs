@@ -1,4 +1,4 @@
-//! Very many queries in one session, whose memory stays as it is.
+//! A million queries in one session, whose memory must not grow.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! Sessions that work until they are stopped.
+//! Clients that work until they are stopped.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -1,7 +1,7 @@
-//! The table that is maltreated, what is known of its rows, and the proof that index and table are what they should be.
+//! The table under test, the expected state of its rows, and the checks of table and index.
 //!
-//! A row's vector follows from its id and its version, so a wrong row shows itself. Each writer has ids of its own and a
-//! [`Ledger`] of what was confirmed to it.
+//! A row's vector is a function of its id and version, so that a wrong vector is detected. Each writer has its own ids and a
+//! [`Ledger`] of its confirmed changes.
 
 use std::collections::BTreeMap;
 

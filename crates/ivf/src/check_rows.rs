@@ -1,0 +1,222 @@
+//! Verification of an index: of its structure ([`distillvq_pages::Check`]) and its model, and against the rows of its table.
+//!
+//! Against the table: every row that must be in the index is there, in the list and with the codes that encoding its vector
+//! again gives, or others that are as near but for a rounding ([`Model::check_encoding`]). Rows of the index that the table
+//! does not show are no problem: they are dead, or younger than the snapshot of the table.
+
+use crate::error::Error;
+use crate::index_meta::Meta;
+use crate::model_pages::load_model;
+use crate::pq::{CODES, CORRECTION, NORM, REFINE, Row};
+use crate::row_encoder::RowEncoder;
+use crate::{Model, Tid};
+use distillvq_model::StoredRow;
+use distillvq_pages::{Block, Check, CheckReport, PageStore, TidLocation};
+use std::ops::Range;
+
+/// Elements of the vectors that are encoded in one go: milliseconds.
+const BATCH_ELEMENTS: usize = 1 << 16;
+
+/// Takes a row of the table: its address and its vector.
+pub type RowFn<'a, E> = dyn FnMut(Tid, &[f32]) -> Result<(), E> + 'a;
+
+/// Shows all rows in some blocks of the table that must be in the index: with one snapshot, taken before the check began,
+/// under the predicate of the index, with the addresses that an index has of them, without those whose vector is NULL.
+pub type ScanTableFn<'a, E> = dyn FnMut(Range<u32>, &mut RowFn<'_, E>) -> Result<(), E> + 'a;
+
+/// Verifies the structure of an index. Damage is in the report; errors are anything else, as
+/// [`distillvq_pages::Error::NotAnIndex`] or a failure of the store. Inserts may go on meanwhile; a vacuum or a replacement
+/// of the student must not.
+pub fn check<S: PageStore>(store: &S) -> Result<CheckReport, Error> {
+    check_within(store, usize::MAX)
+}
+
+/// As [`check()`], with approximately `memory` bytes for the addresses of rows.
+pub fn check_within<S: PageStore>(store: &S, memory: usize) -> Result<CheckReport, Error> {
+    check_rows(store, memory, None::<&mut ScanTableFn<'_, Error>>)
+}
+
+/// As [`check_within`], and against the rows that `table` shows.
+pub fn check_against<S: PageStore, E: From<Error>>(
+    store: &S,
+    memory: usize,
+    table: &mut ScanTableFn<'_, E>,
+) -> Result<CheckReport, E> {
+    check_rows(store, memory, Some(table))
+}
+
+fn check_rows<S: PageStore, E: From<Error>>(
+    store: &S,
+    memory: usize,
+    mut table: Option<&mut ScanTableFn<'_, E>>,
+) -> Result<CheckReport, E> {
+    let mut report = CheckReport::default();
+    // Before everything else: whatever is in use of these pages is linked by the time that the links are followed.
+    let blocks = store.block_count().map_err(Error::from)?;
+    let Some(mut meta) = note(&mut report, Meta::read(store))? else {
+        return Ok(report);
+    };
+    let model = note(&mut report, load_model(store, &mut meta))?;
+    let mut check = Check::new(store, blocks, meta.pages, memory, report);
+    let norm = meta.pages.format.position(NORM);
+    let walked = check.walk(&|block, lane| norm_problem(block, norm, lane));
+    if !walked.map_err(Error::from)? {
+        return Ok(check.report);
+    }
+    let mut comparison = Comparison { store, check, meta };
+    let model = model.as_ref().map(Option::as_ref);
+    while let Some(range) = comparison.check.next_window().map_err(Error::from)? {
+        if let (Some(table), Some(model)) = (table.as_deref_mut(), model) {
+            let encoder = RowEncoder::new(&comparison.meta, model)?;
+            comparison.against(encoder, range, table)?;
+        }
+    }
+    Ok(comparison.check.report)
+}
+
+/// Turns damage into a problem; passes other errors on.
+fn note<T>(report: &mut CheckReport, result: Result<T, Error>) -> Result<Option<T>, Error> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(Error::Pages(error)) => Ok(report.record_damage(Err(error))?),
+        Err(Error::Model(error)) => {
+            report.add(Some(0), error.to_string());
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Names what is wrong with the norm of a row, if it has one.
+fn norm_problem(block: &Block<'_>, norm: Option<usize>, lane: usize) -> Option<&'static str> {
+    let norms = block.column(norm?).as_chunks::<4>().0;
+    let is_finite = f32::from_le_bytes(*norms.get(lane)?).is_finite();
+    (!is_finite).then_some("has no finite norm")
+}
+
+/// A check against the rows of the table.
+struct Comparison<'a, S> {
+    store: &'a S,
+    check: Check<'a, S>,
+    meta: Meta,
+}
+
+impl<S: PageStore> Comparison<'_, S> {
+    /// Compares rows of the table with the window.
+    fn against<E: From<Error>>(
+        &mut self,
+        encoder: RowEncoder<'_>,
+        range: Range<u32>,
+        table: &mut ScanTableFn<'_, E>,
+    ) -> Result<(), E> {
+        let mut batch = Batch::default();
+        table(range, &mut |tid, vector| {
+            if self.check.report.is_full() {
+                return Ok(());
+            }
+            if vector.len() != self.meta.dim {
+                let (block, offset, found) = (tid.block, tid.offset, vector.len());
+                let what = format!("row ({block},{offset}) of the table has {found} dimensions");
+                self.check.report.add(None, what);
+                return Ok(());
+            }
+            batch.tids.push(tid);
+            batch.vectors.extend_from_slice(vector);
+            if batch.vectors.len() >= BATCH_ELEMENTS {
+                self.compare(encoder, &mut batch)?;
+            }
+            Ok(())
+        })?;
+        Ok(self.compare(encoder, &mut batch)?)
+    }
+
+    /// Compares a batch of rows with what the index has of them, and empties it.
+    fn compare(&mut self, encoder: RowEncoder<'_>, batch: &mut Batch) -> Result<(), Error> {
+        self.store.check_interrupts()?;
+        let encoded = encoder.encode(&batch.vectors);
+        for (i, &tid) in batch.tids.iter().enumerate() {
+            self.check.report.compared += 1;
+            let wanted = Row::of(&self.meta, &encoded, i, tid);
+            let (block, what) = match (wanted, self.check.find(tid)) {
+                (None, None) => continue,
+                (None, Some(found)) => (Some(found.place().0), Some(NOT_TO_INDEX)),
+                (Some(_), None) => (None, Some("is not in the index")),
+                (Some(row), Some(found)) => {
+                    let vector = batch
+                        .vectors
+                        .get(i * self.meta.dim..(i + 1) * self.meta.dim);
+                    let vector = vector.unwrap_or_default();
+                    let what = self.difference(vector, (&row, encoder.model()), &found);
+                    (
+                        Some(found.place().0),
+                        note(&mut self.check.report, what)?.flatten(),
+                    )
+                }
+            };
+            if let Some(what) = what {
+                let what = format!("row ({},{}) of the table {what}", tid.block, tid.offset);
+                self.check.report.add(block, what);
+            }
+        }
+        batch.tids.clear();
+        batch.vectors.clear();
+        Ok(())
+    }
+
+    /// How a row of the index is not as it must be.
+    fn difference(
+        &mut self,
+        vector: &[f32],
+        (row, model): (&Row<'_>, Option<&Model>),
+        found: &TidLocation,
+    ) -> Result<Option<&'static str>, Error> {
+        let meta = &self.meta;
+        let Some(indexed) = self.check.read_row(*found)? else {
+            return Ok(Some("is not in the index any more"));
+        };
+        if indexed.list == meta.exact_list() && row.list == indexed.list {
+            return Ok(None);
+        }
+        let column = |id| {
+            let position = meta.pages.format.position(id);
+            let column = position.and_then(|position| indexed.columns.get(position));
+            column.map(Vec::as_slice).unwrap_or_default()
+        };
+        let stored = StoredRow {
+            list: indexed.list,
+            codes: column(CODES),
+            correction_code: column(CORRECTION).first().copied().unwrap_or(0),
+            norm: column(NORM)
+                .first_chunk()
+                .map_or(0.0, |norm| f32::from_le_bytes(*norm)),
+            refine: column(REFINE),
+        };
+        let wanted = StoredRow {
+            list: row.list,
+            codes: row.codes,
+            correction_code: row.scale,
+            norm: if meta.shape.has_norm { row.norm } else { 0.0 },
+            refine: row.refine,
+        };
+        if stored == wanted {
+            return Ok(None);
+        }
+        // What fits a list ends where hardly any row is: no room is left for roundings there.
+        Ok(match model {
+            Some(model) if ![row.list, stored.list].contains(&meta.exact_list()) => {
+                model.check_encoding(vector, &stored, &wanted)
+            }
+            _ => Some("is in the wrong list"),
+        })
+    }
+}
+
+const NOT_TO_INDEX: &str = "is in the index, where rows of its kind have no place";
+
+/// Rows to be compared.
+#[derive(Default)]
+struct Batch {
+    tids: Vec<Tid>,
+    /// Elements, row-major.
+    vectors: Vec<f32>,
+}

@@ -1,0 +1,662 @@
+//! Searching the lists: candidates with estimated scores, best first.
+//!
+//! The candidates of all probed lists have one total order: score descending, then TID. A *cursor* per list remembers up to
+//! where its candidates were given out, and a later pull takes what comes behind. A list added between two pulls starts
+//! without a cursor. NaN scores count as the worst.
+//!
+//! A list is scanned once: its scores are kept, four bytes per row (`scores`), and later pulls choose among them. Only two
+//! things make a search scan codes again: a list for whose scores [`ListSearch::with_memory`] leaves no room is scanned by each
+//! pull, and a page on which a vacuum moved rows meanwhile once more.
+
+mod scores;
+
+mod share;
+
+pub use share::Shares;
+
+use crate::candidate::{Candidate, order};
+use crate::error::Error;
+use crate::index_meta::Meta;
+use crate::pq::PqScorer;
+use crate::scorer::{BlockFilter, BlockScorer, NoFilter};
+use crate::top_candidates::TopCandidates;
+use crate::{Metric, Tid};
+use distillvq_kernels::LANES;
+use distillvq_model::{ListRanking, RefineQuery, Searcher};
+use distillvq_pages::{
+    Layout, ListEntry, Metapage, NO_BLOCK, PageHeader, PageStore, check_link, read_header,
+};
+use scores::Scores;
+use std::cell::Cell;
+use std::cmp::Ordering;
+
+/// Bytes of scores that a search keeps unless it is told otherwise.
+const DEFAULT_SCORE_BYTES: usize = 4 << 20;
+
+/// Lists scanned by turns, a page of each, so that a page that was asked for has time to arrive.
+const LISTS_INTERLEAVED: usize = 4;
+
+/// Up to where the candidates of a list were given out.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Cursor {
+    /// None was.
+    Start,
+    /// This one and all better ones.
+    After(Candidate),
+    /// All were.
+    End,
+}
+
+impl Cursor {
+    /// How far the cursor is: less is nearer to the start.
+    fn progress(&self, other: &Cursor) -> Ordering {
+        match (self, other) {
+            (Cursor::After(a), Cursor::After(b)) => order(a, b),
+            _ => self.stage().cmp(&other.stage()),
+        }
+    }
+
+    fn stage(&self) -> u8 {
+        match self {
+            Cursor::Start => 0,
+            Cursor::After(_) => 1,
+            Cursor::End => 2,
+        }
+    }
+
+    /// Whether the candidate is still to be given out.
+    fn is_before(&self, candidate: &Candidate) -> bool {
+        match self {
+            Cursor::Start => true,
+            Cursor::After(last) => order(last, candidate) == Ordering::Less,
+            Cursor::End => false,
+        }
+    }
+
+    /// The best score that may be behind the cursor.
+    fn bound(&self) -> Option<f32> {
+        match self {
+            Cursor::Start => Some(f32::INFINITY),
+            Cursor::After(last) => Some(last.score),
+            Cursor::End => None,
+        }
+    }
+}
+
+/// Whether all scores of a list are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kept {
+    /// It was not scanned yet.
+    Untried,
+    Yes,
+    /// There was no room.
+    No,
+}
+
+/// A list being probed.
+#[derive(Clone, Copy, Debug)]
+struct Probe<L> {
+    list: u32,
+    first: u32,
+    /// Rows at build or the last vacuum.
+    rows: u64,
+    cursor: Cursor,
+    kept: Kept,
+    params: L,
+}
+
+/// What scoring needs beside the page.
+struct Scoring<B, F> {
+    scorer: B,
+    filter: F,
+    layout: Layout,
+    /// A row that the lists are searched without.
+    excluded: Option<Tid>,
+}
+
+/// A search under way. It holds no page between calls.
+pub struct ListSearch<S: PageStore, B: BlockScorer = PqScorer, F: BlockFilter = NoFilter> {
+    store: S,
+    pages: Metapage,
+    metric: Metric,
+    /// Bytes of a refine code, 0 if there are none.
+    refine_bytes: usize,
+    /// What the model multiplies vectors by, see [`distillvq_model::Model::scale_factor`].
+    unit: f64,
+    /// `None` if the index is untrained.
+    scoring: Option<Scoring<B, F>>,
+    /// All lists, best first.
+    ranking: ListRanking,
+    /// The probed lists, in the order of the ranking.
+    probes: Vec<Probe<B::List>>,
+    /// See [`ListSearch::bound`].
+    bound: Option<f32>,
+    /// The scores of the lists scanned so far.
+    scores: Scores,
+    /// The link to the next page of the exact list, and the page that it is on; `None` before the first.
+    exact: Option<(u32, u32)>,
+    /// See [`ListSearch::scanned`].
+    scanned: Cell<u64>,
+}
+
+impl<S: PageStore> ListSearch<S> {
+    /// Begins a search for a raw query. `store` may be a reference. `model` must be made from the index's own model, `None`
+    /// if the index is untrained.
+    pub fn new(
+        store: S,
+        meta: &Meta,
+        model: Option<&Searcher>,
+        query: &[f32],
+    ) -> Result<Self, Error> {
+        ListSearch::with_filter(store, meta, model, query, NoFilter)
+    }
+
+    /// The query for refine codes and the bytes of one, if the index has any.
+    pub(crate) fn refine_query(&self) -> Option<(RefineQuery, usize)> {
+        let scoring = self.scoring.as_ref().filter(|_| self.refine_bytes > 0)?;
+        Some((scoring.scorer.tables.refine(), self.refine_bytes))
+    }
+}
+
+impl<S: PageStore, F: BlockFilter> ListSearch<S, PqScorer, F> {
+    /// As [`ListSearch::new`], for the rows in lists that a filter admits.
+    pub fn with_filter(
+        store: S,
+        meta: &Meta,
+        model: Option<&Searcher>,
+        query: &[f32],
+        filter: F,
+    ) -> Result<Self, Error> {
+        if query.len() != meta.dim {
+            return Err(Error::mismatch("the query has another dimension"));
+        }
+        let mut search = ListSearch {
+            store,
+            pages: meta.pages,
+            metric: meta.metric,
+            refine_bytes: meta.refine_bytes(),
+            unit: 1.0,
+            scoring: None,
+            ranking: ListRanking::default(),
+            probes: Vec::new(),
+            bound: None,
+            scores: Scores::new(DEFAULT_SCORE_BYTES),
+            exact: None,
+            scanned: Cell::new(0),
+        };
+        if meta.has_model() {
+            let model = model.ok_or(Error::mismatch("the index has a model"))?;
+            if model.lists() != meta.lists() as usize || model.shape() != meta.shape {
+                return Err(Error::mismatch("the model is another index's"));
+            }
+            search.unit = f64::from(model.scale_factor());
+            let tables = model.query(query);
+            search.ranking = tables.ranking();
+            let scorer = PqScorer::new(&meta.pages.format, tables);
+            search.scoring = Some(Scoring {
+                scorer: scorer.ok_or(Error::mismatch("the rows of the index have no codes"))?,
+                filter,
+                layout: meta.pages.layout(0)?,
+                excluded: None,
+            });
+        }
+        Ok(search)
+    }
+}
+
+impl<S: PageStore, B: BlockScorer, F: BlockFilter> ListSearch<S, B, F> {
+    /// The same, keeping at most so many bytes of scores.
+    #[must_use]
+    pub fn with_memory(self, bytes: usize) -> Self {
+        ListSearch {
+            scores: Scores::new(bytes),
+            ..self
+        }
+    }
+
+    /// Has this row's codes passed over, as if the lists did not have it. To be called before the first pull.
+    pub fn exclude(&mut self, tid: Tid) {
+        if let Some(scoring) = &mut self.scoring {
+            scoring.excluded = Some(tid);
+        }
+    }
+
+    /// Number of lists, without the exact list.
+    pub fn lists(&self) -> usize {
+        self.ranking.len()
+    }
+
+    /// Number of lists probed so far.
+    pub fn probed(&self) -> usize {
+        self.probes.len()
+    }
+
+    /// About how many rows all lists have, by those that are probed; 0 before the first.
+    pub fn rows(&self) -> u64 {
+        let rows = self.probes.iter().map(|probe| probe.rows);
+        let rows = rows.fold(0, u64::saturating_add) as f64;
+        (rows * self.lists() as f64 / self.probes.len().max(1) as f64) as u64
+    }
+
+    /// See [`BlockScorer::expected_error`].
+    pub fn expected_error(&self) -> f64 {
+        let scoring = self.scoring.as_ref();
+        scoring.map_or(0.0, |it| f64::from(it.scorer.expected_error()))
+    }
+
+    /// Codes scanned so far; those that had to be scanned again count again.
+    pub fn scanned(&self) -> u64 {
+        self.scanned.get()
+    }
+
+    /// Adds the next lists of the ranking to those probed. Fewer are added when the ranking ends.
+    pub fn probe(&mut self, more: usize) -> Result<(), Error> {
+        let Some(scoring) = &self.scoring else {
+            return Ok(());
+        };
+        let probed = self.probes.len();
+        let lists = self.ranking.lists(probed, probed.saturating_add(more));
+        let lists: Vec<u32> = lists.collect();
+        let entries = entries(&self.store, &self.pages, &lists)?;
+        let all_params = scoring.scorer.lists(&lists);
+        for ((&list, ListEntry { first, rows, .. }), params) in
+            lists.iter().zip(entries).zip(all_params)
+        {
+            let cursor = if first == NO_BLOCK {
+                Cursor::End
+            } else {
+                self.store.prefetch(first);
+                Cursor::Start
+            };
+            self.probes.push(Probe {
+                list,
+                first,
+                rows,
+                cursor,
+                kept: Kept::Untried,
+                params,
+            });
+        }
+        self.update_bound();
+        Ok(())
+    }
+
+    /// The score of an exact distance, as the operator gives it, on the scale of the estimates and up to a constant.
+    pub fn score(&self, distance: f64) -> f64 {
+        let scaled = self.unit * distance;
+        match self.metric {
+            // Nothing is there; the score falls with the distance all the same.
+            Metric::L2 if scaled < 0.0 => f64::INFINITY,
+            // D² = ‖q‖² − estimate
+            Metric::L2 => -(scaled * scaled),
+            // D = −estimate
+            Metric::InnerProduct => -(self.unit * scaled),
+            // D = 1 − estimate
+            Metric::Cosine => -distance,
+        }
+    }
+
+    /// An upper bound of the scores of all candidates of the probed lists that were not given out; infinite if a list was
+    /// not scanned yet, `None` if there are no such candidates.
+    pub fn bound(&self) -> Option<f32> {
+        self.bound
+    }
+
+    /// To be called after each change of the probed lists or their cursors: streams ask for the bound at every row.
+    fn update_bound(&mut self) {
+        let bounds = self.probes.iter().filter_map(|probe| probe.cursor.bound());
+        self.bound = bounds.max_by(f32::total_cmp);
+    }
+
+    /// Appends the next `n` best candidates of the probed lists that were not given out before, ordered by (score
+    /// descending, TID). Fewer than `n` mean that the probed lists are exhausted.
+    pub fn pull(&mut self, n: usize, out: &mut Vec<Candidate>) -> Result<(), Error> {
+        if n == 0 {
+            return Ok(());
+        }
+        let best = self.collect(n, |_| true, None)?;
+        let cut = match best.get(n - 1) {
+            Some(&last) => Cursor::After(last),
+            None => Cursor::End,
+        };
+        for probe in &mut self.probes {
+            if probe.cursor.progress(&cut) == Ordering::Less {
+                probe.cursor = cut;
+            }
+        }
+        self.update_bound();
+        out.extend(best);
+        Ok(())
+    }
+
+    /// Brings lists that were added after a pull to where the others are: appends their candidates that are better than
+    /// everything still to come from the others, at most `n`, in order. Scans the new lists only. Without lists that are
+    /// under way, this is [`ListSearch::pull`].
+    pub fn pull_new_lists(&mut self, n: usize, out: &mut Vec<Candidate>) -> Result<(), Error> {
+        let under_way = self.probes.iter().filter_map(|probe| match probe.cursor {
+            Cursor::After(last) => Some(last),
+            _ => None,
+        });
+        let Some(start_after) = under_way.min_by(order) else {
+            return self.pull(n, out);
+        };
+        let is_new = |probe: &Probe<B::List>| probe.cursor == Cursor::Start;
+        if n == 0 || !self.probes.iter().any(is_new) {
+            return Ok(());
+        }
+        let best = self.collect(n, is_new, Some(start_after))?;
+        let cut = Cursor::After(best.get(n - 1).copied().unwrap_or(start_after));
+        for probe in self.probes.iter_mut().filter(|probe| is_new(probe)) {
+            probe.cursor = cut;
+        }
+        self.update_bound();
+        out.extend(best);
+        Ok(())
+    }
+
+    /// Appends the TIDs of the exact list that come next, those of a page; none at its end.
+    pub fn next_exact(&mut self, out: &mut Vec<Tid>) -> Result<(), Error> {
+        let list = self.pages.exact_list();
+        let layout = self.pages.layout(list)?;
+        let mut blocks = 0;
+        let (mut from, mut block) = match self.exact {
+            Some(link) => link,
+            None => (0, self.pages.directory.entry(&self.store, list)?.first),
+        };
+        let before = out.len();
+        while block != NO_BLOCK && out.len() == before {
+            check_link(&self.store, from, block, &mut blocks)?;
+            self.store.check_interrupts()?;
+            let next = self.store.read(block, |page| {
+                let head = read_header(page, block, list, &layout)?;
+                let count = usize::from(head.count);
+                out.try_reserve(count).map_err(|_| Error::out_of_memory())?;
+                let rows = (0..count).map(|i| layout.tid(page, i));
+                out.extend(rows.filter(|tid| tid.offset != 0));
+                Ok::<u32, Error>(head.next)
+            })??;
+            (from, block) = (block, next);
+        }
+        self.exact = Some((from, block));
+        Ok(())
+    }
+
+    /// Begins again: all candidates of the probed lists and the rows of the exact list come once more. Scores are kept.
+    pub fn rewind(&mut self) {
+        for probe in &mut self.probes {
+            if probe.first != NO_BLOCK {
+                probe.cursor = Cursor::Start;
+            }
+        }
+        self.exact = None;
+        self.update_bound();
+    }
+
+    /// Has what will be read of a page brought near.
+    fn prefetch_cache_lines(
+        &self,
+        scoring: &Scoring<B, F>,
+        turn: Option<&ListPageCursor<'_, B::List>>,
+    ) {
+        if let Some(turn) = turn {
+            let parts = scoring.layout.scored(turn.rows);
+            self.store.prefetch_cache_lines(turn.block, &parts);
+        }
+    }
+
+    /// Searches the chosen lists for the `n` best candidates behind their cursors, and better than `start_after`.
+    fn collect(
+        &mut self,
+        n: usize,
+        chosen: impl Fn(&Probe<B::List>) -> bool,
+        start_after: Option<Candidate>,
+    ) -> Result<Vec<Candidate>, Error> {
+        let mut best = TopCandidates::new(n, start_after)?;
+        let mut scores = std::mem::replace(&mut self.scores, Scores::new(0));
+        let mark = scores.mark();
+        let scanned = self
+            .choose_kept(&mut scores, &chosen, &mut best)
+            .and_then(|()| self.scan(&mut scores, &chosen, &mut best));
+        if scanned.is_err() {
+            scores.return_to(mark);
+        }
+        self.scores = scores;
+        for (index, kept) in scanned? {
+            if let Some(probe) = self.probes.get_mut(index as usize) {
+                probe.kept = kept;
+            }
+        }
+        Ok(best.finish())
+    }
+
+    /// Offers the candidates of the lists whose scores are kept.
+    fn choose_kept(
+        &self,
+        scores: &mut Scores,
+        chosen: &impl Fn(&Probe<B::List>) -> bool,
+        best: &mut TopCandidates,
+    ) -> Result<(), Error> {
+        let Some(scoring) = &self.scoring else {
+            return Ok(());
+        };
+        let mut places = Vec::new();
+        for i in 0..scores.pages.len() {
+            let Some(page) = scores.pages.get(i).copied() else {
+                break;
+            };
+            let probe = self.probes.get(page.probe as usize);
+            let Some(probe) = probe.filter(|probe| probe.kept == Kept::Yes && chosen(probe)) else {
+                continue;
+            };
+            let Some(bound) = probe.cursor.bound().filter(|bound| best.may_accept(*bound)) else {
+                continue;
+            };
+            scores.places(&page, best.threshold(), bound, &mut places);
+            if places.is_empty() {
+                continue;
+            }
+            self.store.check_interrupts()?;
+            let moves = self.store.read(page.block, |bytes| {
+                let head = read_header(bytes, page.block, probe.list, &scoring.layout)?;
+                if head.moves == page.moves {
+                    for &(row, score) in &places {
+                        let (block, lane) = (usize::from(row) / LANES, usize::from(row) % LANES);
+                        let admitted = scoring.filter.admit(&scoring.layout.block(bytes, block));
+                        if admitted >> lane & 1 == 0 {
+                            continue;
+                        }
+                        scoring.offer(bytes, usize::from(row), score, probe, best);
+                    }
+                } else {
+                    let replace = |block, new: &[f32; LANES]| scores.replace(&page, block, new);
+                    scoring.scan_page(bytes, &head, probe, best, replace);
+                    self.scanned.set(self.scanned.get() + u64::from(head.count));
+                }
+                Ok::<u32, Error>(head.moves)
+            })??;
+            if let Some(page) = scores.pages.get_mut(i) {
+                page.moves = moves;
+            }
+        }
+        Ok(())
+    }
+
+    /// Scans the chosen lists whose scores are not kept, and keeps them if there is room. Returns the lists that were scanned.
+    fn scan(
+        &self,
+        scores: &mut Scores,
+        chosen: &impl Fn(&Probe<B::List>) -> bool,
+        best: &mut TopCandidates,
+    ) -> Result<Vec<(u32, Kept)>, Error> {
+        let mut scanned = Vec::new();
+        let Some(scoring) = &self.scoring else {
+            return Ok(scanned);
+        };
+        let mut blocks = self.store.block_count()?;
+        let probes = (0u32..).zip(&self.probes);
+        let mut waiting: Vec<(u32, &Probe<B::List>)> = probes
+            .filter(|(_, probe)| probe.kept != Kept::Yes && chosen(probe))
+            .collect();
+        let rows = waiting.iter().map(|(_, probe)| probe.rows);
+        scores.reserve(rows.fold(0, u64::saturating_add), waiting.len());
+        // Lists with more to give come first: they raise the threshold, and the rest may not need a scan at all.
+        waiting.sort_by(|(_, a), (_, b)| a.cursor.progress(&b.cursor));
+        let mut waiting = waiting.into_iter().peekable();
+        let mut turns: Vec<ListPageCursor<'_, B::List>> = Vec::with_capacity(LISTS_INTERLEAVED);
+        let mut turn = 0;
+        loop {
+            while turns.len() < LISTS_INTERLEAVED
+                && let Some((index, probe)) =
+                    waiting.next_if(|(_, probe)| best.may_take(probe.cursor.bound()))
+            {
+                check_link(&self.store, 0, probe.first, &mut blocks)?;
+                turns.push(ListPageCursor::new(index, probe));
+                self.prefetch_cache_lines(scoring, turns.last());
+            }
+            turn = if turn < turns.len() { turn } else { 0 };
+            let Some(ListPageCursor {
+                index,
+                probe,
+                block,
+                rows,
+                keeps,
+            }) = turns.get_mut(turn)
+            else {
+                return Ok(scanned);
+            };
+            self.store.check_interrupts()?;
+            let head = self.store.read(*block, |page| {
+                let head = read_header(page, *block, probe.list, &scoring.layout)?;
+                *keeps = *keeps && scores.begin_page(*block, *index, &head);
+                scoring.scan_page(page, &head, probe, best, |_, new| {
+                    if *keeps {
+                        scores.push(new);
+                    }
+                });
+                Ok::<PageHeader, Error>(head)
+            })??;
+            self.scanned.set(self.scanned.get() + u64::from(head.count));
+            if head.next == NO_BLOCK {
+                scanned.push((*index, if *keeps { Kept::Yes } else { Kept::No }));
+                turns.swap_remove(turn);
+            } else {
+                check_link(&self.store, *block, head.next, &mut blocks)?;
+                self.store.prefetch(head.next);
+                *block = head.next;
+                *rows = rows.saturating_sub(scoring.layout.capacity() as u64);
+                self.prefetch_cache_lines(scoring, turns.get(turn));
+                turn += 1;
+            }
+        }
+    }
+}
+
+/// A list whose pages are being scanned.
+struct ListPageCursor<'a, L> {
+    /// Its index among the probed ones.
+    index: u32,
+    probe: &'a Probe<L>,
+    /// The next page.
+    block: u32,
+    /// Rows expected from there on.
+    rows: u64,
+    /// There was room for the scores of all pages so far.
+    keeps: bool,
+}
+
+impl<'a, L> ListPageCursor<'a, L> {
+    fn new(index: u32, probe: &'a Probe<L>) -> Self {
+        ListPageCursor {
+            index,
+            probe,
+            block: probe.first,
+            rows: probe.rows,
+            keeps: probe.kept == Kept::Untried,
+        }
+    }
+}
+
+impl<B: BlockScorer, F: BlockFilter> Scoring<B, F> {
+    /// Scores the rows of a page and offers them to `best`. `show` gets the scores of each block of rows.
+    fn scan_page(
+        &self,
+        page: &[u8],
+        head: &PageHeader,
+        probe: &Probe<B::List>,
+        best: &mut TopCandidates,
+        mut show: impl FnMut(usize, &[f32; LANES]),
+    ) {
+        let count = usize::from(head.count);
+        let mut scores = [0.0; LANES];
+        for b in 0..count.div_ceil(LANES) {
+            let block = self.layout.block(page, b);
+            let threshold = best.threshold();
+            let mut wanted = self
+                .scorer
+                .score(&probe.params, &block, threshold, &mut scores);
+            show(b, &scores);
+            if wanted != 0 {
+                wanted &= self.filter.admit(&block);
+            }
+            while wanted != 0 {
+                let lane = wanted.trailing_zeros() as usize;
+                wanted &= wanted - 1;
+                let (score, i) = (scores[lane], b * LANES + lane);
+                if i < count && best.may_accept(score) {
+                    self.offer(page, i, score, probe, best);
+                }
+            }
+        }
+    }
+
+    /// Offers a row of a page.
+    fn offer(
+        &self,
+        page: &[u8],
+        row: usize,
+        score: f32,
+        probe: &Probe<B::List>,
+        best: &mut TopCandidates,
+    ) {
+        let candidate = Candidate {
+            score,
+            tid: self.layout.tid(page, row),
+            refine: self.layout.side_location(page, row),
+        };
+        best.offer(candidate, |c| {
+            probe.cursor.is_before(c) && self.excluded != Some(c.tid)
+        });
+    }
+}
+
+/// The entries of lists, each directory page being read once.
+fn entries<S: PageStore>(
+    store: &S,
+    pages: &Metapage,
+    lists: &[u32],
+) -> Result<Vec<ListEntry>, Error> {
+    // Lists in the order of the directory, each with its position here: one number, so that sorting is quick.
+    let places = lists.iter().zip(0u64..);
+    let mut places: Vec<u64> = places.map(|(list, i)| u64::from(*list) << 32 | i).collect();
+    places.sort_unstable();
+    let list = |place: &u64| (*place >> 32) as u32;
+    let mut entries = vec![ListEntry::default(); lists.len()];
+    for same_page in places
+        .chunk_by(|a, b| pages.directory.entry_page(list(a)) == pages.directory.entry_page(list(b)))
+    {
+        let Some(first) = same_page.first() else {
+            continue;
+        };
+        let (block, _) = pages.directory.entry_location(list(first))?;
+        store.read(block, |page| {
+            pages.directory.check_page(page, block)?;
+            for place in same_page {
+                if let Some(entry) = entries.get_mut(*place as u32 as usize) {
+                    *entry = ListEntry::read(page, pages.directory.entry_location(list(place))?.1);
+                }
+            }
+            Ok::<(), Error>(())
+        })??;
+    }
+    Ok(entries)
+}

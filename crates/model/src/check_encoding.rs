@@ -1,0 +1,137 @@
+//! Checks that a stored code is a valid encoding of its row.
+//!
+//! Processors add in different orders, and so does one processor that encodes one row or many: the last bits of products
+//! differ, and of two centroids or codewords that are equally near either may win. So what is stored is not compared with
+//! what encoding gives here, but judged by what makes an encoding: the nearest, up to a rounding.
+
+use crate::format::Metric;
+use crate::model::Model;
+use crate::preprocess::RowClass;
+use crate::sq7::same_up_to_rounding;
+use distillvq_linalg::matrix::MatRef;
+
+/// Tolerance of squared distances, relative to the squared norms.
+const REL_TOLERANCE: f64 = 2e-5;
+
+/// Stored code of a row in a list.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StoredRow<'a> {
+    /// Its list.
+    pub list: u32,
+    /// Codes, one a byte.
+    pub codes: &'a [u8],
+    /// Norm correction byte.
+    pub correction_code: u8,
+    /// Squared norm of the internal vector (L2), else without meaning.
+    pub norm: f32,
+    /// Refine code; empty where there are none.
+    pub refine: &'a [u8],
+}
+
+impl Model {
+    /// Checks that `stored` is an encoding of this raw vector, and says what is wrong; `computed` is its encoding here.
+    pub fn check_encoding(
+        &self,
+        vector: &[f32],
+        stored: &StoredRow<'_>,
+        computed: &StoredRow<'_>,
+    ) -> Option<&'static str> {
+        let same_codes = (stored.list, stored.codes) == (computed.list, computed.codes);
+        let fitting_scale = if same_codes {
+            stored.correction_code.abs_diff(computed.correction_code) <= 1
+        } else {
+            match self.decoded(vector, stored, computed.list) {
+                Ok((length, decoded)) => {
+                    self.correction_fits(length, &decoded, stored.correction_code)
+                }
+                Err(what) => return Some(what),
+            }
+        };
+        if !fitting_scale {
+            return Some("has a wrong norm correction");
+        }
+        let l2 = self.metric() == Metric::L2;
+        if l2 && !close(stored.norm.into(), computed.norm.into()) {
+            return Some("has a wrong norm");
+        }
+        let same = stored.refine == computed.refine
+            || same_up_to_rounding(stored.refine, computed.refine, self.dim());
+        (!same).then_some("has a wrong refine code")
+    }
+
+    /// The squared length of the internal vector, and what the codes stand for, if list and codewords are as near as any;
+    /// `nearest` is the list that encoding gives.
+    fn decoded(
+        &self,
+        vector: &[f32],
+        stored: &StoredRow<'_>,
+        nearest: u32,
+    ) -> Result<(f64, Vec<f32>), &'static str> {
+        let mut internal = vec![0f32; self.dim()];
+        let space = &self.data().encoder.space;
+        let kinds = space.rows(MatRef::new(vector, self.dim()), &mut internal);
+        if kinds != [RowClass::Encodable] {
+            return Err("is in the wrong list");
+        }
+        let (Some(centroid), Some(best)) = (self.centroid(stored.list), self.centroid(nearest))
+        else {
+            return Err("is in the wrong list");
+        };
+        let length = dot(&internal, &internal);
+        let slack = REL_TOLERANCE * (length + dot(centroid, centroid));
+        if distance(&internal, centroid) > distance(&internal, best) + slack {
+            return Err("is in the wrong list");
+        }
+        let books = &self.data().encoder.tables.books;
+        let pairs = internal.iter().zip(centroid);
+        let residual: Vec<f32> = pairs.map(|(x, c)| x - c).collect();
+        let is_nearest = |(s, &code): (usize, &u8)| {
+            let part = residual.get(books.range(s)).unwrap_or_default();
+            let cost = |word: usize| distance(part, books.word(s, word as u8));
+            let least = (0..books.codewords).map(cost).fold(f64::INFINITY, f64::min);
+            usize::from(code) < books.codewords && cost(code.into()) <= least + slack
+        };
+        let codes = stored.codes;
+        if codes.len() != books.subquantizers || !codes.iter().enumerate().all(is_nearest) {
+            return Err("has wrong codes");
+        }
+        let mut decoded = centroid.to_vec();
+        books.add_decoded(codes, &mut decoded);
+        Ok((length, decoded))
+    }
+
+    pub(crate) fn centroid(&self, list: u32) -> Option<&[f32]> {
+        let at = list as usize * self.dim();
+        let centroids = &self.data().encoder.tables.centroids;
+        centroids.get(at..at + self.dim())
+    }
+
+    /// Whether the byte is, up to a step, the correction of a squared length.
+    fn correction_fits(&self, length: f64, decoded: &[f32], byte: u8) -> bool {
+        let scale = &self.data().encoder.scale;
+        let correction = (length / dot(decoded, decoded)).sqrt();
+        if correction.is_nan() || scale.step <= 0.0 {
+            return byte == 0;
+        }
+        let steps = (correction - f64::from(scale.lo)) / f64::from(scale.step);
+        (steps.clamp(0.0, 255.0) - f64::from(byte)).abs() <= 1.0
+    }
+}
+
+/// Whether two lengths are the same up to rounding.
+fn close(a: f64, b: f64) -> bool {
+    (a - b).abs() <= 1e-4 * b
+}
+
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    let products = a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b));
+    products.sum()
+}
+
+/// Squared distance; what `b` has beyond `a` is padding.
+fn distance(a: &[f32], b: &[f32]) -> f64 {
+    let pairs = a.iter().zip(b);
+    pairs
+        .map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2))
+        .sum()
+}

@@ -1,0 +1,127 @@
+//! The directory: where each list begins.
+//!
+//! Entries of 16 bytes, `{ first u32, insert block u32, rows u64 }`, one per list and one more for the exact list, on
+//! consecutive blocks. `first` never changes once set. An insert starts to look for room at the insert block, which is never
+//! needed for correctness; `rows` counts at build or the last vacuum.
+
+use crate::bytes::{get_u32, get_u64, put};
+use crate::chain::Extent;
+use crate::error::Error;
+use crate::page::{BODY, BODY_SIZE, PageHeader, PageKind};
+use crate::store::PageStore;
+
+const ENTRY_SIZE: usize = 16;
+/// Directory entries per page.
+pub(crate) const ENTRIES_PER_PAGE: usize = BODY_SIZE / ENTRY_SIZE;
+
+/// An entry of the directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ListEntry {
+    /// First posting page, 0 if the list has none.
+    pub first: u32,
+    /// Where an insert starts to look for room.
+    pub insert_block: u32,
+    /// Rows at build or the last vacuum.
+    pub rows: u64,
+}
+
+impl ListEntry {
+    /// Reads the entry at an offset of a directory page.
+    pub fn read(page: &[u8], at: usize) -> ListEntry {
+        ListEntry {
+            first: get_u32(page, at),
+            insert_block: get_u32(page, at + 4),
+            rows: get_u64(page, at + 8),
+        }
+    }
+
+    /// Writes the entry at an offset of a directory page.
+    pub(crate) fn write(&self, page: &mut [u8], at: usize) {
+        put(page, at, &self.first.to_le_bytes());
+        put(page, at + 4, &self.insert_block.to_le_bytes());
+        put(page, at + 8, &self.rows.to_le_bytes());
+    }
+}
+
+/// The pages of the directory and the number of lists, the exact list not counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Directory {
+    /// Its pages.
+    pub extent: Extent,
+    /// Lists, without the exact list.
+    pub lists: u32,
+}
+
+impl Directory {
+    /// Pages that a directory of this many lists has.
+    pub(crate) fn blocks_for(lists: u32) -> u32 {
+        (lists + 1).div_ceil(ENTRIES_PER_PAGE as u32)
+    }
+
+    /// Entries on the `ordinal`-th page.
+    pub(crate) fn entries_on(&self, ordinal: u32) -> usize {
+        (self.lists as usize + 1)
+            .saturating_sub(ordinal as usize * ENTRIES_PER_PAGE)
+            .min(ENTRIES_PER_PAGE)
+    }
+
+    /// Block and offset of a list's entry.
+    pub fn entry_location(&self, list: u32) -> Result<(u32, usize), Error> {
+        if list > self.lists {
+            return Err(Error::Mismatch("there is no list of this number"));
+        }
+        let slot = list as usize % ENTRIES_PER_PAGE;
+        Ok((self.entry_page(list), entry_offset(slot)))
+    }
+
+    /// Block of a list's entry, if there is such a list.
+    pub fn entry_page(&self, list: u32) -> u32 {
+        self.extent
+            .start
+            .wrapping_add(list / ENTRIES_PER_PAGE as u32)
+    }
+
+    /// Checks the header of a directory page.
+    pub fn check_page(&self, page: &[u8], block: u32) -> Result<(), Error> {
+        let header = PageHeader::read(page, block)?;
+        let ordinal = block.wrapping_sub(self.extent.start);
+        if header.kind != PageKind::Directory || header.list != ordinal {
+            let what = "not the directory page expected here";
+            return Err(Error::damaged(block, what));
+        }
+        if usize::from(header.count) != self.entries_on(ordinal) {
+            return Err(Error::damaged(block, "wrong number of directory entries"));
+        }
+        Ok(())
+    }
+
+    /// Reads the entry of a list.
+    pub fn entry<S: PageStore>(&self, store: &S, list: u32) -> Result<ListEntry, Error> {
+        let (block, at) = self.entry_location(list)?;
+        store.read(block, |page| {
+            self.check_page(page, block)?;
+            Ok(ListEntry::read(page, at))
+        })?
+    }
+
+    /// Reads all entries, in the order of lists; the last one is that of the exact list.
+    pub fn entries<S: PageStore>(&self, store: &S) -> Result<Vec<ListEntry>, Error> {
+        let mut entries = Vec::with_capacity(self.lists as usize + 1);
+        for ordinal in 0..self.extent.blocks {
+            store.check_interrupts()?;
+            let block = self.extent.start + ordinal;
+            store.read(block, |page| {
+                self.check_page(page, block)?;
+                let all = 0..self.entries_on(ordinal);
+                entries.extend(all.map(|i| ListEntry::read(page, entry_offset(i))));
+                Ok::<(), Error>(())
+            })??;
+        }
+        Ok(entries)
+    }
+}
+
+/// Offset of the `slot`-th entry on its directory page.
+pub(crate) fn entry_offset(slot: usize) -> usize {
+    BODY + slot * ENTRY_SIZE
+}
