@@ -16,7 +16,7 @@ use crate::posting::extend_after;
 use crate::store::{PageStore, PageWrite};
 use std::collections::HashSet;
 
-/// Times that a reader begins anew because the blob was replaced meanwhile.
+/// Maximum number of times that a reader starts again because the blob was replaced meanwhile.
 const RETRIES: usize = 10;
 
 /// The bytes of both blobs. They belong together even if the current blob is replaced meanwhile: then `metapage` is brought

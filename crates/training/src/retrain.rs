@@ -25,7 +25,7 @@ pub struct RetrainOptions {
     pub rows_in_table: usize,
 }
 
-/// Distils a model again, with the rows as its encoder sees them: decoder and routing anew, from the
+/// Distills a model again, with the rows as its encoder sees them: decoder and routing are trained again, starting at the
 /// encoder.
 ///
 /// `sample` and `queries` are as in [`crate::train()`]; rows that the encoder cannot place in a list are left out.
