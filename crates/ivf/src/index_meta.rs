@@ -103,7 +103,7 @@ impl Meta {
         } = Record::read(body)?;
         Ok(Meta {
             pages,
-            metric: metric_of(metric).ok_or(Error::damaged(0, "unknown metric"))?,
+            metric: Metric::from_code(metric).ok_or(Error::damaged(0, "unknown metric"))?,
             dim,
             shape,
             refine: refine.is_some(),
@@ -115,7 +115,7 @@ impl Meta {
     /// The body of the metapage.
     pub(crate) fn body(&self) -> Vec<u8> {
         let mut body = vec![0; BODY_BYTES];
-        put(&mut body, 0, &[metric_code(self.metric)]);
+        put(&mut body, 0, &[self.metric.code()]);
         put(&mut body, 4, &(self.dim as u32).to_le_bytes());
         let record = Record {
             training: self.training,
@@ -186,20 +186,6 @@ pub fn write_calibration<S: PageStore>(
     };
     meta.pages = replace_body(store, model_version, &meta.body())?;
     Ok(meta)
-}
-
-fn metric_code(metric: Metric) -> u8 {
-    match metric {
-        Metric::L2 => 1,
-        Metric::InnerProduct => 2,
-        Metric::Cosine => 3,
-    }
-}
-
-fn metric_of(code: u8) -> Option<Metric> {
-    [Metric::L2, Metric::InnerProduct, Metric::Cosine]
-        .into_iter()
-        .find(|&metric| metric_code(metric) == code)
 }
 
 /// Both, as the metapage keeps them.

@@ -8,8 +8,8 @@
 //! things make a search scan codes again: a list for whose scores [`ListSearch::with_memory`] leaves no room is scanned by each
 //! pull, and a page on which a vacuum moved rows meanwhile once more.
 
+mod probe;
 mod scores;
-
 mod share;
 
 pub use share::Shares;
@@ -26,6 +26,7 @@ use distillvq_model::{ListRanking, RefineQuery, Searcher};
 use distillvq_pages::{
     Layout, ListEntry, Metapage, NO_BLOCK, PageHeader, PageStore, check_link, read_header,
 };
+use probe::{Cursor, Kept, Probe};
 use scores::Scores;
 use std::cell::Cell;
 use std::cmp::Ordering;
@@ -35,75 +36,6 @@ const DEFAULT_SCORE_BYTES: usize = 4 << 20;
 
 /// Lists scanned by turns, a page of each, so that a page that was asked for has time to arrive.
 const LISTS_INTERLEAVED: usize = 4;
-
-/// Up to where the candidates of a list were given out.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Cursor {
-    /// None was.
-    Start,
-    /// This one and all better ones.
-    After(Candidate),
-    /// All were.
-    End,
-}
-
-impl Cursor {
-    /// How far the cursor is: less is nearer to the start.
-    fn progress(&self, other: &Cursor) -> Ordering {
-        match (self, other) {
-            (Cursor::After(a), Cursor::After(b)) => order(a, b),
-            _ => self.stage().cmp(&other.stage()),
-        }
-    }
-
-    fn stage(&self) -> u8 {
-        match self {
-            Cursor::Start => 0,
-            Cursor::After(_) => 1,
-            Cursor::End => 2,
-        }
-    }
-
-    /// Whether the candidate is still to be given out.
-    fn is_before(&self, candidate: &Candidate) -> bool {
-        match self {
-            Cursor::Start => true,
-            Cursor::After(last) => order(last, candidate) == Ordering::Less,
-            Cursor::End => false,
-        }
-    }
-
-    /// The best score that may be behind the cursor.
-    fn bound(&self) -> Option<f32> {
-        match self {
-            Cursor::Start => Some(f32::INFINITY),
-            Cursor::After(last) => Some(last.score),
-            Cursor::End => None,
-        }
-    }
-}
-
-/// Whether all scores of a list are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kept {
-    /// It was not scanned yet.
-    Untried,
-    Yes,
-    /// There was no room.
-    No,
-}
-
-/// A list being probed.
-#[derive(Clone, Copy, Debug)]
-struct Probe<L> {
-    list: u32,
-    first: u32,
-    /// Rows at build or the last vacuum.
-    rows: u64,
-    cursor: Cursor,
-    kept: Kept,
-    params: L,
-}
 
 /// What scoring needs beside the page.
 struct Scoring<B, F> {
@@ -257,7 +189,7 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> ListSearch<S, B, F> {
         let probed = self.probes.len();
         let lists = self.ranking.lists(probed, probed.saturating_add(more));
         let lists: Vec<u32> = lists.collect();
-        let entries = entries(&self.store, &self.pages, &lists)?;
+        let entries = self.pages.directory.entries_of(&self.store, &lists)?;
         let all_params = scoring.scorer.lists(&lists);
         for ((&list, ListEntry { first, rows, .. }), params) in
             lists.iter().zip(entries).zip(all_params)
@@ -627,36 +559,4 @@ impl<B: BlockScorer, F: BlockFilter> Scoring<B, F> {
             probe.cursor.is_before(c) && self.excluded != Some(c.tid)
         });
     }
-}
-
-/// The entries of lists, each directory page being read once.
-fn entries<S: PageStore>(
-    store: &S,
-    pages: &Metapage,
-    lists: &[u32],
-) -> Result<Vec<ListEntry>, Error> {
-    // Lists in the order of the directory, each with its position here: one number, so that sorting is quick.
-    let places = lists.iter().zip(0u64..);
-    let mut places: Vec<u64> = places.map(|(list, i)| u64::from(*list) << 32 | i).collect();
-    places.sort_unstable();
-    let list = |place: &u64| (*place >> 32) as u32;
-    let mut entries = vec![ListEntry::default(); lists.len()];
-    for same_page in places
-        .chunk_by(|a, b| pages.directory.entry_page(list(a)) == pages.directory.entry_page(list(b)))
-    {
-        let Some(first) = same_page.first() else {
-            continue;
-        };
-        let (block, _) = pages.directory.entry_location(list(first))?;
-        store.read(block, |page| {
-            pages.directory.check_page(page, block)?;
-            for place in same_page {
-                if let Some(entry) = entries.get_mut(*place as u32 as usize) {
-                    *entry = ListEntry::read(page, pages.directory.entry_location(list(place))?.1);
-                }
-            }
-            Ok::<(), Error>(())
-        })??;
-    }
-    Ok(entries)
 }

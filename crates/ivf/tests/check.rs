@@ -378,17 +378,10 @@ fn little_memory_takes_more_passes() {
     let store = MemoryStore::new();
     let mut builder = Builder::create(&store, create).unwrap();
     let place = |i: usize| tid(i * 7919 % rows);
-    let row = |tid: Tid| Row {
-        list: 0,
-        tid,
-        scale: 0,
-        norm: 0.0,
-        codes: &[],
-        refine: &[],
-    };
     // One is missing, one is there twice.
     let all = (0..rows).map(place).filter(|t| *t != tid(200_001));
-    builder.append(all.chain([tid(250_002)]).map(row)).unwrap();
+    let indexed = all.chain([tid(250_002)]).map(exact_row);
+    builder.append(indexed).unwrap();
     builder.finish().unwrap();
     for (memory, passes) in [(0, 2), (usize::MAX, 1)] {
         let mut ranges = Vec::new();

@@ -9,7 +9,7 @@ use distillvq_ivf::rerank::{RerankOptions, RerankStream};
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
     Builder, Candidate, CreateOptions, Error, ListSearch, Meta, Metric, Model, PAGE_SIZE,
-    PG_HEADER_SIZE, PageStore, Row, check, collect_stats, copy_without_rows, count_rows, insert,
+    PG_HEADER_SIZE, PageStore, check, collect_stats, copy_without_rows, count_rows, insert,
     load_model, read_all_pages, replace_student, vacuum,
 };
 use distillvq_pages::Error as PageError;
@@ -111,7 +111,7 @@ proptest! {
         let store = MemoryStore::new();
         let create = CreateOptions { metric: Metric::InnerProduct, dim: DIM, model: None, refine: false, model_version: 7 };
         let mut builder = Builder::create(&store, create).unwrap();
-        let row = |i| Row { list: 0, tid: tid(i), scale: 0, norm: 0.0, codes: &[], refine: &[] };
+        let row = |i| exact_row(tid(i));
         builder.append((0..3_000).map(row)).unwrap();
         builder.finish().unwrap();
         let blocks = store.block_count().unwrap();

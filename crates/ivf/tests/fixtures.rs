@@ -14,7 +14,7 @@ use distillvq_ivf::{
     Builder, CreateOptions, Model, PageStore, insert, replace_student, vacuum, write_calibration,
 };
 use distillvq_pages::FORMAT;
-use distillvq_training::{NoMonitor, RetrainOptions, TrainOptions, retrain, train};
+use distillvq_training::TrainOptions;
 use fixture::*;
 use std::fs;
 
@@ -118,21 +118,10 @@ fn models(recipe: Recipe) -> [Model; 2] {
     let options = TrainOptions {
         metric: recipe.metric,
         lists: FEW_LISTS,
-        subquantizers: 7,
         bits: recipe.bits,
-        rows_in_table: 100_000,
         ..TrainOptions::default()
     };
-    let queries = |seed| Some(vectors(600, seed).into());
-    let model = train(vectors(1200, 1), DIM, queries(3), &options, &NoMonitor);
-    let model = model.unwrap().model;
-    let options = RetrainOptions {
-        seed: 7,
-        rows_in_table: 100_000,
-        ..RetrainOptions::default()
-    };
-    let retrained = retrain(&model, vectors(1000, 4), queries(5), &options, &NoMonitor);
-    let retrained = retrained.unwrap().model;
+    let [model, retrained] = distilled_models(options, |seed| vectors(600, seed));
     // Models are exported with the queries that calibrations use.
     let retrained = retrained.with_held_out(vectors(20, 6)).unwrap();
     [model, retrained]

@@ -12,9 +12,9 @@ use distillvq_ivf::refine::RefineStream;
 use distillvq_ivf::rerank::{CandidateSource, RerankOptions, RerankStream};
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
-    Candidate, Error, ListSearch, Meta, Model, ModelError, PAGE_SIZE, PageStore, PageWrite, Row,
-    RowFn, Tid, check, check_against, copy_without_rows, count_rows, insert, load_model,
-    replace_student, vacuum, write_calibration,
+    Candidate, Error, ListSearch, Meta, Model, ModelError, PAGE_SIZE, PageStore, PageWrite, RowFn,
+    Tid, check, check_against, copy_without_rows, count_rows, insert, load_model, replace_student,
+    vacuum, write_calibration,
 };
 use distillvq_pages::{Error as PageError, FORMAT};
 use distillvq_training::{NoMonitor, RetrainOptions, retrain};
@@ -183,18 +183,6 @@ impl Index {
             self.model.as_ref().unwrap().student_bytes().unwrap(),
             student
         );
-    }
-}
-
-/// A row of an index without lists.
-fn exact_row(tid: Tid) -> Row<'static> {
-    Row {
-        list: 0,
-        tid,
-        scale: 0,
-        norm: 0.0,
-        codes: &[],
-        refine: &[],
     }
 }
 

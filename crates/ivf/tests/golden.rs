@@ -21,7 +21,7 @@ use distillvq_ivf::{
     Calibration, Candidate, Error, ListSearch, Meta, Metric, Model, PageStore, Point, QueryKind,
     Tid, Training, check, insert, load_model, replace_student, vacuum, write_calibration,
 };
-use distillvq_training::{NoMonitor, RetrainOptions, TrainOptions, retrain, train};
+use distillvq_training::TrainOptions;
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
@@ -93,26 +93,14 @@ fn models(metric: Metric, bits: u8) -> [Model; 2] {
     let options = TrainOptions {
         metric,
         lists: LISTS,
-        subquantizers: 7,
         bits,
-        rows_in_table: 100_000,
         ..TrainOptions::default()
     };
-    let queries = |seed| {
+    distilled_models(options, |seed| {
         let mut queries = vectors(600, seed);
         queries.iter_mut().step_by(3).for_each(|x| *x *= 1.5);
-        Some(queries.into())
-    };
-    let model = train(vectors(1200, 1), DIM, queries(3), &options, &NoMonitor);
-    let model = model.unwrap().model;
-    let options = RetrainOptions {
-        seed: 7,
-        rows_in_table: 100_000,
-        ..RetrainOptions::default()
-    };
-    let retrained = retrain(&model, vectors(1000, 4), queries(5), &options, &NoMonitor);
-    let retrained = retrained.unwrap().model;
-    [model, retrained]
+        queries
+    })
 }
 
 /// Vectors of all rows. Some go to the exact list: too long for the codes, or of length 0.

@@ -38,6 +38,38 @@ pub fn vectors(n: usize, seed: u64) -> Vec<f32> {
     out
 }
 
+/// A row of an index without lists.
+pub fn exact_row(tid: Tid) -> Row<'static> {
+    Row {
+        list: 0,
+        tid,
+        scale: 0,
+        norm: 0.0,
+        codes: &[],
+        refine: &[],
+    }
+}
+
+/// A distilled model, and one with the same encoder that was distilled once more; `queries` makes those of a seed.
+pub fn distilled_models(options: TrainOptions, queries: impl Fn(u64) -> Vec<f32>) -> [Model; 2] {
+    let options = TrainOptions {
+        subquantizers: 7,
+        rows_in_table: 100_000,
+        ..options
+    };
+    let log = |seed| Some(queries(seed).into());
+    let model = train(vectors(1200, 1), DIM, log(3), &options, &NoMonitor);
+    let model = model.unwrap().model;
+    let options = RetrainOptions {
+        seed: 7,
+        rows_in_table: 100_000,
+        ..RetrainOptions::default()
+    };
+    let retrained = retrain(&model, vectors(1000, 4), log(5), &options, &NoMonitor);
+    let retrained = retrained.unwrap().model;
+    [model, retrained]
+}
+
 /// A small model, trained once a process.
 pub fn model(metric: Metric, bits: u8) -> Model {
     static MODELS: OnceLock<Mutex<HashMap<(Metric, u8), Model>>> = OnceLock::new();
