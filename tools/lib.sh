@@ -243,7 +243,7 @@ build_pg_config() {
 
 # --- Python for benches ----------------------------------------------------------
 
-# Creates .venv-bench, anew whenever the requirements have changed.
+# Creates .venv-bench, again whenever the requirements have changed.
 need_bench_python() {
     local wanted=$root/benches/quality/requirements.txt stamp=$root/.venv-bench/requirements.txt
     cmp --silent "$wanted" "$stamp" && return

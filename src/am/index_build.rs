@@ -47,14 +47,14 @@ pub fn build(heap: Heap, index: Index, info: &IndexInfo) -> Result<BuildCounts> 
     if heap.is_empty() || crate::pg::server::in_binary_upgrade() {
         return over_nothing(&plan);
     }
-    let (lesson, rows) = match &plan.options.model {
+    let (build_model, rows) = match &plan.options.model {
         Some(name) => {
-            let (lesson, rows) = with_queries(&plan, heap, named_model(&plan, name)?)?;
-            (Some(lesson), rows)
+            let (build_model, rows) = with_queries(&plan, heap, named_model(&plan, name)?)?;
+            (Some(build_model), rows)
         }
         None => train_from_table(&plan, heap)?,
     };
-    load::load(&plan, heap, info, lesson, rows)
+    load::load(&plan, heap, info, build_model, rows)
 }
 
 /// Builds the index of an empty table. That happens at each commit to those of temporary tables `ON COMMIT DELETE ROWS`, where

@@ -173,7 +173,7 @@ fn ranked(hit: Hit) -> Candidate {
     }
 }
 
-/// A search whose "distances" are scores with the sign turned. The exact list is not its business.
+/// A search whose "distances" are negated scores. It returns no rows of the exact list.
 struct CodeSource<S: PageStore>(ListSearch<S>);
 
 impl<S: PageStore> CandidateSource for CodeSource<S> {

@@ -32,7 +32,7 @@ pub struct RetrainOptions {
 /// What does not beat the current decoder or routing on held-out queries is dropped, so the model never gets worse for the
 /// sample; if both are dropped, the model comes back unchanged. The encoder's own tables compete with the new decoder: where
 /// they do best, the model goes back to them. The report counts what this training saw, its recall before is the current
-/// student's. Without queries, rows pose as queries and the routing stays.
+/// student's. Without queries, rows are used as queries and the routing stays.
 ///
 /// # Errors
 /// As [`crate::train()`].

@@ -497,7 +497,7 @@ pub fn notice_target_missed(index: Index, calibration: &Calibration) {
     );
 }
 
-/// Measures an index with queries, or with rows that pose as queries, and writes what it found and how the model was
+/// Measures an index with queries, or with rows used as queries, and writes what it found and how the model was
 /// trained into the metapage.
 pub fn calibrate(
     locked: &LockedIndex,

@@ -87,12 +87,13 @@ pub fn load(
     plan: &BuildPlan,
     heap: Heap,
     info: &IndexInfo,
-    lesson: Option<BuildModel>,
+    build_model: Option<BuildModel>,
     expected: usize,
 ) -> Result<BuildCounts> {
     crate::pg::progress::report_phase(LOADING);
     crate::pg::progress::report_progress(0, expected);
-    let (model, queries) = lesson.map_or((None, None), |it| (Some(it.model), Some(it.queries)));
+    let (model, queries) =
+        build_model.map_or((None, None), |it| (Some(it.model), Some(it.queries)));
     let model = model.as_ref();
     let truth = model
         .zip(queries)
