@@ -55,8 +55,14 @@ test:
 	@$(with_env) tools/install.sh
 	@echo '==> tests of the crates in memory' >&2
 	@$(with_env) cargo test --locked --no-fail-fast $(pure)
+	@$(with_env) cargo test --locked --package distillvq-ivf --features next-format --test formats
 	@echo '==> tests in private servers' >&2
 	@$(with_env) cargo test --locked --no-fail-fast --package distillvq-harness -- --test-threads=4
+
+## fixtures     indexes and models of the format that this library writes, into crates/ivf/tests/fixtures (x86-64)
+.PHONY: fixtures
+fixtures:
+	@DISTILLVQ_FIXTURES=1 $(with_env) cargo test --locked --package distillvq-ivf --test fixtures
 
 ## test-assert  the server tests on a PostgreSQL with assertions, which the first run builds (Debian)
 .PHONY: test-assert
@@ -94,8 +100,8 @@ lint:
 	@$(with_env) tools/lint.sh
 
 ## build        the extension, into target/pgNN/
-.PHONY: build
-build:
+.PHONY: build all
+build all:
 	@$(with_env) tools/build.sh
 
 ## install      build and install into the server of PG_CONFIG (required); respects DESTDIR
@@ -118,6 +124,21 @@ deb:
 test-deb:
 	@tools/deb.sh $(or $(VERSIONS),17)
 	@for version in $(or $(VERSIONS),17); do tools/test-deb.sh "$$version" || exit; done
+
+## dist         archives of the committed sources and checksums, into target/dist/
+.PHONY: dist
+dist:
+	@tools/dist.sh
+
+## image        container images distillvq:18 and distillvq-extension:18, with Docker or buildah; VERSIONS=17 for others
+.PHONY: image
+image:
+	@tools/image.sh $(VERSIONS)
+
+## test-image   build the images and run the quick start with each (root)
+.PHONY: test-image
+test-image:
+	@$(with_env) tools/test-image.sh
 
 ## env          print the environment for `cargo test -p distillvq-harness`: eval "$(make -s env)"
 .PHONY: env

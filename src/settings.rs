@@ -6,7 +6,7 @@ pub mod target_recall;
 
 use self::reloptions::Options;
 use distillvq_ivf::Meta;
-use distillvq_ivf::stream::Growth;
+use distillvq_ivf::rerank::Growth;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
 /// `distillvq.probes`: how many lists a search scans first; 0 chooses automatically.

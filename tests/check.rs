@@ -90,7 +90,9 @@ fn every_kind_of_damage_is_found() {
                 "metapage",
                 (|pages: &mut [Vec<u8>]| pages[0][80] ^= 64) as Damage,
             ),
-            ("the model's bytes", |pages| pages[1][100] ^= 1),
+            ("the blob does not have its checksum", |pages| {
+                pages[1][100] ^= 1
+            }),
             ("unknown kind", |pages| {
                 pages[of_kind(pages, POSTING)[0]][24] = 77
             }),

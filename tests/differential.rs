@@ -11,7 +11,7 @@
 //!
 //! # What is compared
 //! Distances are compared bit by bit, ids as sets within ties. The guarantees of docs/reference.md, docs/tuning.md and
-//! `distillvq_ivf::stream`:
+//! `distillvq_ivf::rerank`:
 //!
 //! * In every mode, each row satisfies the conditions, has the exact distance, and is returned once, in order. Only with
 //!   `relaxed_order`, late rows follow after all others, in order among themselves.
@@ -20,7 +20,7 @@
 //!   `distillvq.max_probes` with few lists, and distance limits, where a search ends when nearer rows are unlikely.
 //! * An index over fewer than 1,000 rows compares all rows: its answers equal those of the sequential scan in every mode.
 //! * In other indexes, codes decide which rows are compared. A row whose code is much worse than those of others is found late: three
-//!   or more standard deviations (`StreamOptions::z`). With all lists some rows may therefore be missing, and others are returned
+//!   or more standard deviations (`RerankOptions::z`). With all lists some rows may therefore be missing, and others are returned
 //!   instead: at most [`TOLERATED`] over all answers with all lists, as docs/reference.md states. With fewer lists more rows may be
 //!   missing, and only the other rules are checked. In 200 rounds from seed 30101, 250 of 1,489,450 rows were missed (0.02 %).
 //! * In some tables codes hardly distinguish rows: most vectors lie within a thousandth of the longest (`Shape::Lengths`, by L2), or

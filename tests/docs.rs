@@ -322,6 +322,7 @@ pages! {
     readme: "README.md";
     reference: "docs/reference.md";
     quick_start: "docs/quick-start.md";
+    install: "docs/install.md";
     tuning: "docs/tuning.md";
     from_pgvector: "docs/from-pgvector.md";
     query_logs: "docs/query-logs.md";

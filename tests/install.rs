@@ -55,6 +55,15 @@ fn the_version_is_the_same_everywhere() {
     assert!(read("distillvq.control").contains(&control), "{control}");
     let script = read(&format!("sql/distillvq--{version}.sql"));
     assert!(script.contains(&format!("-- distillvq {version}:")));
+    let meta = read("META.json");
+    let stated = meta.matches(&format!("\"version\": \"{version}\"")).count();
+    assert_eq!(
+        stated, 2,
+        "META.json states {version} for itself and the extension"
+    );
+    assert!(meta.contains(&format!("\"file\": \"sql/distillvq--{version}.sql\"")));
+    assert!(script.contains("least_pgvector constant text := '0.7.0'"));
+    assert!(meta.contains("\"vector\": \"0.7.0\""));
     let heading = format!("## {version} (");
     assert!(read("CHANGELOG.md").contains(&heading), "{heading}");
 }

@@ -25,8 +25,8 @@ pg_config_for() {
 [ $# -gt 0 ] || set -- "${named:-18}"
 
 version=$(distillvq_version)
-email=${DEBEMAIL:-$(git config user.email || echo root@localhost.localdomain)}
-maintainer="${DEBFULLNAME:-$(git config user.name || echo distillvq)} <$email>"
+email=${DEBEMAIL:-$(git config user.email 2>/dev/null || echo root@localhost.localdomain)}
+maintainer="${DEBFULLNAME:-$(git config user.name 2>/dev/null || echo distillvq)} <$email>"
 time=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || date +%s)}
 # The least pgvector is the one that the SQL script demands.
 pgvector=$(sed -nE "s/.*least_pgvector .*'([0-9.]+)'.*/\1/p" "sql/distillvq--$version.sql")

@@ -98,6 +98,24 @@ debian_release() {
     esac
 }
 
+# debian_root MAJOR PACKAGE,…: prints the archive of a root of the release that has this version of PostgreSQL, with these packages.
+# It is made the first time.
+debian_root() {
+    local suite archive
+    suite=$(debian_release "$1")
+    archive=$root/.server/root-$suite-${2//,/-}.tar
+    if [ ! -f "$archive" ]; then
+        command -v mmdebstrap >/dev/null || install_package mmdebstrap mmdebstrap
+        say "making a root of Debian $suite with ${2//,/, }"
+        mkdir -p "$root/.server"
+        # A mirror of the release in testing may be behind its date; the signatures are checked all the same.
+        mmdebstrap --quiet --variant=minbase --aptopt='Acquire::Check-Valid-Until "false"' --include="$2" \
+            "$suite" "${archive%.tar}.new.tar" "$(debian_mirror)" >&2
+        mv "${archive%.tar}.new.tar" "$archive"
+    fi
+    echo "$archive"
+}
+
 need_pip() {
     command -v python3 >/dev/null || install_package python3 python3
     python3 -m pip --version >/dev/null 2>&1 || install_package "Python's pip" python3-pip
@@ -122,6 +140,8 @@ need_rust() {
 
 need_build_tools() {
     need_rust
+    # pgrx formats its bindings with it.
+    rustfmt --version >/dev/null 2>&1 || fail "rustfmt is missing" "rustup component add rustfmt"
     command -v cc >/dev/null || install_package "a C compiler" build-essential
     have_libclang || install_package libclang libclang-dev
 }
@@ -223,7 +243,7 @@ build_pg_config() {
 
 # --- Python for benches ----------------------------------------------------------
 
-# Creates .venv-bench, anew whenever the requirements have changed.
+# Creates .venv-bench, again whenever the requirements have changed.
 need_bench_python() {
     local wanted=$root/benches/quality/requirements.txt stamp=$root/.venv-bench/requirements.txt
     cmp --silent "$wanted" "$stamp" && return

@@ -7,23 +7,12 @@ cd "$root"
 major=${1:-17}
 suite=$(debian_release "$major")
 is_root || fail "a Debian root needs mounts" "Run as root: sudo make test-deb"
-command -v mmdebstrap >/dev/null || install_package mmdebstrap mmdebstrap
 
 shopt -s nullglob
 packages=("target/deb/postgresql-$major-distillvq_"*.deb)
 [ ${#packages[@]} = 1 ] || fail "target/deb/ has no package for PostgreSQL $major" "make deb VERSIONS=$major"
 
-base=.server/root-$suite-$major.tar
-if [ ! -f "$base" ]; then
-    say "making a root of Debian $suite with PostgreSQL $major and pgvector"
-    mkdir -p .server
-    # A mirror of the release in testing may be behind its date; the signatures are checked all the same.
-    mmdebstrap --quiet --variant=minbase --aptopt='Acquire::Check-Valid-Until "false"' \
-        --include="postgresql-$major,postgresql-$major-pgvector" "$suite" "$base.new" \
-        "$(debian_mirror)"
-    mv "$base.new" "$base"
-fi
-
+base=$(debian_root "$major" "postgresql-$major,postgresql-$major-pgvector")
 work=$(mktemp -d "${TMPDIR:-/tmp}/test-deb.XXXXXX")
 trap 'rm -rf --one-file-system "$work"' EXIT
 tar -xf "$base" -C "$work"

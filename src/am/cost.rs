@@ -12,7 +12,7 @@
 //!    rivals, from the cheaper to the dearer. So it costs less than a rival when it is faster. The line is the same whether
 //!    there is such a btree or not.
 //!
-//! A search is not linear in its rows (see `distillvq_ivf::stream`): the farther it goes, the more lists it looks at, and
+//! A search is not linear in its rows (see `distillvq_ivf::rerank`): the farther it goes, the more lists it looks at, and
 //! the smaller the share of rows that it compares in vain. The planner, which knows a first and a last row's cost, is told a
 //! line through the cost of the first row and that of the last row wanted, if the LIMIT is known, or else of the last row.
 //!
@@ -24,8 +24,9 @@
 //! Other tables of a join drop rows like a filter, or multiply them (`pg/join.rs`): the search is charged for the rows that it
 //! has to find for the rows wanted of the join.
 
-use distillvq_ivf::search::Shares;
-use distillvq_ivf::stream::Growth;
+use distillvq_ivf::list_search::Shares;
+use distillvq_ivf::refine::REFINED_SPARE;
+use distillvq_ivf::rerank::{FIRST_PULL, Growth, LARGEST_PULL};
 
 /// What a limit of the distance is supposed to leave if it cannot be estimated.
 pub const UNKNOWN_SHARES: Shares = Shares {
@@ -236,13 +237,8 @@ const SCATTERED_US: f64 = 0.5;
 /// Ranking a row by its refine code, and the part for a dimension.
 const REFINE_US: f64 = 0.3;
 const REFINE_DIMENSION_US: f64 = 3e-4;
-/// Rows compared beyond those given out, with refine codes.
-const REFINED_SPARE: f64 = 4.0;
 /// A row of an untrained index, besides its distance.
 const UNTRAINED_ROW_US: f64 = 0.15;
-/// Candidates of the first pull and of the largest one: each further pull scans the probed lists again.
-const FIRST_PULL: f64 = 64.0;
-const LARGEST_PULL: f64 = 4096.0;
 
 impl QueryInput {
     /// How many of so many rows are wanted.
@@ -462,7 +458,7 @@ impl Inputs {
             fetch => fetch + SCATTERED_US,
         };
         if self.index.refine {
-            let exact = (given + REFINED_SPARE).min(compared);
+            let exact = (given + REFINED_SPARE as f64).min(compared);
             compared * (REFINE_US + dimensions * REFINE_DIMENSION_US) + exact * (COMPARE_US + fetch)
         } else {
             compared * (COMPARE_US + dimensions * COMPARE_DIMENSION_US + fetch)
@@ -499,6 +495,7 @@ impl Inputs {
 /// How often the probed lists are scanned to pull so many candidates, in all: the first pulls double, and happen while few
 /// lists are probed.
 fn scans(candidates: f64) -> f64 {
-    let doubled = (candidates.min(LARGEST_PULL) / FIRST_PULL).log2().max(0.0);
-    1.0 + doubled / 2.0 + (candidates - LARGEST_PULL).max(0.0) / LARGEST_PULL
+    let (first, largest) = (FIRST_PULL as f64, LARGEST_PULL as f64);
+    let doubled = (candidates.min(largest) / first).log2().max(0.0);
+    1.0 + doubled / 2.0 + (candidates - largest).max(0.0) / largest
 }

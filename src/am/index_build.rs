@@ -14,7 +14,7 @@ use crate::pg::heap::IndexInfo;
 use crate::pg::page_store::RelationStore;
 use crate::pg::relation::{Heap, Index};
 use crate::settings::reloptions::Options;
-use distillvq_ivf::{MAX_SIDE_BYTES, create_empty};
+use distillvq_ivf::{MAX_SIDE_BYTES, copy_without_rows};
 use distillvq_model::{Model, refine_bytes, refine_dimensions};
 
 /// What a build counted.
@@ -51,14 +51,14 @@ pub fn build(heap: Heap, index: Index, info: &IndexInfo) -> Result<BuildCounts> 
     if heap.is_empty() || crate::pg::server::in_binary_upgrade() {
         return over_nothing(&plan);
     }
-    let (lesson, rows) = match &plan.options.model {
+    let (build_model, rows) = match &plan.options.model {
         Some(name) => {
-            let (lesson, rows) = with_queries(&plan, heap, named_model(&plan, name)?)?;
-            (Some(lesson), rows)
+            let (build_model, rows) = with_queries(&plan, heap, named_model(&plan, name)?)?;
+            (Some(build_model), rows)
         }
         None => train_from_table(&plan, heap)?,
     };
-    load::load(&plan, heap, info, lesson, rows)
+    load::load(&plan, heap, info, build_model, rows)
 }
 
 /// Builds the index of an empty table. That happens at each commit to those of temporary tables `ON COMMIT DELETE ROWS`, where
@@ -165,7 +165,7 @@ pub fn build_empty(index: Index) -> Result<()> {
         RelationStore::new(index),
         RelationStore::for_init_fork(index),
     );
-    create_empty(&built, &init).map_err(with_index(index))?;
+    copy_without_rows(&built, &init).map_err(with_index(index))?;
     init.log_all();
     Ok(())
 }

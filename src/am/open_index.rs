@@ -69,7 +69,7 @@ impl OpenIndex {
         cell: &'a OnceCell<T>,
         get: impl FnOnce(Index, &RelationStore, &Meta) -> Result<T>,
     ) -> Result<Option<&'a T>> {
-        if !self.meta.trained() {
+        if !self.meta.has_model() {
             return Ok(None);
         }
         match cell.get() {

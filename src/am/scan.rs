@@ -11,9 +11,9 @@ use crate::pg::vector_datum::OwnedVector;
 use crate::settings::reloptions::Options;
 use crate::settings::search::SearchParams;
 use distillvq_ivf::distance_range::DistanceRange;
-use distillvq_ivf::refined::Refined;
-use distillvq_ivf::stream::{Hit, Source, Stream, StreamOptions, StreamStats};
-use distillvq_ivf::{Candidate, Search, Tid};
+use distillvq_ivf::refine::RefineStream;
+use distillvq_ivf::rerank::{CandidateSource, Hit, RerankOptions, RerankStats, RerankStream};
+use distillvq_ivf::{Candidate, ListSearch, Tid};
 use distillvq_model::Searcher;
 use std::borrow::Cow;
 
@@ -94,8 +94,8 @@ pub struct SearchStream {
 
 /// A stream of candidates by short codes, or by refine codes.
 enum AnyStream {
-    Coded(Box<Stream<Timed<Search<RelationStore>>>>),
-    Refined(Box<Stream<Timed<Refined<RelationStore>>>>),
+    Coded(Box<RerankStream<Timed<ListSearch<RelationStore>>>>),
+    Refined(Box<RerankStream<Timed<RefineStream<RelationStore>>>>),
 }
 
 /// Does the same to either stream.
@@ -119,26 +119,26 @@ impl SearchStream {
         let (index, meta) = (target.index, &target.meta);
         let store = || target.store().clone();
         let search = stage_timer::stage(Stage::Route, || {
-            let search = Search::new(store(), meta, model, query);
+            let search = ListSearch::new(store(), meta, model, query);
             search.map(|search| search.with_memory(params.score_bytes()))
         })
         .map_err(with_index(index))?;
         let stream = if meta.refine {
-            let options = params.probing_options(StreamOptions::for_refining(meta.shape));
-            let refined = Refined::new(search, store(), options).map_err(with_index(index))?;
-            let options = params.comparing_options(StreamOptions::for_refined());
-            AnyStream::Refined(Box::new(Stream::new(timed(refined), options)))
+            let options = params.probing_options(RerankOptions::for_refine_codes(meta.shape));
+            let refined = RefineStream::new(search, store(), options).map_err(with_index(index))?;
+            let options = params.comparing_options(RerankOptions::for_heap_rows());
+            AnyStream::Refined(Box::new(RerankStream::new(timed(refined), options)))
         } else {
-            let options = params.probing_options(StreamOptions::for_codes(meta.shape));
+            let options = params.probing_options(RerankOptions::for_codes(meta.shape));
             let options = params.comparing_options(options);
-            AnyStream::Coded(Box::new(Stream::new(timed(search), options)))
+            AnyStream::Coded(Box::new(RerankStream::new(timed(search), options)))
         };
         Ok(Self { index, stream })
     }
 
     /// What was done so far.
     pub fn counters(&self) -> SearchStats {
-        let (stats, lists): (StreamStats, usize) =
+        let (stats, lists): (RerankStats, usize) =
             with_stream!(&self.stream, it => (it.stats(), it.source().lists()));
         SearchStats {
             lists: lists as u64,
@@ -146,7 +146,7 @@ impl SearchStream {
             codes: stats.work.codes,
             refined: stats.work.refined,
             compared: stats.compared,
-            returned: stats.given,
+            returned: stats.returned,
             dropped: stats.dropped,
         }
     }
@@ -155,7 +155,7 @@ impl SearchStream {
     pub fn within(&mut self, range: &DistanceRange) {
         if range.upper < f64::INFINITY {
             with_stream!(&mut self.stream, it => {
-                it.within(range.upper);
+                it.set_max_distance(range.upper);
                 if range.nan {
                     it.keep_nan();
                 }
@@ -164,8 +164,8 @@ impl SearchStream {
     }
 
     /// Searches as if a row were not there. To be called before the first row is asked for.
-    pub fn leave_out(&mut self, tid: Tid) {
-        with_stream!(&mut self.stream, it => it.leave_out(tid));
+    pub fn exclude(&mut self, tid: Tid) {
+        with_stream!(&mut self.stream, it => it.exclude(tid));
     }
 
     /// The next row in exact order, or none after the last. The query is that of the search, none for NULL.

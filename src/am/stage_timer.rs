@@ -52,7 +52,7 @@ pub use on::{Timed, count, stage, timed};
 #[cfg(feature = "timing")]
 mod on {
     use super::Stage;
-    use distillvq_ivf::stream::{Source, Work};
+    use distillvq_ivf::rerank::{CandidateSource, CandidateStats};
     use distillvq_ivf::{Candidate, Error, Tid};
     use std::cell::RefCell;
     use std::time::{Duration, Instant};
@@ -114,7 +114,7 @@ mod on {
         Timed(source)
     }
 
-    impl<S: Source> Source for Timed<S> {
+    impl<S: CandidateSource> CandidateSource for Timed<S> {
         fn lists(&self) -> usize {
             self.0.lists()
         }
@@ -139,8 +139,8 @@ mod on {
             self.0.bound()
         }
 
-        fn catch_up(&mut self, n: usize, out: &mut Vec<Candidate>) -> Result<(), Error> {
-            stage(Stage::Scan, || self.0.catch_up(n, out))
+        fn pull_new_lists(&mut self, n: usize, out: &mut Vec<Candidate>) -> Result<(), Error> {
+            stage(Stage::Scan, || self.0.pull_new_lists(n, out))
         }
 
         fn score(&self, distance: f64) -> f64 {
@@ -159,16 +159,16 @@ mod on {
             self.0.rewind();
         }
 
-        fn work(&self) -> Work {
+        fn work(&self) -> CandidateStats {
             self.0.work()
         }
 
-        fn close(&mut self) {
-            self.0.close();
+        fn stop_probing(&mut self) {
+            self.0.stop_probing();
         }
 
-        fn leave_out(&mut self, tid: Tid) {
-            self.0.leave_out(tid);
+        fn exclude(&mut self, tid: Tid) {
+            self.0.exclude(tid);
         }
     }
 

@@ -15,9 +15,9 @@ use crate::pg::subtransaction::in_subtransaction;
 use crate::pg::vector_datum::OwnedVector;
 use crate::settings::reloptions::Options;
 use distillvq_ivf::distance_range::DistanceRange;
-use distillvq_ivf::search::Shares;
-use distillvq_ivf::stream::Growth;
-use distillvq_ivf::{Meta, Search};
+use distillvq_ivf::list_search::Shares;
+use distillvq_ivf::rerank::Growth;
+use distillvq_ivf::{ListSearch, Meta};
 use pgrx::pg_sys;
 
 /// `amcostestimate`: reads the metapage, and codes of a few lists if the query limits the distance; clamps what it does not
@@ -213,12 +213,12 @@ impl DistanceConditions {
         let query = unsafe { OwnedVector::copy(query, element) };
         let elements = query.elements();
         // Of other dimensions: an error, but not the planner's.
-        if elements.len() != open.meta.dim || !open.meta.trained() {
+        if elements.len() != open.meta.dim || !open.meta.has_model() {
             return None;
         }
         let most_bytes = (vectors / VECTORS_PER_MODEL).max(SMALL_MODEL);
         let model = cache::searcher_at_hand(open.index, open.store(), &open.meta, most_bytes)?;
-        let mut search = Search::new(open.store(), &open.meta, Some(&model), &elements).ok()?;
+        let mut search = ListSearch::new(open.store(), &open.meta, Some(&model), &elements).ok()?;
         search.shares(lower, upper).ok()?
     }
 }

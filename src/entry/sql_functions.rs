@@ -1,6 +1,6 @@
 //! The SQL functions, as the server calls them by the names in `sql/`.
 //!
-//! Arguments and results are converted by pgrx, as `#[pg_extern]` would do it; but that raises errors anew by itself, and
+//! Arguments and results are converted by pgrx, as `#[pg_extern]` would do it; but that raises errors again by itself, and
 //! functions of users, which run as parts of views and of indexes, raise errors that are to leave by [`guard`].
 
 use crate::functions::{self, calibrate, check, info, last_scan, models, prewarm, recall, train};

@@ -1,4 +1,4 @@
-//! `distillvq_calibrate`, and the same after a training: the recall of a live index measured anew.
+//! `distillvq_calibrate`, and the same after a training: the recall of a live index measured again.
 
 use crate::am::calibration::measure::calibrate;
 use crate::am::calibration::queries::{log_queries, model_queries};

@@ -10,7 +10,7 @@ use crate::pg::relation::LockedIndex;
 use crate::pg::report::or_raise;
 use crate::pg::text::to_server;
 use crate::settings::reloptions::Options;
-use distillvq_ivf::{CheckReport, EachRow, Problem, check_against, check_within};
+use distillvq_ivf::{CheckReport, Problem, RowFn, check_against, check_within};
 use pgrx::iter::TableIterator;
 use pgrx::{name, pg_sys::Oid};
 use std::ops::Range;
@@ -62,7 +62,7 @@ fn look(locked: &LockedIndex, heap: bool) -> Result<CheckReport> {
     let report = if heap {
         let rows = VisibleRows::new(locked.heap(), index)?;
         let mut vector = Vec::new();
-        let mut table = |blocks: Range<u32>, each: &mut EachRow<'_, PageOpError>| {
+        let mut table = |blocks: Range<u32>, each: &mut RowFn<'_, PageOpError>| {
             rows.for_each(blocks, &mut |tid, read| {
                 vector.clear();
                 read(&mut vector);

@@ -1,7 +1,7 @@
 //! `distillvq_index_info` and the view `distillvq_indexes`: what an index is made of, and what it needs.
 //!
 //! A call reads all pages of the index, and looks up to 1,500 rows of the table up. The rules behind the advice are in
-//! `distillvq_ivf::care`.
+//! `distillvq_ivf::advice`.
 
 use crate::am::failure::with_index;
 use crate::am::model_store::catalog;
@@ -18,7 +18,7 @@ use crate::pg::text::to_server;
 use crate::pg::vector_datum::time_of;
 use crate::settings::reloptions::Options;
 use crate::settings::target_recall;
-use distillvq_ivf::care::{Care, Condition, Finer, Measured};
+use distillvq_ivf::advice::{Advice, FinerCodes, IndexHealth, RecallStatus};
 use distillvq_ivf::{
     Calibration, IndexStats, InsertedRow, Meta, Model, QueryKind, Tid, collect_stats,
 };
@@ -158,7 +158,7 @@ struct IndexReport {
     index: Index,
     table: String,
     meta: Meta,
-    census: IndexStats,
+    stats: IndexStats,
     /// Share of the entries whose rows are dead.
     dead: Option<f64>,
     drift: Option<f64>,
@@ -170,19 +170,19 @@ impl IndexReport {
     fn compute(locked: &LockedIndex) -> Result<Self> {
         let (index, heap) = (locked.index(), locked.heap());
         let target = OpenIndex::open(index)?;
-        let mut census = collect_stats(target.store(), &target.meta, (ENTRIES, NEW_ROWS), SEED)
+        let mut stats = collect_stats(target.store(), &target.meta, (ENTRIES, NEW_ROWS), SEED)
             .map_err(with_index(index))?;
-        census.sampled_tids.sort_unstable();
-        census.inserted_sample.sort_unstable_by_key(|row| row.tid);
+        stats.sampled_tids.sort_unstable();
+        stats.inserted_sample.sort_unstable_by_key(|row| row.tid);
         let (dead, looked_at) = (
-            count_dead(heap, index, &census.sampled_tids),
-            census.sampled_tids.len(),
+            count_dead(heap, index, &stats.sampled_tids),
+            stats.sampled_tids.len(),
         );
         let mut figures = Self {
             index,
             table: quoted_relation(index.table())?,
             meta: target.meta,
-            census,
+            stats,
             dead: (looked_at > 0).then(|| dead as f64 / looked_at as f64),
             drift: None,
             unfit: None,
@@ -190,7 +190,7 @@ impl IndexReport {
         if let Some(name) = Options::of(index).model {
             figures.unfit = catalog::unfit(&name, index.metric()?, index.dimensions()?)?;
         }
-        if figures.census.inserted_sample.len() >= MIN_DRIFT_ROWS
+        if figures.stats.inserted_sample.len() >= MIN_DRIFT_ROWS
             && let Some(before) = figures.meta.training.code_error
             && let Some(model) = target.encoder()?
         {
@@ -209,7 +209,7 @@ impl IndexReport {
         if self.index.has_expressions() && (!may_read(oid) || rls_applies(table)) {
             return None;
         }
-        let recent = &self.census.inserted_sample;
+        let recent = &self.stats.inserted_sample;
         let tids: Vec<Tid> = recent.iter().map(|row| row.tid).collect();
         let (mut errors, mut vector) = (Vec::new(), Vec::new());
         let looked = in_subtransaction(|| {
@@ -226,44 +226,44 @@ impl IndexReport {
         enough.then(|| errors.iter().sum::<f64>() / errors.len() as f64)
     }
 
-    fn condition(&self) -> Condition {
+    fn condition(&self) -> IndexHealth {
         let options = Options::of(self.index);
         // Where probes are given, no target counts; where all is asked for, all lists are searched.
         let target = Some(target_recall::target_recall(options.target_recall))
             .filter(|&target| options.probes == 0 && target < 1.0);
-        let rows = self.census.rows();
-        let measured = |it: &Calibration| Measured {
+        let rows = self.stats.rows();
+        let measured = |it: &Calibration| RecallStatus {
             rows: it.rows,
             // What came since a later measurement is not counted apart: then what the index has grown by.
             inserted: if it.rows == self.meta.pages.rows_at_build {
-                self.census.inserted
+                self.stats.inserted
             } else {
                 rows.saturating_sub(it.rows)
             },
             reaches_target: target.is_none_or(|target| it.probes_for(target).is_some()),
         };
-        Condition {
-            trained: self.meta.trained(),
+        IndexHealth {
+            trained: self.meta.has_model(),
             model_missing: self.unfit.is_some(),
             unquantized: match options.model {
                 // The model knew what the table's rows are like only if it was trained on them.
-                Some(_) => self.census.exact_rows(),
-                None => self.census.inserted_exact.min(self.census.exact_rows()),
+                Some(_) => self.stats.exact_rows(),
+                None => self.stats.inserted_exact.min(self.stats.exact_rows()),
             },
             rows,
             dead: self.dead,
-            inserted: self.census.inserted,
+            inserted: self.stats.inserted,
             measured: self.meta.calibration.as_ref().map(measured),
-            balance: self.census.balance(),
+            balance: self.stats.balance(),
             drift: self.drift,
         }
     }
 
     fn row(self) -> Row {
-        let (rows, balance) = (self.census.rows(), self.census.balance());
+        let (rows, balance) = (self.stats.rows(), self.stats.balance());
         let (meta, training) = (&self.meta, &self.meta.training);
-        let trained = meta.trained();
-        let listed = rows - self.census.exact_rows();
+        let trained = meta.has_model();
+        let listed = rows - self.stats.exact_rows();
         let bytes = self.index.bytes();
         let calibration = meta.calibration.as_ref();
         let of_training = |value: u64| trained.then_some(value as i64);
@@ -281,7 +281,7 @@ impl IndexReport {
             Some(bytes as i64),
             (rows > 0).then(|| bytes as f32 / rows as f32),
             self.dead.map(|share| (share * rows as f64).round() as i64),
-            Some(self.census.inserted as i64),
+            Some(self.stats.inserted as i64),
             trained.then(|| to_server(&Options::of(self.index).model.unwrap_or_else(own))),
             (trained && training.trained_at != 0)
                 .then(|| time_of(training.trained_at))
@@ -317,47 +317,47 @@ impl IndexReport {
         };
         let name = pgrx::spi::quote_literal(&index);
         let again = |function: &str| format!("SELECT * FROM {function}({name}{queries})");
-        let anew = match &Options::of(self.index).model {
+        let rebuild = match &Options::of(self.index).model {
             Some(model) => {
                 let model = pgrx::spi::quote_literal(model);
                 format!("train {model} again, then {reindex}")
             }
             None => reindex.clone(),
         };
-        match self.condition().care() {
-            Care::Fine => "ok".to_owned(),
-            Care::ModelMissing => self.without_model(&index),
-            Care::Unquantized(rows) => format!(
-                "reindex: {rows} of {} rows have no code, so every search compares them; {anew}",
-                self.census.rows()
+        match self.condition().advice() {
+            Advice::NothingToDo => "ok".to_owned(),
+            Advice::ModelMissing => self.without_model(&index),
+            Advice::Unquantized(rows) => format!(
+                "reindex: {rows} of {} rows have no code, so every search compares them; {rebuild}",
+                self.stats.rows()
             ),
-            Care::Untrained => format!(
+            Advice::Untrained => format!(
                 "reindex: the table was too small to train on when the index was built, so searches compare every row; {reindex}"
             ),
-            Care::Drift(times) => format!(
+            Advice::Drift(times) => format!(
                 "reindex: the distribution of the inserted rows differs, their quantization error is {times:.2} times that of the build; \
-                 {anew}"
+                 {rebuild}"
             ),
-            Care::Uneven(times) => format!(
+            Advice::Uneven(times) => format!(
                 "reindex: lists are unbalanced, the longest has {times:.0} times the mean number of rows; \
-                 {anew}"
+                 {rebuild}"
             ),
-            Care::Dead(share) => format!(
+            Advice::Dead(share) => format!(
                 "vacuum: {} % of the entries belong to deleted rows; VACUUM {table}",
                 percent(share)
             ),
-            Care::Coarse => self.finer(&index, &reindex),
-            Care::Grown(share) => format!(
+            Advice::TargetMissed => self.finer(&index, &reindex),
+            Advice::Grown(share) => format!(
                 "retrain: rows inserted since the calibration are {} % of the rows at the calibration; {}",
                 percent(share),
                 again("distillvq_train")
             ),
-            Care::Shrunk(share) => format!(
+            Advice::Shrunk(share) => format!(
                 "calibrate: {} % of the rows were deleted since the calibration; {}",
                 percent(share),
                 again("distillvq_calibrate")
             ),
-            Care::Unmeasured => format!(
+            Advice::Unmeasured => format!(
                 "calibrate: recall was never measured; {}",
                 again("distillvq_calibrate")
             ),
@@ -397,17 +397,17 @@ impl IndexReport {
         let Meta {
             shape, refine, dim, ..
         } = self.meta;
-        match Finer::than(shape, refine, dim) {
-            Finer::Subquantizers(codes) => coded(
+        match FinerCodes::next_step(shape, refine, dim) {
+            FinerCodes::Subquantizers(codes) => coded(
                 format!("subquantizers => {codes}"),
                 format!("subquantizers = {codes}"),
             ),
-            Finer::Bits(codes) => coded(
+            FinerCodes::Bits(codes) => coded(
                 format!("bits => 8, subquantizers => {codes}"),
                 format!("bits = 8, subquantizers = {codes}"),
             ),
-            Finer::Refine => rebuild(format!("{}; {reindex}", set("refine = sq7"))),
-            Finer::Nothing => {
+            FinerCodes::Refine => rebuild(format!("{}; {reindex}", set("refine = sq7"))),
+            FinerCodes::Nothing => {
                 let reached = lowered_target(best);
                 let how = match target_recall::is_explicit() {
                     true => format!("SET distillvq.target_recall = {reached:.3}"),

@@ -17,7 +17,7 @@ use crate::pg::server::setting;
 use crate::pg::vector_column::VectorColumn;
 use crate::settings::reloptions::Options;
 use distillvq_ivf::Tid;
-use distillvq_ivf::measure::{Mean, mean_of_shares};
+use distillvq_ivf::recall_estimate::{RecallEstimate, estimate_recall};
 use pgrx::iter::TableIterator;
 use pgrx::{name, pg_sys::Oid};
 use std::time::{Duration, Instant};
@@ -63,7 +63,7 @@ pub fn distillvq_recall(
     let sample = or_raise(check_range("query_count", sample, 1..=MAX_QUERIES));
     let queries = or_raise(query_log(queries, query_column));
     let outcome = or_raise(measure(index, k, sample, queries.as_ref()));
-    let share = |of: fn(&Mean) -> f64| outcome.recall.map(|mean| of(&mean) as f32);
+    let share = |of: fn(&RecallEstimate) -> f64| outcome.recall.map(|mean| of(&mean) as f32);
     TableIterator::once((
         k as i32,
         outcome.queries as i32,
@@ -85,7 +85,7 @@ fn milliseconds(time: Duration) -> f32 {
 struct Outcome {
     /// Queries that have neighbours.
     queries: usize,
-    recall: Option<Mean>,
+    recall: Option<RecallEstimate>,
     /// Mean time of a search by the index, and of one without.
     by_index: Option<Duration>,
     exact: Option<Duration>,
@@ -111,7 +111,7 @@ fn measure(oid: Oid, k: usize, sample: usize, log: Option<&VectorColumn>) -> Res
     }
     Ok(Outcome {
         queries: shares.len(),
-        recall: mean_of_shares(&shares, k),
+        recall: estimate_recall(&shares, k),
         by_index: mean_time(time, shares.len()),
         exact,
         setting: settings_in_force(index),

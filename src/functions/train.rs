@@ -21,7 +21,7 @@ use crate::pg::report::or_raise;
 use crate::pg::text::{from_c, from_server, to_server};
 use crate::pg::vector_column::VectorColumn;
 use crate::settings::reloptions::Options;
-use distillvq_ivf::{Calibration, QueryKind, Training, describe, replace_student};
+use distillvq_ivf::{Calibration, QueryKind, Training, replace_student, write_calibration};
 use distillvq_model::{MAX_LISTS, Metric, TrainReport, max_subquantizers};
 use distillvq_training::{
     Loss, MAX_HELD_OUT, RetrainOptions, TrainOptions, Trained, retrain, split_held_out, train,
@@ -197,7 +197,7 @@ fn recalibrate(
     let queries = log_queries(locked, &target, &held_out);
     let by_log = |it: &Calibration| it.kind == QueryKind::Log;
     if queries.is_none() && meta.calibration.as_ref().is_some_and(by_log) {
-        let again = describe(
+        let again = write_calibration(
             target.store(),
             meta.model_version(),
             training,

@@ -1,6 +1,6 @@
 //! The outermost frame of what the server calls: errors of PostgreSQL's leave it as they were raised.
 //!
-//! pgrx turns an error of PostgreSQL's into a panic, so that Rust's frames unwind, and raises it anew from a part of what it told:
+//! pgrx turns an error of PostgreSQL's into a panic, so that Rust's frames unwind, and raises it again from a part of what it said:
 //! a context is lost, and an SQLSTATE that PostgreSQL does not define itself. Errors of users' own functions, which run as parts of
 //! an index's definition, need both.
 

@@ -174,7 +174,7 @@ impl Drop for Locked {
 impl PageStore for RelationStore {
     type Write<'a> = RelationWrite<'a>;
 
-    fn blocks(&self) -> Result<u32, Error> {
+    fn block_count(&self) -> Result<u32, Error> {
         Ok(self.block_count())
     }
 
@@ -212,13 +212,13 @@ impl PageStore for RelationStore {
         unsafe { pg_sys::PrefetchBuffer(self.index.as_ptr(), self.fork(), block) };
     }
 
-    fn warm(&self, block: u32, parts: &[std::ops::Range<usize>]) {
+    fn prefetch_cache_lines(&self, block: u32, parts: &[std::ops::Range<usize>]) {
         if let Some(recent) = &self.recent {
             recent.warm(block, parts);
         }
     }
 
-    fn interrupts(&self) -> Result<(), Error> {
+    fn check_interrupts(&self) -> Result<(), Error> {
         if self.vacuum {
             crate::pg::compat::vacuum_delay();
         }

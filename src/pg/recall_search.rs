@@ -9,7 +9,7 @@ use crate::pg::relation::{Heap, Index, LockedIndex};
 use crate::pg::role::as_role;
 use crate::pg::vector_datum::{Detoasted, OwnedVector};
 use distillvq_ivf::Tid;
-use distillvq_ivf::measure::Nearest;
+use distillvq_ivf::recall_estimate::TopDistances;
 use pgrx::pg_sys;
 use std::time::{Duration, Instant};
 
@@ -111,8 +111,8 @@ impl RecallSearch {
     }
 
     /// The distances of the `k` rows nearest to each query, in one pass over the table.
-    pub fn exact(&mut self, queries: &[RecallQuery], k: usize) -> Vec<Nearest> {
-        let mut nearest = vec![Nearest::new(k); queries.len()];
+    pub fn exact(&mut self, queries: &[RecallQuery], k: usize) -> Vec<TopDistances> {
+        let mut nearest = vec![TopDistances::new(k); queries.len()];
         let operator = &mut self.operator;
         self.rows.for_each_value(0..u32::MAX, &mut |tid, value| {
             // SAFETY: a value of the index's type, which is a varlena.

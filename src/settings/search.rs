@@ -3,8 +3,8 @@
 
 use crate::settings::reloptions::Options;
 use crate::settings::{Probing, probing};
-use distillvq_ivf::stream::{LateRows, StreamOptions};
-use distillvq_ivf::{DEPTHS, Meta};
+use distillvq_ivf::rerank::{LateRows, RerankOptions};
+use distillvq_ivf::{Meta, RERANK_MARGINS};
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
 /// The values of `distillvq.iterative_scan`.
@@ -67,8 +67,8 @@ pub fn register() {
 pub struct SearchParams {
     /// Lists probed.
     probing: Probing,
-    /// How deep it re-ranks ([`distillvq_ivf::DEPTHS`]).
-    depth: f32,
+    /// How deep it re-ranks ([`distillvq_ivf::RERANK_MARGINS`]).
+    rerank_margin: f32,
     max_probes: usize,
     max_compared: u64,
     late: LateRows,
@@ -81,10 +81,10 @@ const CANDIDATE_BYTES: usize = 80;
 
 impl SearchParams {
     /// Those of a search without limits.
-    pub fn unlimited(probing: Probing, depth: f32) -> Self {
+    pub fn unlimited(probing: Probing, rerank_margin: f32) -> Self {
         Self {
             probing,
-            depth,
+            rerank_margin,
             max_probes: usize::MAX,
             max_compared: u64::MAX,
             late: LateRows::Drop,
@@ -96,7 +96,9 @@ impl SearchParams {
     pub fn of_session(options: &Options, meta: &Meta) -> Self {
         Self {
             probing: probing(options, meta),
-            depth: meta.calibration.map_or(DEPTHS[0], |it| it.depth),
+            rerank_margin: meta
+                .calibration
+                .map_or(RERANK_MARGINS[0], |it| it.rerank_margin),
             max_probes: match (ITERATIVE_SCAN.get(), MAX_PROBES.get()) {
                 (IterativeScan::Off, _) => 0,
                 (_, 0) => usize::MAX,
@@ -121,21 +123,21 @@ impl SearchParams {
 
     /// The options of the stream that probes lists, from those that go by the errors of its codes. An eighth of the memory is for
     /// its rows, and another for the candidates that it pulls.
-    pub fn probing_options(&self, options: StreamOptions) -> StreamOptions {
+    pub fn probing_options(&self, options: RerankOptions) -> RerankOptions {
         let largest_pull = self.memory / 8 / CANDIDATE_BYTES;
-        StreamOptions {
+        RerankOptions {
             probes: self.probing.first,
             growth: self.probing.growth,
             max_probes: self.max_probes.max(self.probing.first),
             memory: self.memory / 8,
             largest_pull: largest_pull.clamp(1 << 12, 1 << 16),
-            ..options.deeper(self.depth)
+            ..options.with_rerank_margin(self.rerank_margin)
         }
     }
 
     /// The options of the stream that compares rows exactly. A quarter of the memory is for its rows.
-    pub fn comparing_options(&self, options: StreamOptions) -> StreamOptions {
-        StreamOptions {
+    pub fn comparing_options(&self, options: RerankOptions) -> RerankOptions {
+        RerankOptions {
             memory: self.memory / 4,
             max_compared: self.max_compared,
             late: self.late,

@@ -3,7 +3,7 @@
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use distillvq_ivf::testing::MemoryStore;
-use distillvq_ivf::{Builder, Create, Metric, Model, Row, Search, Tid};
+use distillvq_ivf::{Builder, CreateOptions, ListSearch, Metric, Model, Row, Tid};
 use distillvq_model::Placement;
 use distillvq_training::{NoMonitor, TrainOptions, train};
 use rand::{RngExt, SeedableRng};
@@ -54,12 +54,12 @@ fn build(store: &MemoryStore, model: &Model) {
         })
         .collect();
     rows.sort_by_key(|row| row.list);
-    let create = Create {
+    let create = CreateOptions {
         metric: model.metric(),
         dim: DIM,
         model: Some(model),
         refine: false,
-        build_id: 0,
+        model_version: 0,
     };
     let mut builder = Builder::create(store, create).unwrap();
     builder.append(rows).unwrap();
@@ -79,7 +79,7 @@ fn pulls(c: &mut Criterion) {
             group.bench_function(format!("{n} of all lists"), |b| {
                 let search = || {
                     let mut search =
-                        Search::new(&store, &meta, Some(model.searcher()), &query).unwrap();
+                        ListSearch::new(&store, &meta, Some(model.searcher()), &query).unwrap();
                     search.probe(64).unwrap();
                     search
                 };

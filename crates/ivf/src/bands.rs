@@ -4,7 +4,7 @@
 //! share of its own neighbors that lie in so many lists, and not that of all nearer ones too: where the first twenty neighbors
 //! lie in one list, the next ten may need twenty lists, though all thirty would be found at two thirds with one.
 
-use crate::stream::{BANDS, Growth, RANKS, ROWS};
+use crate::rerank::{BANDS, BASE_ROWS, Growth, RANKS};
 use std::ops::Range;
 
 /// Recalls for which the lists are kept; between them they are interpolated.
@@ -60,7 +60,7 @@ fn at(lists: &[u32; LEVELS.len()], recall: f64) -> u32 {
     }
 }
 
-/// For some queries, the lists that must be probed to reach each of their neighbors behind the first [`ROWS`].
+/// For some queries, the lists that must be probed to reach each of their neighbors behind the first [`BASE_ROWS`].
 #[derive(Clone, Debug)]
 pub struct Bands {
     lists: u32,
@@ -70,7 +70,7 @@ pub struct Bands {
 
 impl Bands {
     /// Of an index with so many lists. `reached` has for each query how many lists must be probed to reach its neighbors, in the
-    /// order of their ranks from the one behind the first [`ROWS`]. Bands that a query has no neighbors to fill are left out.
+    /// order of their ranks from the one behind the first [`BASE_ROWS`]. Bands that a query has no neighbors to fill are left out.
     pub fn new(lists: u32, reached: &[Vec<u32>]) -> Self {
         let band = |band: usize| -> Option<Vec<Vec<u32>>> {
             let ranks = ranks(band)?;
@@ -136,9 +136,9 @@ impl Bands {
     }
 }
 
-/// The places of a band's neighbors behind the first [`ROWS`].
+/// The places of a band's neighbors behind the first [`BASE_ROWS`].
 fn ranks(band: usize) -> Option<Range<usize>> {
-    let place = |band: usize| Some(*RANKS.get(band)? as usize - ROWS);
+    let place = |band: usize| Some(*RANKS.get(band)? as usize - BASE_ROWS);
     Some(place(band)?..place(band + 1)?)
 }
 

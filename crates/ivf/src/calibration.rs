@@ -9,14 +9,14 @@
 //! The curve is that of the first ten neighbours. How many lists the rows behind them need is kept beside it ([`BandLists`]).
 
 use crate::bands::BandLists;
-use crate::stream::Growth;
+use crate::rerank::Growth;
 
 /// Most points of a curve.
-pub const MOST_POINTS: usize = 24;
+pub const MAX_POINTS: usize = 24;
 
 /// How deep searches may re-rank, the usual first: by so much more standard deviations of the estimates' error a row must be
 /// ahead of those that were not compared.
-pub const DEPTHS: [f32; 3] = [1.0, 1.7, 2.7];
+pub const RERANK_MARGINS: [f32; 3] = [1.0, 1.7, 2.7];
 
 /// Queries that a curve was measured with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,11 +63,11 @@ pub struct Calibration {
     pub rows: u64,
     /// When it was measured, in microseconds since 1970.
     pub measured_at: i64,
-    /// How deep searches re-rank, one of [`DEPTHS`]: the points are of such searches.
-    pub depth: f32,
+    /// How deep searches re-rank, one of [`RERANK_MARGINS`]: the points are of such searches.
+    pub rerank_margin: f32,
     /// Lists that the rows behind the first ten need.
     pub bands: BandLists,
-    points: [Point; MOST_POINTS],
+    points: [Point; MAX_POINTS],
     len: u8,
 }
 
@@ -80,17 +80,20 @@ impl Calibration {
             k,
             rows,
             measured_at,
-            depth: DEPTHS[0],
+            rerank_margin: RERANK_MARGINS[0],
             bands: BandLists::default(),
-            points: [Point::default(); MOST_POINTS],
+            points: [Point::default(); MAX_POINTS],
             len: 0,
         }
     }
 
     /// The same of searches that re-rank so deep.
     #[must_use]
-    pub fn with_depth(self, depth: f32) -> Self {
-        Calibration { depth, ..self }
+    pub fn with_rerank_margin(self, rerank_margin: f32) -> Self {
+        Calibration {
+            rerank_margin,
+            ..self
+        }
     }
 
     /// The same with the lists that further rows need.
@@ -99,11 +102,11 @@ impl Calibration {
         Calibration { bands, ..self }
     }
 
-    /// The same with these points, in the order of their probes; those beyond [`MOST_POINTS`] are left out.
+    /// The same with these points, in the order of their probes; those beyond [`MAX_POINTS`] are left out.
     #[must_use]
     pub fn with_points(mut self, points: &[Point]) -> Self {
-        self.len = points.len().min(MOST_POINTS) as u8;
-        self.points = [Point::default(); MOST_POINTS];
+        self.len = points.len().min(MAX_POINTS) as u8;
+        self.points = [Point::default(); MAX_POINTS];
         for (place, point) in self.points.iter_mut().zip(points) {
             *place = *point;
         }
@@ -202,7 +205,7 @@ pub(crate) mod tests {
             })
             .collect();
         Calibration::new(QueryKind::Log, 400, 10, 1000, 5)
-            .with_depth(DEPTHS[1])
+            .with_rerank_margin(RERANK_MARGINS[1])
             .with_bands(BandLists::new(&[[3; 9], [1, 2, 3, 4, 5, 6, 7, 8, 9]]))
             .with_points(&points)
     }

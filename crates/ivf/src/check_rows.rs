@@ -18,11 +18,11 @@ use std::ops::Range;
 const BATCH_ELEMENTS: usize = 1 << 16;
 
 /// Takes a row of the table: its address and its vector.
-pub type EachRow<'a, E> = dyn FnMut(Tid, &[f32]) -> Result<(), E> + 'a;
+pub type RowFn<'a, E> = dyn FnMut(Tid, &[f32]) -> Result<(), E> + 'a;
 
 /// Shows all rows in some blocks of the table that must be in the index: with one snapshot, taken before the check began,
 /// under the predicate of the index, with the addresses that an index has of them, without those whose vector is NULL.
-pub type ShowRows<'a, E> = dyn FnMut(Range<u32>, &mut EachRow<'_, E>) -> Result<(), E> + 'a;
+pub type ScanTableFn<'a, E> = dyn FnMut(Range<u32>, &mut RowFn<'_, E>) -> Result<(), E> + 'a;
 
 /// Verifies the structure of an index. Damage is in the report; errors are anything else, as
 /// [`distillvq_pages::Error::NotAnIndex`] or a failure of the store. Inserts may go on meanwhile; a vacuum or a replacement
@@ -31,16 +31,16 @@ pub fn check<S: PageStore>(store: &S) -> Result<CheckReport, Error> {
     check_within(store, usize::MAX)
 }
 
-/// As [`check()`], with approximately `memory` bytes for the addresses of rows.
+/// As [`check()`], with about `memory` bytes for the addresses of rows.
 pub fn check_within<S: PageStore>(store: &S, memory: usize) -> Result<CheckReport, Error> {
-    check_rows(store, memory, None::<&mut ShowRows<'_, Error>>)
+    check_rows(store, memory, None::<&mut ScanTableFn<'_, Error>>)
 }
 
 /// As [`check_within`], and against the rows that `table` shows.
 pub fn check_against<S: PageStore, E: From<Error>>(
     store: &S,
     memory: usize,
-    table: &mut ShowRows<'_, E>,
+    table: &mut ScanTableFn<'_, E>,
 ) -> Result<CheckReport, E> {
     check_rows(store, memory, Some(table))
 }
@@ -48,11 +48,11 @@ pub fn check_against<S: PageStore, E: From<Error>>(
 fn check_rows<S: PageStore, E: From<Error>>(
     store: &S,
     memory: usize,
-    mut table: Option<&mut ShowRows<'_, E>>,
+    mut table: Option<&mut ScanTableFn<'_, E>>,
 ) -> Result<CheckReport, E> {
     let mut report = CheckReport::default();
     // Before everything else: whatever is in use of these pages is linked by the time that the links are followed.
-    let blocks = store.blocks().map_err(Error::from)?;
+    let blocks = store.block_count().map_err(Error::from)?;
     let Some(mut meta) = note(&mut report, Meta::read(store))? else {
         return Ok(report);
     };
@@ -107,7 +107,7 @@ impl<S: PageStore> Comparison<'_, S> {
         &mut self,
         encoder: RowEncoder<'_>,
         range: Range<u32>,
-        table: &mut ShowRows<'_, E>,
+        table: &mut ScanTableFn<'_, E>,
     ) -> Result<(), E> {
         let mut batch = Batch::default();
         table(range, &mut |tid, vector| {
@@ -132,7 +132,7 @@ impl<S: PageStore> Comparison<'_, S> {
 
     /// Compares a batch of rows with what the index has of them, and empties it.
     fn compare(&mut self, encoder: RowEncoder<'_>, batch: &mut Batch) -> Result<(), Error> {
-        self.store.interrupts()?;
+        self.store.check_interrupts()?;
         let encoded = encoder.encode(&batch.vectors);
         for (i, &tid) in batch.tids.iter().enumerate() {
             self.check.report.compared += 1;

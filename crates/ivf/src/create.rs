@@ -11,7 +11,7 @@ use distillvq_pages::{self as pages, Contents, Metapage, RowFormat};
 
 /// What an index is created with.
 #[derive(Clone, Copy, Debug)]
-pub struct Create<'a> {
+pub struct CreateOptions<'a> {
     /// The metric.
     pub metric: Metric,
     /// Dimensions of a vector.
@@ -21,7 +21,7 @@ pub struct Create<'a> {
     /// Whether rows in lists get refine codes.
     pub refine: bool,
     /// A random number that marks this model, see [`Meta::model_version`].
-    pub build_id: u64,
+    pub model_version: u64,
 }
 
 /// A build under way. It must be the only writer. Until [`Builder::finish`] the index is incomplete and refused by readers.
@@ -32,7 +32,7 @@ pub struct Builder<'a, S: PageStore> {
 
 impl<'a, S: PageStore> Builder<'a, S> {
     /// Begins an index in an empty store: metapage, model and directory pages.
-    pub fn create(store: &'a S, create: Create<'_>) -> Result<Self, Error> {
+    pub fn create(store: &'a S, create: CreateOptions<'_>) -> Result<Self, Error> {
         if create.dim == 0 || create.dim > MAX_DIM {
             return Err(Error::mismatch("impossible dimension"));
         }
@@ -54,7 +54,7 @@ impl<'a, S: PageStore> Builder<'a, S> {
         let meta = Meta {
             pages: Metapage {
                 format: format.ok_or(Error::mismatch("the model's codes do not fit a page"))?,
-                blob_version: create.build_id,
+                blob_version: create.model_version,
                 ..Metapage::default()
             },
             metric: create.metric,
@@ -127,9 +127,9 @@ pub fn insert<S: PageStore>(store: &S, meta: &Meta, row: Row<'_>) -> Result<(), 
 }
 
 /// Copies metapage and model of `from` into the empty store `to`, with an empty directory: the same index without rows.
-pub fn create_empty<S: PageStore, T: PageStore>(from: &S, to: &T) -> Result<Meta, Error> {
+pub fn copy_without_rows<S: PageStore, T: PageStore>(from: &S, to: &T) -> Result<Meta, Error> {
     let mut meta = Meta::read(from)?;
-    let parts = if meta.trained() {
+    let parts = if meta.has_model() {
         model_bytes(from, &mut meta)?
     } else {
         Default::default()

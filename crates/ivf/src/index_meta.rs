@@ -6,7 +6,7 @@
 //!   0  metric u8                     20  error of the codes f32     64  trained with queries u64
 //!   4  dim u32                       24  rows when measured u64     72  recall before f32
 //!  12  queries u8: 0 not             32  measured at i64            76  recall after f32
-//!      measured, 1 rows, 2 log       40  built at i64               80  depth f32
+//!      measured, 1 rows, 2 log       40  built at i64               80  re-ranking margin f32
 //!  13  k u8                          48  trained at i64             88  24 points
 //!  14  points u8                     56  trained on rows u64       472  7 bands
 //!  15  bands u8
@@ -17,18 +17,18 @@
 //! What is kept of a row follows from the columns of the index ([`crate::row_format`]).
 
 use crate::bands::{BandLists, LEVELS};
-use crate::calibration::{Calibration, DEPTHS, MOST_POINTS, Point, QueryKind, Training};
+use crate::calibration::{Calibration, MAX_POINTS, Point, QueryKind, RERANK_MARGINS, Training};
 use crate::error::Error;
 use crate::pq::{REFINE, code_shape};
-use crate::stream::BANDS;
+use crate::rerank::BANDS;
 use crate::{CodeShape, Metric, Model};
 use distillvq_model::{MAX_DIM, MAX_LISTS, refine_bytes};
 use distillvq_pages::{Metapage, PageStore, get, get_f32, get_u32, get_u64, put, replace_body};
 
-const DEPTH: usize = 80;
+const RERANK_MARGIN: usize = 80;
 const POINTS: usize = 88;
 const POINT_SIZE: usize = 16;
-const BAND_LISTS: usize = POINTS + MOST_POINTS * POINT_SIZE;
+const BAND_LISTS: usize = POINTS + MAX_POINTS * POINT_SIZE;
 const BAND_SIZE: usize = LEVELS.len() * 4;
 const BODY_BYTES: usize = BAND_LISTS + BANDS * BAND_SIZE;
 
@@ -103,7 +103,7 @@ impl Meta {
         } = Record::read(body)?;
         Ok(Meta {
             pages,
-            metric: metric_of(metric).ok_or(Error::damaged(0, "unknown metric"))?,
+            metric: Metric::from_code(metric).ok_or(Error::damaged(0, "unknown metric"))?,
             dim,
             shape,
             refine: refine.is_some(),
@@ -115,7 +115,7 @@ impl Meta {
     /// The body of the metapage.
     pub(crate) fn body(&self) -> Vec<u8> {
         let mut body = vec![0; BODY_BYTES];
-        put(&mut body, 0, &[metric_code(self.metric)]);
+        put(&mut body, 0, &[self.metric.code()]);
         put(&mut body, 4, &(self.dim as u32).to_le_bytes());
         let record = Record {
             training: self.training,
@@ -136,7 +136,7 @@ impl Meta {
     }
 
     /// Whether there is a model; without one all rows are in the exact list.
-    pub fn trained(&self) -> bool {
+    pub fn has_model(&self) -> bool {
         self.lists() > 0
     }
 
@@ -173,7 +173,7 @@ impl Meta {
 
 /// Replaces what the metapage says of training and recall, in one change. `model_version` is that of the model which was
 /// measured: if it is another one's by now, nothing is changed, and that is an error. Returns the new metapage.
-pub fn describe<S: PageStore>(
+pub fn write_calibration<S: PageStore>(
     store: &S,
     model_version: u64,
     training: Training,
@@ -186,20 +186,6 @@ pub fn describe<S: PageStore>(
     };
     meta.pages = replace_body(store, model_version, &meta.body())?;
     Ok(meta)
-}
-
-fn metric_code(metric: Metric) -> u8 {
-    match metric {
-        Metric::L2 => 1,
-        Metric::InnerProduct => 2,
-        Metric::Cosine => 3,
-    }
-}
-
-fn metric_of(code: u8) -> Option<Metric> {
-    [Metric::L2, Metric::InnerProduct, Metric::Cosine]
-        .into_iter()
-        .find(|&metric| metric_code(metric) == code)
 }
 
 /// Both, as the metapage keeps them.
@@ -223,18 +209,19 @@ impl Record {
         };
         let calibration = kind.map(|kind| {
             let (queries, rows) = (get_u32(body, 16), get_u64(body, 24));
-            let points: [Point; MOST_POINTS] =
+            let points: [Point; MAX_POINTS] =
                 std::array::from_fn(|i| point(body, POINTS + i * POINT_SIZE));
             let points = points.get(..usize::from(len)).unwrap_or(&points);
             let band_lists: [[u32; LEVELS.len()]; BANDS] = std::array::from_fn(|band| {
                 std::array::from_fn(|level| get_u32(body, band_lists_at(band, level)))
             });
             let bands = band_lists.get(..usize::from(bands)).unwrap_or(&band_lists);
-            let depth = get_f32(body, DEPTH);
-            let depth = DEPTHS.into_iter().find(|it| *it == depth);
-            let depth = depth.ok_or(Error::damaged(0, "unknown depth of re-ranking"))?;
+            let rerank_margin = get_f32(body, RERANK_MARGIN);
+            let rerank_margin = RERANK_MARGINS.into_iter().find(|it| *it == rerank_margin);
+            let rerank_margin =
+                rerank_margin.ok_or(Error::damaged(0, "unknown margin of re-ranking"))?;
             let calibration = Calibration::new(kind, queries, k, rows, time(32))
-                .with_depth(depth)
+                .with_rerank_margin(rerank_margin)
                 .with_bands(BandLists::new(bands))
                 .with_points(points);
             Ok::<_, Error>(calibration)
@@ -279,7 +266,7 @@ impl Record {
             put(body, 16, &it.queries.to_le_bytes());
             put(body, 24, &it.rows.to_le_bytes());
             put(body, 32, &it.measured_at.to_le_bytes());
-            put(body, DEPTH, &it.depth.to_le_bytes());
+            put(body, RERANK_MARGIN, &it.rerank_margin.to_le_bytes());
             for (band, of_band) in bands.iter().enumerate() {
                 for (level, lists) in of_band.iter().enumerate() {
                     put(body, band_lists_at(band, level), &lists.to_le_bytes());
@@ -333,7 +320,7 @@ mod tests {
             },
             calibration: Some(curve(&many)),
         };
-        assert_eq!(full.calibration.unwrap().points().len(), MOST_POINTS);
+        assert_eq!(full.calibration.unwrap().points().len(), MAX_POINTS);
         for record in [full, Record::default()] {
             let mut body = vec![0; BODY_BYTES];
             record.write(&mut body);

@@ -1,41 +1,40 @@
 //! A distillvq index: what the lists, rows and blobs of [`distillvq_pages`] mean for vectors.
 //!
-//! Rows in lists have product quantizer codes, scored by look-up tables ([`search`]); the best candidates are compared by
-//! their exact distances ([`stream`]), perhaps by refine codes before that ([`refined`]). Recall is measured
+//! Rows in lists have product quantizer codes, scored by look-up tables ([`list_search`]); the best candidates are compared by
+//! their exact distances ([`rerank`]), perhaps by refine codes before that ([`refine`]). Recall is measured
 //! ([`Calibration`]) and searches probe as many lists as it asks for.
 //!
 //! The crate knows nothing of PostgreSQL: pages come from a [`PageStore`]. An index without a model (*untrained*) has the
 //! exact list alone.
 
+pub mod advice;
 mod bands;
 mod calibration;
 mod candidate;
-pub mod care;
 mod check_rows;
 mod create;
-mod curve;
 pub mod distance_range;
 mod error;
+mod ground_truth;
 mod index_meta;
-pub mod measure;
+pub mod list_search;
 mod model_pages;
 mod pq;
-pub mod refined;
-mod reservoir;
+mod recall_curve;
+pub mod recall_estimate;
+pub mod refine;
+pub mod rerank;
 mod row_encoder;
 pub mod scorer;
-pub mod search;
 mod stats;
-pub mod stream;
 mod tidset;
-mod truth;
+mod top_candidates;
 
 pub use bands::{BandLists, Bands, LEVELS};
-pub use calibration::{Calibration, DEPTHS, MOST_POINTS, Point, QueryKind, Training};
+pub use calibration::{Calibration, MAX_POINTS, Point, QueryKind, RERANK_MARGINS, Training};
 pub use candidate::Candidate;
-pub use check_rows::{EachRow, ShowRows, check, check_against, check_within};
-pub use create::{Builder, Create, create_empty, insert};
-pub use curve::{Curve, choose_depth};
+pub use check_rows::{RowFn, ScanTableFn, check, check_against, check_within};
+pub use create::{Builder, CreateOptions, copy_without_rows, insert};
 pub use distillvq_model::{CodeShape, Metric, Model, ModelError};
 pub use distillvq_pages::memory_store as testing;
 pub use distillvq_pages::{
@@ -44,10 +43,11 @@ pub use distillvq_pages::{
     check_lock, count_rows, read_all_pages, vacuum,
 };
 pub use error::Error;
-pub use index_meta::{Meta, describe};
+pub use ground_truth::{CALIBRATION_K, DEEP_QUERIES, GroundTruthCollector, Neighbours, Truth};
+pub use index_meta::{Meta, write_calibration};
+pub use list_search::ListSearch;
 pub use model_pages::{encoder_bytes, load_model, model_bytes, replace_student};
 pub use pq::{PqScorer, Row, row_format};
+pub use recall_curve::{RecallCurve, choose_rerank_margin};
 pub use row_encoder::RowEncoder;
-pub use search::Search;
 pub use stats::collect_stats;
-pub use truth::{DEEP_QUERIES, NEIGHBOURS, Neighbours, Truth, TruthCollector};

@@ -29,7 +29,7 @@ pub fn model_bytes<S: PageStore>(store: &S, meta: &mut Meta) -> Result<[Vec<u8>;
 /// Reads the model of an index; `None` if it is untrained. If the student was replaced since `meta` was read, `meta` may
 /// be brought up to date: afterwards its model version is that of the model.
 pub fn load_model<S: PageStore>(store: &S, meta: &mut Meta) -> Result<Option<Model>, Error> {
-    if !meta.trained() {
+    if !meta.has_model() {
         return Ok(None);
     }
     let [encoder, student] = model_bytes(store, meta)?;
@@ -46,7 +46,7 @@ pub fn replace_student<S: PageStore>(
     model_version: u64,
 ) -> Result<Meta, Error> {
     let meta = Meta::read(store)?;
-    if !meta.trained() {
+    if !meta.has_model() {
         return Err(Error::mismatch("an untrained index has no model"));
     }
     Model::from_parts(&encoder_bytes(store, &meta)?, student)?;

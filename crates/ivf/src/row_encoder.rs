@@ -19,7 +19,7 @@ pub struct RowEncoder<'a> {
 impl<'a> RowEncoder<'a> {
     /// For the index of this metapage, whose model is given, `None` if it is untrained.
     pub fn new(meta: &Meta, model: Option<&'a Model>) -> Result<Self, Error> {
-        if meta.trained() != model.is_some() {
+        if meta.has_model() != model.is_some() {
             return Err(Error::mismatch("the model is not that of the index"));
         }
         Ok(RowEncoder {

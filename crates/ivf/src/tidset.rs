@@ -10,16 +10,16 @@ const ENTRY_BYTES: usize = 34;
 /// Row addresses, 64 neighbouring line numbers in one entry.
 #[derive(Debug)]
 pub(crate) struct TidSet {
-    words: HashMap<u64, u64, BuildHasherDefault<Mixer>>,
+    words: HashMap<u64, u64, BuildHasherDefault<TidHasher>>,
     max_words: usize,
 }
 
 /// Spreads a number over all bits (the multiplier is 2^64 divided by the golden ratio). Nobody can choose row addresses so
 /// that many fall together, and a search asks for each of its rows.
 #[derive(Default)]
-struct Mixer(u64);
+struct TidHasher(u64);
 
-impl Hasher for Mixer {
+impl Hasher for TidHasher {
     fn finish(&self) -> u64 {
         self.0
     }

@@ -6,8 +6,8 @@ mod common;
 use common::*;
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
-    Builder, CheckReport, Create, EachRow, Error, Meta, Metric, Model, PageStore, Row, RowEncoder,
-    Tid, check, check_against, check_within, insert, vacuum,
+    Builder, CheckReport, CreateOptions, Error, Meta, Metric, Model, PageStore, Row, RowEncoder,
+    RowFn, Tid, check, check_against, check_within, insert, vacuum,
 };
 use distillvq_model::refine_bytes;
 use distillvq_pages::Error as PageError;
@@ -42,12 +42,12 @@ impl Case {
             .map(|(i, v)| (tid(i), v.to_vec()))
             .collect();
         let store = MemoryStore::new();
-        let create = Create {
+        let create = CreateOptions {
             metric,
             dim: DIM,
             model: model.as_ref(),
             refine,
-            build_id: 5,
+            model_version: 5,
         };
         let mut builder = Builder::create(&store, create).unwrap();
         let meta = *builder.meta();
@@ -86,7 +86,7 @@ impl Case {
     }
 
     fn report_within(&self, memory: usize) -> CheckReport {
-        let mut table = |blocks: Range<u32>, each: &mut EachRow<'_, Error>| {
+        let mut table = |blocks: Range<u32>, each: &mut RowFn<'_, Error>| {
             let inside = |row: &&(Tid, Vec<f32>)| blocks.contains(&row.0.block);
             self.rows
                 .iter()
@@ -111,7 +111,7 @@ impl Case {
 
     fn places(&self) -> impl Iterator<Item = (u32, usize)> {
         let posting = |block: &u32| self.store.read(*block, |page| page[24]).unwrap() == 4;
-        let blocks = (0..self.store.blocks().unwrap()).filter(posting);
+        let blocks = (0..self.store.block_count().unwrap()).filter(posting);
         blocks.flat_map(|block| {
             let count = self
                 .store
@@ -328,7 +328,7 @@ fn a_row_in_another_list_is_found() {
 fn a_page_that_nothing_leads_to_is_found() {
     let case = Case::new(Metric::L2, 4, false, 3000);
     // The last page of a chain of several: what leads to it is cut.
-    let block = (0..case.store.blocks().unwrap())
+    let block = (0..case.store.block_count().unwrap())
         .find(|&block| {
             case.store
                 .read(block, |p| p[24] == 4 && p[32] != 0)
@@ -368,31 +368,24 @@ fn problems_are_listed_up_to_a_limit() {
 fn little_memory_takes_more_passes() {
     // More rows than the smallest window gathers.
     let rows = 300_000;
-    let create = Create {
+    let create = CreateOptions {
         metric: Metric::L2,
         dim: 1,
         model: None,
         refine: false,
-        build_id: 1,
+        model_version: 1,
     };
     let store = MemoryStore::new();
     let mut builder = Builder::create(&store, create).unwrap();
     let place = |i: usize| tid(i * 7919 % rows);
-    let row = |tid: Tid| Row {
-        list: 0,
-        tid,
-        scale: 0,
-        norm: 0.0,
-        codes: &[],
-        refine: &[],
-    };
     // One is missing, one is there twice.
     let all = (0..rows).map(place).filter(|t| *t != tid(200_001));
-    builder.append(all.chain([tid(250_002)]).map(row)).unwrap();
+    let indexed = all.chain([tid(250_002)]).map(exact_row);
+    builder.append(indexed).unwrap();
     builder.finish().unwrap();
     for (memory, passes) in [(0, 2), (usize::MAX, 1)] {
         let mut ranges = Vec::new();
-        let mut table = |blocks: Range<u32>, each: &mut EachRow<'_, Error>| {
+        let mut table = |blocks: Range<u32>, each: &mut RowFn<'_, Error>| {
             ranges.push(blocks.clone());
             let inside = |tid: &Tid| blocks.contains(&tid.block);
             let mut rows = (0..rows).map(tid).filter(inside);

@@ -8,7 +8,7 @@ use common::*;
 use distillvq_ivf::scorer::BlockFilter;
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
-    Calibration, Candidate, Meta, Metric, Model, Search, Tid, Training, row_format,
+    Calibration, Candidate, ListSearch, Meta, Metric, Model, Tid, Training, row_format,
 };
 use distillvq_kernels::LANES;
 use distillvq_model::refine_bytes;
@@ -133,12 +133,12 @@ impl Index {
         let position = self.metapage.format.position(TAG).unwrap();
         let filter = TagFilter { position, tag };
         let searcher = Some(self.model.searcher());
-        let search = Search::with_filter(&self.store, &self.meta(), searcher, query, filter);
+        let search = ListSearch::with_filter(&self.store, &self.meta(), searcher, query, filter);
         let mut search = search.unwrap().with_memory(memory);
         let mut out = Vec::new();
         for lists in [3, LISTS] {
             search.probe(lists).unwrap();
-            search.catch_up(5, &mut out).unwrap();
+            search.pull_new_lists(5, &mut out).unwrap();
         }
         while search.bound().is_some() {
             search.pull(20, &mut out).unwrap();
@@ -153,7 +153,7 @@ impl Index {
     /// Everything that the pages can say of the rows, and searches for each tag.
     fn expect(&self, rows: &[Owned]) {
         let mut by_tid: HashMap<Tid, &Owned> = rows.iter().map(|row| (row.tid, row)).collect();
-        let blocks = self.store.blocks().unwrap();
+        let blocks = self.store.block_count().unwrap();
         let report = CheckReport::default();
         let mut check = Check::new(&self.store, blocks, self.metapage, usize::MAX, report);
         let position = self.metapage.format.position(TAG).unwrap();

@@ -4,13 +4,13 @@
 mod common;
 
 use common::*;
-use distillvq_ivf::refined::Refined;
-use distillvq_ivf::stream::{LateRows, Stream, StreamOptions};
+use distillvq_ivf::refine::RefineStream;
+use distillvq_ivf::rerank::{LateRows, RerankOptions, RerankStream};
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
-    Builder, Calibration, Candidate, Create, EachRow, Error, Meta, Metric, Model, Point, QueryKind,
-    Row, RowEncoder, Search, Tid, Training, check_against, collect_stats, describe, insert,
-    load_model, replace_student, vacuum,
+    Builder, Calibration, Candidate, CreateOptions, Error, ListSearch, Meta, Metric, Model, Point,
+    QueryKind, Row, RowEncoder, RowFn, Tid, Training, check_against, collect_stats, insert,
+    load_model, replace_student, vacuum, write_calibration,
 };
 use distillvq_model::{EncodedRows, Placement};
 use distillvq_pages::Error as PageError;
@@ -94,7 +94,7 @@ impl Table {
 
     /// Fails unless the index has these rows as they must be, and nothing else is wrong with it.
     fn expect_sound(&self, store: &MemoryStore, rows: &BTreeSet<Tid>) {
-        let mut table = |blocks: Range<u32>, each: &mut EachRow<'_, Error>| {
+        let mut table = |blocks: Range<u32>, each: &mut RowFn<'_, Error>| {
             let vectors = self.vectors.chunks_exact(DIM).enumerate();
             let mut shown = vectors.map(|(i, vector)| (tid(i), vector));
             shown.try_for_each(|(tid, vector)| {
@@ -112,20 +112,20 @@ impl Table {
 
 /// All rows that a search finds: by the codes, and by refine codes if there are any.
 fn searches(store: &MemoryStore, meta: &Meta, model: &Model, query: &[f32]) -> Vec<Vec<Tid>> {
-    let begin = || Search::new(store, meta, Some(model.searcher()), query).unwrap();
+    let begin = || ListSearch::new(store, meta, Some(model.searcher()), query).unwrap();
     let found = pull_all(store, meta, model, query, 10_000);
     let mut by_codes: Vec<Tid> = found.iter().map(|c| c.tid).collect();
     by_codes.extend(exact_rows(&mut begin()));
     let mut all = vec![by_codes];
     if meta.refine {
-        let options = StreamOptions::for_refining(meta.shape);
-        let refined = Refined::new(begin(), store, options).unwrap();
+        let options = RerankOptions::for_refine_codes(meta.shape);
+        let refined = RefineStream::new(begin(), store, options).unwrap();
         // The distances here have nothing to do with the codes: nearly all rows are late.
-        let options = StreamOptions {
+        let options = RerankOptions {
             late: LateRows::Append,
-            ..StreamOptions::for_refined()
+            ..RerankOptions::for_heap_rows()
         };
-        let mut stream = Stream::new(refined, options);
+        let mut stream = RerankStream::new(refined, options);
         let mut fetch = |batch: &[Candidate], out: &mut Vec<Option<f64>>| {
             out.extend(batch.iter().map(|c| Some(f64::from(c.tid.block))));
             Ok::<(), Error>(())
@@ -179,12 +179,12 @@ fn expect_valid_prefixes(store: &MemoryStore, table: &Table, milestones: &[Miles
 
 /// Builds an index over the first rows of its table, in two runs.
 fn build_over(store: &MemoryStore, model: &Model, refine: bool, built: usize) -> (Meta, Table) {
-    let create = Create {
+    let create = CreateOptions {
         metric: model.metric(),
         dim: DIM,
         model: Some(model),
         refine,
-        build_id: 5,
+        model_version: 5,
     };
     let mut builder = Builder::create(store, create).unwrap();
     let meta = *builder.meta();
@@ -244,10 +244,10 @@ proptest! {
                     let training = Training { rows: n, ..meta.training };
                     let point = Point { probes: 3, recall: 0.5, ..Point::default() };
                     let curve = Calibration::new(QueryKind::Log, 100, 10, n, 0).with_points(&[point]);
-                    let build_id = Meta::read(&store).unwrap().model_version();
-                    let now = describe(&store, build_id, training, Some(curve)).unwrap();
+                    let model_version = Meta::read(&store).unwrap().model_version();
+                    let now = write_calibration(&store, model_version, training, Some(curve)).unwrap();
                     assert_eq!((now.training, now.calibration), (training, Some(curve)));
-                    assert!(describe(&store, build_id ^ 1, Training::default(), None).is_err());
+                    assert!(write_calibration(&store, model_version ^ 1, Training::default(), None).is_err());
                     assert_eq!(Meta::read(&store).unwrap(), now);
                 }
             }

@@ -14,14 +14,14 @@
 mod common;
 
 use common::*;
-use distillvq_ivf::refined::Refined;
-use distillvq_ivf::stream::{Growth, LateRows, Source, Stream, StreamOptions};
+use distillvq_ivf::refine::RefineStream;
+use distillvq_ivf::rerank::{CandidateSource, Growth, LateRows, RerankOptions, RerankStream};
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
-    Calibration, Candidate, Error, Meta, Metric, Model, PageStore, Point, QueryKind, Search, Tid,
-    Training, check, describe, insert, load_model, replace_student, vacuum,
+    Calibration, Candidate, Error, ListSearch, Meta, Metric, Model, PageStore, Point, QueryKind,
+    Tid, Training, check, insert, load_model, replace_student, vacuum, write_calibration,
 };
-use distillvq_training::{NoMonitor, RetrainOptions, TrainOptions, retrain, train};
+use distillvq_training::TrainOptions;
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
@@ -93,26 +93,14 @@ fn models(metric: Metric, bits: u8) -> [Model; 2] {
     let options = TrainOptions {
         metric,
         lists: LISTS,
-        subquantizers: 7,
         bits,
-        rows_in_table: 100_000,
         ..TrainOptions::default()
     };
-    let queries = |seed| {
+    distilled_models(options, |seed| {
         let mut queries = vectors(600, seed);
         queries.iter_mut().step_by(3).for_each(|x| *x *= 1.5);
-        Some(queries.into())
-    };
-    let model = train(vectors(1200, 1), DIM, queries(3), &options, &NoMonitor);
-    let model = model.unwrap().model;
-    let options = RetrainOptions {
-        seed: 7,
-        rows_in_table: 100_000,
-        ..RetrainOptions::default()
-    };
-    let retrained = retrain(&model, vectors(1000, 4), queries(5), &options, &NoMonitor);
-    let retrained = retrained.unwrap().model;
-    [model, retrained]
+        queries
+    })
 }
 
 /// Vectors of all rows. Some go to the exact list: too long for the codes, or of length 0.
@@ -138,7 +126,7 @@ fn index(out: &mut String, case: &str, models: &[Model; 2], refine: bool) {
     let store = MemoryStore::new();
     let (first, second) = rows.split_at(rows.len() / 3);
     build(&store, &models[0], &[first, second]);
-    describe(&store, 5, training(), Some(calibration())).unwrap();
+    write_calibration(&store, 5, training(), Some(calibration())).unwrap();
     line(out, case, "pages after build", pages(&store));
     searches(out, &format!("{case}, built"), &store, &data);
 
@@ -194,7 +182,7 @@ fn calibration() -> Calibration {
 
 /// The checksum of each page.
 fn pages(store: &MemoryStore) -> Vec<String> {
-    let blocks = 0..store.blocks().unwrap();
+    let blocks = 0..store.block_count().unwrap();
     blocks
         .map(|block| store.read(block, crc).unwrap())
         .collect()
@@ -216,38 +204,42 @@ fn searches(out: &mut String, case: &str, store: &MemoryStore, data: &[f32]) {
 
     let candidates = queries.chunks(DIM).map(|query| index.candidates(query));
     line(out, case, "candidates", candidates);
-    let default = StreamOptions {
+    let default = RerankOptions {
         probes: 3,
         ..index.options()
     };
     // Few rows at a time, so that the counters depend on the errors of the codes.
-    let careful = StreamOptions {
+    let careful = RerankOptions {
         first_batch: 12,
         batch: 4,
         all_from: 0.9,
         growth: Growth::new(&[3, 4, 5]),
         ..default
     };
-    let relaxed = StreamOptions {
+    let relaxed = RerankOptions {
         late: LateRows::Append,
         ..careful
     };
-    let hasty = StreamOptions { z: 0.5, ..careful };
+    let hasty = RerankOptions { z: 0.5, ..careful };
     let kinds = [
         ("top 10 by default", default, 10),
         ("top 10", careful, 10),
-        ("top 10 with a wide margin", careful.deeper(1.5), 10),
+        (
+            "top 10 with a wide margin",
+            careful.with_rerank_margin(1.5),
+            10,
+        ),
         ("top 150", careful, 150),
         ("top 150 with a small margin", hasty, 150),
         (
             "top 150 in relaxed order",
-            StreamOptions { z: 0.5, ..relaxed },
+            RerankOptions { z: 0.5, ..relaxed },
             150,
         ),
         ("all in relaxed order", relaxed, usize::MAX),
         (
             "at most 4 lists",
-            StreamOptions {
+            RerankOptions {
                 max_probes: 4,
                 ..relaxed
             },
@@ -255,7 +247,7 @@ fn searches(out: &mut String, case: &str, store: &MemoryStore, data: &[f32]) {
         ),
         (
             "at most 100 compared",
-            StreamOptions {
+            RerankOptions {
                 max_compared: 100,
                 ..relaxed
             },
@@ -279,15 +271,15 @@ struct Index<'a> {
 }
 
 impl<'a> Index<'a> {
-    fn open(&self, query: &[f32]) -> Search<&'a MemoryStore> {
-        Search::new(self.store, &self.meta, Some(self.model.searcher()), query).unwrap()
+    fn open(&self, query: &[f32]) -> ListSearch<&'a MemoryStore> {
+        ListSearch::new(self.store, &self.meta, Some(self.model.searcher()), query).unwrap()
     }
 
-    fn options(&self) -> StreamOptions {
+    fn options(&self) -> RerankOptions {
         if self.meta.refine {
-            StreamOptions::for_refining(self.meta.shape)
+            RerankOptions::for_refine_codes(self.meta.shape)
         } else {
-            StreamOptions::for_codes(self.meta.shape)
+            RerankOptions::for_codes(self.meta.shape)
         }
     }
 
@@ -308,22 +300,27 @@ impl<'a> Index<'a> {
     }
 
     /// Counters and the checksum of the first `k` rows and their distances.
-    fn search(&self, query: &[f32], options: StreamOptions, k: usize) -> String {
+    fn search(&self, query: &[f32], options: RerankOptions, k: usize) -> String {
         if self.meta.refine {
-            let refined = Refined::new(self.open(query), self.store, options).unwrap();
-            let exact = StreamOptions {
+            let refined = RefineStream::new(self.open(query), self.store, options).unwrap();
+            let exact = RerankOptions {
                 late: options.late,
                 max_compared: options.max_compared,
                 z: options.z,
-                ..StreamOptions::for_refined()
+                ..RerankOptions::for_heap_rows()
             };
-            self.run(query, Stream::new(refined, exact), k)
+            self.run(query, RerankStream::new(refined, exact), k)
         } else {
-            self.run(query, Stream::new(self.open(query), options), k)
+            self.run(query, RerankStream::new(self.open(query), options), k)
         }
     }
 
-    fn run<S: Source>(&self, query: &[f32], mut stream: Stream<S>, k: usize) -> String {
+    fn run<S: CandidateSource>(
+        &self,
+        query: &[f32],
+        mut stream: RerankStream<S>,
+        k: usize,
+    ) -> String {
         let mut fetch = |batch: &[Candidate], out: &mut Vec<Option<f64>>| -> Result<(), Error> {
             out.extend(
                 batch
@@ -338,7 +335,7 @@ impl<'a> Index<'a> {
             .collect();
         let stats = stream.stats();
         let work = [stats.work.codes, stats.work.refined];
-        let rows = [stats.pulled, stats.compared, stats.dropped, stats.given];
+        let rows = [stats.pulled, stats.compared, stats.dropped, stats.returned];
         format!("{}/{work:?}/{rows:?}:{}", stats.probed, crc(&bytes)).replace(", ", "+")
     }
 

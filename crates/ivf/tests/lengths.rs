@@ -5,10 +5,10 @@
 mod common;
 
 use common::{build, distance, encode, encode_refined};
-use distillvq_ivf::refined::Refined;
-use distillvq_ivf::stream::{Source, Stream, StreamOptions};
+use distillvq_ivf::refine::RefineStream;
+use distillvq_ivf::rerank::{CandidateSource, RerankOptions, RerankStream};
 use distillvq_ivf::testing::MemoryStore;
-use distillvq_ivf::{Candidate, Error, Metric, Search, Tid};
+use distillvq_ivf::{Candidate, Error, ListSearch, Metric, Tid};
 use distillvq_training::{NoMonitor, TrainOptions, train};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -27,7 +27,10 @@ fn random(n: usize, seed: u64, length: fn(usize) -> f32) -> Vec<f32> {
 
 /// The nearest rows that a stream over all lists finds in strict order, and how many rows were scored by more than their short
 /// codes.
-fn search<C: Source>(mut stream: Stream<C>, exact: &dyn Fn(Tid) -> f64) -> (Vec<f64>, u64) {
+fn search<C: CandidateSource>(
+    mut stream: RerankStream<C>,
+    exact: &dyn Fn(Tid) -> f64,
+) -> (Vec<f64>, u64) {
     let mut fetch = |batch: &[Candidate], out: &mut Vec<Option<f64>>| -> Result<(), Error> {
         out.extend(batch.iter().map(|c| Some(exact(c.tid))));
         Ok(())
@@ -58,18 +61,21 @@ fn missed_and_compared(data: &[f32], refine: bool) -> (usize, u64) {
             let row = tid.block as usize * 40 + tid.offset as usize - 1;
             distance(Metric::L2, query, &data[row * DIM..][..DIM])
         };
-        let all_lists = |options: StreamOptions| StreamOptions {
+        let all_lists = |options: RerankOptions| RerankOptions {
             probes: options.probes.max(model.lists()),
             ..options
         };
-        let codes = Search::new(&store, &meta, Some(model.searcher()), query).unwrap();
+        let codes = ListSearch::new(&store, &meta, Some(model.searcher()), query).unwrap();
         let (found, work) = if refine {
-            let options = all_lists(StreamOptions::for_refining(meta.shape));
-            let refined = Refined::new(codes, &store, options).unwrap();
-            search(Stream::new(refined, StreamOptions::for_refined()), &exact)
+            let options = all_lists(RerankOptions::for_refine_codes(meta.shape));
+            let refined = RefineStream::new(codes, &store, options).unwrap();
+            search(
+                RerankStream::new(refined, RerankOptions::for_heap_rows()),
+                &exact,
+            )
         } else {
-            let options = all_lists(StreamOptions::for_codes(meta.shape));
-            search(Stream::new(codes, options), &exact)
+            let options = all_lists(RerankOptions::for_codes(meta.shape));
+            search(RerankStream::new(codes, options), &exact)
         };
         let mut truth: Vec<f64> = rows.iter().map(|row| exact(row.tid)).collect();
         truth.sort_by(f64::total_cmp);

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use distillvq_ivf::SideLocation;
-use distillvq_ivf::stream::{Source, Stream, StreamOptions};
+use distillvq_ivf::rerank::{CandidateSource, RerankOptions, RerankStream};
 use distillvq_ivf::{Candidate, Error, Tid};
 
 const ROWS: usize = 10_000_000;
@@ -30,7 +30,7 @@ fn distance(tid: Tid) -> f64 {
     (i * 7_368_787 % ROWS) as f64
 }
 
-impl Source for Rows {
+impl CandidateSource for Rows {
     fn lists(&self) -> usize {
         LISTS
     }
@@ -94,11 +94,11 @@ fn ten_million_rows_take_no_more_memory_than_allowed() {
             has_codes,
             ..Rows::default()
         };
-        let mut stream = Stream::new(
+        let mut stream = RerankStream::new(
             source,
-            StreamOptions {
+            RerankOptions {
                 memory: 2 * MB,
-                ..StreamOptions::default()
+                ..RerankOptions::default()
             },
         );
         let (before, mut peak, mut calls) = (resident(), 0, 0);
@@ -127,11 +127,11 @@ fn a_search_that_would_need_very_many_passes_fails() {
         has_codes: false,
         ..Rows::default()
     };
-    let options = StreamOptions {
+    let options = RerankOptions {
         memory: 0,
-        ..StreamOptions::default()
+        ..RerankOptions::default()
     };
-    let mut stream = Stream::new(Few(source), options);
+    let mut stream = RerankStream::new(Few(source), options);
     let mut fetch = |batch: &[Candidate], out: &mut Vec<Option<f64>>| -> Result<(), Error> {
         out.extend(batch.iter().map(|c| Some(distance(c.tid))));
         Ok(())
@@ -154,7 +154,7 @@ fn a_search_that_would_need_very_many_passes_fails() {
 /// The first 400,000 of them.
 struct Few(Rows);
 
-impl Source for Few {
+impl CandidateSource for Few {
     fn lists(&self) -> usize {
         0
     }

@@ -6,8 +6,8 @@ mod common;
 use common::*;
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
-    Builder, Create, Error, Meta, Metric, Model, PageStore, Problem, check, create_empty, insert,
-    load_model, replace_student,
+    Builder, CreateOptions, Error, Meta, Metric, Model, PageStore, Problem, check,
+    copy_without_rows, insert, load_model, replace_student,
 };
 use distillvq_pages::Error as PageError;
 use std::cell::Cell;
@@ -24,10 +24,10 @@ fn index(rows: usize) -> (MemoryStore, Vec<Model>, Vec<Owned>) {
     (store, students, rows)
 }
 
-fn replace(store: &MemoryStore, model: &Model, build_id: u64) -> Meta {
-    let meta = replace_student(store, &model.student_bytes().unwrap(), build_id).unwrap();
+fn replace(store: &MemoryStore, model: &Model, model_version: u64) -> Meta {
+    let meta = replace_student(store, &model.student_bytes().unwrap(), model_version).unwrap();
     assert_eq!(Meta::read(store).unwrap(), meta);
-    assert_eq!(meta.model_version(), build_id);
+    assert_eq!(meta.model_version(), model_version);
     meta
 }
 
@@ -37,7 +37,7 @@ fn load<S: PageStore>(store: &S, meta: &mut Meta) -> Vec<u8> {
 }
 
 fn pages(store: &MemoryStore, wanted: impl Fn(u32) -> bool) -> Vec<Vec<u8>> {
-    let blocks = (0..store.blocks().unwrap()).filter(|block| wanted(*block));
+    let blocks = (0..store.block_count().unwrap()).filter(|block| wanted(*block));
     blocks
         .map(|block| store.read(block, |page| page.to_vec()).unwrap())
         .collect()
@@ -47,7 +47,7 @@ fn pages(store: &MemoryStore, wanted: impl Fn(u32) -> bool) -> Vec<Vec<u8>> {
 fn scores_and_probing_change_and_nothing_else() {
     let (store, students, mut rows) = index(2000);
     let old = Meta::read(&store).unwrap();
-    let blocks = store.blocks().unwrap();
+    let blocks = store.block_count().unwrap();
     let kept = |block: u32| block != 0 && block < blocks;
     let before = pages(&store, kept);
     let query = vectors(1, 5);
@@ -86,7 +86,7 @@ fn the_pages_of_the_last_but_one_are_used_again() {
         let mut meta = replace(&store, &students[i], id);
         assert_eq!(load(&store, &mut meta), students[i].to_bytes().unwrap());
         assert!(check(&store).unwrap().is_sound());
-        let blocks = store.blocks().unwrap();
+        let blocks = store.block_count().unwrap();
         assert!(id <= 16 || blocks == last, "the index grows on");
         last = blocks;
     }
@@ -128,20 +128,20 @@ fn chains_may_be_interleaved_with_inserts() {
 #[test]
 fn a_student_of_another_encoder_is_refused() {
     let (store, _, _) = index(1000);
-    let blocks = store.blocks().unwrap();
+    let blocks = store.block_count().unwrap();
     let other = model(Metric::L2, 4).student_bytes().unwrap();
     for bytes in [&other[..], &other[..20], &[]] {
         let result = replace_student(&store, bytes, 9);
         assert!(matches!(result, Err(Error::Model(_))));
     }
-    assert_eq!(store.blocks().unwrap(), blocks);
+    assert_eq!(store.block_count().unwrap(), blocks);
     let untrained = MemoryStore::new();
-    let create = Create {
+    let create = CreateOptions {
         metric: METRIC,
         dim: DIM,
         model: None,
         refine: false,
-        build_id: 1,
+        model_version: 1,
     };
     let builder = Builder::create(&untrained, create).unwrap();
     builder.finish().unwrap();
@@ -154,7 +154,7 @@ fn an_empty_copy_has_the_new_student() {
     let (store, students, _) = index(1000);
     replace(&store, &students[1], 9);
     let copy = MemoryStore::new();
-    let mut meta = create_empty(&store, &copy).unwrap();
+    let mut meta = copy_without_rows(&store, &copy).unwrap();
     assert_eq!(load(&copy, &mut meta), students[1].to_bytes().unwrap());
     assert_eq!((meta.model_version(), meta.pages.spare.blocks), (9, 0));
     assert!(check(&copy).unwrap().is_sound());
@@ -192,8 +192,8 @@ impl PageStore for Meddling<'_> {
     where
         Self: 'a;
 
-    fn blocks(&self) -> Result<u32, PageError> {
-        let blocks = self.store.blocks()?;
+    fn block_count(&self) -> Result<u32, PageError> {
+        let blocks = self.store.block_count()?;
         if self.at_size && self.asked.replace(1) == 0 {
             (self.action)();
         }
@@ -208,7 +208,7 @@ impl PageStore for Meddling<'_> {
         self.store.write()
     }
 
-    fn interrupts(&self) -> Result<(), PageError> {
+    fn check_interrupts(&self) -> Result<(), PageError> {
         let asked = self.asked.replace(self.asked.get() + 1);
         if self.every || asked == self.at {
             (self.action)();

@@ -4,12 +4,12 @@
 mod common;
 
 use common::*;
-use distillvq_ivf::refined::Refined;
-use distillvq_ivf::stream::{LateRows, Stream, StreamOptions};
+use distillvq_ivf::refine::RefineStream;
+use distillvq_ivf::rerank::{LateRows, RerankOptions, RerankStream};
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
-    Candidate, Error, Meta, Metric, Model, PageStore, Search, Tid, check, create_empty, insert,
-    load_model, vacuum,
+    Candidate, Error, ListSearch, Meta, Metric, Model, PageStore, Tid, check, copy_without_rows,
+    insert, load_model, vacuum,
 };
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -47,8 +47,8 @@ fn built_of(metric: Metric, bits: u8, n: usize, encode: Encode) -> Built {
 }
 
 impl Built {
-    fn search(&self, query: &[f32]) -> Search<&MemoryStore> {
-        Search::new(&self.store, &self.meta, Some(self.model.searcher()), query).unwrap()
+    fn search(&self, query: &[f32]) -> ListSearch<&MemoryStore> {
+        ListSearch::new(&self.store, &self.meta, Some(self.model.searcher()), query).unwrap()
     }
 
     fn expect_sound(&self) {
@@ -116,7 +116,7 @@ fn the_metapage_and_the_model_come_back() {
 fn an_empty_copy_searches_and_fills() {
     let index = built_of(Metric::L2, 8, 500, encode_refined);
     let copy = MemoryStore::new();
-    let meta = create_empty(&index.store, &copy).unwrap();
+    let meta = copy_without_rows(&index.store, &copy).unwrap();
     let model = load_model(&copy, &mut meta.clone()).unwrap().unwrap();
     let query = vectors(1, 3);
     assert_eq!(pull_all(&copy, &meta, &model, &query, 10), []);
@@ -155,7 +155,7 @@ fn vacuum_removes_exactly_the_dead_and_room_is_used_again() {
     ];
     for (metric, bits, encode) in cases {
         let mut index = built_of(metric, bits, 3000, encode);
-        let blocks = index.store.blocks().unwrap();
+        let blocks = index.store.block_count().unwrap();
         let dead = |tid: Tid| !(tid.block + u32::from(tid.offset)).is_multiple_of(3);
         let stats = vacuum(&index.store, &mut |tid| dead(tid)).unwrap();
         let (gone, left): (Vec<_>, Vec<_>) = index.rows.drain(..).partition(|row| dead(row.tid));
@@ -169,7 +169,7 @@ fn vacuum_removes_exactly_the_dead_and_room_is_used_again() {
         for row in &gone {
             insert(&index.store, &index.meta, row.row()).unwrap();
         }
-        assert_eq!(index.store.blocks().unwrap(), blocks);
+        assert_eq!(index.store.block_count().unwrap(), blocks);
         index.rows.extend(gone);
         index.expect_sound();
         index.expect_like_brute_force(&vectors(1, 6));
@@ -185,7 +185,7 @@ fn rows_that_codes_cannot_represent_are_in_the_exact_list() {
     let store = MemoryStore::new();
     let meta = build(&store, &model, &[&rows]);
     let mut search =
-        Search::new(&store, &meta, Some(model.searcher()), &data[DIM..2 * DIM]).unwrap();
+        ListSearch::new(&store, &meta, Some(model.searcher()), &data[DIM..2 * DIM]).unwrap();
     let exact = exact_rows(&mut search);
     assert!(exact.contains(&tid(0)));
     let expected = rows.iter().filter(|row| row.list as usize == LISTS);
@@ -234,12 +234,12 @@ fn a_stream_over_an_index_gives_exact_order_and_good_recall() {
                     Ok(())
                 };
             let stream = |probes| {
-                let options = StreamOptions {
+                let options = RerankOptions {
                     probes,
                     late: LateRows::Append,
-                    ..StreamOptions::default()
+                    ..RerankOptions::default()
                 };
-                Stream::new(index.search(query), options)
+                RerankStream::new(index.search(query), options)
             };
             // Every list: the first ten are the true ones, for far fewer comparisons than there are rows.
             let mut every = stream(LISTS);
@@ -282,16 +282,17 @@ fn refine_codes_leave_little_to_compare() {
                     Ok(())
                 };
             let stream = |probes| {
-                let options = StreamOptions {
+                let options = RerankOptions {
                     probes,
-                    ..StreamOptions::for_refining(index.meta.shape)
+                    ..RerankOptions::for_refine_codes(index.meta.shape)
                 };
-                let refined = Refined::new(index.search(query), &index.store, options).unwrap();
-                let relaxed = StreamOptions {
+                let refined =
+                    RefineStream::new(index.search(query), &index.store, options).unwrap();
+                let relaxed = RerankOptions {
                     late: LateRows::Append,
-                    ..StreamOptions::for_refined()
+                    ..RerankOptions::for_heap_rows()
                 };
-                Stream::new(refined, relaxed)
+                RerankStream::new(refined, relaxed)
             };
             let mut every = stream(LISTS);
             let top: BTreeSet<Tid> = all[..10].iter().map(|(_, tid)| *tid).collect();
@@ -324,17 +325,17 @@ fn a_row_left_out_is_as_if_it_were_not_there() {
         for own in [3, 700, 1499] {
             let query = &data[own * DIM..][..DIM];
             // Everything that ten rows take, with lists enough that the first pull is full.
-            let ten = |rows: &[Owned], left_out: Option<Tid>| {
+            let ten = |rows: &[Owned], excluded: Option<Tid>| {
                 let store = MemoryStore::new();
                 let meta = build(&store, &model, &[rows]);
-                let search = Search::new(&store, &meta, Some(model.searcher()), query).unwrap();
-                let options = StreamOptions {
+                let search = ListSearch::new(&store, &meta, Some(model.searcher()), query).unwrap();
+                let options = RerankOptions {
                     probes: 4,
-                    ..StreamOptions::for_refining(meta.shape)
+                    ..RerankOptions::for_refine_codes(meta.shape)
                 };
-                let refined = Refined::new(search, &store, options).unwrap();
-                let mut stream = Stream::new(refined, StreamOptions::for_refined());
-                left_out.into_iter().for_each(|tid| stream.leave_out(tid));
+                let refined = RefineStream::new(search, &store, options).unwrap();
+                let mut stream = RerankStream::new(refined, RerankOptions::for_heap_rows());
+                excluded.into_iter().for_each(|tid| stream.exclude(tid));
                 let mut fetch =
                     |batch: &[Candidate], out: &mut Vec<Option<f64>>| -> Result<(), Error> {
                         let row = |tid: Tid| tid.block as usize * 40 + tid.offset as usize - 1;
@@ -414,7 +415,7 @@ proptest! {
                     prop_assert_eq!(&out, &unseen, "the next best of all that is probed");
                 }
                 Step::CatchUp(n) => {
-                    search.catch_up(n, &mut out).unwrap();
+                    search.pull_new_lists(n, &mut out).unwrap();
                     unseen.truncate(out.len());
                     prop_assert_eq!(&out, &unseen, "also the next best, perhaps fewer");
                 }

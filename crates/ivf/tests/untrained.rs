@@ -1,21 +1,21 @@
 //! An index without a model, and what does not depend on one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use distillvq_ivf::stream::{Stream, StreamOptions};
+use distillvq_ivf::rerank::{RerankOptions, RerankStream};
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
-    Builder, Candidate, Create, Error, Meta, Metric, PageStore, Row, Search, Tid, check,
-    create_empty, insert, load_model, vacuum,
+    Builder, Candidate, CreateOptions, Error, ListSearch, Meta, Metric, PageStore, Row, Tid, check,
+    copy_without_rows, insert, load_model, vacuum,
 };
 use distillvq_pages::{Error as PageError, Metapage};
 use std::collections::BTreeSet;
 
-const CREATE: Create<'static> = Create {
+const CREATE: CreateOptions<'static> = CreateOptions {
     metric: Metric::L2,
     dim: 3,
     model: None,
     refine: false,
-    build_id: 7,
+    model_version: 7,
 };
 
 fn row(i: u32) -> Row<'static> {
@@ -43,7 +43,7 @@ fn build(store: &MemoryStore, rows: u32) -> Meta {
 }
 
 fn tids(store: &MemoryStore, meta: &Meta) -> BTreeSet<Tid> {
-    let mut search = Search::new(store, meta, None, &[0.0; 3]).unwrap();
+    let mut search = ListSearch::new(store, meta, None, &[0.0; 3]).unwrap();
     let mut tids = Vec::new();
     let mut before = None;
     while before != Some(tids.len()) {
@@ -73,10 +73,10 @@ fn empty() {
     let store = MemoryStore::new();
     let meta = build(&store, 0);
     assert_eq!(Meta::read(&store).unwrap(), meta);
-    assert!(!meta.trained());
+    assert!(!meta.has_model());
     assert!(load_model(&store, &mut meta.clone()).unwrap().is_none());
     expect_sound(&store, 0);
-    let mut search = Search::new(&store, &meta, None, &[0.0; 3]).unwrap();
+    let mut search = ListSearch::new(&store, &meta, None, &[0.0; 3]).unwrap();
     search.probe(5).unwrap();
     let mut out = Vec::new();
     search.pull(10, &mut out).unwrap();
@@ -90,13 +90,13 @@ fn every_page_of_a_run_is_written_once() {
     build(&store, 5000);
     let mut written = std::collections::HashMap::new();
     for change in store.history() {
-        if let distillvq_ivf::testing::Change::Commit(pages) = change {
+        if let distillvq_ivf::testing::StoreChange::Commit(pages) = change {
             pages
                 .iter()
                 .for_each(|(block, _)| *written.entry(*block).or_insert(0) += 1);
         }
     }
-    let postings = (2..store.blocks().unwrap()).map(|block| written[&block]);
+    let postings = (2..store.block_count().unwrap()).map(|block| written[&block]);
     assert_eq!(postings.collect::<Vec<_>>(), [1, 1, 1, 1]);
 }
 
@@ -114,7 +114,7 @@ fn runs_continue_where_the_last_one_ended() {
     assert_eq!(counted_rows(&store, &meta), [6000]);
     expect_sound(&store, 6000);
     assert_eq!(tids(&store, &meta), (0..6000).map(tid).collect());
-    assert_eq!(store.blocks().unwrap(), 2 + 5);
+    assert_eq!(store.block_count().unwrap(), 2 + 5);
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn rows_that_do_not_fit_are_refused() {
         let refused = insert(&store, &meta, bad);
         assert!(matches!(refused, Err(Error::Pages(PageError::Mismatch(_)))));
     }
-    assert!(Search::new(&store, &meta, None, &[0.0; 2]).is_err());
+    assert!(ListSearch::new(&store, &meta, None, &[0.0; 2]).is_err());
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn insert_then_vacuum_then_reuse() {
     for i in 0..4000 {
         insert(&store, &meta, row(i)).unwrap();
     }
-    let blocks = store.blocks().unwrap();
+    let blocks = store.block_count().unwrap();
     assert_eq!(blocks, 2 + 3);
     expect_sound(&store, 4000);
 
@@ -196,7 +196,7 @@ fn insert_then_vacuum_then_reuse() {
     for i in (0..4000).filter(|&i| tid(i).offset.is_multiple_of(2)) {
         insert(&store, &meta, row(i)).unwrap();
     }
-    assert_eq!(store.blocks().unwrap(), blocks, "room is used again");
+    assert_eq!(store.block_count().unwrap(), blocks, "room is used again");
     assert_eq!(tids(&store, &meta), (0..4000).map(tid).collect());
 
     let stats = vacuum(&store, &mut |_| true).unwrap();
@@ -210,7 +210,7 @@ fn insert_then_vacuum_then_reuse() {
 fn an_empty_copy_has_no_rows() {
     let (from, to) = (MemoryStore::new(), MemoryStore::new());
     let meta = build(&from, 2000);
-    let copy = create_empty(&from, &to).unwrap();
+    let copy = copy_without_rows(&from, &to).unwrap();
     let expected = Meta {
         pages: Metapage {
             rows_at_build: 0,
@@ -228,8 +228,8 @@ fn an_empty_copy_has_no_rows() {
 fn a_stream_orders_all_rows() {
     let store = MemoryStore::new();
     let meta = build(&store, 3000);
-    let search = Search::new(&store, &meta, None, &[0.0; 3]).unwrap();
-    let mut stream = Stream::new(search, StreamOptions::default());
+    let search = ListSearch::new(&store, &meta, None, &[0.0; 3]).unwrap();
+    let mut stream = RerankStream::new(search, RerankOptions::default());
     let distance = |tid: &Tid| f64::from(tid.block * 7919 % 61) + f64::from(tid.offset);
     let mut fetch = |batch: &[Candidate], out: &mut Vec<Option<f64>>| -> Result<(), Error> {
         out.extend(batch.iter().map(|c| Some(distance(&c.tid))));

@@ -69,7 +69,7 @@ mod tests {
             let planes = 5;
             let mut block = vec![0; bytes(planes, bits)];
             let value = |plane: usize, lane: usize| {
-                let mixed = (plane * LANES + lane + 1) as u32 * 0x9e37_79b9;
+                let mixed = ((plane * LANES + lane + 1) as u32).wrapping_mul(0x9e37_79b9);
                 mixed >> (32 - u32::from(bits))
             };
             let all = || (0..planes).flat_map(|plane| (0..LANES).map(move |lane| (plane, lane)));

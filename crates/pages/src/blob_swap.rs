@@ -10,13 +10,13 @@
 
 use crate::chain::{self, Chain, check_next, chunks, read_header, write_chunk};
 use crate::error::Error;
-use crate::metapage::{Metapage, change};
-use crate::page::NO_BLOCK;
+use crate::metapage::{Metapage, change, raise_version};
+use crate::page::{FORMAT, NO_BLOCK};
 use crate::posting::extend_after;
 use crate::store::{PageStore, PageWrite};
 use std::collections::HashSet;
 
-/// Times that a reader begins anew because the blob was replaced meanwhile.
+/// Maximum number of times that a reader starts again because the blob was replaced meanwhile.
 const RETRIES: usize = 10;
 
 /// The bytes of both blobs. They belong together even if the current blob is replaced meanwhile: then `metapage` is brought
@@ -49,10 +49,11 @@ pub fn replace_blob<S: PageStore>(
     blob_version: u64,
 ) -> Result<Metapage, Error> {
     let mut metapage = Metapage::read(store)?;
+    raise_version(store, &metapage)?;
     let in_use = blocks_in_use(store, &metapage)?;
     let (mut last, mut block) = (NO_BLOCK, metapage.spare.start);
     for (ordinal, chunk) in (0u32..).zip(chunks(blob)) {
-        store.interrupts()?;
+        store.check_interrupts()?;
         let next = if ordinal < metapage.spare.blocks {
             if in_use.contains(&block) {
                 return Err(Error::damaged(last, "the spare pages are in use"));
@@ -130,6 +131,7 @@ fn grow<S: PageStore>(store: &S, last: u32, ordinal: u32, chunk: &[u8]) -> Resul
         metapage.spare.start = new;
     }
     metapage.spare.blocks = ordinal + 1;
+    metapage.version = FORMAT.into();
     metapage.write_to(write.page(meta_slot));
     write.commit()?;
     Ok(new)

@@ -6,11 +6,12 @@
 //! A run writes each page once: the builder is the only writer, so the number of the page that will continue a chain is
 //! known in advance and its link can be written with the page before it.
 
+use crate::bytes::put;
 use crate::chain::{Chain, Extent, chunks, write_chunk};
 use crate::directory::{Directory, ENTRIES_PER_PAGE, ListEntry, entry_offset};
 use crate::error::Error;
 use crate::metapage::{Metapage, write_body};
-use crate::page::{FORMAT, Layout, NO_BLOCK, PageHeader, PageKind, put};
+use crate::page::{FORMAT, Layout, NO_BLOCK, PageHeader, PageKind};
 use crate::posting::{append_rows, check_row, check_side, extend_after, read_header};
 use crate::row::Row;
 use crate::row_format::RowFormat;
@@ -46,7 +47,7 @@ pub struct Builder<'a, S: PageStore> {
 impl<'a, S: PageStore> Builder<'a, S> {
     /// Begins an index in an empty store: metapage, blobs and directory pages.
     pub fn create(store: &'a S, contents: Contents<'_>) -> Result<Self, Error> {
-        if store.blocks()? != 0 {
+        if store.block_count()? != 0 {
             return Err(Error::Store("the index to build has pages already".into()));
         }
         let Contents {
@@ -130,7 +131,7 @@ impl<'a, S: PageStore> Builder<'a, S> {
                 return Err(Error::Mismatch("the rows of a run are not sorted by list"));
             }
             last = list;
-            self.store.interrupts()?;
+            self.store.check_interrupts()?;
             next_block = self.append_page(list, next_block, &mut rows)?;
         }
         Ok(())
@@ -273,7 +274,7 @@ impl<'a, S: PageStore> Builder<'a, S> {
     pub fn finish(mut self) -> Result<Metapage, Error> {
         let extent = self.metapage.directory.extent;
         for ordinal in 0..extent.blocks {
-            self.store.interrupts()?;
+            self.store.check_interrupts()?;
             let from = ordinal as usize * ENTRIES_PER_PAGE;
             let entries = self.lists.get(from..).unwrap_or_default();
             let mut write = self.store.write()?;
@@ -292,7 +293,7 @@ impl<'a, S: PageStore> Builder<'a, S> {
 
     /// Appends a page; `write` gets its bytes and its block number.
     fn add_page(&mut self, fill: impl FnOnce(&mut [u8], u32)) -> Result<(), Error> {
-        self.store.interrupts()?;
+        self.store.check_interrupts()?;
         let mut write = self.store.write()?;
         let (block, slot) = write.extend()?;
         expect_block(block, self.blocks)?;

@@ -5,8 +5,9 @@
 //! numbers only; together with the ordinals and the number of pages in the metapage that bounds every walk. A chain may
 //! have more pages than its blob needs.
 
+use crate::bytes::{get_u32, get_u64, put};
 use crate::error::Error;
-use crate::page::{BODY, BODY_SIZE, NO_BLOCK, PageHeader, PageKind, get_u32, get_u64, put};
+use crate::page::{BODY, BODY_SIZE, NO_BLOCK, PageHeader, PageKind};
 use crate::store::PageStore;
 
 /// A run of pages of one kind.
@@ -108,7 +109,7 @@ pub(crate) fn check_next(
     let right = if ordinal + 1 == chain.blocks {
         next == NO_BLOCK
     } else {
-        next > block && next < store.blocks()?
+        next > block && next < store.block_count()?
     };
     if right {
         Ok(())
@@ -126,7 +127,7 @@ pub fn walk<S: PageStore>(
 ) -> Result<(), Error> {
     let mut block = chain.start;
     for ordinal in 0..count {
-        store.interrupts()?;
+        store.check_interrupts()?;
         let next = store.read(block, |page| {
             let head = read_header(page, block, ordinal)?;
             look(block, head, page)?;

@@ -109,7 +109,7 @@ pub struct IndexedRow {
 /// failure of the store. Inserts may go on meanwhile; a vacuum or a replacement of a blob must not.
 pub fn check<S: PageStore>(store: &S) -> Result<CheckReport, Error> {
     let mut report = CheckReport::default();
-    let blocks = store.blocks()?;
+    let blocks = store.block_count()?;
     let Some(metapage) = report.record_damage(Metapage::read(store))? else {
         return Ok(report);
     };
@@ -141,7 +141,7 @@ pub struct Check<'a, S> {
 }
 
 impl<'a, S: PageStore> Check<'a, S> {
-    /// A check of an index that had `blocks` pages before its metapage was read, with approximately `memory` bytes for
+    /// A check of an index that had `blocks` pages before its metapage was read, with about `memory` bytes for
     /// addresses of rows.
     pub fn new(
         store: &'a S,
@@ -284,8 +284,8 @@ impl<'a, S: PageStore> Check<'a, S> {
         let (mut rows, mut insert_block_met) = (0, entry.insert_block == NO_BLOCK);
         let (mut from, mut block) = (0, entry.first);
         while block != NO_BLOCK {
-            self.store.interrupts()?;
-            if block >= self.store.blocks()? {
+            self.store.check_interrupts()?;
+            if block >= self.store.block_count()? {
                 self.report.add(Some(from), "link leads beyond the end");
                 return Ok(rows);
             }
@@ -373,7 +373,7 @@ impl<'a, S: PageStore> Check<'a, S> {
             } else if link <= block {
                 let what = "link to a side page leads backwards";
                 self.report.add(Some(block), what);
-            } else if link >= self.store.blocks()? {
+            } else if link >= self.store.block_count()? {
                 self.report.add(Some(block), "side page beyond the end");
             } else if !self.visit(link) {
                 self.report
@@ -396,7 +396,7 @@ impl<'a, S: PageStore> Check<'a, S> {
                 continue;
             }
             self.report.orphan_pages += 1;
-            self.store.interrupts()?;
+            self.store.check_interrupts()?;
             let head = self
                 .store
                 .read(block, |page| PageHeader::read(page, block))?;
@@ -413,7 +413,7 @@ impl<'a, S: PageStore> Check<'a, S> {
         self.window.start(from);
         let store = self.store;
         for (i, &(block, list)) in self.postings.iter().enumerate() {
-            store.interrupts()?;
+            store.check_interrupts()?;
             if let Some(&(later, _)) = self.postings.get(i + PREFETCH_PAGES as usize) {
                 store.prefetch(later);
             }

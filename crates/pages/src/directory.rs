@@ -4,9 +4,10 @@
 //! consecutive blocks. `first` never changes once set. An insert starts to look for room at the insert block, which is never
 //! needed for correctness; `rows` counts at build or the last vacuum.
 
+use crate::bytes::{get_u32, get_u64, put};
 use crate::chain::Extent;
 use crate::error::Error;
-use crate::page::{BODY, BODY_SIZE, PageHeader, PageKind, get_u32, get_u64, put};
+use crate::page::{BODY, BODY_SIZE, PageHeader, PageKind};
 use crate::store::PageStore;
 
 const ENTRY_SIZE: usize = 16;
@@ -103,11 +104,42 @@ impl Directory {
         })?
     }
 
+    /// Reads the entries of some lists, each page once.
+    pub fn entries_of<S: PageStore>(
+        &self,
+        store: &S,
+        lists: &[u32],
+    ) -> Result<Vec<ListEntry>, Error> {
+        // Lists in the order of the directory, each with its position here: one number, so that sorting is quick.
+        let places = lists.iter().zip(0u64..);
+        let mut places: Vec<u64> = places.map(|(list, i)| u64::from(*list) << 32 | i).collect();
+        places.sort_unstable();
+        let list = |place: &u64| (*place >> 32) as u32;
+        let mut entries = vec![ListEntry::default(); lists.len()];
+        let is_same_page = |a: &u64, b: &u64| self.entry_page(list(a)) == self.entry_page(list(b));
+        for same_page in places.chunk_by(is_same_page) {
+            let Some(first) = same_page.first() else {
+                continue;
+            };
+            let (block, _) = self.entry_location(list(first))?;
+            store.read(block, |page| {
+                self.check_page(page, block)?;
+                for place in same_page {
+                    if let Some(entry) = entries.get_mut(*place as u32 as usize) {
+                        *entry = ListEntry::read(page, self.entry_location(list(place))?.1);
+                    }
+                }
+                Ok::<(), Error>(())
+            })??;
+        }
+        Ok(entries)
+    }
+
     /// Reads all entries, in the order of lists; the last one is that of the exact list.
     pub fn entries<S: PageStore>(&self, store: &S) -> Result<Vec<ListEntry>, Error> {
         let mut entries = Vec::with_capacity(self.lists as usize + 1);
         for ordinal in 0..self.extent.blocks {
-            store.interrupts()?;
+            store.check_interrupts()?;
             let block = self.extent.start + ordinal;
             store.read(block, |page| {
                 self.check_page(page, block)?;

@@ -6,7 +6,7 @@
 
 use crate::directory::ListEntry;
 use crate::error::Error;
-use crate::metapage::Metapage;
+use crate::metapage::{Metapage, raise_version};
 use crate::page::{Layout, NO_BLOCK, PageHeader, PageKind};
 use crate::posting::{
     check_link, check_row, extend_after, find_free_slot, insert_row, read_header,
@@ -17,9 +17,10 @@ use crate::store::{PageStore, PageWrite};
 /// Inserts a row into its list. Safe under concurrency with everything else.
 pub fn insert<S: PageStore>(store: &S, metapage: &Metapage, row: Row<'_>) -> Result<(), Error> {
     check_row(metapage, &row)?;
+    raise_version(store, metapage)?;
     let layout = metapage.layout(row.list)?;
     loop {
-        store.interrupts()?;
+        store.check_interrupts()?;
         let entry = metapage.directory.entry(store, row.list)?;
         if entry.first == NO_BLOCK {
             if start_chain(store, metapage, &layout, &row)? {
@@ -69,7 +70,7 @@ fn insert_into_chain<S: PageStore>(
     row: &Row<'_>,
     entry: &ListEntry,
 ) -> Result<u32, Error> {
-    let mut blocks = store.blocks()?;
+    let mut blocks = store.block_count()?;
     check_link(store, 0, entry.first, &mut blocks)?;
     let peek = |block: u32| {
         store.read(block, |page| {
@@ -86,7 +87,7 @@ fn insert_into_chain<S: PageStore>(
         None => (entry.first, peek(entry.first)?),
     };
     loop {
-        store.interrupts()?;
+        store.check_interrupts()?;
         let next = if full && header.next != NO_BLOCK {
             header.next
         } else {

@@ -17,6 +17,7 @@
 
 mod blob_swap;
 mod bulk_load;
+mod bytes;
 pub mod chain;
 mod check;
 mod directory;
@@ -36,6 +37,7 @@ mod vacuum;
 
 pub use blob_swap::{read_blobs, replace_blob};
 pub use bulk_load::{Builder, Contents};
+pub use bytes::{get, get_f32, get_u32, get_u64, put};
 pub use chain::{Chain, Extent};
 pub use check::{Check, CheckReport, IndexedRow, InspectFn, Problem, TidLocation, check};
 pub use directory::{Directory, ListEntry};
@@ -44,7 +46,7 @@ pub use insert::insert;
 pub use metapage::{MAX_BODY_BYTES, Metapage, replace_body};
 pub use page::{
     BODY, Block, FORMAT, Layout, MAX_SIDE_BYTES, NO_BLOCK, PAGE_SIZE, PG_HEADER_SIZE, PageHeader,
-    PageKind, get, get_f32, get_u32, get_u64, put,
+    PageKind,
 };
 pub use posting::{check_link, read_header};
 pub use row::{Row, SideLocation, Value};

@@ -11,7 +11,7 @@ pub type Page = Box<[u8]>;
 
 /// Something that reached the store.
 #[derive(Clone, Debug)]
-pub enum Change {
+pub enum StoreChange {
     /// An all-zero page was appended.
     Extend,
     /// These pages got these bytes, all at once.
@@ -61,7 +61,7 @@ impl Slot {
 #[derive(Default)]
 pub struct MemoryStore {
     pages: RwLock<Vec<Arc<Slot>>>,
-    history: Mutex<Vec<Change>>,
+    history: Mutex<Vec<StoreChange>>,
     recording: bool,
 }
 
@@ -101,19 +101,19 @@ impl MemoryStore {
     }
 
     /// Plays a change of another store's history.
-    pub fn apply(&self, change: &Change) {
+    pub fn apply(&self, change: &StoreChange) {
         match change {
-            Change::Extend => {
+            StoreChange::Extend => {
                 self.append();
             }
-            Change::Commit(pages) => pages.iter().for_each(|(block, page)| {
+            StoreChange::Commit(pages) => pages.iter().for_each(|(block, page)| {
                 self.mutate(*block, |bytes| bytes.copy_from_slice(page));
             }),
         }
     }
 
     /// All changes so far, oldest first; empty unless recording.
-    pub fn history(&self) -> Vec<Change> {
+    pub fn history(&self) -> Vec<StoreChange> {
         guard(&self.history).clone()
     }
 
@@ -124,7 +124,7 @@ impl MemoryStore {
         }
     }
 
-    fn record(&self, change: impl FnOnce() -> Change) {
+    fn record(&self, change: impl FnOnce() -> StoreChange) {
         if self.recording {
             guard(&self.history).push(change());
         }
@@ -133,7 +133,7 @@ impl MemoryStore {
     fn append(&self) -> u32 {
         let mut pages = self.pages.write().unwrap_or_else(PoisonError::into_inner);
         pages.push(Slot::new(vec![0; PAGE_SIZE].into()));
-        self.record(|| Change::Extend);
+        self.record(|| StoreChange::Extend);
         pages.len() as u32 - 1
     }
 
@@ -147,7 +147,7 @@ impl MemoryStore {
 impl PageStore for MemoryStore {
     type Write<'a> = MemoryWrite<'a>;
 
-    fn blocks(&self) -> Result<u32, Error> {
+    fn block_count(&self) -> Result<u32, Error> {
         let pages = self.pages.read().unwrap_or_else(PoisonError::into_inner);
         Ok(pages.len() as u32)
     }
@@ -169,7 +169,7 @@ impl PageStore for MemoryStore {
         })
     }
 
-    fn interrupts(&self) -> Result<(), Error> {
+    fn check_interrupts(&self) -> Result<(), Error> {
         assert_eq!(LOCKS.get(), 0, "interrupts are served under a lock");
         Ok(())
     }
@@ -187,7 +187,7 @@ impl PageWrite for MemoryWrite<'_> {
         check_lock(
             self.pages.last().map(|page| page.0),
             block,
-            self.store.blocks()?,
+            self.store.block_count()?,
         )?;
         let slot = self.store.slot(block)?;
         slot.lock();
@@ -222,7 +222,7 @@ impl PageWrite for MemoryWrite<'_> {
         }
         if self.store.recording {
             let pages = self.pages.iter().map(|(b, _, page)| (*b, page.clone()));
-            history.push(Change::Commit(pages.collect()));
+            history.push(StoreChange::Commit(pages.collect()));
         }
         Ok(())
     }

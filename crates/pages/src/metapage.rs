@@ -20,13 +20,11 @@
 //! current blob ([`crate::replace_blob`]) and of the body change it; every other change is in the directory and the posting
 //! pages.
 
+use crate::bytes::{get, get_u16, get_u32, get_u64, put};
 use crate::chain::{Chain, Extent};
 use crate::directory::Directory;
 use crate::error::Error;
-use crate::page::{
-    BODY, FORMAT, Layout, PAGE_SIZE, PageHeader, PageKind, check_format, get, get_u16, get_u32,
-    get_u64, put,
-};
+use crate::page::{BODY, FORMAT, Layout, PAGE_SIZE, PageHeader, PageKind, check_format};
 use crate::row_format::RowFormat;
 use crate::store::{PageStore, PageWrite};
 
@@ -67,7 +65,7 @@ impl Metapage {
 
     /// Reads and checks the metapage of a complete index, and its body.
     pub fn read_with_body<S: PageStore>(store: &S) -> Result<(Metapage, Vec<u8>), Error> {
-        let blocks = store.blocks()?;
+        let blocks = store.block_count()?;
         if blocks == 0 {
             return Err(Error::NotAnIndex);
         }
@@ -76,7 +74,7 @@ impl Metapage {
         })??;
         if metapage.validate(blocks).is_err() {
             // Its chains may have grown since the size was read.
-            metapage.validate(store.blocks()?)?;
+            metapage.validate(store.block_count()?)?;
         }
         if metapage.complete {
             Ok((metapage, body))
@@ -230,9 +228,18 @@ pub(crate) fn change<W: PageWrite>(
     let slot = write.lock(0)?;
     let mut metapage = Metapage::parse(write.page(slot))?;
     change(&mut metapage);
+    metapage.version = FORMAT.into();
     metapage.write_to(write.page(slot));
     write.commit()?;
     Ok(metapage)
+}
+
+/// Raises the version of an index of an older format, before a page of [`FORMAT`] is written into it.
+pub(crate) fn raise_version<S: PageStore>(store: &S, metapage: &Metapage) -> Result<(), Error> {
+    if metapage.version < FORMAT.into() && Metapage::read(store)?.version < FORMAT.into() {
+        change(store.write()?, |_| {})?;
+    }
+    Ok(())
 }
 
 /// Replaces the body of the metapage in one change. Returns the rest of the metapage.
@@ -246,10 +253,12 @@ pub fn replace_body<S: PageStore>(
 ) -> Result<Metapage, Error> {
     let mut write = store.write()?;
     let slot = write.lock(0)?;
-    let metapage = Metapage::parse(write.page(slot))?;
+    let mut metapage = Metapage::parse(write.page(slot))?;
     if metapage.blob_version != blob_version {
         return Err(Error::Mismatch("the current blob was replaced meanwhile"));
     }
+    metapage.version = FORMAT.into();
+    metapage.write_to(write.page(slot));
     write_body(write.page(slot), body)?;
     write.commit()?;
     Ok(metapage)

@@ -20,37 +20,34 @@
 //! writes rows there. The bodies of other kinds are described where they are written.
 //!
 //! # Format versions
-//! One number covers the metapage and all other pages ([`FORMAT`]); the bytes of a model have a version of their own. The
-//! metapage has the version of the newest page of the index: before a library writes pages of a newer format into an index,
-//! it raises the version of the metapage. A library reads its own version and all older ones, and refuses newer ones with
-//! [`Error::UnsupportedVersion`]; a page that is newer than the metapage is damaged.
+//! One number covers the metapage and all other pages ([`FORMAT`]); exported models have a version of their own (`codec.rs`).
+//! A library reads all versions up to its own and writes its own. The metapage has the version of the newest page of the
+//! index: before the first page of a newer format is written, [`Metapage`](crate::Metapage) is raised to it. So an older library
+//! meets the newer version at the metapage and names it ([`Error::UnsupportedVersion`]). The kind of the metapage, its magic and
+//! its version stay where they are in all formats; a page that is newer than the metapage is damaged.
 //! ```text
 //!   version   written by   difference to the version before
 //!   1         0.1          the first
 //! ```
+//! Indexes of every released version are in `crates/ivf/tests/fixtures`. The feature `next-format` makes the library one of a
+//! made-up next version, without a difference: the tests use it for an index of the version before.
 
 mod layout;
 mod rows;
 
+pub use crate::bytes::{BODY, BODY_SIZE, PAGE_SIZE, PG_HEADER_SIZE};
 pub use layout::Layout;
 pub use rows::Block;
 
+use crate::bytes::{get, get_u16, get_u32, put};
 use crate::error::Error;
 
-/// Size of a page.
-pub const PAGE_SIZE: usize = 8192;
-/// Bytes at the start of a page which belong to PostgreSQL.
-pub const PG_HEADER_SIZE: usize = 24;
-/// Where the body of a page starts.
-pub const BODY: usize = 64;
-/// Bytes of the body of a page.
-pub const BODY_SIZE: usize = PAGE_SIZE - BODY;
 /// Maximum size of a side column.
 pub const MAX_SIDE_BYTES: usize = BODY_SIZE;
 /// "No page" in links. Block 0 is the metapage.
 pub const NO_BLOCK: u32 = 0;
 /// Format version that this library writes, and the newest that it reads.
-pub const FORMAT: u8 = 1;
+pub const FORMAT: u8 = if cfg!(feature = "next-format") { 2 } else { 1 };
 
 /// Checks that a library which reads versions up to `newest` can read a version.
 pub fn check_format(found: u32, newest: u8) -> Result<(), Error> {
@@ -166,41 +163,6 @@ impl PageHeader {
         put(page, 32, &self.next.to_le_bytes());
         put(page, 36, &self.inserted.to_le_bytes());
         put(page, 40, &self.moves.to_le_bytes());
-    }
-}
-
-/// `N` bytes at an offset; zeros beyond the end of the page.
-pub fn get<const N: usize>(page: &[u8], at: usize) -> [u8; N] {
-    page.get(at..)
-        .and_then(|rest| rest.first_chunk::<N>())
-        .copied()
-        .unwrap_or([0; N])
-}
-
-/// A little-endian u16 at an offset.
-pub fn get_u16(page: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes(get(page, at))
-}
-
-/// A little-endian u32 at an offset.
-pub fn get_u32(page: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(get(page, at))
-}
-
-/// A little-endian u64 at an offset.
-pub fn get_u64(page: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(get(page, at))
-}
-
-/// A little-endian f32 at an offset.
-pub fn get_f32(page: &[u8], at: usize) -> f32 {
-    f32::from_le_bytes(get(page, at))
-}
-
-/// Stores bytes at an offset; nothing is stored if they do not fit.
-pub fn put(page: &mut [u8], at: usize, bytes: &[u8]) {
-    if let Some(place) = page.get_mut(at..at.saturating_add(bytes.len())) {
-        place.copy_from_slice(bytes);
     }
 }
 

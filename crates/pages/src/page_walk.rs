@@ -17,12 +17,12 @@ pub(crate) fn for_each_page<S: PageStore>(
     let (mut block, mut asked, mut blocks) = (first, first, first);
     loop {
         if block >= blocks {
-            blocks = store.blocks()?;
+            blocks = store.block_count()?;
             if block >= blocks {
                 return Ok(blocks);
             }
         }
-        store.interrupts()?;
+        store.check_interrupts()?;
         let ahead = blocks.min(block.saturating_add(PREFETCH_PAGES + 1));
         (asked..ahead).for_each(|block| store.prefetch(block));
         asked = asked.max(ahead);

@@ -1,8 +1,9 @@
 //! Rows on a posting page: what every operation on them shares.
 
+use crate::bytes::put;
 use crate::error::Error;
 use crate::metapage::Metapage;
-use crate::page::{Layout, NO_BLOCK, PageHeader, PageKind, put};
+use crate::page::{Layout, NO_BLOCK, PageHeader, PageKind};
 use crate::row::Row;
 use crate::store::{PageStore, PageWrite};
 use crate::tid::Tid;
@@ -212,7 +213,7 @@ pub fn check_link<S: PageStore>(
     blocks: &mut u32,
 ) -> Result<(), Error> {
     if next >= *blocks {
-        *blocks = store.blocks()?;
+        *blocks = store.block_count()?;
     }
     if next < *blocks {
         Ok(())

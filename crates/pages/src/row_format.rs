@@ -4,7 +4,7 @@
 //! posting pages in the order of the format, in blocks of 32 rows as [`distillvq_kernels::block`] describes. The side column
 //! lies on pages of its own, which are read only for the rows that need it.
 
-use crate::page::{BODY_SIZE, get, get_u16, put};
+use crate::bytes::{BODY_SIZE, get, get_u16, put};
 use distillvq_kernels::block;
 
 /// Maximum number of columns.

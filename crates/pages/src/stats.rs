@@ -53,7 +53,7 @@ pub struct Balance {
     pub median: u64,
     /// Rows of the longest list.
     pub max: u64,
-    /// Rows of a list on the average.
+    /// Mean rows per list.
     pub mean: f64,
 }
 

@@ -4,7 +4,7 @@
 //! * [`PageStore::read`] holds a share lock on one page while `look` runs; no two pages are ever read-locked at once.
 //! * A [`PageWrite`] is one atomic change of at most [`MAX_PAGES_IN_WRITE`] pages: after a crash either all of it is there
 //!   or nothing. Pages are locked in the order of their numbers ([`check_lock`]), so writers cannot deadlock.
-//! * [`PageStore::interrupts`] is called between pages with nothing locked.
+//! * [`PageStore::check_interrupts`] is called between pages with nothing locked.
 
 use crate::error::Error;
 use std::ops::Range;
@@ -20,7 +20,7 @@ pub trait PageStore {
         Self: 'a;
 
     /// Number of pages. It may grow at any time.
-    fn blocks(&self) -> Result<u32, Error>;
+    fn block_count(&self) -> Result<u32, Error>;
 
     /// Shows a whole page to `look`, under a share lock. `look` must be quick and may not touch the store.
     fn read<T>(&self, block: u32, look: impl FnOnce(&[u8]) -> T) -> Result<T, Error>;
@@ -32,10 +32,10 @@ pub trait PageStore {
     fn prefetch(&self, _block: u32) {}
 
     /// Hints that these parts of the page will be read within microseconds: they should come into the processor's cache.
-    fn warm(&self, _block: u32, _parts: &[Range<usize>]) {}
+    fn prefetch_cache_lines(&self, _block: u32, _parts: &[Range<usize>]) {}
 
     /// Gives the host a chance to cancel, with nothing locked.
-    fn interrupts(&self) -> Result<(), Error> {
+    fn check_interrupts(&self) -> Result<(), Error> {
         Ok(())
     }
 }
@@ -80,8 +80,8 @@ impl<T: PageStore> PageStore for &T {
     where
         Self: 'a;
 
-    fn blocks(&self) -> Result<u32, Error> {
-        T::blocks(self)
+    fn block_count(&self) -> Result<u32, Error> {
+        T::block_count(self)
     }
 
     fn read<R>(&self, block: u32, look: impl FnOnce(&[u8]) -> R) -> Result<R, Error> {
@@ -96,11 +96,11 @@ impl<T: PageStore> PageStore for &T {
         T::prefetch(self, block);
     }
 
-    fn warm(&self, block: u32, parts: &[Range<usize>]) {
-        T::warm(self, block, parts);
+    fn prefetch_cache_lines(&self, block: u32, parts: &[Range<usize>]) {
+        T::prefetch_cache_lines(self, block, parts);
     }
 
-    fn interrupts(&self) -> Result<(), Error> {
-        T::interrupts(self)
+    fn check_interrupts(&self) -> Result<(), Error> {
+        T::check_interrupts(self)
     }
 }

@@ -5,7 +5,7 @@
 
 use crate::directory::{ENTRIES_PER_PAGE, ListEntry, entry_offset};
 use crate::error::Error;
-use crate::metapage::Metapage;
+use crate::metapage::{Metapage, raise_version};
 use crate::page::{Layout, NO_BLOCK};
 use crate::page_walk::for_each_page;
 use crate::posting::{check_link, clear_rows, read_any_header, read_header, remove_rows};
@@ -57,6 +57,7 @@ pub fn vacuum<S: PageStore>(
         stats.remaining += rows - removed;
         if !tids.is_empty() {
             tids.sort_unstable();
+            raise_version(store, &metapage)?;
             left = remove(store, block, list, &layout, &tids)?;
         }
         stats.empty_pages += u32::from(left == 0);
@@ -82,12 +83,12 @@ fn count_first(tids: &[Tid]) -> u64 {
 /// not.
 pub fn count_rows<S: PageStore>(store: &S) -> Result<u64, Error> {
     let metapage = Metapage::read(store)?;
-    let (mut rows, mut blocks) = (0, store.blocks()?);
+    let (mut rows, mut blocks) = (0, store.block_count()?);
     for (list, entry) in (0u32..).zip(metapage.directory.entries(store)?) {
         let layout = metapage.layout(list)?;
         let (mut from, mut block) = (metapage.directory.entry_page(list), entry.first);
         while block != NO_BLOCK {
-            store.interrupts()?;
+            store.check_interrupts()?;
             check_link(store, from, block, &mut blocks)?;
             let (next, found) = store.read(block, |page| {
                 let head = read_header(page, block, list, &layout)?;
@@ -148,7 +149,7 @@ fn update_directory<S: PageStore>(
     lists: &[ListSummary],
 ) -> Result<(), Error> {
     for ordinal in 0..metapage.directory.extent.blocks {
-        store.interrupts()?;
+        store.check_interrupts()?;
         let block = metapage.directory.extent.start + ordinal;
         let from = ordinal as usize * ENTRIES_PER_PAGE;
         let found = lists.get(from..).unwrap_or_default();

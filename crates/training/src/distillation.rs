@@ -131,9 +131,15 @@ impl Distillation<'_> {
     ) -> Result<DistilledParts, TrainError> {
         let (mut queries, held_out, picked) = self.split(logged);
         let teacher = PqTeacher::new(self.rows, self.coded, self.encoder);
-        let posing = queries.source_row.clone();
-        let source_row = |i: usize| posing[i];
-        let best = teacher.nearest(self.rows.x, &posing, source_row, TEACHER_K, self.monitor)?;
+        let source_rows = queries.source_row.clone();
+        let source_row = |i: usize| source_rows[i];
+        let best = teacher.nearest(
+            self.rows.x,
+            &source_rows,
+            source_row,
+            TEACHER_K,
+            self.monitor,
+        )?;
         let mut taught = NeighborLists { best };
         let near = teacher.nearest(logged, &picked, |_| NOT_A_ROW, TEACHER_K, self.monitor)?;
         drop(teacher);
@@ -155,7 +161,7 @@ impl Distillation<'_> {
         Ok(distilled.rounded(self.rows.x.cols))
     }
 
-    /// Rows that pose as training queries, held-out queries, and the logged queries to learn from. Logged queries are held
+    /// Rows used as training queries, held-out queries, and the logged queries to learn from. Logged queries are held
     /// out first, since they are what the index is for.
     fn split(&self, logged: MatRef<'_>) -> (QuerySet, QuerySet, Vec<u32>) {
         let x = self.rows.x;

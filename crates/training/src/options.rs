@@ -198,9 +198,8 @@ pub fn auto_assignments(dim: usize) -> u8 {
 /// Number of subquantizers for `dim` dimensions.
 ///
 /// With 4 bits a subquantizer covers 4 dimensions (1 up to 128, 2 up to 256 dimensions), with 8 bits 8 (2 and 4), but 1 where
-/// [`auto_bits`] chooses 8. Where there
-/// are few dimensions, rows differ by little more than a coarse code's error, and what is saved in the index is paid many times
-/// over by comparing rows.
+/// [`auto_bits`] chooses 8. Rows of few dimensions differ by little more than the error of a coarse code: a smaller index then
+/// costs more in compared rows than it saves.
 pub fn auto_subquantizers(dim: usize, bits: u8) -> usize {
     let narrow = match dim {
         0..=128 => 1,

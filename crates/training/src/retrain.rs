@@ -25,14 +25,14 @@ pub struct RetrainOptions {
     pub rows_in_table: usize,
 }
 
-/// Distils a model again, with the rows as its encoder sees them: decoder and routing anew, from the
+/// Distills a model again, with the rows as its encoder sees them: decoder and routing are trained again, starting at the
 /// encoder.
 ///
 /// `sample` and `queries` are as in [`crate::train()`]; rows that the encoder cannot place in a list are left out.
 /// What does not beat the current decoder or routing on held-out queries is dropped, so the model never gets worse for the
 /// sample; if both are dropped, the model comes back unchanged. The encoder's own tables compete with the new decoder: where
 /// they do best, the model goes back to them. The report counts what this training saw, its recall before is the current
-/// student's. Without queries, rows pose as queries and the routing stays.
+/// student's. Without queries, rows are used as queries and the routing stays.
 ///
 /// # Errors
 /// As [`crate::train()`].

@@ -18,11 +18,11 @@ use crate::pg::workers::{self, SharedProgress};
 use crate::settings::Probing;
 use crate::settings::reloptions::Options;
 use crate::settings::search::SearchParams;
-use distillvq_ivf::describe;
-use distillvq_ivf::stream::{BANDS, Growth, RANKS};
+use distillvq_ivf::rerank::{BANDS, Growth, RANKS};
+use distillvq_ivf::write_calibration;
 use distillvq_ivf::{
-    BandLists, Bands, Calibration, Candidate, Curve, DEEP_QUERIES, Meta, NEIGHBOURS, Neighbours,
-    RowEncoder, Tid, Training, Truth, TruthCollector, choose_depth,
+    BandLists, Bands, CALIBRATION_K, Calibration, Candidate, DEEP_QUERIES, GroundTruthCollector,
+    Meta, Neighbours, RecallCurve, RowEncoder, Tid, Training, Truth, choose_rerank_margin,
 };
 use distillvq_model::{ListRanking, Model, TrainReport};
 use distillvq_training::{TrainError, check_interrupts};
@@ -72,7 +72,7 @@ pub fn truth(
 ) -> Result<Truth> {
     crate::pg::progress::report_phase(CALIBRATING);
     let OpenIndex { index, meta, .. } = target;
-    let collector = TruthCollector::new(model, queries.kind, queries.vectors);
+    let collector = GroundTruthCollector::new(model, queries.kind, queries.vectors);
     // Codes are not wanted, but where a row is depends on them in rare cases.
     let meta = Meta {
         refine: false,
@@ -144,14 +144,15 @@ pub fn measure(
     }
     let lists = target.meta.lists();
     let reached = questions.iter().map(|it| it.reached.clone());
-    let mut curve = Curve::new(lists, reached.collect());
-    let settings = curve.worth_measuring();
+    let mut curve = RecallCurve::new(lists, reached.collect());
+    let settings = curve.probes_to_measure();
     let widest = settings.last().copied().unwrap_or(lists);
     let mut clock = Clock::start();
     let searched = bench.query_budget(truth.rows, widest, &questions);
-    let depth = choose_depth(|depth| {
+    let rerank_margin = choose_rerank_margin(|rerank_margin| {
         let until = clock.share(settings.len() + 2);
-        let (recalls, compared) = bench.search_all(searched, effort(widest, depth), until)?;
+        let (recalls, compared) =
+            bench.search_all(searched, effort(widest, rerank_margin), until)?;
         let enough = clock.is_enough(recalls.len(), searched.len());
         let compared = if enough { compared } else { f64::INFINITY };
         Ok::<_, Error>((curve.loss(widest, &recalls), compared))
@@ -160,26 +161,29 @@ pub fn measure(
         crate::pg::progress::report_progress(done, settings.len());
         let searched = bench.query_budget(truth.rows, probes, &questions);
         let until = clock.share(settings.len() + 1 - done);
-        let (recalls, compared) = bench.search_all(searched, effort(probes, depth), until)?;
+        let (recalls, compared) =
+            bench.search_all(searched, effort(probes, rerank_margin), until)?;
         if clock.is_enough(recalls.len(), searched.len()) {
             curve.measured(probes, &recalls, compared);
         }
     }
-    let (queries, k) = (questions.len() as u32, NEIGHBOURS as u8);
+    let (queries, k) = (questions.len() as u32, CALIBRATION_K as u8);
     let measured = Calibration::new(truth.kind, queries, k, truth.rows, now());
-    let measured = measured.with_depth(depth).with_points(&curve.points());
+    let measured = measured
+        .with_rerank_margin(rerank_margin)
+        .with_points(&curve.points());
     let bands = bench.bands(&questions, &measured, &mut clock)?;
     clock.tell(target.index);
     Ok(Some(measured.with_bands(bands)))
 }
 
 /// A search with so many lists and no others.
-fn effort(probes: u32, depth: f32) -> SearchParams {
+fn effort(probes: u32, rerank_margin: f32) -> SearchParams {
     let probing = Probing {
         first: probes as usize,
         growth: Growth::new(&[0; BANDS]),
     };
-    SearchParams::unlimited(probing, depth)
+    SearchParams::unlimited(probing, rerank_margin)
 }
 
 /// The time that searches may take.
@@ -265,7 +269,7 @@ impl Calibrator<'_> {
         neighbours: &Neighbours,
     ) -> Result<Option<CalibrationQuery>> {
         let query = OwnedVector::of(elements, self.target.index.element()?);
-        let near = neighbours.rows.len().min(NEIGHBOURS);
+        let near = neighbours.rows.len().min(CALIBRATION_K);
         let (near, further) = neighbours.rows.split_at(near);
         let mut rows = near.to_vec();
         rows.sort_unstable();
@@ -330,7 +334,7 @@ impl Calibrator<'_> {
             first: measured.probes_for(DEEP_TARGET).unwrap_or(lists) as usize,
             growth: bands.lists(&[]).growth(DEEP_TARGET),
         };
-        let effort = SearchParams::unlimited(probing, measured.depth);
+        let effort = SearchParams::unlimited(probing, measured.rerank_margin);
         let probed = |band: usize| {
             let returned = RANKS.get(band).map_or(0.0, |rank| f64::from(*rank));
             probing.growth.lists(probing.first as f64, returned) as u32
@@ -453,10 +457,7 @@ impl Calibrator<'_> {
         let searcher = Some(self.model.searcher());
         let mut search = SearchStream::start(self.target, searcher, &question.elements, effort)?;
         // A row that meets itself is a search unlike others: its estimate is far off, and the search compares more rows.
-        question
-            .own
-            .into_iter()
-            .for_each(|own| search.leave_out(own));
+        question.own.into_iter().for_each(|own| search.exclude(own));
         for _ in 0..rows {
             let hit = search.next(Some(&question.query), &mut self.distances)?;
             if !hit.is_some_and(|hit| each(hit.distance)) {
@@ -496,7 +497,7 @@ pub fn notice_target_missed(index: Index, calibration: &Calibration) {
     );
 }
 
-/// Measures an index with queries, or with rows that pose as queries, and writes what it found and how the model was
+/// Measures an index with queries, or with rows used as queries, and writes what it found and how the model was
 /// trained into the metapage.
 pub fn calibrate(
     locked: &LockedIndex,
@@ -517,7 +518,7 @@ pub fn calibrate(
     };
     // Functions in the index's definition run as the owner of the table, as in REINDEX.
     let measured = as_role(index.owner(), work)?;
-    describe(
+    write_calibration(
         target.store(),
         target.meta.model_version(),
         training,

@@ -58,7 +58,7 @@ fn query_budget(rows: usize, dim: usize) -> usize {
     query_budget.clamp(MIN_QUERIES, MAX_HELD_OUT)
 }
 
-/// Rows that pose as queries, and the number of all of them.
+/// Rows used as queries, and the number of all rows.
 pub fn rows_as_queries(
     heap: Heap,
     index: Index,

@@ -24,7 +24,10 @@ use crate::pg::page_store::RelationStore;
 use crate::pg::relation::Heap;
 use crate::pg::vector_datum::ReadElements;
 use crate::pg::workers::{self, SharedProgress, Workers};
-use distillvq_ivf::{Builder, Create, RowEncoder, Tid, Training, Truth, TruthCollector, describe};
+use distillvq_ivf::{
+    Builder, CreateOptions, GroundTruthCollector, RowEncoder, Tid, Training, Truth,
+    write_calibration,
+};
 use distillvq_model::{EncodedRows, Model};
 use distillvq_training::{TrainError, check_interrupts};
 
@@ -39,7 +42,7 @@ type Encoding = std::result::Result<EncodedBatch, TrainError>;
 
 fn encode(
     encoder: RowEncoder<'_>,
-    truth: Option<&TruthCollector<'_>>,
+    truth: Option<&GroundTruthCollector<'_>>,
     batch: Batch,
     progress: &SharedProgress,
 ) -> Encoding {
@@ -53,13 +56,13 @@ fn encode(
 }
 
 /// What the pages are made with.
-fn create<'a>(plan: &BuildPlan, model: Option<&'a Model>) -> Create<'a> {
-    Create {
+fn create<'a>(plan: &BuildPlan, model: Option<&'a Model>) -> CreateOptions<'a> {
+    CreateOptions {
         metric: plan.metric,
         dim: plan.dim,
         model,
         refine: plan.refine,
-        build_id: crate::pg::server::random_u64(),
+        model_version: crate::pg::server::random_u64(),
     }
 }
 
@@ -70,7 +73,7 @@ pub fn load_nothing(plan: &BuildPlan, model: Option<&Model>) -> Result<()> {
         let meta = Builder::create(&store, create(plan, model))?.finish()?;
         if let Some(model) = model {
             let training = measure::training(model.report());
-            describe(&store, meta.model_version(), training, None)?;
+            write_calibration(&store, meta.model_version(), training, None)?;
         }
         Ok(())
     };
@@ -84,16 +87,17 @@ pub fn load(
     plan: &BuildPlan,
     heap: Heap,
     info: &IndexInfo,
-    lesson: Option<BuildModel>,
+    build_model: Option<BuildModel>,
     expected: usize,
 ) -> Result<BuildCounts> {
     crate::pg::progress::report_phase(LOADING);
     crate::pg::progress::report_progress(0, expected);
-    let (model, queries) = lesson.map_or((None, None), |it| (Some(it.model), Some(it.queries)));
+    let (model, queries) =
+        build_model.map_or((None, None), |it| (Some(it.model), Some(it.queries)));
     let model = model.as_ref();
     let truth = model
         .zip(queries)
-        .map(|(model, queries)| TruthCollector::new(model, queries.kind, queries.vectors));
+        .map(|(model, queries)| GroundTruthCollector::new(model, queries.kind, queries.vectors));
     let store = RelationStore::for_build(plan.index);
     let builder = Builder::create(&store, create(plan, model)).map_err(with_index(plan.index))?;
     let encoder = RowEncoder::new(builder.meta(), model).map_err(with_index(plan.index))?;
@@ -145,7 +149,8 @@ fn calibrate(
         code_error: truth.code_error,
         ..measure::training(model.report())
     };
-    describe(store, meta.model_version(), training, calibration).map_err(with_index(*index))?;
+    write_calibration(store, meta.model_version(), training, calibration)
+        .map_err(with_index(*index))?;
     if let Some(calibration) = &calibration {
         measure::notice_target_missed(*index, calibration);
     }

@@ -1,7 +1,7 @@
 //! The table of trained models, `distillvq.model`.
 //!
 //! It belongs to the extension's owner and nobody else may write it; a model's owner is the role that trained or imported
-//! it, and only its members may train it anew, export or drop it. Any role may build an index with a model by name.
+//! it, and only its members may train it again, export or drop it. Any role may build an index with a model by name.
 //!
 //! An owner is kept as the role's number, of the type `distillvq.model_owner`, which dumps show as the role's name. So that
 //! a role which owns models is not dropped unnoticed, it is granted what it has anyway: the usage of that type. The server

@@ -1,5 +1,5 @@
 //! What an index takes from a row of its table: the column or expression that it is on, and whether its predicate holds.
-//! How rows come into the slot is the business of the other modules.
+//! Other modules bring rows into the slot.
 
 use crate::pg::relation::{Heap, Index};
 use pgrx::{PgMemoryContexts, pg_sys};

@@ -206,7 +206,7 @@ struct Shown {
     milliseconds: f64,
 }
 
-/// Builds over a half, doubles by inserts, follows the advice, builds anew; measures after each.
+/// Builds over a half, doubles by inserts, follows the advice, rebuilds; measures after each.
 fn measure(server: &Server, client: &mut Client, set: &Set) -> Result<String> {
     let dim = set.rows.dim();
     let half = set.rows.slice(0..set.rows.rows() / 2);

@@ -4,7 +4,8 @@
 use distillvq_ivf::SideLocation;
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
-    Builder, Candidate, CodeShape, Create, Meta, Metric, Model, PageStore, Row, Search, Tid,
+    Builder, Candidate, CodeShape, CreateOptions, ListSearch, Meta, Metric, Model, PageStore, Row,
+    Tid,
 };
 use distillvq_kernels::{LANES, kernels};
 use distillvq_linalg::testing::never_interrupt;
@@ -35,6 +36,38 @@ pub fn vectors(n: usize, seed: u64) -> Vec<f32> {
         out.extend(centre.iter().map(|c| c + rng.random_range(-0.5..0.5f32)));
     }
     out
+}
+
+/// A row of an index without lists.
+pub fn exact_row(tid: Tid) -> Row<'static> {
+    Row {
+        list: 0,
+        tid,
+        scale: 0,
+        norm: 0.0,
+        codes: &[],
+        refine: &[],
+    }
+}
+
+/// A distilled model, and one with the same encoder that was distilled once more; `queries` makes those of a seed.
+pub fn distilled_models(options: TrainOptions, queries: impl Fn(u64) -> Vec<f32>) -> [Model; 2] {
+    let options = TrainOptions {
+        subquantizers: 7,
+        rows_in_table: 100_000,
+        ..options
+    };
+    let log = |seed| Some(queries(seed).into());
+    let model = train(vectors(1200, 1), DIM, log(3), &options, &NoMonitor);
+    let model = model.unwrap().model;
+    let options = RetrainOptions {
+        seed: 7,
+        rows_in_table: 100_000,
+        ..RetrainOptions::default()
+    };
+    let retrained = retrain(&model, vectors(1000, 4), log(5), &options, &NoMonitor);
+    let retrained = retrained.unwrap().model;
+    [model, retrained]
 }
 
 /// A small model, trained once a process.
@@ -162,14 +195,14 @@ pub fn encode_refined(model: &Model, vectors: &[f32], from: usize) -> Vec<Owned>
 
 /// Builds an index in runs, with refine codes if the rows have any.
 pub fn build(store: &MemoryStore, model: &Model, runs: &[&[Owned]]) -> Meta {
-    let create = Create {
+    let create = CreateOptions {
         metric: model.metric(),
         dim: model.dim(),
         model: Some(model),
         refine: runs
             .iter()
             .any(|run| run.iter().any(|row| !row.refine.is_empty())),
-        build_id: 5,
+        model_version: 5,
     };
     let mut builder = Builder::create(store, create).unwrap();
     for run in runs {
@@ -244,7 +277,7 @@ fn pack(shape: CodeShape, codes: &[u8], lane: usize) -> Vec<u8> {
 }
 
 /// The rows of the exact list.
-pub fn exact_rows<S: PageStore>(search: &mut Search<S>) -> Vec<Tid> {
+pub fn exact_rows<S: PageStore>(search: &mut ListSearch<S>) -> Vec<Tid> {
     let mut tids = Vec::new();
     loop {
         let before = tids.len();
@@ -263,7 +296,7 @@ pub fn pull_all(
     query: &[f32],
     n: usize,
 ) -> Vec<Candidate> {
-    let mut search = Search::new(store, meta, Some(model.searcher()), query).unwrap();
+    let mut search = ListSearch::new(store, meta, Some(model.searcher()), query).unwrap();
     search.probe(usize::MAX).unwrap();
     assert_eq!(search.probed(), model.lists());
     let mut out = Vec::new();

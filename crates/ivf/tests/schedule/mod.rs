@@ -140,9 +140,9 @@ impl PageStore for Actor<'_> {
     where
         Self: 'a;
 
-    fn blocks(&self) -> Result<u32, Error> {
+    fn block_count(&self) -> Result<u32, Error> {
         self.gate.pass(self.me, Wish::Anything);
-        self.store.blocks()
+        self.store.block_count()
     }
 
     fn read<T>(&self, block: u32, look: impl FnOnce(&[u8]) -> T) -> Result<T, Error> {
@@ -158,8 +158,8 @@ impl PageStore for Actor<'_> {
         })
     }
 
-    fn interrupts(&self) -> Result<(), Error> {
-        self.store.interrupts()
+    fn check_interrupts(&self) -> Result<(), Error> {
+        self.store.check_interrupts()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Rows of a posting page: read, written and moved at the offsets of the [`Layout`].
 
-use super::{Layout, get_u16, get_u32, put};
+use super::Layout;
+use crate::bytes::{get_u16, get_u32, put};
 use crate::row::{Row, SideLocation};
 use crate::row_format::{Column, RowFormat, Stored};
 use crate::tid::Tid;

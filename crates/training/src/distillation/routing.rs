@@ -3,7 +3,7 @@
 //! A query's score of a list is `q·W[list] + b[list]`. It is trained as a classifier over all lists by ListNet; the target
 //! is the share of the query's neighbors that each list holds, a neighbor weighted by the teacher's softmax: the nearest
 //! hundred tell more of where neighbors may be than the nearest ten. Only logged queries are learned from: a router that
-//! is trained on rows posing as queries loses 1 to 3 points of recall on real ones against the plain centroids.
+//! is trained on rows used as queries loses 1 to 3 points of recall on real ones against the plain centroids.
 //!
 //! What each part is worth, in rows scanned for 0.95 and 0.975 of the true ten against the normalized centroids (343 lists
 //! over 117,659 embedded sentences, 30,000 logged queries, measured on 3,000 others in a prototype):

@@ -1,15 +1,15 @@
 //! Candidates in the order of their refine codes, which is nearly the exact one: of an index with refine codes, only the rows
 //! that a query wants and a few more are compared exactly.
 //!
-//! It is a [`Stream`] over the short codes that "compares" rows by their refine codes, and itself the [`Source`] of another
+//! It is a [`RerankStream`] over the short codes that "compares" rows by their refine codes, and itself the [`CandidateSource`] of another
 //! stream, which compares them exactly. So both steps look at as many rows as the error of the step before asks for. A row
 //! that is late among the refine codes is passed on at once: by its exact distance it may be in time.
 
 use crate::candidate::Candidate;
 use crate::error::Error;
+use crate::list_search::ListSearch;
+use crate::rerank::{CandidateSource, CandidateStats, Hit, LateRows, RerankOptions, RerankStream};
 use crate::scorer::RowScorer;
-use crate::search::Search;
-use crate::stream::{Hit, LateRows, Source, Stream, StreamOptions, Work};
 use crate::{CodeShape, Tid};
 use distillvq_model::RefineQuery;
 use distillvq_pages::{
@@ -17,35 +17,38 @@ use distillvq_pages::{
 };
 use std::cell::Cell;
 
+/// Rows compared at a time once they are ranked by refine codes: about as many are compared beyond those returned.
+pub const REFINED_SPARE: usize = 4;
+
 /// Codes asked for before they are needed.
 const AHEAD: usize = 8;
 
 /// The candidates of a search by their refine codes.
-pub struct Refined<S: PageStore> {
+pub struct RefineStream<S: PageStore> {
     codes: Codes<S>,
-    stream: Stream<Coarse<S>>,
+    stream: RerankStream<CodeSource<S>>,
     /// The worst score given out: what is still to come is plausibly no better.
     last: f32,
     ended: bool,
 }
 
-impl<S: PageStore> Refined<S> {
+impl<S: PageStore> RefineStream<S> {
     /// The candidates of a search under way over the same store; `options` say how many lists it probes. An index without
-    /// refine codes is [`Error::Mismatch`].
-    pub fn new(search: Search<S>, store: S, options: StreamOptions) -> Result<Self, Error> {
+    /// refine codes is [`distillvq_pages::Error::Mismatch`].
+    pub fn new(search: ListSearch<S>, store: S, options: RerankOptions) -> Result<Self, Error> {
         let (query, bytes) = search
             .refine_query()
             .ok_or(Error::mismatch("the index has no refine codes"))?;
-        Ok(Refined {
+        Ok(RefineStream {
             codes: Codes {
                 store,
                 query,
                 bytes,
                 errors: Cell::default(),
             },
-            stream: Stream::new(
-                Coarse(search),
-                StreamOptions {
+            stream: RerankStream::new(
+                CodeSource(search),
+                RerankOptions {
                     late: LateRows::Return,
                     ..options
                 },
@@ -56,33 +59,33 @@ impl<S: PageStore> Refined<S> {
     }
 }
 
-impl StreamOptions {
+impl RerankOptions {
     /// For ranking candidates by their refine codes: they cost a fraction of an exact comparison.
-    pub fn for_refining(shape: CodeShape) -> Self {
-        StreamOptions {
+    pub fn for_refine_codes(shape: CodeShape) -> Self {
+        RerankOptions {
             // What the ten nearest rows are picked from.
             rows: 25,
             first_batch: 48,
             batch: 24,
-            ..StreamOptions::for_codes(shape)
+            ..RerankOptions::for_codes(shape)
         }
     }
 
     /// For what was ranked by refine codes: it probes no lists by itself, and the estimates are good.
-    pub fn for_refined() -> Self {
-        StreamOptions {
+    pub fn for_heap_rows() -> Self {
+        RerankOptions {
             max_probes: 0,
             z: 3.0,
             first_batch: 12,
-            batch: 4,
+            batch: REFINED_SPARE,
             ahead: 0.2,
             largest_pull: 12,
-            ..StreamOptions::default()
+            ..RerankOptions::default()
         }
     }
 }
 
-impl<S: PageStore> Source for Refined<S> {
+impl<S: PageStore> CandidateSource for RefineStream<S> {
     fn lists(&self) -> usize {
         self.stream.source().lists()
     }
@@ -143,20 +146,20 @@ impl<S: PageStore> Source for Refined<S> {
         self.ended = false;
     }
 
-    fn work(&self) -> Work {
+    fn work(&self) -> CandidateStats {
         let stats = self.stream.stats();
-        Work {
+        CandidateStats {
             refined: stats.compared,
             ..stats.work
         }
     }
 
-    fn close(&mut self) {
-        self.stream.close();
+    fn stop_probing(&mut self) {
+        self.stream.stop_probing();
     }
 
-    fn leave_out(&mut self, tid: Tid) {
-        self.stream.leave_out(tid);
+    fn exclude(&mut self, tid: Tid) {
+        self.stream.exclude(tid);
     }
 }
 
@@ -174,10 +177,10 @@ fn ranked(hit: Hit) -> Candidate {
     }
 }
 
-/// A search whose "distances" are scores with the sign turned. The exact list is not its business.
-struct Coarse<S: PageStore>(Search<S>);
+/// A search whose "distances" are negated scores. It returns no rows of the exact list.
+struct CodeSource<S: PageStore>(ListSearch<S>);
 
-impl<S: PageStore> Source for Coarse<S> {
+impl<S: PageStore> CandidateSource for CodeSource<S> {
     fn lists(&self) -> usize {
         self.0.lists()
     }
@@ -206,8 +209,8 @@ impl<S: PageStore> Source for Coarse<S> {
         self.0.bound()
     }
 
-    fn catch_up(&mut self, n: usize, out: &mut Vec<Candidate>) -> Result<(), Error> {
-        self.0.catch_up(n, out)
+    fn pull_new_lists(&mut self, n: usize, out: &mut Vec<Candidate>) -> Result<(), Error> {
+        self.0.pull_new_lists(n, out)
     }
 
     fn score(&self, distance: f64) -> f64 {
@@ -226,12 +229,12 @@ impl<S: PageStore> Source for Coarse<S> {
         self.0.rewind();
     }
 
-    fn work(&self) -> Work {
+    fn work(&self) -> CandidateStats {
         self.0.work()
     }
 
-    fn leave_out(&mut self, tid: Tid) {
-        self.0.leave_out(tid);
+    fn exclude(&mut self, tid: Tid) {
+        self.0.exclude(tid);
     }
 }
 
@@ -248,16 +251,19 @@ impl<S: PageStore> Codes<S> {
     /// Appends the scores of candidates, with the sign turned. A code may by now be another row's: then the candidate was
     /// removed, and no search will see it.
     fn scores(&self, batch: &[Candidate], out: &mut Vec<Option<f64>>) -> Result<(), Error> {
-        self.store.interrupts()?;
-        let mut blocks = self.store.blocks()?;
+        self.store.check_interrupts()?;
+        let mut blocks = self.store.block_count()?;
         for candidate in batch {
             check_link(&self.store, 0, candidate.refine.block, &mut blocks)?;
             self.store.prefetch(candidate.refine.block);
         }
-        batch.iter().take(AHEAD).for_each(|c| self.warm(&c.refine));
+        batch
+            .iter()
+            .take(AHEAD)
+            .for_each(|c| self.prefetch_cache_lines(&c.refine));
         for (i, candidate) in batch.iter().enumerate() {
             if let Some(later) = batch.get(i + AHEAD) {
-                self.warm(&later.refine);
+                self.prefetch_cache_lines(&later.refine);
             }
             let (score, error) = self.score(candidate.refine)?;
             let (sum, count) = self.errors.get();
@@ -273,10 +279,10 @@ impl<S: PageStore> Codes<S> {
         sum / count.max(1.0)
     }
 
-    fn warm(&self, place: &SideLocation) {
+    fn prefetch_cache_lines(&self, place: &SideLocation) {
         let at = usize::from(place.at);
         self.store
-            .warm(place.block, &[PG_HEADER_SIZE..BODY, at..at + self.bytes]);
+            .prefetch_cache_lines(place.block, &[PG_HEADER_SIZE..BODY, at..at + self.bytes]);
     }
 
     fn score(&self, SideLocation { block, at }: SideLocation) -> Result<(f32, f32), Error> {

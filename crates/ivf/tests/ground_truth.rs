@@ -4,7 +4,9 @@
 mod common;
 
 use common::*;
-use distillvq_ivf::{DEEP_QUERIES, Metric, NEIGHBOURS, Neighbours, QueryKind, Tid, TruthCollector};
+use distillvq_ivf::{
+    CALIBRATION_K, DEEP_QUERIES, GroundTruthCollector, Metric, Neighbours, QueryKind, Tid,
+};
 use distillvq_linalg::testing::never_interrupt;
 use distillvq_model::{EncodedRows, Placement};
 use std::collections::HashSet;
@@ -33,7 +35,7 @@ fn brute(metric: Metric, rows: &[f32], query: &[f32], own: Option<usize>) -> Vec
 fn are_first(found: &[(Tid, u32)], all: &[Tid], count: usize) {
     let found: Vec<Tid> = found.iter().map(|(tid, _)| *tid).collect();
     assert_eq!(found.len(), count);
-    assert_eq!(found[..NEIGHBOURS], all[..NEIGHBOURS]);
+    assert_eq!(found[..CALIBRATION_K], all[..CALIBRATION_K]);
     let first: HashSet<Tid> = all[..count].iter().copied().collect();
     let others = found.iter().filter(|tid| !first.contains(tid)).count();
     assert!(others <= 1, "{others} of {count}");
@@ -57,7 +59,7 @@ fn collect(
 ) -> Vec<Neighbours> {
     let model = model(metric, 4);
     let encoded = model.encode(rows);
-    let collector = TruthCollector::new(&model, kind, queries.to_vec());
+    let collector = GroundTruthCollector::new(&model, kind, queries.to_vec());
     let mut starts: Vec<usize> = (0..ROWS).step_by(batch).collect();
     if backwards {
         starts.reverse();
@@ -100,7 +102,11 @@ fn the_neighbours_are_those_of_brute_force() {
         let found = collect(metric, QueryKind::Log, &rows, &queries, (700, false));
         assert_eq!(found.len(), DEEP_QUERIES + 12);
         for (i, (found, query)) in found.iter().zip(queries.chunks(DIM)).enumerate() {
-            let count = if i < DEEP_QUERIES { 1000 } else { NEIGHBOURS };
+            let count = if i < DEEP_QUERIES {
+                1000
+            } else {
+                CALIBRATION_K
+            };
             are_first(&found.rows, &brute(metric, &rows, query, None), count);
             assert_eq!(found.own, None);
         }
@@ -137,7 +143,7 @@ fn a_row_that_poses_as_a_query_is_left_out_once() {
 fn a_cancel_stops_it() {
     let model = model(Metric::L2, 4);
     let rows = vectors(10, 5);
-    let collector = TruthCollector::new(&model, QueryKind::Log, vectors(2, 6));
+    let collector = GroundTruthCollector::new(&model, QueryKind::Log, vectors(2, 6));
     let tids: Vec<Tid> = (0..10).map(tid).collect();
     let outcome = collector.offer(&tids, &rows, &model.encode(&rows), || Err("cancel"));
     assert_eq!(outcome, Err("cancel"));

@@ -6,11 +6,11 @@ mod common;
 mod schedule;
 
 use common::*;
-use distillvq_ivf::refined::Refined;
-use distillvq_ivf::stream::{LateRows, Stream, StreamOptions};
+use distillvq_ivf::refine::RefineStream;
+use distillvq_ivf::rerank::{LateRows, RerankOptions, RerankStream};
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
-    Candidate, Error, Layout, Meta, Metric, Model, PageStore, Search, Tid, check, insert,
+    Candidate, Error, Layout, ListSearch, Meta, Metric, Model, PageStore, Tid, check, insert,
     load_model, replace_student, row_format, vacuum,
 };
 use schedule::{Actor, Plan, Work, interleave};
@@ -86,15 +86,15 @@ impl Index {
     fn refined<'a>(&'a self) -> Box<Work<'a, Vec<Tid>>> {
         Box::new(move |store| {
             let searcher = Some(self.model.searcher());
-            let search = Search::new(store, &self.meta, searcher, &vectors(1, 4)).unwrap();
-            let options = StreamOptions::for_refining(self.meta.shape);
-            let refined = Refined::new(search, store, options).unwrap();
+            let search = ListSearch::new(store, &self.meta, searcher, &vectors(1, 4)).unwrap();
+            let options = RerankOptions::for_refine_codes(self.meta.shape);
+            let refined = RefineStream::new(search, store, options).unwrap();
             // The distances here have nothing to do with the codes: nearly all rows are late.
-            let options = StreamOptions {
+            let options = RerankOptions {
                 late: LateRows::Append,
-                ..StreamOptions::for_refined()
+                ..RerankOptions::for_heap_rows()
             };
-            let mut stream = Stream::new(refined, options);
+            let mut stream = RerankStream::new(refined, options);
             let mut found = Vec::new();
             let mut fetch = |batch: &[Candidate], out: &mut Vec<Option<f64>>| {
                 out.extend(batch.iter().map(|c| Some(f64::from(c.tid.offset))));
@@ -109,7 +109,7 @@ impl Index {
 }
 
 fn search(store: &impl PageStore, meta: &Meta, model: &Model) -> Vec<Tid> {
-    let mut search = Search::new(store, meta, Some(model.searcher()), &vectors(1, 4)).unwrap();
+    let mut search = ListSearch::new(store, meta, Some(model.searcher()), &vectors(1, 4)).unwrap();
     let mut found = exact_rows(&mut search);
     search.probe(usize::MAX).unwrap();
     let mut candidates = Vec::new();
@@ -144,7 +144,7 @@ impl Judge {
     #[track_caller]
     fn expect(&mut self, index: &Index, store: &MemoryStore, rows: &BTreeSet<Tid>) {
         let mut crc = 0;
-        for block in 0..store.blocks().unwrap() {
+        for block in 0..store.block_count().unwrap() {
             crc = store
                 .read(block, |page| crc32c::crc32c_append(crc, page))
                 .unwrap();
@@ -227,7 +227,8 @@ fn races<T: Send, U: Send>(
 fn the_schedules_are_all_there_are() {
     let store = MemoryStore::new();
     // As many steps as the actor begins, and so many more.
-    let steps = |n: usize| move |store: &Actor<'_>| (0..n).map(|_| store.blocks().unwrap()).sum();
+    let steps =
+        |n: usize| move |store: &Actor<'_>| (0..n).map(|_| store.block_count().unwrap()).sum();
     for (n, m, expected) in [(0, 0, 2), (1, 1, 6), (2, 2, 20), (3, 2, 35), (4, 4, 252)] {
         let mut seen = HashSet::new();
         let works: (&Work<'_, u32>, &Work<'_, u32>) = (&steps(n), &steps(m));

@@ -6,15 +6,15 @@
 //! beyond the last band, the lists grow with a power of the rows.
 
 /// Rows of a search for which its first probes are meant.
-pub const ROWS: usize = 10;
+pub const BASE_ROWS: usize = 10;
 /// The last rank of each band; the first band is that of the first probes.
-pub const RANKS: [u32; 8] = [ROWS as u32, 20, 30, 50, 100, 200, 500, 1000];
+pub const RANKS: [u32; 8] = [BASE_ROWS as u32, 20, 30, 50, 100, 200, 500, 1000];
 /// Bands beyond the first.
 pub const BANDS: usize = RANKS.len() - 1;
 /// How the lists grow with the rows where nothing was measured.
 const POWER: f64 = 0.6;
 
-/// Lists that a search has to probe for the rows behind the first [`ROWS`].
+/// Lists that a search has to probe for the rows behind the first [`BASE_ROWS`].
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Growth {
     /// Of each band beyond the first, as far as they were measured.

@@ -5,57 +5,59 @@
 //! mislead the choice of the rows that are compared, changes slowly with `p` and is measured by real searches at a few
 //! numbers of lists, in between which it is interpolated.
 //!
-//! How many rows searches compare follows from how far off the estimates of a query are ([`crate::stream`]). Where the rows
+//! How many rows searches compare follows from how far off the estimates of a query are ([`crate::rerank`]). Where the rows
 //! near it share their errors, as those of one small group do, its first rows do not show how far off others may be; what that
-//! loses, looking further finds ([`choose_depth`]).
+//! loses, looking further finds ([`choose_rerank_margin`]).
 
 use crate::bands::{moments, share};
-use crate::calibration::{DEPTHS, MOST_POINTS, Point};
+use crate::calibration::{MAX_POINTS, Point, RERANK_MARGINS};
 
 /// Shares of neighbours within reach at which searches are worth a measurement: about the recalls that users ask for.
-const WORTH: [f64; 8] = [0.0, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999];
+const COVERAGE_LEVELS: [f64; 8] = [0.0, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999];
 
 /// Share of the neighbours within reach that may be lost to the choice of the rows that are compared.
 const TOLERABLE: f64 = 0.005;
-/// Rows that may be compared in the mean to lose fewer than with the usual depth: codes that ask for more are too short.
+/// Rows that may be compared in the mean to lose fewer than with the usual margin: codes that ask for more are too short.
 const MOST_ROWS: f64 = 256.0;
 
-/// The least depth of re-ranking ([`DEPTHS`]) with which searches lose no more than is tolerable; where they always do, the
-/// least that is about as good as any. `measure` gives what [`Curve::loss`] says of searches with a depth, and how many rows
+/// The smallest re-ranking margin ([`RERANK_MARGINS`]) with which searches lose no more than is tolerable; where they always do, the
+/// least that is about as good as any. `measure` gives what [`RecallCurve::loss`] says of searches with a margin, and how many rows
 /// they compare in the mean.
 ///
 /// # Errors
 /// Those of `measure`.
-pub fn choose_depth<E>(mut measure: impl FnMut(f32) -> Result<(f64, f64), E>) -> Result<f32, E> {
+pub fn choose_rerank_margin<E>(
+    mut measure: impl FnMut(f32) -> Result<(f64, f64), E>,
+) -> Result<f32, E> {
     let mut losses: Vec<(f32, f64)> = Vec::new();
-    for depth in DEPTHS {
-        let (lost, compared) = measure(depth)?;
+    for rerank_margin in RERANK_MARGINS {
+        let (lost, compared) = measure(rerank_margin)?;
         if compared > MOST_ROWS {
             break;
         }
         if lost <= TOLERABLE {
-            return Ok(depth);
+            return Ok(rerank_margin);
         }
-        losses.push((depth, lost));
+        losses.push((rerank_margin, lost));
     }
     let least = losses.iter().map(|(_, lost)| *lost);
     let least = least.fold(f64::INFINITY, f64::min);
     let chosen = losses.iter().find(|(_, lost)| *lost <= least + TOLERABLE);
-    Ok(chosen.map_or(DEPTHS[0], |(depth, _)| *depth))
+    Ok(chosen.map_or(RERANK_MARGINS[0], |(rerank_margin, _)| *rerank_margin))
 }
 
 /// A curve being measured.
 #[derive(Clone, Debug)]
-pub struct Curve {
+pub struct RecallCurve {
     lists: u32,
     /// For each query the numbers of lists at which its neighbours come within reach, ascending, at least one.
-    reached: Vec<Vec<u32>>,
-    measured: Vec<Measured>,
+    probes_needed: Vec<Vec<u32>>,
+    measured: Vec<MeasuredPoint>,
 }
 
 /// What searches with some number of lists found.
 #[derive(Clone, Copy, Debug)]
-struct Measured {
+struct MeasuredPoint {
     probes: u32,
     /// Mean of what a query loses of the neighbours within reach, and the variance of that mean: of fewer queries than lists
     /// are ranked for.
@@ -64,35 +66,35 @@ struct Measured {
     compared: f64,
 }
 
-impl Curve {
-    /// Of an index with so many lists. `reached` has for each query, and each of its neighbours, how many lists must be
+impl RecallCurve {
+    /// Of an index with so many lists. `probes_needed` has for each query, and each of its neighbours, how many lists must be
     /// probed to reach it. Queries without neighbours must be left out.
-    pub fn new(lists: u32, mut reached: Vec<Vec<u32>>) -> Self {
-        reached
+    pub fn new(lists: u32, mut probes_needed: Vec<Vec<u32>>) -> Self {
+        probes_needed
             .iter_mut()
             .for_each(|of_query| of_query.sort_unstable());
-        Curve {
+        RecallCurve {
             lists: lists.max(1),
-            reached,
+            probes_needed,
             measured: Vec::new(),
         }
     }
 
     /// Number of queries.
     pub fn queries(&self) -> usize {
-        self.reached.len()
+        self.probes_needed.len()
     }
 
     /// The numbers of lists with which searches should be measured, ascending.
-    pub fn worth_measuring(&self) -> Vec<u32> {
+    pub fn probes_to_measure(&self) -> Vec<u32> {
         let n = self.queries().max(1) as f64;
-        let weighted = self.reached.iter().flat_map(|of_query| {
+        let weighted = self.probes_needed.iter().flat_map(|of_query| {
             let weight = 1.0 / of_query.len() as f64;
             of_query.iter().map(move |probes| (*probes, weight))
         });
         let mut weighted: Vec<(u32, f64)> = weighted.collect();
         weighted.sort_unstable_by_key(|(probes, _)| *probes);
-        let (mut sum, mut wanted, mut found) = (0.0, WORTH.iter().peekable(), Vec::new());
+        let (mut sum, mut wanted, mut found) = (0.0, COVERAGE_LEVELS.iter().peekable(), Vec::new());
         for (probes, weight) in weighted {
             sum += weight;
             while wanted.next_if(|share| sum / n >= **share - 1e-9).is_some() {
@@ -107,7 +109,7 @@ impl Curve {
     /// compared in the mean. To be called with rising `probes`.
     pub fn measured(&mut self, probes: u32, recalls: &[f32], compared: f64) {
         let (loss, variance) = self.losses(probes, recalls);
-        self.measured.push(Measured {
+        self.measured.push(MeasuredPoint {
             probes,
             loss,
             variance: variance / recalls.len().max(1) as f64,
@@ -122,7 +124,7 @@ impl Curve {
 
     /// Mean and variance of what a query loses.
     fn losses(&self, probes: u32, recalls: &[f32]) -> (f64, f64) {
-        let pairs = self.reached.iter().zip(recalls);
+        let pairs = self.probes_needed.iter().zip(recalls);
         let losses: Vec<f64> = pairs
             .map(|(of_query, recall)| share(of_query, probes) - f64::from(*recall))
             .collect();
@@ -133,7 +135,11 @@ impl Curve {
     pub fn points(&self) -> Vec<Point> {
         let mut best = 0f32;
         let point = |probes: u32| {
-            let shares: Vec<f64> = self.reached.iter().map(|of| share(of, probes)).collect();
+            let shares: Vec<f64> = self
+                .probes_needed
+                .iter()
+                .map(|of| share(of, probes))
+                .collect();
             let (reach, spread) = moments(&shares);
             let of = self.interpolated(probes);
             let error = (spread / shares.len().max(1) as f64 + of.variance).sqrt();
@@ -152,7 +158,7 @@ impl Curve {
     /// the one before.
     fn grid(&self) -> Vec<u32> {
         let mut grid: Vec<u32> = self.measured.iter().map(|it| it.probes).collect();
-        let steps = MOST_POINTS.saturating_sub(grid.len() + 1).max(1);
+        let steps = MAX_POINTS.saturating_sub(grid.len() + 1).max(1);
         let largest = f64::from(self.lists);
         let step = |i: usize| largest.powf(i as f64 / steps as f64).round() as u32;
         grid.extend((0..=steps).map(step));
@@ -162,7 +168,7 @@ impl Curve {
     }
 
     /// What searches with so many lists lose and compare, by those that were measured: linear in the logarithm of the lists.
-    fn interpolated(&self, probes: u32) -> Measured {
+    fn interpolated(&self, probes: u32) -> MeasuredPoint {
         let after = self.measured.iter().position(|it| it.probes >= probes);
         let after = after.unwrap_or(self.measured.len());
         let before = after.checked_sub(1).and_then(|i| self.measured.get(i));
@@ -171,14 +177,14 @@ impl Curve {
                 let [from, at, to] = [a.probes, probes, b.probes].map(|x| f64::from(x.max(1)).ln());
                 let between = (at - from) / (to - from);
                 let mix = |a: f64, b: f64| a + between * (b - a);
-                Measured {
+                MeasuredPoint {
                     probes,
                     loss: mix(a.loss, b.loss),
                     variance: mix(a.variance, b.variance),
                     compared: mix(a.compared, b.compared),
                 }
             }
-            (one, other) => one.or(other).copied().unwrap_or(Measured {
+            (one, other) => one.or(other).copied().unwrap_or(MeasuredPoint {
                 probes,
                 loss: 0.0,
                 variance: 0.0,
@@ -200,21 +206,21 @@ mod tests {
 
     #[test]
     fn reach_alone_is_exact() {
-        let curve = Curve::new(1000, vec![doubling(); 50]);
-        assert_eq!(curve.worth_measuring(), [1, 128, 256, 512]);
+        let curve = RecallCurve::new(1000, vec![doubling(); 50]);
+        assert_eq!(curve.probes_to_measure(), [1, 128, 256, 512]);
         let points = curve.points();
         assert_eq!((points[0].probes, points.last().unwrap().probes), (1, 1000));
-        assert!(points.len() <= MOST_POINTS && points.len() > 15);
+        assert!(points.len() <= MAX_POINTS && points.len() > 15);
         for point in points {
-            let reached = f64::from(point.probes).log2().floor() + 1.0;
-            let recall = (reached / 10.0).min(1.0) as f32;
+            let probes_needed = f64::from(point.probes).log2().floor() + 1.0;
+            let recall = (probes_needed / 10.0).min(1.0) as f32;
             assert!((point.recall - recall).abs() < 1e-6 && point.error < 1e-6);
         }
     }
 
     #[test]
     fn what_searches_lose_is_taken_off() {
-        let mut curve = Curve::new(1024, vec![doubling(); 4]);
+        let mut curve = RecallCurve::new(1024, vec![doubling(); 4]);
         curve.measured(4, &[0.3, 0.1], 40.0);
         curve.measured(64, &[0.7, 0.7], 80.0);
         let points = curve.points();
@@ -231,9 +237,14 @@ mod tests {
 
     #[test]
     fn searches_look_as_deep_as_it_pays() {
-        let chosen = |found: [(f64, f64); DEPTHS.len()]| {
-            let of = |depth| DEPTHS.iter().position(|it| *it == depth).unwrap();
-            choose_depth(|depth| Ok::<_, ()>(found[of(depth)])).map(of)
+        let chosen = |found: [(f64, f64); RERANK_MARGINS.len()]| {
+            let of = |rerank_margin| {
+                RERANK_MARGINS
+                    .iter()
+                    .position(|it| *it == rerank_margin)
+                    .unwrap()
+            };
+            choose_rerank_margin(|rerank_margin| Ok::<_, ()>(found[of(rerank_margin)])).map(of)
         };
         assert_eq!(chosen([(0.005, 30.0), (0.0, 40.0), (0.0, 50.0)]), Ok(0));
         assert_eq!(chosen([(0.04, 30.0), (0.004, 60.0), (0.0, 90.0)]), Ok(1));
@@ -243,23 +254,23 @@ mod tests {
         assert_eq!(chosen([(0.04, 30.0), (0.022, 60.0), (0.02, 90.0)]), Ok(1));
         assert_eq!(chosen([(0.04, 30.0), (0.02, 60.0), (0.001, 300.0)]), Ok(1));
         assert_eq!(chosen([(0.04, 300.0), (0.001, 400.0), (0.0, 500.0)]), Ok(0));
-        let stopped = choose_depth(|_| Err::<(f64, f64), _>("stopped"));
+        let stopped = choose_rerank_margin(|_| Err::<(f64, f64), _>("stopped"));
         assert_eq!(stopped, Err("stopped"));
-        let curve = Curve::new(1024, vec![doubling(); 2]);
+        let curve = RecallCurve::new(1024, vec![doubling(); 2]);
         assert!((curve.loss(64, &[0.5, 0.7]) - 0.1).abs() < 1e-6);
     }
 
     #[test]
     fn small_and_empty_indexes_have_curves() {
         for lists in [0, 1, 2, 5, 23, 24, 25] {
-            let mut curve = Curve::new(lists, vec![vec![1, lists.max(1)], vec![1]]);
-            for probes in curve.worth_measuring() {
+            let mut curve = RecallCurve::new(lists, vec![vec![1, lists.max(1)], vec![1]]);
+            for probes in curve.probes_to_measure() {
                 curve.measured(probes, &[1.0], 10.0);
             }
             let points = curve.points();
             assert_eq!(points.last().unwrap().probes, lists.max(1), "{lists}");
             assert!(points.len() <= lists.max(1) as usize);
         }
-        assert_eq!(Curve::new(3, Vec::new()).worth_measuring(), []);
+        assert_eq!(RecallCurve::new(3, Vec::new()).probes_to_measure(), []);
     }
 }

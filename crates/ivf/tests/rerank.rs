@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use distillvq_ivf::SideLocation;
-use distillvq_ivf::stream::{Growth, Hit, LateRows, Source, Stream, StreamOptions};
+use distillvq_ivf::rerank::{CandidateSource, Growth, Hit, LateRows, RerankOptions, RerankStream};
 use distillvq_ivf::{Candidate, Error, Tid};
 use distillvq_pages::Error as PageError;
 use proptest::prelude::*;
@@ -26,7 +26,7 @@ fn order(a: &Candidate, b: &Candidate) -> Ordering {
     b.score.total_cmp(&a.score).then(a.tid.cmp(&b.tid))
 }
 
-impl Source for Lists {
+impl CandidateSource for Lists {
     fn lists(&self) -> usize {
         self.lists.len()
     }
@@ -115,11 +115,11 @@ impl World {
         visible.map(|(&tid, _)| tid).collect()
     }
 
-    fn stream(&self, options: StreamOptions) -> Stream<Lists> {
-        Stream::new(self.source.clone(), options)
+    fn stream(&self, options: RerankOptions) -> RerankStream<Lists> {
+        RerankStream::new(self.source.clone(), options)
     }
 
-    fn next(&self, stream: &mut Stream<Lists>) -> Option<Hit> {
+    fn next(&self, stream: &mut RerankStream<Lists>) -> Option<Hit> {
         let mut fetch = |batch: &[Candidate], out: &mut Vec<Option<f64>>| -> Result<(), Error> {
             assert!(
                 batch.is_sorted_by_key(|c| c.tid),
@@ -131,7 +131,7 @@ impl World {
         stream.next(&mut fetch).unwrap()
     }
 
-    fn all(&self, options: StreamOptions) -> Vec<Hit> {
+    fn all(&self, options: RerankOptions) -> Vec<Hit> {
         let mut stream = self.stream(options);
         let hits = std::iter::from_fn(|| self.next(&mut stream)).collect();
         assert_eq!(self.next(&mut stream), None, "the end stays the end");
@@ -148,8 +148,8 @@ fn compare(a: f64, b: f64) -> Ordering {
 }
 
 /// Late rows follow at the end.
-fn relaxed(options: StreamOptions) -> StreamOptions {
-    StreamOptions {
+fn relaxed(options: RerankOptions) -> RerankOptions {
+    RerankOptions {
         late: LateRows::Append,
         ..options
     }
@@ -172,14 +172,14 @@ fn distance() -> impl Strategy<Value = Option<f64>> {
     ]
 }
 
-fn options() -> impl Strategy<Value = StreamOptions> {
+fn options() -> impl Strategy<Value = RerankOptions> {
     (0..6usize, 0..20usize, 0..10usize, 0.0..4.0f64).prop_map(|(probes, first, batch, z)| {
-        StreamOptions {
+        RerankOptions {
             probes,
             first_batch: first,
             batch,
             z,
-            ..StreamOptions::default()
+            ..RerankOptions::default()
         }
     })
 }
@@ -222,7 +222,7 @@ proptest! {
     ) {
         let rows: Vec<_> = rows.into_iter().map(|(list, distance)| (list, distance, 0.0)).collect();
         let world = World::new(7, &rows);
-        let hits = world.all(StreamOptions { probes: 7, ..StreamOptions::default() });
+        let hits = world.all(RerankOptions { probes: 7, ..RerankOptions::default() });
         prop_assert_eq!(descents(&hits), 0);
     }
 
@@ -233,9 +233,9 @@ proptest! {
         let mut world = World::new(4, &rows);
         let copies = world.source.lists[0].clone();
         world.source.lists[3].extend(copies.iter().map(|c| Candidate { score: c.score - 0.2, ..*c }));
-        let hits = world.all(relaxed(StreamOptions::default()));
+        let hits = world.all(relaxed(RerankOptions::default()));
         prop_assert_eq!(hits.len(), world.visible().len());
-        let hits = world.all(StreamOptions::default());
+        let hits = world.all(RerankOptions::default());
         let given: HashSet<Tid> = hits.iter().map(|hit| hit.tid).collect();
         prop_assert_eq!(given.len(), hits.len());
     }
@@ -255,9 +255,9 @@ fn graded(n: usize, lists: usize, noise: f64) -> World {
 #[test]
 fn few_rows_are_compared_for_a_small_limit() {
     let world = graded(20_000, 20, 0.001);
-    let mut stream = world.stream(StreamOptions {
+    let mut stream = world.stream(RerankOptions {
         probes: 4,
-        ..StreamOptions::default()
+        ..RerankOptions::default()
     });
     for i in 0..10 {
         assert_eq!(world.next(&mut stream).unwrap().tid, tid(i));
@@ -270,7 +270,7 @@ fn few_rows_are_compared_for_a_small_limit() {
 fn noisier_estimates_mean_more_comparisons() {
     let compared = |noise| {
         let world = graded(5_000, 1, noise);
-        let mut stream = world.stream(StreamOptions::default());
+        let mut stream = world.stream(RerankOptions::default());
         let hits: Vec<_> = (0..10).map(|_| world.next(&mut stream).unwrap()).collect();
         assert_eq!(descents(&hits), 0);
         stream.stats().compared
@@ -291,12 +291,12 @@ fn a_row_left_out_is_as_if_it_were_not_there() {
         tid: own,
         refine: SideLocation::default(),
     });
-    let ten = |world: &World, left_out: Option<Tid>| {
-        let mut stream = world.stream(StreamOptions {
+    let ten = |world: &World, excluded: Option<Tid>| {
+        let mut stream = world.stream(RerankOptions {
             first_batch: 48,
-            ..StreamOptions::default()
+            ..RerankOptions::default()
         });
-        left_out.into_iter().for_each(|tid| stream.leave_out(tid));
+        excluded.into_iter().for_each(|tid| stream.exclude(tid));
         let hits: Vec<_> = (0..10).map(|_| world.next(&mut stream).unwrap()).collect();
         (hits, stream.stats().compared)
     };
@@ -309,15 +309,15 @@ fn a_row_left_out_is_as_if_it_were_not_there() {
 #[test]
 fn probes_grow_as_measured() {
     let world = graded(10_000, 100, 0.001);
-    let options = StreamOptions {
+    let options = RerankOptions {
         probes: 4,
         growth: Growth::new(&[6, 30]),
         ahead: 0.0,
-        ..StreamOptions::default()
+        ..RerankOptions::default()
     };
     // The second gives out 15 rows ahead of those that are wanted.
     for (rows, ahead) in [(10, 0), (25, 15)] {
-        let mut stream = world.stream(StreamOptions { rows, ..options });
+        let mut stream = world.stream(RerankOptions { rows, ..options });
         for given in 0..100 {
             world.next(&mut stream).unwrap();
             let probed = stream.stats().probed;
@@ -334,9 +334,9 @@ fn probes_grow_as_measured() {
 #[test]
 fn probes_grow_with_the_rows_given_out() {
     let world = graded(10_000, 100, 0.001);
-    let mut stream = world.stream(StreamOptions {
+    let mut stream = world.stream(RerankOptions {
         probes: 4,
-        ..StreamOptions::default()
+        ..RerankOptions::default()
     });
     for given in 0..3000 {
         world.next(&mut stream).unwrap();
@@ -350,17 +350,17 @@ fn probes_grow_with_the_rows_given_out() {
 #[test]
 fn probes_stop_at_their_limit() {
     let world = graded(1000, 10, 0.01);
-    let hits = world.all(StreamOptions {
+    let hits = world.all(RerankOptions {
         probes: 2,
         max_probes: 5,
-        ..StreamOptions::default()
+        ..RerankOptions::default()
     });
     assert_eq!(hits.len(), 500);
 }
 
 #[test]
 fn a_row_found_late_comes_last_and_the_order_stays() {
-    let hits = with_two_found_late().all(relaxed(StreamOptions::default()));
+    let hits = with_two_found_late().all(relaxed(RerankOptions::default()));
     assert_eq!(descents(&hits[..200]), 0);
     assert_eq!(hits[200].distance, 0.2);
     assert_eq!(hits[201].distance, 0.5);
@@ -373,7 +373,7 @@ fn rows_of_the_exact_list_compete_from_the_start() {
         .collect();
     rows.push((1, Some(0.5), 0.0));
     rows.push((1, Some(3.5), 0.0));
-    let hits = World::new(1, &rows).all(StreamOptions::default());
+    let hits = World::new(1, &rows).all(RerankOptions::default());
     assert_eq!(hits[0].tid, tid(100));
     assert_eq!(hits[4].tid, tid(101));
     assert_eq!(descents(&hits), 0);
@@ -382,10 +382,10 @@ fn rows_of_the_exact_list_compete_from_the_start() {
 #[test]
 fn pulls_are_bounded() {
     let world = graded(30_000, 3, 0.0);
-    let mut stream = world.stream(StreamOptions {
+    let mut stream = world.stream(RerankOptions {
         probes: 3,
         batch: 2000,
-        ..StreamOptions::default()
+        ..RerankOptions::default()
     });
     for _ in 0..12_000 {
         world.next(&mut stream).unwrap();
@@ -396,7 +396,7 @@ fn pulls_are_bounded() {
 #[test]
 fn errors_of_fetching_and_wrong_answers_are_passed_on() {
     let world = graded(100, 1, 0.0);
-    let mut stream = world.stream(StreamOptions::default());
+    let mut stream = world.stream(RerankOptions::default());
     let mut failing = |_: &[Candidate], _: &mut Vec<Option<f64>>| {
         Err(Error::Pages(PageError::Store("no".into())))
     };
@@ -404,7 +404,7 @@ fn errors_of_fetching_and_wrong_answers_are_passed_on() {
         stream.next(&mut failing),
         Err(Error::Pages(PageError::Store(_)))
     ));
-    let mut stream = world.stream(StreamOptions::default());
+    let mut stream = world.stream(RerankOptions::default());
     let mut silent = |_: &[Candidate], _: &mut Vec<Option<f64>>| Ok::<(), Error>(());
     assert!(matches!(
         stream.next(&mut silent),
@@ -414,15 +414,15 @@ fn errors_of_fetching_and_wrong_answers_are_passed_on() {
 
 #[test]
 fn an_empty_source_is_at_its_end() {
-    assert!(World::new(0, &[]).all(StreamOptions::default()).is_empty());
-    assert!(World::new(5, &[]).all(StreamOptions::default()).is_empty());
+    assert!(World::new(0, &[]).all(RerankOptions::default()).is_empty());
+    assert!(World::new(5, &[]).all(RerankOptions::default()).is_empty());
 }
 
 /// Options with as many first probes.
-fn probing(probes: usize) -> StreamOptions {
-    StreamOptions {
+fn probing(probes: usize) -> RerankOptions {
+    RerankOptions {
         probes,
-        ..StreamOptions::default()
+        ..RerankOptions::default()
     }
 }
 
@@ -446,7 +446,7 @@ fn a_strict_order_drops_what_is_found_late() {
 #[test]
 fn the_first_probes_alone_give_all_their_rows() {
     let world = graded(1000, 10, 0.01);
-    let mut stream = world.stream(StreamOptions {
+    let mut stream = world.stream(RerankOptions {
         max_probes: 2,
         ..probing(2)
     });
@@ -458,7 +458,7 @@ fn the_first_probes_alone_give_all_their_rows() {
 fn after_enough_comparisons_no_further_lists_are_probed() {
     let world = graded(10_000, 100, 0.001);
     let probed = |max_compared| {
-        let mut stream = world.stream(StreamOptions {
+        let mut stream = world.stream(RerankOptions {
             max_compared,
             ..probing(4)
         });
@@ -473,9 +473,9 @@ fn after_enough_comparisons_no_further_lists_are_probed() {
 }
 
 /// All rows within a distance, and how many were compared for them.
-fn within(world: &World, farthest: f64, options: StreamOptions) -> (Vec<Hit>, u64) {
+fn within(world: &World, farthest: f64, options: RerankOptions) -> (Vec<Hit>, u64) {
     let mut stream = world.stream(options);
-    stream.within(farthest);
+    stream.set_max_distance(farthest);
     let hits = std::iter::from_fn(|| world.next(&mut stream)).collect();
     assert_eq!(world.next(&mut stream), None, "the end stays the end");
     (hits, stream.stats().compared)
@@ -542,7 +542,7 @@ proptest! {
     ) {
         let rows: Vec<_> = rows.into_iter().map(|(list, distance)| (list, distance, 0.0)).collect();
         let world = World::new(5, &rows);
-        let (hits, _) = within(&world, farthest, StreamOptions { probes: 5, z: 3.5, ..options });
+        let (hits, _) = within(&world, farthest, RerankOptions { probes: 5, z: 3.5, ..options });
         let wanted = |d: &&Option<f64>| d.is_some_and(|d| compare(d, farthest).is_le());
         let near = hits.iter().filter(|hit| compare(hit.distance, farthest).is_le()).count();
         prop_assert_eq!(near, world.distances.values().filter(wanted).count());
@@ -567,27 +567,27 @@ fn rows_that_do_not_fit_into_memory_are_found_in_further_passes() {
         (0..100_000).map(|i| (rows[i].1.unwrap(), tid(i))).collect();
     expected.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
     for late in [LateRows::Drop, LateRows::Append] {
-        let mut stream = world.stream(StreamOptions {
+        let mut stream = world.stream(RerankOptions {
             probes: 4,
             z: 1e9,
             first_batch: 80_000,
             memory: 0,
             late,
-            ..StreamOptions::default()
+            ..RerankOptions::default()
         });
         let hits: Vec<_> = std::iter::from_fn(|| world.next(&mut stream)).collect();
         let hits: Vec<_> = hits.iter().map(|hit| (hit.distance, hit.tid)).collect();
         assert_eq!(hits, expected);
         assert!(stream.source().passes > 10);
-        stream = world.stream(StreamOptions {
+        stream = world.stream(RerankOptions {
             probes: 4,
             z: 1e9,
             first_batch: 80_000,
             memory: 0,
             late,
-            ..StreamOptions::default()
+            ..RerankOptions::default()
         });
-        stream.within(1_000.0);
+        stream.set_max_distance(1_000.0);
         let near = std::iter::from_fn(|| world.next(&mut stream))
             .take_while(|hit| hit.distance <= 1_000.0);
         let near: Vec<_> = near.map(|hit| (hit.distance, hit.tid)).collect();
@@ -599,7 +599,7 @@ fn rows_that_do_not_fit_into_memory_are_found_in_further_passes() {
 #[test]
 fn late_rows_that_do_not_fit_into_memory_are_an_error() {
     let world = with_two_found_late();
-    let mut stream = world.stream(relaxed(StreamOptions {
+    let mut stream = world.stream(relaxed(RerankOptions {
         memory: 0,
         ..probing(1)
     }));

@@ -5,11 +5,11 @@
 //! without a cursor. NaN scores count as the worst.
 //!
 //! A list is scanned once: its scores are kept, four bytes per row (`scores`), and later pulls choose among them. Only two
-//! things make a search scan codes again: a list for whose scores [`Search::with_memory`] leaves no room is scanned by each
+//! things make a search scan codes again: a list for whose scores [`ListSearch::with_memory`] leaves no room is scanned by each
 //! pull, and a page on which a vacuum moved rows meanwhile once more.
 
+mod probe;
 mod scores;
-
 mod share;
 
 pub use share::Shares;
@@ -18,14 +18,15 @@ use crate::candidate::{Candidate, order};
 use crate::error::Error;
 use crate::index_meta::Meta;
 use crate::pq::PqScorer;
-use crate::reservoir::Reservoir;
 use crate::scorer::{BlockFilter, BlockScorer, NoFilter};
+use crate::top_candidates::TopCandidates;
 use crate::{Metric, Tid};
 use distillvq_kernels::LANES;
 use distillvq_model::{ListRanking, RefineQuery, Searcher};
 use distillvq_pages::{
     Layout, ListEntry, Metapage, NO_BLOCK, PageHeader, PageStore, check_link, read_header,
 };
+use probe::{Cursor, Kept, Probe};
 use scores::Scores;
 use std::cell::Cell;
 use std::cmp::Ordering;
@@ -34,76 +35,7 @@ use std::cmp::Ordering;
 const DEFAULT_SCORE_BYTES: usize = 4 << 20;
 
 /// Lists scanned by turns, a page of each, so that a page that was asked for has time to arrive.
-const LISTS_AT_ONCE: usize = 4;
-
-/// Up to where the candidates of a list were given out.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Cursor {
-    /// None was.
-    Start,
-    /// This one and all better ones.
-    After(Candidate),
-    /// All were.
-    End,
-}
-
-impl Cursor {
-    /// How far the cursor is: less is nearer to the start.
-    fn progress(&self, other: &Cursor) -> Ordering {
-        match (self, other) {
-            (Cursor::After(a), Cursor::After(b)) => order(a, b),
-            _ => self.stage().cmp(&other.stage()),
-        }
-    }
-
-    fn stage(&self) -> u8 {
-        match self {
-            Cursor::Start => 0,
-            Cursor::After(_) => 1,
-            Cursor::End => 2,
-        }
-    }
-
-    /// Whether the candidate is still to be given out.
-    fn is_before(&self, candidate: &Candidate) -> bool {
-        match self {
-            Cursor::Start => true,
-            Cursor::After(last) => order(last, candidate) == Ordering::Less,
-            Cursor::End => false,
-        }
-    }
-
-    /// The best score that may be behind the cursor.
-    fn bound(&self) -> Option<f32> {
-        match self {
-            Cursor::Start => Some(f32::INFINITY),
-            Cursor::After(last) => Some(last.score),
-            Cursor::End => None,
-        }
-    }
-}
-
-/// Whether all scores of a list are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kept {
-    /// It was not scanned yet.
-    Untried,
-    Yes,
-    /// There was no room.
-    No,
-}
-
-/// A list being probed.
-#[derive(Clone, Copy, Debug)]
-struct Probe<L> {
-    list: u32,
-    first: u32,
-    /// Rows at build or the last vacuum.
-    rows: u64,
-    cursor: Cursor,
-    kept: Kept,
-    params: L,
-}
+const LISTS_INTERLEAVED: usize = 4;
 
 /// What scoring needs beside the page.
 struct Scoring<B, F> {
@@ -111,11 +43,11 @@ struct Scoring<B, F> {
     filter: F,
     layout: Layout,
     /// A row that the lists are searched without.
-    left_out: Option<Tid>,
+    excluded: Option<Tid>,
 }
 
 /// A search under way. It holds no page between calls.
-pub struct Search<S: PageStore, B: BlockScorer = PqScorer, F: BlockFilter = NoFilter> {
+pub struct ListSearch<S: PageStore, B: BlockScorer = PqScorer, F: BlockFilter = NoFilter> {
     store: S,
     pages: Metapage,
     metric: Metric,
@@ -131,17 +63,17 @@ pub struct Search<S: PageStore, B: BlockScorer = PqScorer, F: BlockFilter = NoFi
     ranking: ListRanking,
     /// The probed lists, in the order of the ranking.
     probes: Vec<Probe<B::List>>,
-    /// See [`Search::bound`].
+    /// See [`ListSearch::bound`].
     bound: Option<f32>,
     /// The scores of the lists scanned so far.
     scores: Scores,
     /// The link to the next page of the exact list, and the page that it is on; `None` before the first.
     exact: Option<(u32, u32)>,
-    /// See [`Search::scanned`].
+    /// See [`ListSearch::scanned`].
     scanned: Cell<u64>,
 }
 
-impl<S: PageStore> Search<S> {
+impl<S: PageStore> ListSearch<S> {
     /// Begins a search for a raw query. `store` may be a reference. `model` must be made from the index's own model, `None`
     /// if the index is untrained.
     pub fn new(
@@ -150,7 +82,7 @@ impl<S: PageStore> Search<S> {
         model: Option<&Searcher>,
         query: &[f32],
     ) -> Result<Self, Error> {
-        Search::with_filter(store, meta, model, query, NoFilter)
+        ListSearch::with_filter(store, meta, model, query, NoFilter)
     }
 
     /// The query for refine codes and the bytes of one, if the index has any.
@@ -160,8 +92,8 @@ impl<S: PageStore> Search<S> {
     }
 }
 
-impl<S: PageStore, F: BlockFilter> Search<S, PqScorer, F> {
-    /// As [`Search::new`], for the rows in lists that a filter admits.
+impl<S: PageStore, F: BlockFilter> ListSearch<S, PqScorer, F> {
+    /// As [`ListSearch::new`], for the rows in lists that a filter admits.
     pub fn with_filter(
         store: S,
         meta: &Meta,
@@ -172,7 +104,7 @@ impl<S: PageStore, F: BlockFilter> Search<S, PqScorer, F> {
         if query.len() != meta.dim {
             return Err(Error::mismatch("the query has another dimension"));
         }
-        let mut search = Search {
+        let mut search = ListSearch {
             store,
             pages: meta.pages,
             metric: meta.metric,
@@ -187,7 +119,7 @@ impl<S: PageStore, F: BlockFilter> Search<S, PqScorer, F> {
             exact: None,
             scanned: Cell::new(0),
         };
-        if meta.trained() {
+        if meta.has_model() {
             let model = model.ok_or(Error::mismatch("the index has a model"))?;
             if model.lists() != meta.lists() as usize || model.shape() != meta.shape {
                 return Err(Error::mismatch("the model is another index's"));
@@ -201,27 +133,27 @@ impl<S: PageStore, F: BlockFilter> Search<S, PqScorer, F> {
                 scorer: scorer.ok_or(Error::mismatch("the rows of the index have no codes"))?,
                 filter,
                 layout: meta.pages.layout(0)?,
-                left_out: None,
+                excluded: None,
             });
         }
         Ok(search)
     }
 }
 
-impl<S: PageStore, B: BlockScorer, F: BlockFilter> Search<S, B, F> {
+impl<S: PageStore, B: BlockScorer, F: BlockFilter> ListSearch<S, B, F> {
     /// The same, keeping at most so many bytes of scores.
     #[must_use]
     pub fn with_memory(self, bytes: usize) -> Self {
-        Search {
+        ListSearch {
             scores: Scores::new(bytes),
             ..self
         }
     }
 
     /// Has this row's codes passed over, as if the lists did not have it. To be called before the first pull.
-    pub fn leave_out(&mut self, tid: Tid) {
+    pub fn exclude(&mut self, tid: Tid) {
         if let Some(scoring) = &mut self.scoring {
-            scoring.left_out = Some(tid);
+            scoring.excluded = Some(tid);
         }
     }
 
@@ -267,7 +199,7 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> Search<S, B, F> {
         let probed = self.probes.len();
         let lists = self.ranking.lists(probed, probed.saturating_add(more));
         let lists: Vec<u32> = lists.collect();
-        let entries = entries(&self.store, &self.pages, &lists)?;
+        let entries = self.pages.directory.entries_of(&self.store, &lists)?;
         let all_params = scoring.scorer.lists(&lists);
         for ((&list, ListEntry { first, rows, .. }), params) in
             lists.iter().zip(entries).zip(all_params)
@@ -287,7 +219,7 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> Search<S, B, F> {
                 params,
             });
         }
-        self.find_bound();
+        self.update_bound();
         Ok(())
     }
 
@@ -313,7 +245,7 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> Search<S, B, F> {
     }
 
     /// To be called after each change of the probed lists or their cursors: streams ask for the bound at every row.
-    fn find_bound(&mut self) {
+    fn update_bound(&mut self) {
         let bounds = self.probes.iter().filter_map(|probe| probe.cursor.bound());
         self.bound = bounds.max_by(f32::total_cmp);
     }
@@ -334,32 +266,32 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> Search<S, B, F> {
                 probe.cursor = cut;
             }
         }
-        self.find_bound();
+        self.update_bound();
         out.extend(best);
         Ok(())
     }
 
     /// Brings lists that were added after a pull to where the others are: appends their candidates that are better than
     /// everything still to come from the others, at most `n`, in order. Scans the new lists only. Without lists that are
-    /// under way, this is [`Search::pull`].
-    pub fn catch_up(&mut self, n: usize, out: &mut Vec<Candidate>) -> Result<(), Error> {
+    /// under way, this is [`ListSearch::pull`].
+    pub fn pull_new_lists(&mut self, n: usize, out: &mut Vec<Candidate>) -> Result<(), Error> {
         let under_way = self.probes.iter().filter_map(|probe| match probe.cursor {
             Cursor::After(last) => Some(last),
             _ => None,
         });
-        let Some(floor) = under_way.min_by(order) else {
+        let Some(start_after) = under_way.min_by(order) else {
             return self.pull(n, out);
         };
         let is_new = |probe: &Probe<B::List>| probe.cursor == Cursor::Start;
         if n == 0 || !self.probes.iter().any(is_new) {
             return Ok(());
         }
-        let best = self.collect(n, is_new, Some(floor))?;
-        let cut = Cursor::After(best.get(n - 1).copied().unwrap_or(floor));
+        let best = self.collect(n, is_new, Some(start_after))?;
+        let cut = Cursor::After(best.get(n - 1).copied().unwrap_or(start_after));
         for probe in self.probes.iter_mut().filter(|probe| is_new(probe)) {
             probe.cursor = cut;
         }
-        self.find_bound();
+        self.update_bound();
         out.extend(best);
         Ok(())
     }
@@ -376,7 +308,7 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> Search<S, B, F> {
         let before = out.len();
         while block != NO_BLOCK && out.len() == before {
             check_link(&self.store, from, block, &mut blocks)?;
-            self.store.interrupts()?;
+            self.store.check_interrupts()?;
             let next = self.store.read(block, |page| {
                 let head = read_header(page, block, list, &layout)?;
                 let count = usize::from(head.count);
@@ -399,25 +331,29 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> Search<S, B, F> {
             }
         }
         self.exact = None;
-        self.find_bound();
+        self.update_bound();
     }
 
     /// Has what will be read of a page brought near.
-    fn warm(&self, scoring: &Scoring<B, F>, turn: Option<&Turn<'_, B::List>>) {
+    fn prefetch_cache_lines(
+        &self,
+        scoring: &Scoring<B, F>,
+        turn: Option<&ListPageCursor<'_, B::List>>,
+    ) {
         if let Some(turn) = turn {
             let parts = scoring.layout.scored(turn.rows);
-            self.store.warm(turn.block, &parts);
+            self.store.prefetch_cache_lines(turn.block, &parts);
         }
     }
 
-    /// Searches the chosen lists for the `n` best candidates behind their cursors, and better than `floor`.
+    /// Searches the chosen lists for the `n` best candidates behind their cursors, and better than `start_after`.
     fn collect(
         &mut self,
         n: usize,
         chosen: impl Fn(&Probe<B::List>) -> bool,
-        floor: Option<Candidate>,
+        start_after: Option<Candidate>,
     ) -> Result<Vec<Candidate>, Error> {
-        let mut best = Reservoir::new(n, floor)?;
+        let mut best = TopCandidates::new(n, start_after)?;
         let mut scores = std::mem::replace(&mut self.scores, Scores::new(0));
         let mark = scores.mark();
         let scanned = self
@@ -440,7 +376,7 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> Search<S, B, F> {
         &self,
         scores: &mut Scores,
         chosen: &impl Fn(&Probe<B::List>) -> bool,
-        best: &mut Reservoir,
+        best: &mut TopCandidates,
     ) -> Result<(), Error> {
         let Some(scoring) = &self.scoring else {
             return Ok(());
@@ -454,14 +390,14 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> Search<S, B, F> {
             let Some(probe) = probe.filter(|probe| probe.kept == Kept::Yes && chosen(probe)) else {
                 continue;
             };
-            let Some(bound) = probe.cursor.bound().filter(|bound| best.wants(*bound)) else {
+            let Some(bound) = probe.cursor.bound().filter(|bound| best.may_accept(*bound)) else {
                 continue;
             };
             scores.places(&page, best.threshold(), bound, &mut places);
             if places.is_empty() {
                 continue;
             }
-            self.store.interrupts()?;
+            self.store.check_interrupts()?;
             let moves = self.store.read(page.block, |bytes| {
                 let head = read_header(bytes, page.block, probe.list, &scoring.layout)?;
                 if head.moves == page.moves {
@@ -492,13 +428,13 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> Search<S, B, F> {
         &self,
         scores: &mut Scores,
         chosen: &impl Fn(&Probe<B::List>) -> bool,
-        best: &mut Reservoir,
+        best: &mut TopCandidates,
     ) -> Result<Vec<(u32, Kept)>, Error> {
         let mut scanned = Vec::new();
         let Some(scoring) = &self.scoring else {
             return Ok(scanned);
         };
-        let mut blocks = self.store.blocks()?;
+        let mut blocks = self.store.block_count()?;
         let probes = (0u32..).zip(&self.probes);
         let mut waiting: Vec<(u32, &Probe<B::List>)> = probes
             .filter(|(_, probe)| probe.kept != Kept::Yes && chosen(probe))
@@ -508,19 +444,19 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> Search<S, B, F> {
         // Lists with more to give come first: they raise the threshold, and the rest may not need a scan at all.
         waiting.sort_by(|(_, a), (_, b)| a.cursor.progress(&b.cursor));
         let mut waiting = waiting.into_iter().peekable();
-        let mut turns: Vec<Turn<'_, B::List>> = Vec::with_capacity(LISTS_AT_ONCE);
+        let mut turns: Vec<ListPageCursor<'_, B::List>> = Vec::with_capacity(LISTS_INTERLEAVED);
         let mut turn = 0;
         loop {
-            while turns.len() < LISTS_AT_ONCE
+            while turns.len() < LISTS_INTERLEAVED
                 && let Some((index, probe)) =
                     waiting.next_if(|(_, probe)| best.may_take(probe.cursor.bound()))
             {
                 check_link(&self.store, 0, probe.first, &mut blocks)?;
-                turns.push(Turn::new(index, probe));
-                self.warm(scoring, turns.last());
+                turns.push(ListPageCursor::new(index, probe));
+                self.prefetch_cache_lines(scoring, turns.last());
             }
             turn = if turn < turns.len() { turn } else { 0 };
-            let Some(Turn {
+            let Some(ListPageCursor {
                 index,
                 probe,
                 block,
@@ -530,7 +466,7 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> Search<S, B, F> {
             else {
                 return Ok(scanned);
             };
-            self.store.interrupts()?;
+            self.store.check_interrupts()?;
             let head = self.store.read(*block, |page| {
                 let head = read_header(page, *block, probe.list, &scoring.layout)?;
                 *keeps = *keeps && scores.begin_page(*block, *index, &head);
@@ -550,7 +486,7 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> Search<S, B, F> {
                 self.store.prefetch(head.next);
                 *block = head.next;
                 *rows = rows.saturating_sub(scoring.layout.capacity() as u64);
-                self.warm(scoring, turns.get(turn));
+                self.prefetch_cache_lines(scoring, turns.get(turn));
                 turn += 1;
             }
         }
@@ -558,7 +494,7 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> Search<S, B, F> {
 }
 
 /// A list whose pages are being scanned.
-struct Turn<'a, L> {
+struct ListPageCursor<'a, L> {
     /// Its index among the probed ones.
     index: u32,
     probe: &'a Probe<L>,
@@ -570,9 +506,9 @@ struct Turn<'a, L> {
     keeps: bool,
 }
 
-impl<'a, L> Turn<'a, L> {
+impl<'a, L> ListPageCursor<'a, L> {
     fn new(index: u32, probe: &'a Probe<L>) -> Self {
-        Turn {
+        ListPageCursor {
             index,
             probe,
             block: probe.first,
@@ -589,7 +525,7 @@ impl<B: BlockScorer, F: BlockFilter> Scoring<B, F> {
         page: &[u8],
         head: &PageHeader,
         probe: &Probe<B::List>,
-        best: &mut Reservoir,
+        best: &mut TopCandidates,
         mut show: impl FnMut(usize, &[f32; LANES]),
     ) {
         let count = usize::from(head.count);
@@ -608,7 +544,7 @@ impl<B: BlockScorer, F: BlockFilter> Scoring<B, F> {
                 let lane = wanted.trailing_zeros() as usize;
                 wanted &= wanted - 1;
                 let (score, i) = (scores[lane], b * LANES + lane);
-                if i < count && best.wants(score) {
+                if i < count && best.may_accept(score) {
                     self.offer(page, i, score, probe, best);
                 }
             }
@@ -622,7 +558,7 @@ impl<B: BlockScorer, F: BlockFilter> Scoring<B, F> {
         row: usize,
         score: f32,
         probe: &Probe<B::List>,
-        best: &mut Reservoir,
+        best: &mut TopCandidates,
     ) {
         let candidate = Candidate {
             score,
@@ -630,39 +566,7 @@ impl<B: BlockScorer, F: BlockFilter> Scoring<B, F> {
             refine: self.layout.side_location(page, row),
         };
         best.offer(candidate, |c| {
-            probe.cursor.is_before(c) && self.left_out != Some(c.tid)
+            probe.cursor.is_before(c) && self.excluded != Some(c.tid)
         });
     }
-}
-
-/// The entries of lists, each directory page being read once.
-fn entries<S: PageStore>(
-    store: &S,
-    pages: &Metapage,
-    lists: &[u32],
-) -> Result<Vec<ListEntry>, Error> {
-    // Lists in the order of the directory, each with its position here: one number, so that sorting is quick.
-    let places = lists.iter().zip(0u64..);
-    let mut places: Vec<u64> = places.map(|(list, i)| u64::from(*list) << 32 | i).collect();
-    places.sort_unstable();
-    let list = |place: &u64| (*place >> 32) as u32;
-    let mut entries = vec![ListEntry::default(); lists.len()];
-    for same_page in places
-        .chunk_by(|a, b| pages.directory.entry_page(list(a)) == pages.directory.entry_page(list(b)))
-    {
-        let Some(first) = same_page.first() else {
-            continue;
-        };
-        let (block, _) = pages.directory.entry_location(list(first))?;
-        store.read(block, |page| {
-            pages.directory.check_page(page, block)?;
-            for place in same_page {
-                if let Some(entry) = entries.get_mut(*place as u32 as usize) {
-                    *entry = ListEntry::read(page, pages.directory.entry_location(list(place))?.1);
-                }
-            }
-            Ok::<(), Error>(())
-        })??;
-    }
-    Ok(entries)
 }

@@ -2,13 +2,13 @@
 
 use crate::Tid;
 use crate::calibration::QueryKind;
-use crate::stream::RANKS;
+use crate::rerank::RANKS;
 use distillvq_model::{Encoded, EncodedRows, ExactScores, Model, Placement, ScoreBuffers};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Neighbours of each query: the `k` of recall@k.
-pub const NEIGHBOURS: usize = 10;
+pub const CALIBRATION_K: usize = 10;
 /// Queries, the first ones, whose neighbours are kept as far as the last rank of [`RANKS`].
 pub const DEEP_QUERIES: usize = 128;
 /// Rows between two for which the error of the codes is measured.
@@ -16,7 +16,7 @@ const ERROR_STEP: usize = 128;
 
 /// A row near a query.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Near {
+struct Neighbor {
     score: f32,
     tid: Tid,
     /// Its list; the number of lists stands for the exact list.
@@ -26,7 +26,7 @@ struct Near {
 }
 
 /// Best first.
-fn order(a: &Near, b: &Near) -> std::cmp::Ordering {
+fn order(a: &Neighbor, b: &Neighbor) -> std::cmp::Ordering {
     b.score.total_cmp(&a.score).then(a.tid.cmp(&b.tid))
 }
 
@@ -35,7 +35,7 @@ fn order(a: &Near, b: &Near) -> std::cmp::Ordering {
 pub struct Neighbours {
     /// The row that poses as the query, if it is one: it is none of the neighbours, nor is it to be counted when found.
     pub own: Option<Tid>,
-    /// The nearest rows and their lists, best first, as far as there are so many: [`NEIGHBOURS`], or for the first
+    /// The nearest rows and their lists, best first, as far as there are so many: [`CALIBRATION_K`], or for the first
     /// [`DEEP_QUERIES`] as many as the last of [`RANKS`].
     pub rows: Vec<(Tid, u32)>,
 }
@@ -43,14 +43,14 @@ pub struct Neighbours {
 /// Finds the neighbours of queries among rows that are offered in any order, from any number of threads: what is found
 /// does not depend on either.
 #[derive(Debug)]
-pub struct TruthCollector<'a> {
+pub struct GroundTruthCollector<'a> {
     model: &'a Model,
     kind: QueryKind,
     /// Raw, row-major.
     queries: Vec<f32>,
     scores: ExactScores,
     /// The best so far of each query, in no order, and some more.
-    best: Vec<Mutex<Vec<Near>>>,
+    best: Vec<Mutex<Vec<Neighbor>>>,
     /// The bits of the score below which nothing is wanted, of each query: may lag behind.
     least: Vec<AtomicU32>,
     /// Sum and number of the errors of the codes.
@@ -73,13 +73,13 @@ pub struct Truth {
     pub code_error: Option<f32>,
 }
 
-impl<'a> TruthCollector<'a> {
+impl<'a> GroundTruthCollector<'a> {
     /// For raw queries, row-major.
     pub fn new(model: &'a Model, kind: QueryKind, queries: Vec<f32>) -> Self {
         let scores = model.exact_scores(&queries);
         let n = scores.queries();
         let nothing = f32::NEG_INFINITY.to_bits();
-        TruthCollector {
+        GroundTruthCollector {
             model,
             kind,
             queries,
@@ -98,7 +98,7 @@ impl<'a> TruthCollector<'a> {
         let n = self.best.len();
         let buffers = ExactScores::ROWS * (n + self.model.dim()) * size_of::<f32>();
         let best: usize = (0..n).map(room).sum();
-        let best = best * size_of::<Near>();
+        let best = best * size_of::<Neighbor>();
         2 * size_of_val(&self.queries[..]) + best + threads * buffers
     }
 
@@ -137,7 +137,7 @@ impl<'a> TruthCollector<'a> {
                     };
                     let row = vectors.get(i * dim..(i + 1) * dim)?;
                     let own = self.queries.get(query * dim..(query + 1) * dim)?;
-                    Some(Near {
+                    Some(Neighbor {
                         score,
                         tid,
                         list,
@@ -151,7 +151,7 @@ impl<'a> TruthCollector<'a> {
     }
 
     /// Takes the rows of these scores that are among the best of a query.
-    fn take(&self, query: usize, scores: &[f32], near: impl Fn(usize, f32) -> Option<Near>) {
+    fn take(&self, query: usize, scores: &[f32], near: impl Fn(usize, f32) -> Option<Neighbor>) {
         let (Some(best), Some(least)) = (self.best.get(query), self.least.get(query)) else {
             return;
         };
@@ -162,7 +162,7 @@ impl<'a> TruthCollector<'a> {
         }
         let wanted = scores.iter().enumerate();
         let wanted = wanted.filter(|(_, score)| **score >= floor && score.is_finite());
-        let found: Vec<Near> = wanted.filter_map(|(i, score)| near(i, *score)).collect();
+        let found: Vec<Neighbor> = wanted.filter_map(|(i, score)| near(i, *score)).collect();
         if found.is_empty() {
             return;
         }
@@ -224,7 +224,7 @@ impl<'a> TruthCollector<'a> {
 fn kept(query: usize) -> usize {
     match RANKS.last() {
         Some(&last) if query < DEEP_QUERIES => last as usize + 1,
-        _ => NEIGHBOURS + 1,
+        _ => CALIBRATION_K + 1,
     }
 }
 

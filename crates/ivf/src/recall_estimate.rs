@@ -31,16 +31,16 @@ impl Ord for Ordered {
 
 /// The distances of the `k` rows nearest to a query, among all rows that were offered.
 #[derive(Clone, Debug)]
-pub struct Nearest {
+pub struct TopDistances {
     k: usize,
     /// The farthest on top.
     best: BinaryHeap<Ordered>,
 }
 
-impl Nearest {
+impl TopDistances {
     /// No rows yet.
     pub fn new(k: usize) -> Self {
-        Nearest {
+        TopDistances {
             k,
             best: BinaryHeap::new(),
         }
@@ -74,7 +74,7 @@ impl Nearest {
 
 /// A mean with what it may be.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Mean {
+pub struct RecallEstimate {
     /// The mean of the sample.
     pub mean: f64,
     /// Lower end of the 95 % confidence interval of the true mean.
@@ -83,7 +83,7 @@ pub struct Mean {
     pub high: f64,
 }
 
-/// Mean and confidence interval of a proportion that was measured on several queries, each giving one between 0 and 1;
+/// RecallEstimate and confidence interval of a proportion that was measured on several queries, each giving one between 0 and 1;
 /// `None` without any query.
 ///
 /// The interval is Wilson's (1927), which stays honest near 1, for as many independent trials as the queries are worth: at
@@ -91,7 +91,7 @@ pub struct Mean {
 /// do not tell that others are: two more queries, one of recall 0 and one of recall 1, are added when the spread is estimated.
 /// For recalls from 0.7 to 0.998, 10 to 400 queries, and spreads from none to a few bad queries among good ones, the interval
 /// held the true mean in 92 to 100 % of simulated samples.
-pub fn mean_of_shares(shares: &[f64], trials: usize) -> Option<Mean> {
+pub fn estimate_recall(shares: &[f64], trials: usize) -> Option<RecallEstimate> {
     if shares.is_empty() {
         return None;
     }
@@ -103,7 +103,7 @@ pub fn mean_of_shares(shares: &[f64], trials: usize) -> Option<Mean> {
     let centre = (mean + square / (2.0 * worth)) / shrink;
     let variance = mean * (1.0 - mean) / worth + square / (4.0 * worth * worth);
     let half = Z * variance.max(0.0).sqrt() / shrink;
-    Some(Mean {
+    Some(RecallEstimate {
         mean,
         low: (centre - half).clamp(0.0, mean),
         high: (centre + half).clamp(mean, 1.0),
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn recall_counts_what_is_as_near_as_the_farthest_neighbour() {
-        let mut nearest = Nearest::new(3);
+        let mut nearest = TopDistances::new(3);
         for distance in [5.0, 1.0, f64::NAN, 3.0, 2.0, 3.0, 9.0] {
             nearest.offer(distance);
         }
@@ -142,28 +142,28 @@ mod tests {
 
     #[test]
     fn recall_is_against_what_exists() {
-        let mut nearest = Nearest::new(10);
+        let mut nearest = TopDistances::new(10);
         assert_eq!(nearest.recall(&[1.0]), None);
         nearest.offer(f64::INFINITY);
         nearest.offer(-1.0);
         assert_eq!(nearest.recall(&[-1.0, f64::INFINITY]), Some(1.0));
         assert_eq!(nearest.recall(&[-1.0]), Some(0.5));
-        let mut none = Nearest::new(0);
+        let mut none = TopDistances::new(0);
         none.offer(1.0);
         assert_eq!(none.recall(&[]), None);
     }
 
     #[test]
     fn perfect_samples_are_no_proof() {
-        let all = |n: usize| mean_of_shares(&vec![1.0; n], 10).unwrap();
+        let all = |n: usize| estimate_recall(&vec![1.0; n], 10).unwrap();
         assert_eq!((all(100).mean, all(100).high), (1.0, 1.0));
         assert!((0.95..0.98).contains(&all(100).low), "{:?}", all(100));
         assert!(all(5).low < 0.65 && all(5).low < all(10).low && all(10).low < all(1_000).low);
-        let none = mean_of_shares(&[0.0; 50], 10).unwrap();
+        let none = estimate_recall(&[0.0; 50], 10).unwrap();
         assert_eq!((none.mean, none.low), (0.0, 0.0));
         assert!(none.high > 0.02 && none.high < 0.1);
-        assert_eq!(mean_of_shares(&[], 10), None);
-        let one = mean_of_shares(&[0.5], 10).unwrap();
+        assert_eq!(estimate_recall(&[], 10), None);
+        let one = estimate_recall(&[0.5], 10).unwrap();
         assert!(one.low < 0.2 && one.high > 0.8, "{one:?}");
     }
 
@@ -190,7 +190,7 @@ mod tests {
                         (0..10).filter(|_| random.random_bool(chance)).count() as f64 / 10.0
                     };
                     let shares: Vec<f64> = (0..queries).map(|_| share(&mut random)).collect();
-                    let found = mean_of_shares(&shares, 10).unwrap();
+                    let found = estimate_recall(&shares, 10).unwrap();
                     held += u32::from((found.low..=found.high).contains(&truth));
                     width += found.high - found.low;
                 }

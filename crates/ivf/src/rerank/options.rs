@@ -1,6 +1,6 @@
 //! How far a stream looks: how many lists and rows, for how many results, and how sure it is to be.
 
-use super::growth::{Growth, ROWS};
+use super::growth::{BASE_ROWS, Growth};
 use crate::CodeShape;
 
 /// What becomes of a row that is compared after a farther one was returned.
@@ -16,10 +16,10 @@ pub enum LateRows {
 
 /// How much to look at.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct StreamOptions {
+pub struct RerankOptions {
     /// Lists probed for the first results, at least 1.
     pub probes: usize,
-    /// Rows given out for which those are meant, at least [`ROWS`]: so many more than [`ROWS`] are given out ahead of the rows
+    /// Rows given out for which those are meant, at least [`BASE_ROWS`]: so many more than [`BASE_ROWS`] are given out ahead of the rows
     /// that are wanted.
     pub rows: usize,
     /// Lists probed for the rows behind those.
@@ -46,15 +46,20 @@ pub struct StreamOptions {
     pub memory: usize,
 }
 
+/// Candidates of the first pull; later pulls double.
+pub const FIRST_PULL: usize = 64;
+/// Maximum number of candidates per pull: each pull scans the probed lists for whose scores there is no room again.
+pub const LARGEST_PULL: usize = 4096;
+
 /// Fewest sub-quantizers whose errors add up to one that is nearly normal.
 const MANY_SUBQUANTIZERS: usize = 32;
 
-impl Default for StreamOptions {
+impl Default for RerankOptions {
     /// For errors of any kind.
     fn default() -> Self {
-        StreamOptions {
+        RerankOptions {
             probes: 1,
-            rows: ROWS,
+            rows: BASE_ROWS,
             growth: Growth::default(),
             max_probes: usize::MAX,
             max_compared: u64::MAX,
@@ -64,25 +69,25 @@ impl Default for StreamOptions {
             batch: 32,
             ahead: 1.0,
             all_from: 0.25,
-            largest_pull: 4096,
+            largest_pull: LARGEST_PULL,
             memory: 4 << 20,
         }
     }
 }
 
-impl StreamOptions {
+impl RerankOptions {
     /// Lists to probe before the next row is given out, where so many were.
     pub fn wanted_probes(&self, given: u64) -> usize {
-        let ahead = self.rows.saturating_sub(ROWS) as u64;
+        let ahead = self.rows.saturating_sub(BASE_ROWS) as u64;
         let returned = given.saturating_sub(ahead) as f64;
         self.growth.lists(self.probes as f64, returned).ceil() as usize
     }
 
     /// The same, comparing more rows before one is given out: by how much the margin is wider.
     #[must_use]
-    pub fn deeper(self, depth: f32) -> Self {
-        StreamOptions {
-            z: self.z * f64::from(depth),
+    pub fn with_rerank_margin(self, rerank_margin: f32) -> Self {
+        RerankOptions {
+            z: self.z * f64::from(rerank_margin),
             ..self
         }
     }
@@ -90,11 +95,11 @@ impl StreamOptions {
     /// As the default, or less careful where the errors of the estimates are sums of many: a few rows tell those well, and
     /// none is far out.
     pub fn for_codes(shape: CodeShape) -> Self {
-        let default = StreamOptions::default();
+        let default = RerankOptions::default();
         if shape.subquantizers < MANY_SUBQUANTIZERS {
             return default;
         }
-        StreamOptions {
+        RerankOptions {
             z: 3.0,
             first_batch: 24,
             batch: 12,

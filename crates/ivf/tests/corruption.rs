@@ -4,13 +4,13 @@
 mod common;
 
 use common::*;
-use distillvq_ivf::refined::Refined;
-use distillvq_ivf::stream::{Stream, StreamOptions};
+use distillvq_ivf::refine::RefineStream;
+use distillvq_ivf::rerank::{RerankOptions, RerankStream};
 use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
-    Builder, Candidate, Create, Error, Meta, Metric, Model, PAGE_SIZE, PG_HEADER_SIZE, PageStore,
-    Row, Search, check, collect_stats, count_rows, create_empty, insert, load_model,
-    read_all_pages, replace_student, vacuum,
+    Builder, Candidate, CreateOptions, Error, ListSearch, Meta, Metric, Model, PAGE_SIZE,
+    PG_HEADER_SIZE, PageStore, check, collect_stats, copy_without_rows, count_rows, insert,
+    load_model, read_all_pages, replace_student, vacuum,
 };
 use distillvq_pages::Error as PageError;
 use distillvq_training::{NoMonitor, TrainOptions, train};
@@ -25,29 +25,29 @@ fn use_everything(store: &MemoryStore, model: &Model, row: &Owned) -> Result<(),
     let meta = Meta::read(store)?;
     let _ = check(store);
     let _ = load_model(store, &mut meta.clone());
-    let _ = create_empty(store, &MemoryStore::new());
+    let _ = copy_without_rows(store, &MemoryStore::new());
     let _ = insert(store, &meta, row.row());
     let query = vectors(1, 1);
-    if let Ok(mut search) = Search::new(store, &meta, Some(model.searcher()), &query) {
+    if let Ok(mut search) = ListSearch::new(store, &meta, Some(model.searcher()), &query) {
         let _ = search.next_exact(&mut Vec::new());
         let _ = search.probe(3);
         let _ = search.pull(100, &mut Vec::new());
         let _ = search.probe(usize::MAX);
-        let _ = search.catch_up(100, &mut Vec::new());
+        let _ = search.pull_new_lists(100, &mut Vec::new());
         let _ = search.pull(100_000, &mut Vec::new());
     }
-    if let Ok(search) = Search::new(store, &meta, Some(model.searcher()), &query) {
-        let mut stream = Stream::new(search, StreamOptions::default());
+    if let Ok(search) = ListSearch::new(store, &meta, Some(model.searcher()), &query) {
+        let mut stream = RerankStream::new(search, RerankOptions::default());
         let mut fetch = |batch: &[Candidate], out: &mut Vec<Option<f64>>| -> Result<(), Error> {
             out.extend(batch.iter().map(|c| Some(f64::from(c.tid.block))));
             Ok(())
         };
         while let Ok(Some(_)) = stream.next(&mut fetch) {}
     }
-    if let Ok(search) = Search::new(store, &meta, Some(model.searcher()), &query) {
-        let options = StreamOptions::for_refining(meta.shape);
-        if let Ok(refined) = Refined::new(search, store, options) {
-            let mut stream = Stream::new(refined, StreamOptions::for_refined());
+    if let Ok(search) = ListSearch::new(store, &meta, Some(model.searcher()), &query) {
+        let options = RerankOptions::for_refine_codes(meta.shape);
+        if let Ok(refined) = RefineStream::new(search, store, options) {
+            let mut stream = RerankStream::new(refined, RerankOptions::for_heap_rows());
             let mut fetch =
                 |batch: &[Candidate], out: &mut Vec<Option<f64>>| -> Result<(), Error> {
                     out.extend(batch.iter().map(|c| Some(f64::from(c.tid.block))));
@@ -99,7 +99,7 @@ proptest! {
     ) {
         let model = model(Metric::L2, if eight { 8 } else { 4 });
         let (store, row) = index(&model, refine);
-        let blocks = store.blocks().unwrap();
+        let blocks = store.block_count().unwrap();
         for (block, offset, value) in damages {
             store.mutate(block % blocks, |page| page[offset] = value);
         }
@@ -109,20 +109,20 @@ proptest! {
     #[test]
     fn an_untrained_index_may_be_damaged_too(damages in prop::collection::vec(damage(), 1..12)) {
         let store = MemoryStore::new();
-        let create = Create { metric: Metric::InnerProduct, dim: DIM, model: None, refine: false, build_id: 7 };
+        let create = CreateOptions { metric: Metric::InnerProduct, dim: DIM, model: None, refine: false, model_version: 7 };
         let mut builder = Builder::create(&store, create).unwrap();
-        let row = |i| Row { list: 0, tid: tid(i), scale: 0, norm: 0.0, codes: &[], refine: &[] };
+        let row = |i| exact_row(tid(i));
         builder.append((0..3_000).map(row)).unwrap();
         builder.finish().unwrap();
-        let blocks = store.blocks().unwrap();
+        let blocks = store.block_count().unwrap();
         prop_assert!(blocks > 3);
         for (block, offset, value) in damages {
             store.mutate(block % blocks, |page| page[offset] = value);
         }
         let _ = check(&store);
-        let _ = create_empty(&store, &MemoryStore::new());
+        let _ = copy_without_rows(&store, &MemoryStore::new());
         if let Ok(meta) = Meta::read(&store) {
-            if let Ok(mut search) = Search::new(&store, &meta, None, &[0.5; DIM]) {
+            if let Ok(mut search) = ListSearch::new(&store, &meta, None, &[0.5; DIM]) {
                 let _ = search.next_exact(&mut Vec::new());
             }
             let _ = insert(&store, &meta, row(5_000));
@@ -137,7 +137,7 @@ proptest! {
     fn pages_may_be_swapped_or_cleared(swaps in prop::collection::vec((any::<u32>(), any::<u32>()), 1..4)) {
         let model = model(Metric::L2, 4);
         let (store, row) = index(&model, false);
-        let blocks = store.blocks().unwrap();
+        let blocks = store.block_count().unwrap();
         for (from, to) in swaps {
             let page = store.read(from % blocks, |page| page.to_vec()).unwrap();
             let to = to % (blocks + 1);
@@ -185,7 +185,7 @@ fn links(store: &MemoryStore) -> Vec<Link> {
         .map(|at| (0, at))
         .into();
     let mut postings = 0;
-    for block in 1..store.blocks().unwrap() {
+    for block in 1..store.block_count().unwrap() {
         match kind(store, block) {
             2 => links.push((block, 32)),
             3 => {
@@ -208,7 +208,7 @@ fn links(store: &MemoryStore) -> Vec<Link> {
 /// Where a posting page names its refine pages: they name it too.
 fn refine_links(store: &MemoryStore, posting: u32) -> Vec<Link> {
     let of_it = |block: &u32| kind(store, *block) == 5 && get(store, (*block, 32)) == posting;
-    let named = (0..store.blocks().unwrap()).filter(of_it);
+    let named = (0..store.block_count().unwrap()).filter(of_it);
     let place = |refine: u32| {
         let mut places = (64..=PAGE_SIZE - 4).rev();
         (
@@ -223,7 +223,7 @@ fn refine_links(store: &MemoryStore, posting: u32) -> Vec<Link> {
 
 /// Pages that a link might lead to.
 fn targets(store: &MemoryStore, (block, _): Link) -> Vec<u32> {
-    let blocks = store.blocks().unwrap();
+    let blocks = store.block_count().unwrap();
     let mut targets = vec![block, 0, 1, blocks - 1, blocks, 1 << 17, u32::MAX];
     // The pages before and behind, and of each kind some of the same list and some of others.
     targets.extend([block.saturating_sub(1), block + 1]);
@@ -283,7 +283,7 @@ fn a_link_to_the_page_itself_is_refused_before_its_lock() {
     let model = model(Metric::L2, 4);
     let (store, row) = index(&model, true);
     let meta = Meta::read(&store).unwrap();
-    let posting = (0..store.blocks().unwrap())
+    let posting = (0..store.block_count().unwrap())
         .filter(|&block| kind(&store, block) == 4 && get(&store, (block, 28)) == row.list);
     for block in posting.collect::<Vec<_>>() {
         for (block, at) in refine_links(&store, block) {
@@ -333,7 +333,7 @@ fn a_new_student_spares_the_models_pages() {
 /// The first posting page of the first list that has one.
 fn posting_block(store: &MemoryStore) -> u32 {
     let posting = |block: &u32| store.read(*block, |page| page[24]).unwrap() == 4;
-    (0..store.blocks().unwrap()).find(posting).unwrap()
+    (0..store.block_count().unwrap()).find(posting).unwrap()
 }
 
 /// What searching everything says after a page was changed.
@@ -343,7 +343,8 @@ fn searched(change: impl FnOnce(&mut [u8])) -> (u32, Result<(), Error>, Vec<Stri
     let block = posting_block(&store);
     store.mutate(block, change);
     let meta = Meta::read(&store).unwrap();
-    let mut search = Search::new(&store, &meta, Some(model.searcher()), &vectors(1, 1)).unwrap();
+    let mut search =
+        ListSearch::new(&store, &meta, Some(model.searcher()), &vectors(1, 1)).unwrap();
     let result = search
         .probe(usize::MAX)
         .and_then(|()| search.pull(100_000, &mut Vec::new()));

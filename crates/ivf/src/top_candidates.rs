@@ -5,32 +5,32 @@ use crate::error::Error;
 use std::cmp::Ordering;
 
 /// Keeps up to `2n` candidates; when they are full the better half stays, and its worst score is the new threshold.
-pub(crate) struct Reservoir {
+pub(crate) struct TopCandidates {
     n: usize,
     kept: Vec<Candidate>,
     /// Scores below cannot be among the best `n`.
     threshold: f32,
     /// Only candidates before this one count.
-    floor: Option<Candidate>,
+    start_after: Option<Candidate>,
 }
 
-impl Reservoir {
-    /// Room for the best `n` (at least 1) of the candidates that come before `floor`.
-    pub fn new(n: usize, floor: Option<Candidate>) -> Result<Self, Error> {
+impl TopCandidates {
+    /// Room for the best `n` (at least 1) of the candidates that come before `start_after`.
+    pub fn new(n: usize, start_after: Option<Candidate>) -> Result<Self, Error> {
         let (n, mut kept) = (n.max(1), Vec::new());
         let reserved = kept.try_reserve_exact(n.saturating_mul(2));
         reserved.map_err(|_| Error::out_of_memory())?;
-        Ok(Reservoir {
+        Ok(TopCandidates {
             n,
             kept,
-            threshold: floor.map_or(f32::NEG_INFINITY, |floor| floor.score),
-            floor,
+            threshold: start_after.map_or(f32::NEG_INFINITY, |start_after| start_after.score),
+            start_after,
         })
     }
 
     /// Whether a score may be among the best. NaN may: it counts as negative infinity.
     #[allow(clippy::neg_cmp_op_on_partial_ord)]
-    pub fn wants(&self, score: f32) -> bool {
+    pub fn may_accept(&self, score: f32) -> bool {
         !(score < self.threshold)
     }
 
@@ -41,7 +41,7 @@ impl Reservoir {
 
     /// Whether scores up to `bound` may be among the best; `None` stands for no scores at all.
     pub fn may_take(&self, bound: Option<f32>) -> bool {
-        bound.is_some_and(|bound| self.wants(bound))
+        bound.is_some_and(|bound| self.may_accept(bound))
     }
 
     /// Takes a candidate, if `admit` agrees. Without an address it is none.
@@ -49,8 +49,10 @@ impl Reservoir {
         if candidate.score.is_nan() {
             candidate.score = f32::NEG_INFINITY;
         }
-        let above = |floor: &Candidate| order(&candidate, floor) == Ordering::Less;
-        if candidate.tid.offset == 0 || !self.floor.as_ref().is_none_or(above) || !admit(&candidate)
+        let above = |start_after: &Candidate| order(&candidate, start_after) == Ordering::Less;
+        if candidate.tid.offset == 0
+            || !self.start_after.as_ref().is_none_or(above)
+            || !admit(&candidate)
         {
             return;
         }
@@ -96,19 +98,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn keeps_the_best(scores in prop::collection::vec(score(), 0..400), n in 1..50usize, floor in score()) {
+        fn keeps_the_best(scores in prop::collection::vec(score(), 0..400), n in 1..50usize, start_after in score()) {
             let candidate = |score, block| Candidate { score, tid: Tid { block, offset: 1 }, refine: SideLocation::default() };
-            let floor = (floor < 0.0).then_some(candidate(floor, 100));
-            let mut reservoir = Reservoir::new(n, floor).unwrap();
+            let start_after = (start_after < 0.0).then_some(candidate(start_after, 100));
+            let mut reservoir = TopCandidates::new(n, start_after).unwrap();
             let mut expected = Vec::new();
             for (i, &score) in scores.iter().enumerate() {
-                if reservoir.wants(score) {
+                if reservoir.may_accept(score) {
                     reservoir.offer(candidate(score, i as u32), |_| true);
                 }
                 let score = if score.is_nan() { f32::NEG_INFINITY } else { score };
                 expected.push(candidate(score, i as u32));
             }
-            expected.retain(|c| floor.is_none_or(|floor| order(c, &floor).is_lt()));
+            expected.retain(|c| start_after.is_none_or(|start_after| order(c, &start_after).is_lt()));
             expected.sort_by(order);
             expected.truncate(n);
             prop_assert_eq!(reservoir.finish(), expected);

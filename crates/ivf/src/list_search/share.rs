@@ -1,6 +1,6 @@
 //! How many rows lie within a distance, estimated by the codes of a few lists.
 
-use super::Search;
+use super::ListSearch;
 use crate::error::Error;
 use crate::pq::PqScorer;
 use crate::scorer::{BlockFilter, BlockScorer};
@@ -49,7 +49,7 @@ impl Counts {
     }
 }
 
-impl<S: PageStore, F: BlockFilter> Search<S, PqScorer, F> {
+impl<S: PageStore, F: BlockFilter> ListSearch<S, PqScorer, F> {
     /// Estimates the fractions of the rows that lie within two distances, by the scores of their codes; `None` if that is not
     /// possible. To be called instead of probing.
     ///
@@ -110,7 +110,7 @@ impl<S: PageStore, F: BlockFilter> Search<S, PqScorer, F> {
         if first == NO_BLOCK {
             return Ok(Counts::default());
         }
-        check_link(&self.store, 0, first, &mut self.store.blocks()?)?;
+        check_link(&self.store, 0, first, &mut self.store.block_count()?)?;
         let (scorer, layout) = (&scoring.scorer, &scoring.layout);
         let params = scorer.tables.score_params(list);
         let (page, is_last) = self.store.read(first, |page| {

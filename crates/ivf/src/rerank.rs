@@ -13,18 +13,18 @@
 //! 4. The order is never broken: a *late* row, which is compared only after a farther one was returned, is dropped. Once
 //!    everything is compared, the rest is sorted, so that no further row is late.
 //! 5. No TID is given out twice.
-//! 6. Where only rows within a distance are wanted ([`Stream::within`]), the stream ends when the next row is beyond it and no
+//! 6. Where only rows within a distance are wanted ([`RerankStream::set_max_distance`]), the stream ends when the next row is beyond it and no
 //!    unseen candidate of the probed lists is plausibly within.
 //!
-//! [`StreamOptions`] may bend two of them: `max_probes` and `max_compared` end the probing of rule 3, and `late` says what
+//! [`RerankOptions`] may bend two of them: `max_probes` and `max_compared` end the probing of rule 3, and `late` says what
 //! becomes of the rows of rule 4 ([`LateRows`]).
 //!
 //! # Looking ahead
 //! Each row returned makes more rows late: those nearer than it in lists that are not probed yet, and those whose estimate is off
 //! by more than the margin. So beyond the first `rows` the search is kept ahead of what it returns by a share of what it has
-//! done ([`StreamOptions::ahead`]): as many more rows are compared, and lists are probed for as many more rows, before the next one is
-//! returned. Once a share of all rows was compared ([`StreamOptions::all_from`]), all of them are before the next one is
-//! returned, if there is memory for so many. Where the distance is limited ([`Stream::within`]), rows up to the limit are compared early, for they will be anyway.
+//! done ([`RerankOptions::ahead`]): as many more rows are compared, and lists are probed for as many more rows, before the next one is
+//! returned. Once a share of all rows was compared ([`RerankOptions::all_from`]), all of them are before the next one is
+//! returned, if there is memory for so many. Where the distance is limited ([`RerankStream::set_max_distance`]), rows up to the limit are compared early, for they will be anyway.
 //!
 //! # Memory
 //! Rows that were compared and not returned take at most `memory` bytes. Beyond that the farther half is dropped; where those
@@ -33,23 +33,23 @@
 //!
 //! # Where things are
 //! Here is what becomes of rows once they are compared (rules 1, 2, 4 to 6), and when to go for more. What is not compared yet,
-//! and the probing of lists, is in `frontier`; where candidates come from is a [`Source`]; how much to look at, in `options`.
+//! and the probing of lists, is in `candidate_queue`; where candidates come from is a [`CandidateSource`]; how much to look at, in `options`.
 
-mod frontier;
+mod candidate_queue;
 mod growth;
 mod options;
 mod ready;
 mod source;
 
-pub use growth::{BANDS, Growth, RANKS, ROWS};
-pub use options::{LateRows, StreamOptions};
-pub use source::{Source, Work};
+pub use growth::{BANDS, BASE_ROWS, Growth, RANKS};
+pub use options::{FIRST_PULL, LARGEST_PULL, LateRows, RerankOptions};
+pub use source::{CandidateSource, CandidateStats};
 
 use crate::Tid;
 use crate::candidate::Candidate;
 use crate::error::Error;
 use crate::tidset::TidSet;
-use frontier::{Frontier, TAKEN_DIVISOR};
+use candidate_queue::{CandidateQueue, TAKEN_DIVISOR};
 use ready::Ready;
 use std::cmp::Ordering;
 
@@ -99,9 +99,9 @@ impl Ord for Hit {
 
 /// What a stream has done, for EXPLAIN and tests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct StreamStats {
+pub struct RerankStats {
     /// Rows given out.
-    pub given: u64,
+    pub returned: u64,
     /// Late rows that were dropped.
     pub dropped: u64,
     /// Rows handed to `fetch`.
@@ -111,18 +111,18 @@ pub struct StreamStats {
     /// Lists probed.
     pub probed: usize,
     /// What the source did.
-    pub work: Work,
+    pub work: CandidateStats,
 }
 
 /// Running mean and variance (Welford) of the error of the estimates.
 #[derive(Clone, Copy, Debug, Default)]
-struct Errors {
+struct ErrorStats {
     count: usize,
     mean: f64,
     squares: f64,
 }
 
-impl Errors {
+impl ErrorStats {
     fn add(&mut self, error: f64) {
         if error.is_finite() {
             self.count += 1;
@@ -140,41 +140,41 @@ impl Errors {
 }
 
 /// The rows of a source in the order of their exact distances.
-pub struct Stream<C: Source> {
-    frontier: Frontier<C>,
-    options: StreamOptions,
+pub struct RerankStream<C: CandidateSource> {
+    queue: CandidateQueue<C>,
+    options: RerankOptions,
     /// The exact list was compared in this pass.
     started: bool,
     /// Rows compared, nearest first.
     ready: Ready,
-    /// Rows in `ready` that are within `farthest`.
+    /// Rows in `ready` that are within `max_distance`.
     wanted: usize,
     /// Late rows that follow at the end.
-    aside: Vec<Hit>,
-    /// Everything else is exhausted; `aside` is sorted, nearest last.
-    ending: bool,
+    late_rows: Vec<Hit>,
+    /// Everything else is exhausted; `late_rows` is sorted, nearest last.
+    draining: bool,
     /// The largest distance given out.
     last: Option<f64>,
     /// Distance beyond which no row is wanted.
-    farthest: Option<f64>,
+    max_distance: Option<f64>,
     /// Whether rows at a distance of NaN are wanted nevertheless.
     keeps_nan: bool,
     /// Whether a row of the lists is at a distance of NaN: then any may be.
     sees_nan: bool,
     /// A row that is not there for this search.
-    left_out: Option<Tid>,
+    excluded: Option<Tid>,
     /// Rows that a source which repeats rows may not repeat: those returned at the distance `last`, or all where late rows
     /// are returned at the end.
     returned: TidSet,
     /// Visible candidates compared so far, and their errors.
     visible: usize,
-    errors: Errors,
-    stats: StreamStats,
+    errors: ErrorStats,
+    stats: RerankStats,
     /// Rows compared after which all others are too before the next one is returned; 0 if that is not known.
     row_limit: u64,
     /// Lists probed when that was reckoned.
     probed: usize,
-    /// Buffers of [`Stream::compare_batch`].
+    /// Buffers of [`RerankStream::compare_batch`].
     batch: Vec<Candidate>,
     distances: Vec<Option<f64>>,
 }
@@ -183,10 +183,10 @@ pub struct Stream<C: Source> {
 /// not visible. NaN sorts last. Rows of the exact list have no estimate: their score is NaN.
 pub type Fetch<'f, E> = dyn FnMut(&[Candidate], &mut Vec<Option<f64>>) -> Result<(), E> + 'f;
 
-impl<C: Source> Stream<C> {
+impl<C: CandidateSource> RerankStream<C> {
     /// A stream over a source of which nothing has been probed or pulled.
-    pub fn new(source: C, options: StreamOptions) -> Self {
-        let options = StreamOptions {
+    pub fn new(source: C, options: RerankOptions) -> Self {
+        let options = RerankOptions {
             probes: options.probes.max(1),
             rows: options.rows.max(1),
             batch: options.batch.max(1),
@@ -200,25 +200,25 @@ impl<C: Source> Stream<C> {
         } else {
             4
         };
-        Stream {
-            frontier: Frontier::new(source, &options),
+        RerankStream {
+            queue: CandidateQueue::new(source, &options),
             options,
             started: false,
             ready: Ready::new(
                 options.memory - options.memory / for_others - options.memory / TAKEN_DIVISOR,
             ),
             wanted: 0,
-            aside: Vec::new(),
-            ending: false,
+            late_rows: Vec::new(),
+            draining: false,
             last: None,
-            farthest: None,
+            max_distance: None,
             keeps_nan: false,
             sees_nan: false,
-            left_out: None,
+            excluded: None,
             returned: TidSet::new(options.memory / 4),
             visible: 0,
-            errors: Errors::default(),
-            stats: StreamStats::default(),
+            errors: ErrorStats::default(),
+            stats: RerankStats::default(),
             row_limit: 0,
             probed: 0,
             batch: Vec::new(),
@@ -228,26 +228,26 @@ impl<C: Source> Stream<C> {
 
     /// The next row, or `None` after the last.
     pub fn next<E: From<Error>>(&mut self, fetch: &mut Fetch<'_, E>) -> Result<Option<Hit>, E> {
-        while !self.ending {
+        while !self.draining {
             if !self.started {
                 self.compare_exact_list(fetch)?;
                 self.started = true;
             }
             self.probe_wanted()?;
-            let mut unseen = self.frontier.unseen();
-            if !self.may_give(unseen) {
-                unseen = self.frontier.refill()?;
+            let mut unseen = self.queue.unseen();
+            if !self.can_return(unseen) {
+                unseen = self.queue.refill()?;
             }
             if self.is_complete(unseen) {
                 self.end();
                 continue;
             }
-            if unseen.is_none() && self.frontier.probe(self.source().probed())? {
+            if unseen.is_none() && self.queue.probe(self.source().probed())? {
                 continue;
             }
             if let Some(hit) = self.take_ready(unseen) {
                 if self.admit(hit)? {
-                    self.stats.given += 1;
+                    self.stats.returned += 1;
                     return Ok(Some(hit));
                 }
                 continue;
@@ -256,30 +256,30 @@ impl<C: Source> Stream<C> {
                 self.compare_batch(fetch)?;
             } else if self.ready.needs_pass() {
                 self.ready.begin_pass()?;
-                self.frontier.rewind();
+                self.queue.rewind();
                 (self.started, self.wanted) = (false, 0);
             } else {
                 self.end();
             }
         }
-        let hit = self.aside.pop().or_else(|| self.next_nan());
-        self.stats.given += u64::from(hit.is_some());
+        let hit = self.late_rows.pop().or_else(|| self.next_nan());
+        self.stats.returned += u64::from(hit.is_some());
         Ok(hit)
     }
 
     /// The source.
     pub fn source(&self) -> &C {
-        &self.frontier.source
+        &self.queue.source
     }
 
     pub(crate) fn source_mut(&mut self) -> &mut C {
-        &mut self.frontier.source
+        &mut self.queue.source
     }
 
     /// What was done so far.
-    pub fn stats(&self) -> StreamStats {
-        StreamStats {
-            pulled: self.frontier.pulled,
+    pub fn stats(&self) -> RerankStats {
+        RerankStats {
+            pulled: self.queue.pulled,
             probed: self.source().probed(),
             work: self.source().work(),
             ..self.stats
@@ -287,12 +287,12 @@ impl<C: Source> Stream<C> {
     }
 
     /// Rows farther away than this are not wanted any more. NaN, which sorts last, excludes nothing.
-    pub fn within(&mut self, farthest: f64) {
+    pub fn set_max_distance(&mut self, max_distance: f64) {
         // One zero, as of hits.
-        self.farthest = (!farthest.is_nan()).then_some(farthest + 0.0);
+        self.max_distance = (!max_distance.is_nan()).then_some(max_distance + 0.0);
     }
 
-    /// Rows at a distance of NaN are wanted also where [`Stream::within`] ends the stream: they follow at the end, where they
+    /// Rows at a distance of NaN are wanted also where [`RerankStream::set_max_distance`] ends the stream: they follow at the end, where they
     /// belong in the order. Rows that make such distances are in the exact list, all of which is compared. Where the query makes
     /// them, as a vector of zeros does by cosine, all rows are compared.
     pub fn keep_nan(&mut self) {
@@ -301,23 +301,23 @@ impl<C: Source> Stream<C> {
 
     /// Never compares a row, nor gives it out, as if it were not there: the error of its estimate would tell nothing of those
     /// of others if it is the query itself. To be called before the first row is asked for.
-    pub fn leave_out(&mut self, tid: Tid) {
-        self.left_out = Some(tid);
-        self.frontier.source.leave_out(tid);
+    pub fn exclude(&mut self, tid: Tid) {
+        self.excluded = Some(tid);
+        self.queue.source.exclude(tid);
     }
 
     /// Probes no further lists but the first ones.
-    pub fn close(&mut self) {
-        self.frontier.close(self.options.probes);
+    pub fn stop_probing(&mut self) {
+        self.queue.stop_probing(self.options.probes);
     }
 
     /// Begins again: every row comes once more.
     pub(crate) fn rewind(&mut self) {
-        self.frontier.rewind();
+        self.queue.rewind();
         self.ready.clear();
         self.returned.clear();
-        self.aside = Vec::new();
-        (self.started, self.ending) = (false, false);
+        self.late_rows = Vec::new();
+        (self.started, self.draining) = (false, false);
         (self.last, self.wanted) = (None, 0);
     }
 
@@ -342,24 +342,28 @@ impl<C: Source> Stream<C> {
         }
         match self.options.late {
             LateRows::Drop => self.stats.dropped += 1,
-            LateRows::Append => self.put_aside(hit)?,
+            LateRows::Append => self.defer(hit)?,
             LateRows::Return => return Ok(true),
         }
         Ok(false)
     }
 
-    fn put_aside(&mut self, hit: Hit) -> Result<(), Error> {
+    fn defer(&mut self, hit: Hit) -> Result<(), Error> {
         let bytes = self.options.memory / 4;
         let most = bytes / size_of::<Hit>();
-        if self.aside.len() >= most {
+        if self.late_rows.len() >= most {
             return Err(Error::LateRows { bytes });
         }
-        if self.aside.len() == self.aside.capacity() {
-            let more = self.aside.len().max(64).min(most - self.aside.len());
-            let reserved = self.aside.try_reserve_exact(more);
+        if self.late_rows.len() == self.late_rows.capacity() {
+            let more = self
+                .late_rows
+                .len()
+                .max(64)
+                .min(most - self.late_rows.len());
+            let reserved = self.late_rows.try_reserve_exact(more);
             reserved.map_err(|_| Error::out_of_memory())?;
         }
-        self.aside.push(hit);
+        self.late_rows.push(hit);
         Ok(())
     }
 
@@ -370,10 +374,10 @@ impl<C: Source> Stream<C> {
             .then(|| rest.find(|hit| hit.distance.is_nan()))?
     }
 
-    /// From here on only what was put aside follows.
+    /// From here on only the late rows follow.
     fn end(&mut self) {
-        self.aside.sort_unstable_by(|a, b| b.cmp(a));
-        self.ending = true;
+        self.late_rows.sort_unstable_by(|a, b| b.cmp(a));
+        self.draining = true;
     }
 
     /// Rule 1.
@@ -381,12 +385,12 @@ impl<C: Source> Stream<C> {
         let mut tids = Vec::new();
         loop {
             tids.clear();
-            self.frontier.source.next_exact(&mut tids)?;
+            self.queue.source.next_exact(&mut tids)?;
             if tids.is_empty() {
                 return Ok(());
             }
             tids.sort_unstable();
-            tids.retain(|tid| Some(*tid) != self.left_out);
+            tids.retain(|tid| Some(*tid) != self.excluded);
             self.batch.clear();
             self.batch
                 .extend(tids.iter().copied().map(Candidate::exact));
@@ -403,20 +407,20 @@ impl<C: Source> Stream<C> {
             let hit = Hit::new(candidate.tid, distance);
             if !candidate.score.is_nan() {
                 self.sees_nan |= distance.is_nan();
-                let score = self.frontier.source.score(hit.distance);
+                let score = self.queue.source.score(hit.distance);
                 self.visible += 1;
                 self.errors.add(score - f64::from(candidate.score));
             }
             let is_kept = self.ready.push(hit)?;
-            self.wanted += usize::from(is_kept && is_within(self.farthest, &hit));
+            self.wanted += usize::from(is_kept && is_within(self.max_distance, &hit));
         }
         Ok(())
     }
 
     /// The rows returned, and as many more as the search is to be ahead of them; among the first ones it need not be.
     fn ahead_of_returned(&self, share: f64) -> f64 {
-        let given = self.stats.given as f64;
-        if self.stats.given < self.options.rows as u64 {
+        let given = self.stats.returned as f64;
+        if self.stats.returned < self.options.rows as u64 {
             return given;
         }
         given * (1.0 + share)
@@ -429,7 +433,7 @@ impl<C: Source> Stream<C> {
 
     /// Has the lists probed that are wanted now.
     fn probe_wanted(&mut self) -> Result<(), Error> {
-        self.frontier.widen(self.wanted_probes())?;
+        self.queue.ensure_probed(self.wanted_probes())?;
         let probed = self.source().probed();
         if self.probed != probed {
             self.probed = probed;
@@ -450,7 +454,7 @@ impl<C: Source> Stream<C> {
             return usize::MAX;
         }
         // The first rows come at the price that they have without a limit.
-        let is_early = self.stats.given < self.options.rows as u64;
+        let is_early = self.stats.returned < self.options.rows as u64;
         let wanted = if is_early { 0.0 } else { self.wanted as f64 };
         let rows = self.ahead_of_returned(self.options.ahead) + wanted;
         self.options.wanted_probes(rows as u64)
@@ -459,7 +463,7 @@ impl<C: Source> Stream<C> {
     /// Whether the search is far enough ahead of the rows returned, or of all that is within the distance wanted. Rows up to that
     /// distance will have to be compared anyway, as far as no LIMIT comes before.
     fn is_ahead(&self, unseen: f32) -> bool {
-        let share = match self.farthest {
+        let share = match self.max_distance {
             Some(_) => self.options.ahead.max(AHEAD_WITHIN),
             None => self.options.ahead,
         };
@@ -469,25 +473,26 @@ impl<C: Source> Stream<C> {
 
     /// Whether nothing unseen is plausibly within the distance wanted.
     fn has_passed_limit(&self, unseen: f32) -> bool {
-        let passed = |farthest| self.source().score(farthest) > self.rival(unseen);
+        let passed =
+            |max_distance| self.source().score(max_distance) > self.best_unseen_score(unseen);
         let wants_all = self.keeps_nan && self.sees_nan;
-        self.knows_errors() && !wants_all && self.farthest.is_some_and(passed)
+        self.knows_errors() && !wants_all && self.max_distance.is_some_and(passed)
     }
 
     /// Rule 2: whether nothing unseen can plausibly beat the nearest row. No row at all may not be given.
-    fn may_give(&self, unseen: Option<f32>) -> bool {
+    fn can_return(&self, unseen: Option<f32>) -> bool {
         let Some(head) = self.ready.peek() else {
             return false;
         };
         let Some(unseen) = unseen else { return true };
         self.knows_errors()
-            && self.source().score(head.distance) >= self.rival(unseen)
+            && self.source().score(head.distance) >= self.best_unseen_score(unseen)
             && !head.distance.is_nan()
             && self.is_ahead(unseen)
     }
 
     /// The best score that is plausible for what is unseen.
-    fn rival(&self, unseen: f32) -> f64 {
+    fn best_unseen_score(&self, unseen: f32) -> f64 {
         let is_known = self.errors.count >= ENOUGH_ERRORS;
         let least = if is_known {
             0.0
@@ -504,22 +509,25 @@ impl<C: Source> Stream<C> {
 
     /// Rule 6: whether all rows that are wanted, and plausibly in the probed lists, were given out.
     fn is_complete(&self, unseen: Option<f32>) -> bool {
-        if self.farthest.is_none() {
+        if self.max_distance.is_none() {
             return false;
         }
         let next = self.ready.nearest();
-        let next_is_within = next.map(|hit| is_within(self.farthest, &hit));
+        let next_is_within = next.map(|hit| is_within(self.max_distance, &hit));
         match (next_is_within, unseen) {
             (Some(true), _) | (None, None) => false,
             (_, Some(unseen)) => self.has_passed_limit(unseen),
-            (Some(false), None) => self.knows_errors() || self.frontier.probes_left() == 0,
+            (Some(false), None) => self.knows_errors() || self.queue.probes_left() == 0,
         }
     }
 
     /// Takes the nearest row if it may be given.
     fn take_ready(&mut self, unseen: Option<f32>) -> Option<Hit> {
-        let hit = self.may_give(unseen).then(|| self.ready.pop()).flatten()?;
-        let was_wanted = is_within(self.farthest, &hit);
+        let hit = self
+            .can_return(unseen)
+            .then(|| self.ready.pop())
+            .flatten()?;
+        let was_wanted = is_within(self.max_distance, &hit);
         self.wanted = self.wanted.saturating_sub(usize::from(was_wanted));
         Some(hit)
     }
@@ -529,19 +537,19 @@ impl<C: Source> Stream<C> {
         let missing = self.options.first_batch.saturating_sub(self.visible);
         let size = missing.max(self.options.batch);
         self.batch.clear();
-        self.frontier.take(size, self.left_out, &mut self.batch);
+        self.queue.take(size, self.excluded, &mut self.batch);
         self.batch.sort_unstable_by_key(|candidate| candidate.tid);
         self.compare(fetch)?;
         if self.stats.compared >= self.options.max_compared {
-            self.close();
+            self.stop_probing();
         }
         Ok(())
     }
 }
 
 /// Whether a row is within a limit of the distance; without a limit none is.
-fn is_within(farthest: Option<f64>, hit: &Hit) -> bool {
-    farthest.is_some_and(|farthest| hit.distance.total_cmp(&farthest).is_le())
+fn is_within(max_distance: Option<f64>, hit: &Hit) -> bool {
+    max_distance.is_some_and(|max_distance| hit.distance.total_cmp(&max_distance).is_le())
 }
 
 /// Calls `fetch` and checks that it answered for every TID.

@@ -1,19 +1,17 @@
 //! The candidates that were not compared yet: which lists they come from, and which of them is the best.
 
-use super::StreamOptions;
-use super::source::Source;
+use super::source::CandidateSource;
+use super::{FIRST_PULL, RerankOptions};
 use crate::Tid;
 use crate::candidate::{Candidate, order};
 use crate::error::Error;
 use crate::tidset::TidSet;
 
-/// Candidates of the first pull; later pulls double.
-const FIRST_PULL: usize = 64;
 /// Lists are added by this factor at least.
-const WIDEN: f64 = 1.5;
+const MIN_PROBE_GROWTH: f64 = 1.5;
 
 /// A source, and what was pulled from it but not compared.
-pub(super) struct Frontier<C> {
+pub(super) struct CandidateQueue<C> {
     pub(super) source: C,
     /// Most lists probed ever.
     max_probes: usize,
@@ -30,14 +28,14 @@ pub(super) struct Frontier<C> {
     taken: Option<TidSet>,
 }
 
-/// Share of a stream's memory for the candidates taken.
+/// Fraction of the memory of a stream for the addresses of candidates taken.
 pub(super) const TAKEN_DIVISOR: usize = 8;
 
-impl<C: Source> Frontier<C> {
+impl<C: CandidateSource> CandidateQueue<C> {
     /// The candidates of a source of which nothing has been probed or pulled.
-    pub(super) fn new(source: C, options: &StreamOptions) -> Self {
+    pub(super) fn new(source: C, options: &RerankOptions) -> Self {
         let taken = source.repeats();
-        Frontier {
+        CandidateQueue {
             taken: taken.then(|| TidSet::new(options.memory / TAKEN_DIVISOR)),
             source,
             max_probes: options.max_probes,
@@ -50,10 +48,10 @@ impl<C: Source> Frontier<C> {
     }
 
     /// Has at least so many lists probed, as far as there are so many.
-    pub(super) fn widen(&mut self, wanted: usize) -> Result<(), Error> {
+    pub(super) fn ensure_probed(&mut self, wanted: usize) -> Result<(), Error> {
         let probed = self.source.probed();
         if probed < wanted {
-            let step = (probed as f64 * WIDEN).ceil() as usize;
+            let step = (probed as f64 * MIN_PROBE_GROWTH).ceil() as usize;
             self.probe(wanted.max(step) - probed)?;
         }
         Ok(())
@@ -99,7 +97,8 @@ impl<C: Source> Frontier<C> {
             let before = self.queue.len();
             let caught_up = std::mem::take(&mut self.fresh);
             if caught_up {
-                self.source.catch_up(self.pull_size, &mut self.queue)?;
+                self.source
+                    .pull_new_lists(self.pull_size, &mut self.queue)?;
             } else {
                 self.source.pull(self.pull_size, &mut self.queue)?;
             }
@@ -125,7 +124,7 @@ impl<C: Source> Frontier<C> {
     }
 
     /// Moves up to `size` of the best candidates to `out`, but not the row left out.
-    pub(super) fn take(&mut self, size: usize, left_out: Option<Tid>, out: &mut Vec<Candidate>) {
+    pub(super) fn take(&mut self, size: usize, excluded: Option<Tid>, out: &mut Vec<Candidate>) {
         let bound = self.source.bound();
         while out.len() < size
             && let Some(best) = self.queue.last().copied()
@@ -136,16 +135,16 @@ impl<C: Source> Frontier<C> {
             }
             self.queue.pop();
             let is_new = |taken: &mut TidSet| taken.insert(best.tid);
-            if Some(best.tid) != left_out && self.taken.as_mut().is_none_or(is_new) {
+            if Some(best.tid) != excluded && self.taken.as_mut().is_none_or(is_new) {
                 out.push(best);
             }
         }
     }
 
     /// Has no further list probed but the first so many.
-    pub(super) fn close(&mut self, first: usize) {
+    pub(super) fn stop_probing(&mut self, first: usize) {
         let now = self.source.probed().max(first);
         self.max_probes = self.max_probes.min(now);
-        self.source.close();
+        self.source.stop_probing();
     }
 }

@@ -4,13 +4,13 @@
 //! |---|---|
 //! | the named model is missing or does not fit the index | train or reset the model |
 //! | no model, and enough rows to train on | rebuild |
-//! | more than [`LEAST_UNQUANTIZED_ROWS`] rows, and more than [`MOST_UNQUANTIZED`] of all, have no code but would get one from another model | rebuild |
-//! | rows were inserted, and one list has more than [`MOST_IMBALANCE`] times the mean number of rows | rebuild |
-//! | the quantization error of inserted rows exceeds [`MOST_DRIFT`] times that of the build | rebuild |
-//! | more than [`MOST_DEAD`] of the entries are dead | vacuum |
-//! | all lists together do not reach the target recall | finer codes, or a lower target ([`Finer`]) |
-//! | the rows inserted since the calibration exceed [`MOST_GROWTH`] of the rows at the calibration | retrain |
-//! | more than [`MOST_SHRINKAGE`] of the rows were deleted since the calibration | calibrate |
+//! | more than [`MIN_UNQUANTIZED_ROWS`] rows, and more than [`MAX_UNQUANTIZED_FRACTION`] of all, have no code but would get one from another model | rebuild |
+//! | rows were inserted, and one list has more than [`MAX_IMBALANCE`] times the mean number of rows | rebuild |
+//! | the quantization error of inserted rows exceeds [`MAX_DRIFT`] times that of the build | rebuild |
+//! | more than [`MAX_DEAD_FRACTION`] of the entries are dead | vacuum |
+//! | all lists together do not reach the target recall | finer codes, or a lower target ([`FinerCodes`]) |
+//! | the rows inserted since the calibration exceed [`MAX_GROWTH`] of the rows at the calibration | retrain |
+//! | more than [`MAX_SHRINKAGE`] of the rows were deleted since the calibration | calibrate |
 //! | there is a model, but recall was never measured | calibrate |
 //!
 //! The first condition that holds decides, because a rebuild also resolves the later ones.
@@ -20,30 +20,30 @@ use distillvq_pages::Balance;
 use distillvq_pages::MAX_SIDE_BYTES;
 
 /// Maximum fraction of dead entries. Searches score them in vain.
-pub const MOST_DEAD: f64 = 0.2;
+pub const MAX_DEAD_FRACTION: f64 = 0.2;
 /// Maximum quantization error of inserted rows relative to the rows of the build. Above it, lists and codes no longer fit
 /// (`docs/training.md`, *Thresholds of the advice*).
-pub const MOST_DRIFT: f64 = 1.75;
+pub const MAX_DRIFT: f64 = 1.75;
 /// Maximum of rows inserted since the calibration, relative to the rows at the calibration.
-pub const MOST_GROWTH: f64 = 0.5;
+pub const MAX_GROWTH: f64 = 0.5;
 /// Maximum fraction of rows deleted since the calibration. Beyond it, the neighbors of a query are spread over more lists.
-pub const MOST_SHRINKAGE: f64 = 0.5;
+pub const MAX_SHRINKAGE: f64 = 0.5;
 /// Minimum number of rows for a calibration.
-pub const LEAST_MEASURED_ROWS: u64 = 100;
+pub const MIN_MEASURED_ROWS: u64 = 100;
 /// Minimum number of rows without a code. Comparing so many takes about as long as the rest of a search.
-pub const LEAST_UNQUANTIZED_ROWS: u64 = 1_000;
+pub const MIN_UNQUANTIZED_ROWS: u64 = 1_000;
 /// The same as a fraction of all rows, because searches of large tables take longer.
-pub const MOST_UNQUANTIZED: f64 = 1e-3;
+pub const MAX_UNQUANTIZED_FRACTION: f64 = 1e-3;
 /// Maximum of rows in the longest list, relative to the mean.
-pub const MOST_IMBALANCE: f64 = 10.0;
+pub const MAX_IMBALANCE: f64 = 10.0;
 /// Minimum number of rows in the longest list for it to matter.
-pub const LEAST_UNEVEN_ROWS: u64 = 1_000;
+pub const MIN_UNEVEN_ROWS: u64 = 1_000;
 /// Minimum fraction of rows inserted since the build. Below it a rebuild gives the same lists.
-pub const LEAST_NEW_ROWS: f64 = 0.1;
+pub const MIN_NEW_FRACTION: f64 = 0.1;
 
 /// Figures of an index.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Condition {
+pub struct IndexHealth {
     /// Whether the index has a model.
     pub trained: bool,
     /// Whether the named model is missing or does not fit the index.
@@ -57,7 +57,7 @@ pub struct Condition {
     /// Rows inserted since the build.
     pub inserted: u64,
     /// The last calibration, if any.
-    pub measured: Option<Measured>,
+    pub measured: Option<RecallStatus>,
     /// Distribution of rows over lists.
     pub balance: Option<Balance>,
     /// Quantization error of inserted rows relative to the rows of the build, if known.
@@ -66,7 +66,7 @@ pub struct Condition {
 
 /// The last calibration.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Measured {
+pub struct RecallStatus {
     /// Rows at the calibration.
     pub rows: u64,
     /// Rows inserted since.
@@ -77,9 +77,9 @@ pub struct Measured {
 
 /// The advice.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Care {
+pub enum Advice {
     /// Nothing to do.
-    Fine,
+    NothingToDo,
     /// Train or reset the named model.
     ModelMissing,
     /// Rebuild: the number of rows without a code.
@@ -92,8 +92,8 @@ pub enum Care {
     Uneven(f64),
     /// Vacuum: fraction of dead entries.
     Dead(f64),
-    /// Finer codes, or a lower target, by [`Finer::than`].
-    Coarse,
+    /// Finer codes, or a lower target, by [`FinerCodes::next_step`].
+    TargetMissed,
     /// Retrain: rows inserted since the calibration, relative to the rows at the calibration.
     Grown(f64),
     /// Calibrate: fraction of rows deleted since the calibration.
@@ -102,42 +102,46 @@ pub enum Care {
     Unmeasured,
 }
 
-impl Condition {
+impl IndexHealth {
     /// The first advice whose condition holds.
-    pub fn care(&self) -> Care {
+    pub fn advice(&self) -> Advice {
         let enough = self.rows >= MIN_TRAIN_ROWS as u64;
         if self.model_missing {
-            return Care::ModelMissing;
+            return Advice::ModelMissing;
         }
         if !self.trained {
-            return if enough { Care::Untrained } else { Care::Fine };
+            return if enough {
+                Advice::Untrained
+            } else {
+                Advice::NothingToDo
+            };
         }
-        let most = (MOST_UNQUANTIZED * self.rows as f64) as u64;
-        if self.unquantized > most.max(LEAST_UNQUANTIZED_ROWS) {
-            return Care::Unquantized(self.unquantized);
+        let most = (MAX_UNQUANTIZED_FRACTION * self.rows as f64) as u64;
+        if self.unquantized > most.max(MIN_UNQUANTIZED_ROWS) {
+            return Advice::Unquantized(self.unquantized);
         }
         if let Some(times) = self.uneven() {
-            return Care::Uneven(times);
+            return Advice::Uneven(times);
         }
-        if let Some(drift) = self.drift.filter(|&drift| drift > MOST_DRIFT) {
-            return Care::Drift(drift);
+        if let Some(drift) = self.drift.filter(|&drift| drift > MAX_DRIFT) {
+            return Advice::Drift(drift);
         }
-        if let Some(dead) = self.dead.filter(|&dead| dead > MOST_DEAD) {
-            return Care::Dead(dead);
+        if let Some(dead) = self.dead.filter(|&dead| dead > MAX_DEAD_FRACTION) {
+            return Advice::Dead(dead);
         }
         match self.measured {
-            None if enough => Care::Unmeasured,
-            None => Care::Fine,
-            Some(it) if !it.reaches_target => Care::Coarse,
+            None if enough => Advice::Unmeasured,
+            None => Advice::NothingToDo,
+            Some(it) if !it.reaches_target => Advice::TargetMissed,
             Some(it) => {
                 let growth = it.inserted as f64 / it.rows.max(1) as f64;
                 let shrinkage = 1.0 - self.rows as f64 / it.rows.max(1) as f64;
-                if growth > MOST_GROWTH && enough {
-                    Care::Grown(growth)
-                } else if shrinkage > MOST_SHRINKAGE && self.rows >= LEAST_MEASURED_ROWS {
-                    Care::Shrunk(shrinkage)
+                if growth > MAX_GROWTH && enough {
+                    Advice::Grown(growth)
+                } else if shrinkage > MAX_SHRINKAGE && self.rows >= MIN_MEASURED_ROWS {
+                    Advice::Shrunk(shrinkage)
                 } else {
-                    Care::Fine
+                    Advice::NothingToDo
                 }
             }
         }
@@ -146,9 +150,9 @@ impl Condition {
     /// Rows of the longest list relative to the mean, if it is too long and inserted rows may be the cause.
     fn uneven(&self) -> Option<f64> {
         let Balance { max, mean, .. } = self.balance?;
-        let grown = self.inserted as f64 >= LEAST_NEW_ROWS * self.rows as f64;
+        let grown = self.inserted as f64 >= MIN_NEW_FRACTION * self.rows as f64;
         let times = max as f64 / mean.max(f64::MIN_POSITIVE);
-        (grown && max >= LEAST_UNEVEN_ROWS && times > MOST_IMBALANCE).then_some(times)
+        (grown && max >= MIN_UNEVEN_ROWS && times > MAX_IMBALANCE).then_some(times)
     }
 }
 
@@ -157,7 +161,7 @@ const REFINE_BITS: usize = 7;
 
 /// The next step to finer codes, by gain in recall (`docs/training.md`, *Thresholds of the advice*).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Finer {
+pub enum FinerCodes {
     /// Number of subquantizers.
     Subquantizers(usize),
     /// 8 bits, with this number of subquantizers.
@@ -168,9 +172,9 @@ pub enum Finer {
     Nothing,
 }
 
-impl Finer {
+impl FinerCodes {
     /// The step after codes of this shape, with or without refine codes.
-    pub fn than(shape: CodeShape, refine: bool, dim: usize) -> Self {
+    pub fn next_step(shape: CodeShape, refine: bool, dim: usize) -> Self {
         let codes = shape.subquantizers;
         let most = max_subquantizers(shape.bits).min(dim);
         if codes < most {
@@ -193,14 +197,14 @@ impl Finer {
 mod tests {
     use super::*;
 
-    const FINE: Condition = Condition {
+    const FINE: IndexHealth = IndexHealth {
         trained: true,
         model_missing: false,
         unquantized: 1_000,
         rows: 10_000,
         dead: Some(0.1),
         inserted: 4_000,
-        measured: Some(Measured {
+        measured: Some(RecallStatus {
             rows: 8_000,
             inserted: 4_000,
             reaches_target: true,
@@ -216,50 +220,56 @@ mod tests {
 
     #[test]
     fn each_rule_applies_above_its_bound() {
-        assert_eq!(FINE.care(), Care::Fine);
-        let change = |change: fn(&mut Condition)| {
+        assert_eq!(FINE.advice(), Advice::NothingToDo);
+        let change = |change: fn(&mut IndexHealth)| {
             let mut condition = FINE;
             change(&mut condition);
-            condition.care()
+            condition.advice()
         };
-        assert_eq!(change(|it| it.dead = Some(0.21)), Care::Dead(0.21));
-        assert_eq!(change(|it| it.dead = None), Care::Fine);
-        assert_eq!(change(|it| it.drift = Some(1.8)), Care::Drift(1.8));
-        assert_eq!(change(|it| it.drift = None), Care::Fine);
-        assert_eq!(change(|it| it.measured = None), Care::Unmeasured);
-        assert_eq!(change(|it| it.trained = false), Care::Untrained);
-        assert_eq!(change(|it| it.model_missing = true), Care::ModelMissing);
+        assert_eq!(change(|it| it.dead = Some(0.21)), Advice::Dead(0.21));
+        assert_eq!(change(|it| it.dead = None), Advice::NothingToDo);
+        assert_eq!(change(|it| it.drift = Some(1.8)), Advice::Drift(1.8));
+        assert_eq!(change(|it| it.drift = None), Advice::NothingToDo);
+        assert_eq!(change(|it| it.measured = None), Advice::Unmeasured);
+        assert_eq!(change(|it| it.trained = false), Advice::Untrained);
+        assert_eq!(change(|it| it.model_missing = true), Advice::ModelMissing);
         assert_eq!(
             change(|it| it.unquantized = 1_001),
-            Care::Unquantized(1_001)
+            Advice::Unquantized(1_001)
         );
-        let many = |it: &mut Condition| (it.rows, it.unquantized) = (10_000_000, 10_000);
-        assert_eq!(change(many), Care::Fine);
-        let gone = |rows: u64| Condition { rows, ..FINE }.care();
-        assert_eq!((gone(4_000), gone(2_000)), (Care::Fine, Care::Shrunk(0.75)));
-        assert_eq!((gone(100), gone(99)), (Care::Shrunk(0.9875), Care::Fine));
-        let measured = |it: &mut Condition, inserted, reaches_target| {
-            it.measured = Some(Measured {
+        let many = |it: &mut IndexHealth| (it.rows, it.unquantized) = (10_000_000, 10_000);
+        assert_eq!(change(many), Advice::NothingToDo);
+        let gone = |rows: u64| IndexHealth { rows, ..FINE }.advice();
+        assert_eq!(
+            (gone(4_000), gone(2_000)),
+            (Advice::NothingToDo, Advice::Shrunk(0.75))
+        );
+        assert_eq!(
+            (gone(100), gone(99)),
+            (Advice::Shrunk(0.9875), Advice::NothingToDo)
+        );
+        let measured = |it: &mut IndexHealth, inserted, reaches_target| {
+            it.measured = Some(RecallStatus {
                 rows: 8_000,
                 inserted,
                 reaches_target,
             });
-            it.care()
+            it.advice()
         };
-        assert_eq!(measured(&mut FINE.clone(), 4_800, true), Care::Grown(0.6));
-        assert_eq!(measured(&mut FINE.clone(), 0, false), Care::Coarse);
+        assert_eq!(measured(&mut FINE.clone(), 4_800, true), Advice::Grown(0.6));
+        assert_eq!(measured(&mut FINE.clone(), 0, false), Advice::TargetMissed);
         let uneven = |max, inserted| {
             let balance = FINE.balance.map(|it| Balance { max, ..it });
-            Condition {
+            IndexHealth {
                 balance,
                 inserted,
                 ..FINE
             }
-            .care()
+            .advice()
         };
-        assert_eq!(uneven(1_100, 4_000), Care::Uneven(11.0));
+        assert_eq!(uneven(1_100, 4_000), Advice::Uneven(11.0));
         // Too few inserted rows: a rebuild would give the same lists.
-        assert_eq!(uneven(1_100, 900), Care::Fine);
+        assert_eq!(uneven(1_100, 900), Advice::NothingToDo);
     }
 
     #[test]
@@ -273,17 +283,17 @@ mod tests {
             };
             let (mut refine, mut steps) = (false, Vec::new());
             loop {
-                let step = Finer::than(shape, refine, dim);
+                let step = FinerCodes::next_step(shape, refine, dim);
                 match step {
-                    Finer::Subquantizers(codes) => shape.subquantizers = codes,
-                    Finer::Bits(codes) => (shape.subquantizers, shape.bits) = (codes, 8),
-                    Finer::Refine => refine = true,
-                    Finer::Nothing => return steps,
+                    FinerCodes::Subquantizers(codes) => shape.subquantizers = codes,
+                    FinerCodes::Bits(codes) => (shape.subquantizers, shape.bits) = (codes, 8),
+                    FinerCodes::Refine => refine = true,
+                    FinerCodes::Nothing => return steps,
                 }
                 steps.push(step);
             }
         };
-        use Finer::{Bits, Refine, Subquantizers};
+        use FinerCodes::{Bits, Refine, Subquantizers};
         assert_eq!(steps(1), [Bits(1)]);
         assert_eq!(
             steps(6),
@@ -305,27 +315,30 @@ mod tests {
 
     #[test]
     fn small_tables_need_nothing() {
-        let small = Condition {
+        let small = IndexHealth {
             rows: 500,
-            ..Condition::default()
+            ..IndexHealth::default()
         };
-        assert_eq!(small.care(), Care::Fine);
-        let trained = Condition {
+        assert_eq!(small.advice(), Advice::NothingToDo);
+        let trained = IndexHealth {
             trained: true,
             ..small
         };
-        assert_eq!(trained.care(), Care::Fine);
+        assert_eq!(trained.advice(), Advice::NothingToDo);
     }
 
     #[test]
     fn building_anew_comes_before_what_it_mends() {
-        let all = Condition {
+        let all = IndexHealth {
             dead: Some(0.5),
             drift: Some(2.0),
             measured: None,
             ..FINE
         };
-        assert_eq!(all.care(), Care::Drift(2.0));
-        assert_eq!(Condition { drift: None, ..all }.care(), Care::Dead(0.5));
+        assert_eq!(all.advice(), Advice::Drift(2.0));
+        assert_eq!(
+            IndexHealth { drift: None, ..all }.advice(),
+            Advice::Dead(0.5)
+        );
     }
 }

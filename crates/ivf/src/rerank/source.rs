@@ -3,11 +3,11 @@
 use crate::Tid;
 use crate::candidate::Candidate;
 use crate::error::Error;
-use crate::search::Search;
+use crate::list_search::ListSearch;
 use distillvq_pages::PageStore;
 
-/// Where candidates come from: a [`Search`], or something made up in tests.
-pub trait Source {
+/// Where candidates come from: a [`ListSearch`], or something made up in tests.
+pub trait CandidateSource {
     /// Number of lists.
     fn lists(&self) -> usize;
     /// Number of lists probed so far.
@@ -22,101 +22,101 @@ pub trait Source {
     }
     /// Probes this many further lists.
     fn probe(&mut self, more: usize) -> Result<(), Error>;
-    /// Appends the next `n` candidates of the probed lists, see [`Search::pull`].
+    /// Appends the next `n` candidates of the probed lists, see [`ListSearch::pull`].
     fn pull(&mut self, n: usize, out: &mut Vec<Candidate>) -> Result<(), Error>;
-    /// Upper bound of the scores of what was not pulled, see [`Search::bound`].
+    /// Upper bound of the scores of what was not pulled, see [`ListSearch::bound`].
     fn bound(&self) -> Option<f32>;
-    /// Appends candidates of lists added since the last pull, see [`Search::catch_up`].
-    fn catch_up(&mut self, n: usize, out: &mut Vec<Candidate>) -> Result<(), Error> {
+    /// Appends candidates of lists added since the last pull, see [`ListSearch::pull_new_lists`].
+    fn pull_new_lists(&mut self, n: usize, out: &mut Vec<Candidate>) -> Result<(), Error> {
         self.pull(n, out)
     }
-    /// The score of an exact distance on the scale of the estimates, see [`Search::score`].
+    /// The score of an exact distance on the scale of the estimates, see [`ListSearch::score`].
     fn score(&self, distance: f64) -> f64;
     /// The standard deviation that the errors of estimates are expected to have, 0 if nothing is: rows that are nearly alike
     /// share their errors, which then vary less.
     fn expected_error(&self) -> f64 {
         0.0
     }
-    /// Appends the next of the rows that are always compared exactly, see [`Search::next_exact`].
+    /// Appends the next of the rows that are always compared exactly, see [`ListSearch::next_exact`].
     fn next_exact(&mut self, out: &mut Vec<Tid>) -> Result<(), Error>;
-    /// Begins again, see [`Search::rewind`].
+    /// Begins again, see [`ListSearch::rewind`].
     fn rewind(&mut self);
     /// What finding the candidates took so far.
-    fn work(&self) -> Work {
-        Work::default()
+    fn work(&self) -> CandidateStats {
+        CandidateStats::default()
     }
     /// Has a source that probes lists by itself stop at those that it has.
-    fn close(&mut self) {}
+    fn stop_probing(&mut self) {}
     /// Has the source pass over this row.
-    fn leave_out(&mut self, _tid: Tid) {}
+    fn exclude(&mut self, _tid: Tid) {}
 }
 
 /// What finding candidates took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Work {
+pub struct CandidateStats {
     /// Codes scanned.
     pub codes: u64,
     /// Rows ranked by refine codes.
     pub refined: u64,
 }
 
-impl<S: PageStore> Source for Search<S> {
+impl<S: PageStore> CandidateSource for ListSearch<S> {
     fn lists(&self) -> usize {
-        Search::lists(self)
+        ListSearch::lists(self)
     }
 
     fn probed(&self) -> usize {
-        Search::probed(self)
+        ListSearch::probed(self)
     }
 
     fn rows(&self) -> u64 {
-        Search::rows(self)
+        ListSearch::rows(self)
     }
 
     fn repeats(&self) -> bool {
-        Search::repeats(self)
+        ListSearch::repeats(self)
     }
 
     fn probe(&mut self, more: usize) -> Result<(), Error> {
-        Search::probe(self, more)
+        ListSearch::probe(self, more)
     }
 
     fn pull(&mut self, n: usize, out: &mut Vec<Candidate>) -> Result<(), Error> {
-        Search::pull(self, n, out)
+        ListSearch::pull(self, n, out)
     }
 
     fn bound(&self) -> Option<f32> {
-        Search::bound(self)
+        ListSearch::bound(self)
     }
 
-    fn catch_up(&mut self, n: usize, out: &mut Vec<Candidate>) -> Result<(), Error> {
-        Search::catch_up(self, n, out)
+    fn pull_new_lists(&mut self, n: usize, out: &mut Vec<Candidate>) -> Result<(), Error> {
+        ListSearch::pull_new_lists(self, n, out)
     }
 
     fn score(&self, distance: f64) -> f64 {
-        Search::score(self, distance)
+        ListSearch::score(self, distance)
     }
 
     fn expected_error(&self) -> f64 {
-        Search::expected_error(self)
+        ListSearch::expected_error(self)
     }
 
     fn next_exact(&mut self, out: &mut Vec<Tid>) -> Result<(), Error> {
-        Search::next_exact(self, out)
+        ListSearch::next_exact(self, out)
     }
 
     fn rewind(&mut self) {
-        Search::rewind(self);
+        ListSearch::rewind(self);
     }
 
-    fn work(&self) -> Work {
-        Work {
+    fn work(&self) -> CandidateStats {
+        CandidateStats {
             codes: self.scanned(),
             refined: 0,
         }
     }
 
-    fn leave_out(&mut self, tid: Tid) {
-        Search::leave_out(self, tid);
+    fn exclude(&mut self, tid: Tid) {
+        ListSearch::exclude(self, tid);
     }
 }
