@@ -66,6 +66,8 @@ pub struct IndexShape {
     pub subquantizers: f64,
     /// Bits of each of them.
     pub bits: u8,
+    /// Maximum number of lists per row.
+    pub assignments: f64,
     /// Whether rows are ranked by refine codes before they are compared.
     pub refine: bool,
 }
@@ -435,7 +437,8 @@ impl Inputs {
         } else {
             CODE_US
         };
-        let scan = index.pages * CODE_PAGE_US + index.rows * index.subquantizers * code;
+        let codes = index.rows * index.assignments;
+        let scan = index.pages * CODE_PAGE_US + codes * index.subquantizers * code;
         let scans = self.probed(given) * scans(compared);
         route + scans * scan + self.compare_time(given, compared) + returned
     }

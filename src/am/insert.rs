@@ -43,10 +43,11 @@ impl Inserter {
         let failed = with_index(open.index);
         let encoder = RowEncoder::new(&open.meta, open.encoder()?).map_err(&failed)?;
         let encoded = encoder.encode(vector);
-        // The first list before the second: whatever happens in between, the row is found.
-        let rows = [Row::of, Row::second_of].map(|of| of(&open.meta, &encoded, 0, tid));
-        for row in rows.into_iter().flatten() {
-            ivf::insert(open.store(), &open.meta, row).map_err(&failed)?;
+        let first = Row::of(&open.meta, &encoded, 0, tid);
+        let second = Row::second_entry(&open.meta, &encoded, 0, tid);
+        // Two changes. A row is visible only once the statement has made both.
+        for entry in [first, second].into_iter().flatten() {
+            ivf::insert(open.store(), &open.meta, entry).map_err(&failed)?;
         }
         Ok(())
     }

@@ -281,6 +281,7 @@ fn look_up(info: &pg_sys::IndexOptInfo, range: Option<&DistanceConditions>) -> K
         dimensions: 384.0,
         subquantizers: 96.0,
         bits: 4,
+        assignments: 1.0,
         refine: false,
     };
     let supposed = || Known {
@@ -334,6 +335,7 @@ fn read_index(
         dimensions: meta.dim as f64,
         subquantizers: meta.shape.subquantizers as f64,
         bits: meta.shape.bits,
+        assignments: meta.assignments.into(),
         refine: meta.refine,
         ..unknown
     };

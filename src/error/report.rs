@@ -87,6 +87,7 @@ impl Error {
                 source:
                     ivf::Error::Pages(pages::Error::OutOfMemory)
                     | ivf::Error::LateRows { .. }
+                    | ivf::Error::ReturnedRows { .. }
                     | ivf::Error::WaitingRows { .. }
                     | ivf::Error::Model(ModelError::OutOfMemory { .. }),
                 ..
@@ -169,7 +170,9 @@ impl Error {
             Self::Pages { source: ivf::Error::LateRows { .. }, .. } => {
                 "Increase work_mem, or SET distillvq.iterative_scan = strict_order.".into()
             }
-            Self::Pages { source: ivf::Error::WaitingRows { .. }, .. } => "Increase work_mem.".into(),
+            Self::Pages { source: ivf::Error::WaitingRows { .. } | ivf::Error::ReturnedRows { .. }, .. } => {
+                "Increase work_mem.".into()
+            }
             Self::OutOfMemory { .. } => {
                 "Reduce maintenance_work_mem, or free memory on the server.".into()
             }

@@ -42,7 +42,7 @@ pub struct RawOptions {
     pub subquantizers: i32,
     /// Bits per subquantizer.
     pub bits: i32,
-    /// Lists that each row is put into.
+    /// Maximum number of lists per row.
     pub assignments: i32,
     /// Lists that a search probes first.
     pub probes: i32,

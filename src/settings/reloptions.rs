@@ -22,7 +22,7 @@ pub struct Options {
     pub subquantizers: usize,
     /// Bits of a subquantizer's code, 4 or 8; 0 = automatic.
     pub bits: usize,
-    /// Lists that each row is put into, 1 or 2; 0 = automatic.
+    /// Maximum number of lists per row, 1 or 2; 0 = automatic.
     pub assignments: usize,
     /// Lists that a search probes first; 0 = automatic.
     pub probes: usize,
@@ -78,7 +78,7 @@ static OPTIONS: [OptionSpec; 8] = [
     },
     OptionSpec {
         name: c"assignments",
-        about: c"Number of inverted lists that each row is put into: 1 or 2 (0 = automatic)",
+        about: c"Maximum number of inverted lists per row: 1 or 2 (0 = automatic)",
         kind: OptionKind::Integer { max: 2 },
         offset: offset_of!(RawOptions, assignments),
         for_scans: false,

@@ -1,8 +1,9 @@
 //! Verification of an index: of its structure ([`distillvq_pages::Check`]) and its model, and against the rows of its table.
 //!
-//! Against the table: every row that must be in the index is there, in the list and with the codes that encoding its vector
+//! Against the table: every row that must be in the index is there, in the lists and with the codes that encoding its vector
 //! again gives, or others that are as near but for a rounding ([`Model::check_encoding`]). Rows of the index that the table
-//! does not show are no problem: they are dead, or younger than the snapshot of the table.
+//! does not show are no problem: they are dead, or younger than the snapshot of the table. A row that the table shows has both
+//! entries: a transaction that inserted only one was aborted.
 
 use crate::error::Error;
 use crate::index_meta::Meta;
@@ -138,57 +139,72 @@ impl<S: PageStore> Comparison<'_, S> {
             self.check.report.compared += 1;
             let vector = i * self.meta.dim..(i + 1) * self.meta.dim;
             let vector = batch.vectors.get(vector).unwrap_or_default();
-            let meta = self.meta;
+            let (meta, model) = (self.meta, encoder.model());
             let first = Row::of(&meta, &encoded, i, tid);
-            self.compare_entry(vector, (tid, first), encoder.model())?;
-            let second = Row::second_of(&meta, &encoded, i, tid);
-            self.compare_entry(vector, (tid.second(), second), encoder.model())?;
+            let list = self.compare_entry(vector, (tid, first), (model, None))?;
+            let list = list.or(first.map(|first| first.list));
+            let second = Row::second_entry(&meta, &encoded, i, tid);
+            // A row without any entry is one problem.
+            let is_missing = |tid| self.check.find(tid).is_none();
+            if first.is_none() || !is_missing(tid) || !is_missing(tid.second()) {
+                self.compare_entry(vector, (tid.second(), second), (model, list))?;
+            }
         }
         batch.tids.clear();
         batch.vectors.clear();
         Ok(())
     }
 
-    /// Compares an entry of a row with what the index has of it.
+    /// Compares an entry of a row with that of the index. `first` is the list of the first entry if this is the second one. Returns
+    /// the list of the entry in the index.
     fn compare_entry(
         &mut self,
         vector: &[f32],
         (tid, wanted): (Tid, Option<Row<'_>>),
-        model: Option<&Model>,
-    ) -> Result<(), Error> {
-        let (block, what) = match (wanted, self.check.find(tid)) {
-            (None, None) => return Ok(()),
-            (None, Some(found)) => (Some(found.place().0), Some(NOT_TO_INDEX)),
-            // What a crash between the changes of an insert leaves: the row is found by its first list.
-            (Some(_), None) if tid.is_second() => return Ok(()),
-            (Some(_), None) => (None, Some("is not in the index")),
-            (Some(row), Some(found)) => {
-                let what = self.difference(vector, (&row, model), &found);
-                let what = note(&mut self.check.report, what)?.flatten();
-                (Some(found.place().0), what)
+        (model, first): (Option<&Model>, Option<u32>),
+    ) -> Result<Option<u32>, Error> {
+        let (mut subject, mut list, found) = ("row", None, self.check.find(tid));
+        let what = match (wanted, &found, tid.is_second()) {
+            (None, None, _) => None,
+            (None, Some(_), false) => Some(NOT_TO_INDEX),
+            (None, Some(_), true) => {
+                Some("has a second entry in the index, where it must have one entry")
+            }
+            (Some(_), None, false) => Some("is not in the index"),
+            (Some(_), None, true) => Some("has no second entry in the index"),
+            (Some(row), Some(found), is_second) => {
+                if is_second {
+                    subject = "second entry of row";
+                }
+                let compared = self.difference(vector, (&row, model, first), found);
+                let compared = note(&mut self.check.report, compared)?;
+                list = compared.as_ref().and_then(|(list, _)| *list);
+                compared.and_then(|(_, what)| what)
             }
         };
         if let Some(what) = what {
-            let row = tid.row();
-            let what = format!("row ({},{}) of the table {what}", row.block, row.offset);
+            let Tid { block, offset } = tid.row();
+            let what = format!("{subject} ({block},{offset}) of the table {what}");
+            let block = found.map(|found| found.place().0);
             self.check.report.add(block, what);
         }
-        Ok(())
+        Ok(list)
     }
 
-    /// How a row of the index is not as it must be.
+    /// The list of an entry of the index, `None` if the entry was removed meanwhile, and how it differs from what it must be.
     fn difference(
         &mut self,
         vector: &[f32],
-        (row, model): (&Row<'_>, Option<&Model>),
+        (row, model, first): (&Row<'_>, Option<&Model>, Option<u32>),
         found: &TidLocation,
-    ) -> Result<Option<&'static str>, Error> {
+    ) -> Result<(Option<u32>, Option<&'static str>), Error> {
         let meta = &self.meta;
         let Some(indexed) = self.check.read_row(*found)? else {
-            return Ok(Some("is not in the index any more"));
+            return Ok((None, Some("is not in the index any more")));
         };
+        let list = Some(indexed.list);
         if indexed.list == meta.exact_list() && row.list == indexed.list {
-            return Ok(None);
+            return Ok((list, None));
         }
         let column = |id| {
             let position = meta.pages.format.position(id);
@@ -211,16 +227,21 @@ impl<S: PageStore> Comparison<'_, S> {
             norm: if meta.shape.has_norm { row.norm } else { 0.0 },
             refine: row.refine,
         };
-        if stored == wanted {
-            return Ok(None);
+        if stored == wanted && first != list {
+            return Ok((list, None));
         }
         // What fits a list ends where hardly any row is: no room is left for roundings there.
-        Ok(match model {
-            Some(model) if ![row.list, stored.list].contains(&meta.exact_list()) => {
-                model.check_encoding(vector, &stored, (&wanted, row.tid.is_second()))
+        let what = match (model, first) {
+            _ if [row.list, stored.list].contains(&meta.exact_list()) => {
+                Some("is in the wrong list")
             }
-            _ => Some("is in the wrong list"),
-        })
+            (None, _) => Some("is in the wrong list"),
+            (Some(model), None) => model.check_encoding(vector, &stored, &wanted),
+            (Some(model), Some(first)) => {
+                model.check_second_encoding(vector, &stored, &wanted, first)
+            }
+        };
+        Ok((list, what))
     }
 }
 

@@ -61,6 +61,7 @@ impl<'a, S: PageStore> Builder<'a, S> {
             dim: create.dim,
             shape,
             refine,
+            assignments: create.model.map_or(1, |model| model.assignments() as u8),
             training: Training::default(),
             calibration: None,
         };

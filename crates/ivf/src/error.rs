@@ -13,6 +13,13 @@ pub enum Error {
     /// The bytes of the model are refused.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// A search of an index of rows in two lists has no memory for the addresses of the rows that it returned: it could return one
+    /// twice.
+    #[error("the addresses of the returned rows do not fit in {bytes} bytes")]
+    ReturnedRows {
+        /// The memory for them.
+        bytes: usize,
+    },
     /// A search was to return late rows at its end, and found more of them than it may keep.
     #[error("the search found more rows out of order than fit in {bytes} bytes")]
     LateRows {

@@ -19,8 +19,8 @@ const ERROR_STEP: usize = 128;
 struct Neighbor {
     score: f32,
     tid: Tid,
-    /// Its list; the number of lists stands for the exact list.
-    list: u32,
+    /// Its lists, twice the same if it is in one list; the number of lists stands for the exact list.
+    lists: [u32; 2],
     /// Whether its elements are those of the query.
     same: bool,
 }
@@ -35,9 +35,9 @@ fn order(a: &Neighbor, b: &Neighbor) -> std::cmp::Ordering {
 pub struct Neighbours {
     /// The row that poses as the query, if it is one: it is none of the neighbours, nor is it to be counted when found.
     pub own: Option<Tid>,
-    /// The nearest rows and their lists, best first, as far as there are so many: [`CALIBRATION_K`], or for the first
-    /// [`DEEP_QUERIES`] as many as the last of [`RANKS`].
-    pub rows: Vec<(Tid, u32)>,
+    /// The nearest rows, best first, and the lists of each (twice the same if it is in one list), as far as there are so many:
+    /// [`CALIBRATION_K`], or for the first [`DEEP_QUERIES`] as many as the last of [`RANKS`].
+    pub rows: Vec<(Tid, [u32; 2])>,
 }
 
 /// Finds the neighbours of queries among rows that are offered in any order, from any number of threads: what is found
@@ -122,25 +122,19 @@ impl<'a> GroundTruthCollector<'a> {
         let mut buffers = ScoreBuffers::default();
         let pieces = vectors.chunks(ExactScores::ROWS * dim);
         let rows = tids.chunks(ExactScores::ROWS);
-        for ((tids, vectors), placed) in
-            rows.zip(pieces).zip(encoded.rows.chunks(ExactScores::ROWS))
-        {
+        for (chunk, (tids, vectors)) in rows.zip(pieces).enumerate() {
             check_interrupts()?;
             let scores = self.scores.of(vectors, &mut buffers);
             for (query, scores) in scores.chunks_exact(tids.len().max(1)).enumerate() {
                 let near = |i: usize, score: f32| {
                     let tid = *tids.get(i)?;
-                    let list = match placed.get(i)?.placement {
-                        Placement::List(list) => list,
-                        Placement::Exact => self.model.lists() as u32,
-                        Placement::Unindexed => return None,
-                    };
+                    let lists = self.lists(encoded, chunk * ExactScores::ROWS + i)?;
                     let row = vectors.get(i * dim..(i + 1) * dim)?;
                     let own = self.queries.get(query * dim..(query + 1) * dim)?;
                     Some(Neighbor {
                         score,
                         tid,
-                        list,
+                        lists,
                         same: row == own,
                     })
                 };
@@ -148,6 +142,20 @@ impl<'a> GroundTruthCollector<'a> {
             }
         }
         Ok(())
+    }
+
+    /// The lists of the `i`-th row, `None` if it is not in the index.
+    fn lists(&self, encoded: &EncodedRows, i: usize) -> Option<[u32; 2]> {
+        let first = match encoded.rows.get(i)?.placement {
+            Placement::List(list) => list,
+            Placement::Exact => self.model.lists() as u32,
+            Placement::Unindexed => return None,
+        };
+        let second = encoded.second_rows.get(i).map(|row| row.placement);
+        Some(match second {
+            Some(Placement::List(second)) => [first, second],
+            _ => [first, first],
+        })
     }
 
     /// Takes the rows of these scores that are among the best of a query.
@@ -207,7 +215,7 @@ impl<'a> GroundTruthCollector<'a> {
             let rows = best.iter().take(kept(query) - 1);
             Neighbours {
                 own,
-                rows: rows.map(|near| (near.tid, near.list)).collect(),
+                rows: rows.map(|near| (near.tid, near.lists)).collect(),
             }
         });
         Truth {

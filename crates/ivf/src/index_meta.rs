@@ -4,7 +4,8 @@
 //! Times are in microseconds since 1970, unknown recalls NaN.
 //! ```text
 //!   0  metric u8                     20  error of the codes f32     64  trained with queries u64
-//!   4  dim u32                       24  rows when measured u64     72  recall before f32
+//!   1  maximum lists per row u8      24  rows when measured u64     72  recall before f32
+//!   4  dim u32
 //!  12  queries u8: 0 not             32  measured at i64            76  recall after f32
 //!      measured, 1 rows, 2 log       40  built at i64               80  re-ranking margin f32
 //!  13  k u8                          48  trained at i64             88  24 points
@@ -52,6 +53,8 @@ pub struct Meta {
     pub shape: CodeShape,
     /// Whether rows in lists have refine codes ([`distillvq_model::RefineQuery`]).
     pub refine: bool,
+    /// Maximum number of lists per row: 1 or 2.
+    pub assignments: u8,
     /// How the model came to be.
     pub training: Training,
     /// The measured recall, none if it was not measured.
@@ -71,10 +74,13 @@ impl Meta {
         if body.len() != BODY_BYTES {
             return fail("the body of the metapage has a wrong length");
         }
-        let [metric] = get(body, 0);
+        let [metric, assignments] = get(body, 0);
         let dim = get_u32(body, 4) as usize;
         if dim == 0 || dim > MAX_DIM {
             return fail("impossible dimension");
+        }
+        if !(1..=2).contains(&assignments) {
+            return fail("impossible number of lists per row");
         }
         if pages.lists() as usize > MAX_LISTS {
             return fail("too many lists");
@@ -107,6 +113,7 @@ impl Meta {
             dim,
             shape,
             refine: refine.is_some(),
+            assignments,
             training,
             calibration,
         })
@@ -115,7 +122,7 @@ impl Meta {
     /// The body of the metapage.
     pub(crate) fn body(&self) -> Vec<u8> {
         let mut body = vec![0; BODY_BYTES];
-        put(&mut body, 0, &[self.metric.code()]);
+        put(&mut body, 0, &[self.metric.code(), self.assignments]);
         put(&mut body, 4, &(self.dim as u32).to_le_bytes());
         let record = Record {
             training: self.training,
@@ -162,6 +169,7 @@ impl Meta {
         let fits = model.metric() == self.metric
             && model.dim() == self.dim
             && model.lists() == self.lists() as usize
+            && model.assignments() == usize::from(self.assignments)
             && model.shape() == self.shape;
         if fits {
             Ok(())

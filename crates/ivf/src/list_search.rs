@@ -55,8 +55,8 @@ pub struct ListSearch<S: PageStore, B: BlockScorer = PqScorer, F: BlockFilter = 
     refine_bytes: usize,
     /// What the model multiplies vectors by, see [`distillvq_model::Model::scale_factor`].
     unit: f64,
-    /// Lists that each row is in.
-    assignments: usize,
+    /// Maximum number of lists per row.
+    assignments: u8,
     /// `None` if the index is untrained.
     scoring: Option<Scoring<B, F>>,
     /// All lists, best first.
@@ -110,7 +110,7 @@ impl<S: PageStore, F: BlockFilter> ListSearch<S, PqScorer, F> {
             metric: meta.metric,
             refine_bytes: meta.refine_bytes(),
             unit: 1.0,
-            assignments: 1,
+            assignments: meta.assignments,
             scoring: None,
             ranking: ListRanking::default(),
             probes: Vec::new(),
@@ -125,7 +125,6 @@ impl<S: PageStore, F: BlockFilter> ListSearch<S, PqScorer, F> {
                 return Err(Error::mismatch("the model is another index's"));
             }
             search.unit = f64::from(model.scale_factor());
-            search.assignments = model.assignments();
             let tables = model.query(query);
             search.ranking = tables.ranking();
             let scorer = PqScorer::new(&meta.pages.format, tables);
@@ -167,17 +166,17 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> ListSearch<S, B, F> {
         self.probes.len()
     }
 
-    /// Whether rows are in more than one list: then candidates may come more than once.
-    pub fn repeats(&self) -> bool {
+    /// Whether a row may be a candidate of several lists.
+    pub fn has_duplicates(&self) -> bool {
         self.assignments > 1
     }
 
-    /// About how many rows all lists have, by those that are probed; 0 before the first.
+    /// Approximate number of rows in all lists, extrapolated from the probed ones; 0 before the first.
     pub fn rows(&self) -> u64 {
         let rows = self.probes.iter().map(|probe| probe.rows);
         let rows = rows.fold(0, u64::saturating_add) as f64;
         let entries = rows * self.lists() as f64 / self.probes.len().max(1) as f64;
-        (entries / self.assignments as f64) as u64
+        (entries / f64::from(self.assignments)) as u64
     }
 
     /// See [`BlockScorer::expected_error`].
@@ -314,7 +313,7 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> ListSearch<S, B, F> {
                 let count = usize::from(head.count);
                 out.try_reserve(count).map_err(|_| Error::out_of_memory())?;
                 let rows = (0..count).map(|i| layout.tid(page, i));
-                out.extend(rows.filter(|tid| tid.offset != 0));
+                out.extend(rows.map(Tid::row).filter(|tid| tid.offset != 0));
                 Ok::<u32, Error>(head.next)
             })??;
             (from, block) = (block, next);

@@ -60,12 +60,12 @@ pub(crate) fn code_shape(format: &RowFormat) -> Option<CodeShape> {
     (row_format(shape, refine)? == *format).then_some(shape)
 }
 
-/// A row to store.
+/// An entry of a row to store.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Row<'a> {
     /// Its list; the number of lists stands for the exact list.
     pub list: u32,
-    /// Its address.
+    /// Its address, see [`Tid::second`].
     pub tid: Tid,
     /// Norm correction byte; ignored in the exact list.
     pub scale: u8,

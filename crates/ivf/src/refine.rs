@@ -98,8 +98,8 @@ impl<S: PageStore> CandidateSource for RefineStream<S> {
         self.stream.source().rows()
     }
 
-    fn repeats(&self) -> bool {
-        self.stream.source().repeats()
+    fn has_duplicates(&self) -> bool {
+        self.stream.source().has_duplicates()
     }
 
     fn probe(&mut self, _more: usize) -> Result<(), Error> {
@@ -193,8 +193,8 @@ impl<S: PageStore> CandidateSource for CodeSource<S> {
         self.0.rows()
     }
 
-    fn repeats(&self) -> bool {
-        self.0.repeats()
+    fn has_duplicates(&self) -> bool {
+        self.0.has_duplicates()
     }
 
     fn probe(&mut self, more: usize) -> Result<(), Error> {

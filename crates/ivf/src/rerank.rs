@@ -200,13 +200,16 @@ impl<C: CandidateSource> RerankStream<C> {
         } else {
             4
         };
+        let for_taken = if source.has_duplicates() {
+            options.memory / TAKEN_DIVISOR
+        } else {
+            0
+        };
         RerankStream {
-            queue: CandidateQueue::new(source, &options),
+            queue: CandidateQueue::new(source, &options, for_taken),
             options,
             started: false,
-            ready: Ready::new(
-                options.memory - options.memory / for_others - options.memory / TAKEN_DIVISOR,
-            ),
+            ready: Ready::new(options.memory - options.memory / for_others - for_taken),
             wanted: 0,
             late_rows: Vec::new(),
             draining: false,
@@ -329,12 +332,17 @@ impl<C: CandidateSource> RerankStream<C> {
             self.returned.clear();
         }
         let is_late = order == Some(Ordering::Less);
-        if keeps_all && self.source().repeats() && self.returned.is_full() {
-            let bytes = self.options.memory / 4;
-            return Err(Error::LateRows { bytes });
-        }
-        if (keeps_all || !is_late) && !self.returned.insert(hit.tid) {
-            return Ok(false);
+        if keeps_all || !is_late {
+            match self.returned.try_insert(hit.tid) {
+                Some(true) => {}
+                Some(false) => return Ok(false),
+                // The row could be returned twice, unless the consumer prevents that.
+                None if self.source().has_duplicates() && self.options.late != LateRows::Return => {
+                    let bytes = self.options.memory / 4;
+                    return Err(Error::ReturnedRows { bytes });
+                }
+                None => {}
+            }
         }
         if !is_late {
             self.last = Some(hit.distance);

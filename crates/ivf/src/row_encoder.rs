@@ -79,13 +79,18 @@ impl<'a> RowEncoder<'a> {
 }
 
 impl<'a> Row<'a> {
-    /// The `i`-th encoded row as the pages want it, `None` if it is not to be indexed.
+    /// The first entry of the `i`-th encoded row, `None` if it is not to be indexed.
     pub fn of(meta: &Meta, encoded: &'a EncodedRows, i: usize, tid: Tid) -> Option<Row<'a>> {
         Row::entry(meta, encoded, (&encoded.rows, &encoded.codes), (i, tid))
     }
 
-    /// The same row in its second list, `None` if it has none.
-    pub fn second_of(meta: &Meta, encoded: &'a EncodedRows, i: usize, tid: Tid) -> Option<Row<'a>> {
+    /// The second entry of the same row, `None` if it has none.
+    pub fn second_entry(
+        meta: &Meta,
+        encoded: &'a EncodedRows,
+        i: usize,
+        tid: Tid,
+    ) -> Option<Row<'a>> {
         let second = (&*encoded.second_rows, &*encoded.second_codes);
         Row::entry(meta, encoded, second, (i, tid.second()))
     }

@@ -45,22 +45,23 @@ impl TidSet {
 
     /// Adds an address; false if it was there already. Without memory for it, it is not added.
     pub fn insert(&mut self, tid: Tid) -> bool {
+        self.try_insert(tid).unwrap_or(true)
+    }
+
+    /// Adds an address; false if it was there already, `None` without memory for it.
+    pub fn try_insert(&mut self, tid: Tid) -> Option<bool> {
         let place = u64::from(tid.block) << 10 | u64::from(tid.offset >> 6);
         let bit = 1u64 << (tid.offset & 63);
         if let Some(word) = self.words.get_mut(&place) {
             let new = *word & bit == 0;
             *word |= bit;
-            return new;
+            return Some(new);
         }
-        if self.words.len() < self.max_words && self.words.try_reserve(1).is_ok() {
+        let has_room = self.words.len() < self.max_words && self.words.try_reserve(1).is_ok();
+        has_room.then(|| {
             self.words.insert(place, bit);
-        }
-        true
-    }
-
-    /// Whether some further address may not be added.
-    pub fn is_full(&self) -> bool {
-        self.words.len() >= self.max_words
+            true
+        })
     }
 
     /// Removes all addresses.

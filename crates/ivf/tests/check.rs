@@ -159,7 +159,7 @@ fn sound_indexes_are_sound() {
             let report = case.report();
             assert_eq!(report.problems, [], "{metric} {bits} {refine}");
             assert_eq!(report.compared, 1500);
-            let exact = *report.rows.last().unwrap();
+            let exact = *report.entries.last().unwrap();
             // Zero vectors are nowhere by cosine, and exact by inner product; huge ones are exact, by cosine if need be.
             let zeros = case
                 .rows
@@ -172,7 +172,7 @@ fn sound_indexes_are_sound() {
                 Metric::Cosine => (0..=huge, 1500 - zeros),
             };
             assert!(expected.contains(&exact), "{metric}: {exact}");
-            assert_eq!(report.rows.iter().sum::<u64>(), indexed, "{metric}");
+            assert_eq!(report.entries.iter().sum::<u64>(), indexed, "{metric}");
         }
         let untrained = Case::of(metric, None, false, 900);
         assert_eq!(untrained.report().problems, []);

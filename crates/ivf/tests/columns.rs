@@ -123,6 +123,7 @@ impl Index {
             dim: DIM,
             shape: self.model.shape(),
             refine: self.refine,
+            assignments: self.model.assignments() as u8,
             training: Training::default(),
             calibration: None::<Calibration>,
         }

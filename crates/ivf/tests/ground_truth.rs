@@ -5,7 +5,7 @@ mod common;
 
 use common::*;
 use distillvq_ivf::{
-    CALIBRATION_K, DEEP_QUERIES, GroundTruthCollector, Metric, Neighbours, QueryKind, Tid,
+    CALIBRATION_K, DEEP_QUERIES, GroundTruthCollector, Metric, Model, Neighbours, QueryKind, Tid,
 };
 use distillvq_linalg::testing::never_interrupt;
 use distillvq_model::{EncodedRows, Placement};
@@ -32,7 +32,7 @@ fn brute(metric: Metric, rows: &[f32], query: &[f32], own: Option<usize>) -> Vec
 
 /// Whether these are the first of the rows in order; of many, rounding may exchange the last ones.
 #[track_caller]
-fn are_first(found: &[(Tid, u32)], all: &[Tid], count: usize) {
+fn are_first(found: &[(Tid, [u32; 2])], all: &[Tid], count: usize) {
     let found: Vec<Tid> = found.iter().map(|(tid, _)| *tid).collect();
     assert_eq!(found.len(), count);
     assert_eq!(found[..CALIBRATION_K], all[..CALIBRATION_K]);
@@ -45,21 +45,21 @@ fn part(encoded: &EncodedRows, m: usize, rows: std::ops::Range<usize>) -> Encode
     EncodedRows {
         rows: encoded.rows[rows.clone()].to_vec(),
         codes: encoded.codes[rows.start * m..rows.end * m].to_vec(),
+        second_rows: encoded.second_rows.get(rows).unwrap_or_default().to_vec(),
         ..EncodedRows::default()
     }
 }
 
 /// Offers all rows in batches of this size, the last ones first if wanted.
 fn collect(
-    metric: Metric,
+    model: &Model,
     kind: QueryKind,
     rows: &[f32],
     queries: &[f32],
     (batch, backwards): (usize, bool),
 ) -> Vec<Neighbours> {
-    let model = model(metric, 4);
     let encoded = model.encode(rows);
-    let collector = GroundTruthCollector::new(&model, kind, queries.to_vec());
+    let collector = GroundTruthCollector::new(model, kind, queries.to_vec());
     let mut starts: Vec<usize> = (0..ROWS).step_by(batch).collect();
     if backwards {
         starts.reverse();
@@ -83,15 +83,24 @@ fn collect(
     let truth = collector.finish();
     assert_eq!(truth.rows, ROWS as u64);
     assert!((0.0..1.0).contains(&truth.code_error.unwrap()));
-    let list = |tid: Tid| {
+    let lists = |tid: Tid| {
         let row = tid.block as usize * 40 + usize::from(tid.offset) - 1;
-        match encoded.rows[row].placement {
+        let first = match encoded.rows[row].placement {
             Placement::List(list) => list,
             _ => model.lists() as u32,
+        };
+        match encoded.second_rows.get(row).map(|row| row.placement) {
+            Some(Placement::List(second)) => [first, second],
+            _ => [first, first],
         }
     };
-    let near = truth.neighbours.iter().flat_map(|it| &it.rows);
-    assert!(near.into_iter().all(|(tid, found)| list(*tid) == *found));
+    let mut near = truth.neighbours.iter().flat_map(|it| &it.rows);
+    assert!(near.all(|(tid, found)| lists(*tid) == *found));
+    let in_two = encoded
+        .second_rows
+        .iter()
+        .filter(|row| row.placement != Placement::Unindexed);
+    assert_eq!(in_two.count() > ROWS / 2, model.assignments() == 2);
     truth.neighbours
 }
 
@@ -99,7 +108,8 @@ fn collect(
 fn the_neighbours_are_those_of_brute_force() {
     let (rows, queries) = (vectors(ROWS, 5), vectors(DEEP_QUERIES + 12, 6));
     for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine] {
-        let found = collect(metric, QueryKind::Log, &rows, &queries, (700, false));
+        let model = model(metric, 4);
+        let found = collect(&model, QueryKind::Log, &rows, &queries, (700, false));
         assert_eq!(found.len(), DEEP_QUERIES + 12);
         for (i, (found, query)) in found.iter().zip(queries.chunks(DIM)).enumerate() {
             let count = if i < DEEP_QUERIES {
@@ -111,10 +121,21 @@ fn the_neighbours_are_those_of_brute_force() {
             assert_eq!(found.own, None);
         }
         for how in [(1, false), (97, true), (ROWS, false)] {
-            let again = collect(metric, QueryKind::Log, &rows, &queries, how);
+            let again = collect(&model, QueryKind::Log, &rows, &queries, how);
             assert_eq!(again, found, "{metric} {how:?}");
         }
     }
+}
+
+#[test]
+fn neighbours_in_two_lists_have_both() {
+    let (rows, queries) = (vectors(ROWS, 5), vectors(12, 6));
+    let model = two_list_model(Metric::L2, 4);
+    let found = collect(&model, QueryKind::Log, &rows, &queries, (700, false));
+    let again = collect(&model, QueryKind::Log, &rows, &queries, (97, true));
+    assert_eq!(again, found);
+    let neighbours = found.iter().flat_map(|found| &found.rows);
+    assert!(neighbours.filter(|(_, [a, b])| a != b).count() > 1000);
 }
 
 #[test]
@@ -126,7 +147,13 @@ fn a_row_that_poses_as_a_query_is_left_out_once() {
     }
     let queries = [&rows[7 * DIM..8 * DIM], &rows[500 * DIM..501 * DIM]].concat();
     for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine] {
-        let found = collect(metric, QueryKind::Rows, &rows, &queries, (256, true));
+        let found = collect(
+            &model(metric, 4),
+            QueryKind::Rows,
+            &rows,
+            &queries,
+            (256, true),
+        );
         for (found, (row, query)) in found.iter().zip([7, 500].iter().zip(queries.chunks(DIM))) {
             if metric == Metric::InnerProduct && found.own.is_none() {
                 // Longer rows are nearer to it than it is itself.

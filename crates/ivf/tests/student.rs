@@ -118,7 +118,7 @@ fn chains_may_be_interleaved_with_inserts() {
     assert_eq!(load(&store, &mut new), students[1].to_bytes().unwrap());
     let report = check(&store).unwrap();
     assert_eq!((report.problems.clone(), report.orphan_pages), (vec![], 0));
-    assert_eq!(report.rows.iter().sum::<u64>(), rows.len() as u64);
+    assert_eq!(report.entries.iter().sum::<u64>(), rows.len() as u64);
     let query = vectors(1, 5);
     let found = pull_all(&store, &new, &students[1], &query, 5000);
     assert_eq!(found, scores(&students[1], &rows, &query));

@@ -59,7 +59,7 @@ impl Built {
         self.rows
             .iter()
             .for_each(|row| rows[row.list as usize] += 1);
-        assert_eq!(report.rows, rows);
+        assert_eq!(report.entries, rows);
     }
 
     fn expect_like_brute_force(&self, query: &[f32]) {

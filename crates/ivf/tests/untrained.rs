@@ -58,7 +58,7 @@ fn tids(store: &MemoryStore, meta: &Meta) -> BTreeSet<Tid> {
 fn expect_sound(store: &MemoryStore, rows: u64) {
     let report = check(store).unwrap();
     assert_eq!(report.problems, []);
-    assert_eq!(report.rows.iter().sum::<u64>(), rows);
+    assert_eq!(report.entries.iter().sum::<u64>(), rows);
     assert_eq!(report.orphan_pages, 0);
 }
 

@@ -4,6 +4,8 @@
 //! differ, and of two centroids or codewords that are equally near either may win. So what is stored is not compared with
 //! what encoding gives here, but judged by what makes an encoding: the nearest, up to a rounding.
 
+use crate::coarse::flat::Assignment;
+use crate::coarse::second_list;
 use crate::format::Metric;
 use crate::model::Model;
 use crate::preprocess::RowClass;
@@ -28,25 +30,55 @@ pub struct StoredRow<'a> {
     pub refine: &'a [u8],
 }
 
+/// Which list of a row an entry is in.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum ListRole {
+    /// The nearest list; encoding gives this one.
+    First { computed: u32 },
+    /// The second list of a row in this first list.
+    Second { first: u32 },
+}
+
 impl Model {
-    /// Checks that `stored` is an encoding of this raw vector, and says what is wrong; `computed` is its encoding here, in the
-    /// second list of the row if `is_second`. Of second lists any is accepted: roundings decide among many that are as good.
+    /// Checks that `stored` is an encoding of this raw vector, and says what is wrong; `computed` is its encoding here.
     pub fn check_encoding(
         &self,
         vector: &[f32],
         stored: &StoredRow<'_>,
-        (computed, is_second): (&StoredRow<'_>, bool),
+        computed: &StoredRow<'_>,
     ) -> Option<&'static str> {
+        let role = ListRole::First {
+            computed: computed.list,
+        };
+        self.check_entry(vector, stored, computed, role)
+    }
+
+    /// As [`Model::check_encoding`], for the second entry of a row. `first` is the stored first list.
+    pub fn check_second_encoding(
+        &self,
+        vector: &[f32],
+        stored: &StoredRow<'_>,
+        computed: &StoredRow<'_>,
+        first: u32,
+    ) -> Option<&'static str> {
+        self.check_entry(vector, stored, computed, ListRole::Second { first })
+    }
+
+    fn check_entry(
+        &self,
+        vector: &[f32],
+        stored: &StoredRow<'_>,
+        computed: &StoredRow<'_>,
+        role: ListRole,
+    ) -> Option<&'static str> {
+        if role == (ListRole::Second { first: stored.list }) {
+            return Some("is in the wrong list");
+        }
         let same_codes = (stored.list, stored.codes) == (computed.list, computed.codes);
         let fitting_scale = if same_codes {
             stored.correction_code.abs_diff(computed.correction_code) <= 1
         } else {
-            let nearest = if is_second {
-                stored.list
-            } else {
-                computed.list
-            };
-            match self.decoded(vector, stored, nearest) {
+            match self.decoded(vector, stored, role) {
                 Ok((length, decoded)) => {
                     self.correction_fits(length, &decoded, stored.correction_code)
                 }
@@ -65,13 +97,13 @@ impl Model {
         (!same).then_some("has a wrong refine code")
     }
 
-    /// The squared length of the internal vector, and what the codes stand for, if list and codewords are as near as any;
-    /// `nearest` is the list that encoding gives.
+    /// The squared length of the internal vector, and what the codes stand for, if the list is the right one and the codewords are
+    /// as near as any.
     fn decoded(
         &self,
         vector: &[f32],
         stored: &StoredRow<'_>,
-        nearest: u32,
+        role: ListRole,
     ) -> Result<(f64, Vec<f32>), &'static str> {
         let mut internal = vec![0f32; self.dim()];
         let space = &self.data().encoder.space;
@@ -79,15 +111,13 @@ impl Model {
         if kinds != [RowClass::Encodable] {
             return Err("is in the wrong list");
         }
-        let (Some(centroid), Some(best)) = (self.centroid(stored.list), self.centroid(nearest))
+        let length = dot(&internal, &internal);
+        let centroid = self.centroid(stored.list);
+        let Some(centroid) = centroid.filter(|_| self.is_in_list(&internal, stored.list, role))
         else {
             return Err("is in the wrong list");
         };
-        let length = dot(&internal, &internal);
         let slack = REL_TOLERANCE * (length + dot(centroid, centroid));
-        if distance(&internal, centroid) > distance(&internal, best) + slack {
-            return Err("is in the wrong list");
-        }
         let books = &self.data().encoder.tables.books;
         let pairs = internal.iter().zip(centroid);
         let residual: Vec<f32> = pairs.map(|(x, c)| x - c).collect();
@@ -104,6 +134,43 @@ impl Model {
         let mut decoded = centroid.to_vec();
         books.add_decoded(codes, &mut decoded);
         Ok((length, decoded))
+    }
+
+    /// Whether no other list is better for the internal vector, up to a rounding.
+    fn is_in_list(&self, internal: &[f32], list: u32, role: ListRole) -> bool {
+        let Some(centroid) = self.centroid(list) else {
+            return false;
+        };
+        let slack = REL_TOLERANCE * (dot(internal, internal) + dot(centroid, centroid));
+        match role {
+            ListRole::First { computed } => self.centroid(computed).is_some_and(|best| {
+                distance(internal, centroid) <= distance(internal, best) + slack
+            }),
+            ListRole::Second { first } => {
+                let Some(first_centroid) = self.centroid(first) else {
+                    return false;
+                };
+                let (loss, error) = second_list::loss(internal, first_centroid, centroid);
+                let best = self.second_list(internal, first);
+                let best = best.and_then(|best| self.centroid(best));
+                best.is_some_and(|best| {
+                    loss <= second_list::loss(internal, first_centroid, best).0 + error * slack
+                })
+            }
+        }
+    }
+
+    /// The second list of an internal vector in a first list, `None` if rows have one list.
+    fn second_list(&self, internal: &[f32], first: u32) -> Option<u32> {
+        let centroid = self.centroid(first)?;
+        let cost = dot(centroid, centroid) - 2.0 * dot(internal, centroid);
+        let first = Assignment {
+            list: first,
+            cost: cost as f32,
+        };
+        let centroids = MatRef::new(&self.data().encoder.tables.centroids, self.dim());
+        let second_lists = self.inner().second_lists.as_ref()?;
+        second_lists.choose(centroids, self.half_norms(), internal, first)
     }
 
     pub(crate) fn centroid(&self, list: u32) -> Option<&[f32]> {

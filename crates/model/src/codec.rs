@@ -323,7 +323,7 @@ mod tests {
 
     #[test]
     fn wrong_shapes_and_numbers_are_refused() {
-        let spoil: [fn(&mut ModelData); 26] = [
+        let spoil: [fn(&mut ModelData); 28] = [
             |b| b.held_out.truncate(9),
             |b| b.held_out[3] = f32::NAN,
             |b| b.encoder.space.dim = 0,
@@ -331,6 +331,8 @@ mod tests {
             |b| b.encoder.lists = 0,
             |b| b.encoder.lists = usize::MAX,
             |b| b.encoder.bits = 5,
+            |b| b.encoder.assignments = 0,
+            |b| b.encoder.assignments = 3,
             |b| b.encoder.tables.books.subquantizers = 0,
             |b| b.encoder.tables.books.subquantizers = usize::MAX,
             |b| b.encoder.tables.centroids[3] = f32::NAN,

@@ -38,15 +38,15 @@ pub struct Encoded {
 /// Encoded rows.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct EncodedRows {
-    /// One entry a row.
+    /// One element per row: its first entry.
     pub rows: Vec<Encoded>,
     /// Codes, `subquantizers` bytes a row, one code a byte; zeros for rows outside the lists.
     pub codes: Vec<u8>,
     /// Refine codes, [`refine_bytes`] a row, zeros for rows outside the lists; empty unless asked for.
     pub refine: Vec<u8>,
-    /// The rows once more, in their second lists, those without one as [`Placement::Unindexed`]; empty if rows have one list.
+    /// One element per row: its second entry, [`Placement::Unindexed`] if it has none; empty if rows have one list.
     pub second_rows: Vec<Encoded>,
-    /// The codes of `second_rows`.
+    /// The codes of the second entries, as `codes`.
     pub second_codes: Vec<u8>,
 }
 
@@ -174,7 +174,7 @@ impl Model {
             .map(|i| self.entry(rows.row(i), kinds[i], (nearest[i].list, corrections[i])))
             .collect();
         clear_outside(&encoded, &mut codes, m);
-        let (second_rows, second_codes) = self.second(&coder, rows, &nearest, &encoded);
+        let (second_rows, second_codes) = self.second_entries(&coder, rows, &nearest, &encoded);
         let refine = if refine {
             refine_codes(rows, &encoded)
         } else {
@@ -189,7 +189,7 @@ impl Model {
         })
     }
 
-    /// The entry of an internal row in a list, with the correction that its codes there need.
+    /// The entry of an internal row in a list. `correction` is the norm correction of its codes there.
     fn entry(
         &self,
         row: &[f32],
@@ -221,8 +221,8 @@ impl Model {
         }
     }
 
-    /// The rows that are in lists once more, in their second lists, and their codes there.
-    fn second(
+    /// The second entries of the rows in lists, and their codes.
+    fn second_entries(
         &self,
         coder: &PqEncoder<'_>,
         rows: MatRef<'_>,
@@ -254,7 +254,7 @@ impl Model {
             };
             let entry = self.entry(rows.row(i), kind, (assigned[i].list, corrections[i]));
             match entry.placement {
-                // The first list suffices.
+                // The codes in the second list cannot represent the row: it has one entry.
                 Placement::Exact => self.entry(rows.row(i), RowClass::Unindexed, (0, None)),
                 _ => entry,
             }

@@ -28,7 +28,7 @@ pub(crate) struct Inner {
     pub encoder_books: TransposedCodebooks,
     /// The shortcut to the encoder's centroids if one is worth it, once a row has come.
     centroid_index: OnceLock<Option<CentroidIndex>>,
-    /// Chooses second lists, if rows have two.
+    /// Chooses second lists; `None` if rows have one list.
     pub second_lists: Option<SecondLists>,
     /// What queries need, once one has come.
     searcher: OnceLock<Searcher>,
@@ -115,7 +115,7 @@ impl Model {
         self.data().encoder.bits
     }
 
-    /// Lists that each row is put into: 1 or 2.
+    /// Maximum number of lists per row: 1 or 2.
     pub fn assignments(&self) -> usize {
         self.data().encoder.assignments.into()
     }

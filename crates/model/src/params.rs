@@ -83,7 +83,7 @@ pub struct Encoder {
     pub lists: usize,
     /// Bits of a code: 4 or 8.
     pub bits: u8,
-    /// Lists that each row is put into: 1, or 2 (see [`crate::coarse::second_list`]).
+    /// Maximum number of lists per row: 1, or 2 (see [`crate::coarse::second_list`]).
     pub assignments: u8,
     /// Centroids and codebooks that rows are encoded by.
     pub tables: IvfPqTables,

@@ -38,7 +38,7 @@ pub struct Builder<'a, S: PageStore> {
     metapage: Metapage,
     /// Entries of all lists; the insert block is the last page of the chain.
     lists: Vec<ListEntry>,
-    /// Rows added.
+    /// Rows added: their first entries.
     rows: u64,
     /// Pages of the store.
     blocks: u32,
@@ -146,7 +146,7 @@ impl<'a, S: PageStore> Builder<'a, S> {
     ) -> Result<Option<u32>, Error> {
         let layout = self.metapage.layout(list)?;
         let metapage = self.metapage;
-        let total = &mut self.rows;
+        let added = &mut self.rows;
         let Some(entry) = self.lists.get_mut(list as usize) else {
             return Err(Error::Mismatch("there is no list of this number"));
         };
@@ -186,7 +186,7 @@ impl<'a, S: PageStore> Builder<'a, S> {
                 return None;
             }
             entry.rows += 1;
-            *total += u64::from(!row.tid.is_second());
+            *added += u64::from(!row.tid.is_second());
             sides.push(row.side(layout.format()));
             Some(row)
         });

@@ -1,5 +1,5 @@
 //! Verification of the structure of an index: metapage, blobs, directory, and every chain page by page; no page has two
-//! owners, no page with contents has none, no row of the table is in the index twice.
+//! owners, no page with contents has none, no row of the table has two first or two second entries.
 //!
 //! Addresses are checked by windows ([`Check::next_window`]) as large as the memory allows, each over some blocks of the
 //! table; the first window is filled by the walk over the structure, each further one by another walk over the posting
@@ -45,8 +45,8 @@ impl fmt::Display for Problem {
 pub struct CheckReport {
     /// Problems, at most [`CheckReport::MAX_PROBLEMS`] and one more that says so; empty means sound.
     pub problems: Vec<Problem>,
-    /// Rows of each list; the last entry is the exact list.
-    pub rows: Vec<u64>,
+    /// Entries of each list; the last element is the exact list.
+    pub entries: Vec<u64>,
     /// Pages that were never written and belong to nothing: left by a crash, harmless.
     pub orphan_pages: u32,
     /// Rows of the table that were compared.
@@ -171,8 +171,8 @@ impl<'a, S: PageStore> Check<'a, S> {
         self.check_blob_pages()?;
         for (list, entry) in (0u32..).zip(&directory) {
             let layout = self.metapage.layout(list)?;
-            let rows = self.chain(list, &layout, entry, inspect)?;
-            self.report.rows.push(rows);
+            let entries = self.chain(list, &layout, entry, inspect)?;
+            self.report.entries.push(entries);
         }
         self.orphans()?;
         self.postings.sort_unstable();
@@ -333,7 +333,7 @@ impl<'a, S: PageStore> Check<'a, S> {
                 continue;
             }
             rows += 1;
-            if tid.offset == 0 || tid.block == u32::MAX {
+            if tid.row().offset == 0 || tid.block == u32::MAX {
                 self.report_row(block, i, tid, "has no address");
                 continue;
             }

@@ -97,8 +97,9 @@ pub(crate) fn find_free_slot(page: &[u8], header: &PageHeader, layout: &Layout) 
     hole.or((count < layout.capacity()).then_some(count))
 }
 
-/// Puts one row into a page that is open for change and has room, counts it as inserted, and puts its side column onto the
-/// side page, which is appended if it is not there yet. `block` is the page's number. Touches at most one page beside this one.
+/// Puts one entry of a row into a page that is open for change and has room, counts a first entry as an inserted row, and puts
+/// the side column onto the side page, which is appended if it is not there yet. `block` is the page's number. Touches at most one
+/// page beside this one.
 pub(crate) fn insert_row<W: PageWrite>(
     write: &mut W,
     (block, slot): (u32, usize),
@@ -126,7 +127,8 @@ pub(crate) fn insert_row<W: PageWrite>(
     }
     header.kind = PageKind::Posting;
     header.count = header.count.max(i as u16 + 1);
-    header.inserted = header.inserted.saturating_add(1);
+    let inserted = u32::from(!row.tid.is_second());
+    header.inserted = header.inserted.saturating_add(inserted);
     layout.put_row(write.page(slot), i, row);
     header.write(write.page(slot));
     Ok(())

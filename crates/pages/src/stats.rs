@@ -17,9 +17,9 @@ use rand_chacha::ChaCha8Rng;
 pub struct IndexStats {
     /// Pages of every kind.
     pub pages: u32,
-    /// Entries of each list; the last number is that of the exact list.
+    /// Entries of each list; the last element is the exact list.
     pub lists: Vec<u64>,
-    /// Second entries of rows that are in two lists.
+    /// Second entries of rows in two lists.
     pub second_entries: u64,
     /// Rows inserted since the build, those included that were removed later.
     pub inserted: u64,
@@ -27,9 +27,9 @@ pub struct IndexStats {
     pub inserted_exact: u64,
     /// A uniform sample of all rows.
     pub sampled_tids: Vec<Tid>,
-    /// A uniform sample of the rows in lists that were most likely inserted since the build: the last ones of their pages, as
-    /// many as were inserted there. Vacuum moves rows into the places of others, so now and then an older row is taken for a
-    /// newer one.
+    /// A uniform sample of the first entries of rows in lists that were most likely inserted since the build: the last ones of
+    /// their pages, as many as were inserted there. Vacuum moves rows into the places of others, so now and then an older row is
+    /// taken for a newer one.
     pub inserted_sample: Vec<InsertedRow>,
 }
 
@@ -110,29 +110,22 @@ pub fn collect_stats<S: PageStore>(
             if head.list == metapage.exact_list() {
                 stats.inserted_exact += u64::from(head.inserted);
             }
-            let entries = count(page, &head, &layout, (metapage, column), &mut all, &mut new);
+            let (first, second) =
+                count(page, &head, &layout, (metapage, column), &mut all, &mut new);
             if let Some(list) = stats.lists.get_mut(head.list as usize) {
-                *list += entries;
+                *list += first + second;
             }
-            let places = 0..usize::from(head.count);
-            let second = places.filter(|&i| layout.tid(page, i).is_second());
-            stats.second_entries += second.count() as u64;
+            stats.second_entries += second;
             Ok(())
         })?
     })?;
     stats.pages = pages;
-    // Pages count entries; each row has as many as the others.
-    let in_lists = stats.inserted - stats.inserted_exact;
-    let entries = stats.lists.iter().sum::<u64>() - stats.exact_rows();
-    let rows = entries - stats.second_entries;
-    let inserted = in_lists as f64 * rows as f64 / entries.max(1) as f64;
-    stats.inserted = stats.inserted_exact + inserted.round() as u64;
     stats.sampled_tids = all.kept;
     stats.inserted_sample = new.kept;
     Ok(stats)
 }
 
-/// Offers the rows of a posting page to both samples. Returns how many there are.
+/// Offers the rows whose first entries are on a posting page to both samples. Returns the numbers of first and second entries.
 fn count(
     page: &[u8],
     head: &PageHeader,
@@ -140,16 +133,12 @@ fn count(
     (metapage, column): (&Metapage, u8),
     all: &mut ReservoirSampler<Tid>,
     new: &mut ReservoirSampler<InsertedRow>,
-) -> u64 {
-    let places = usize::from(head.count);
-    let used: Vec<usize> = match layout.has_side() {
-        // There may be holes.
-        true => (0..places)
-            .filter(|&i| layout.tid(page, i).offset != 0)
-            .collect(),
-        false => (0..places).collect(),
-    };
-    let tid = |i: Option<&usize>| i.map_or_else(Tid::default, |&i| layout.tid(page, i).row());
+) -> (u64, u64) {
+    // There may be holes.
+    let entries = (0..usize::from(head.count)).filter(|&i| layout.tid(page, i).offset != 0);
+    let (second, used): (Vec<usize>, Vec<usize>) =
+        entries.partition(|&i| layout.tid(page, i).is_second());
+    let tid = |i: Option<&usize>| i.map_or_else(Tid::default, |&i| layout.tid(page, i));
     all.offer(used.len(), |i| tid(used.get(i)));
     if head.list < metapage.lists() {
         let position = metapage.format.position(column);
@@ -165,7 +154,7 @@ fn count(
             }
         });
     }
-    used.len() as u64
+    (used.len() as u64, second.len() as u64)
 }
 
 /// A uniform sample of a stream whose length nobody knows beforehand, which looks only at the items that it takes (Li 1994,

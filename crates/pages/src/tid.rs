@@ -5,33 +5,33 @@
 pub struct Tid {
     /// Block of the table.
     pub block: u32,
-    /// Line number in the block, from 1; with [`SECOND`] for the second entry of the row.
+    /// Line number in the block, from 1. Its highest bit is set in the address of a second entry.
     pub offset: u16,
 }
 
-/// Marks the address of the second entry of a row that is in two lists. Line numbers are far smaller.
-const SECOND: u16 = 1 << 15;
+/// Bit of the line number that marks the second entry of a row in two lists. Line numbers of heap tables are far smaller.
+const SECOND_ENTRY_FLAG: u16 = 1 << 15;
 
 impl Tid {
-    /// The address of the second entry of this row.
+    /// The address of the second entry of the row.
     #[must_use]
     pub fn second(self) -> Tid {
         Tid {
-            offset: self.offset | SECOND,
+            offset: self.offset | SECOND_ENTRY_FLAG,
             ..self
         }
     }
 
-    /// Whether it is that of a second entry.
+    /// Whether this is the address of a second entry.
     pub fn is_second(self) -> bool {
-        self.offset & SECOND != 0
+        self.offset & SECOND_ENTRY_FLAG != 0
     }
 
-    /// The address of the row, whichever of its entries this is.
+    /// The address of the row of this entry.
     #[must_use]
     pub fn row(self) -> Tid {
         Tid {
-            offset: self.offset & !SECOND,
+            offset: self.offset & !SECOND_ENTRY_FLAG,
             ..self
         }
     }

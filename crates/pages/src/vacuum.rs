@@ -33,8 +33,8 @@ struct ListSummary {
     rows: u64,
 }
 
-/// Asks `dead` about every entry of a row exactly once and removes those it says yes to. Afterwards inserts start at the first page
-/// with room again.
+/// Calls `dead` once per entry, with the address of its row, and removes the entries for which it returns true. Afterwards inserts
+/// start at the first page with room again.
 pub fn vacuum<S: PageStore>(
     store: &S,
     dead: &mut dyn FnMut(Tid) -> bool,
@@ -74,7 +74,7 @@ pub fn vacuum<S: PageStore>(
     Ok(stats)
 }
 
-/// How many of the entries are the first of their rows.
+/// Number of first entries.
 fn count_first(tids: &[Tid]) -> u64 {
     tids.iter().filter(|tid| !tid.is_second()).count() as u64
 }
@@ -94,9 +94,8 @@ pub fn count_rows<S: PageStore>(store: &S) -> Result<u64, Error> {
                 let head = read_header(page, block, list, &layout)?;
                 let all = 0..usize::from(head.count);
                 let tids = all.map(|i| layout.tid(page, i));
-                let found = tids
-                    .filter(|tid| tid.offset != 0 && !tid.is_second())
-                    .count();
+                let first = tids.filter(|tid| tid.offset != 0 && !tid.is_second());
+                let found = first.count();
                 Ok::<_, Error>((head.next, found as u64))
             })??;
             rows += found;
@@ -106,7 +105,7 @@ pub fn count_rows<S: PageStore>(store: &S) -> Result<u64, Error> {
     Ok(rows)
 }
 
-/// Copies the TIDs of a posting page; `None` for a page of another kind.
+/// Copies the addresses of the entries of a posting page; `None` for a page of another kind.
 fn collect(
     page: &[u8],
     block: u32,
@@ -117,7 +116,7 @@ fn collect(
         return Ok(None);
     };
     let rows = (0..usize::from(head.count)).map(|i| layout.tid(page, i));
-    tids.extend(rows.filter(|tid| tid.offset != 0));
+    tids.extend(rows.filter(|tid| tid.row().offset != 0));
     Ok(Some((head.list, layout)))
 }
 

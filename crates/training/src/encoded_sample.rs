@@ -15,7 +15,7 @@ use distillvq_model::params::IvfPqTables;
 pub struct EncodedSample {
     /// List of each row.
     nearest: Vec<Assignment>,
-    /// Second list of each row; empty if rows have one.
+    /// Second list of each row; empty if rows have one list.
     second: Vec<u32>,
     subquantizers: usize,
     /// `subquantizers` bytes a row.
@@ -107,7 +107,7 @@ impl EncodedSample {
         coded
     }
 
-    /// Both lists of a row, the same twice if it is in one.
+    /// Both lists of a row, twice the same if it is in one list.
     pub fn lists(&self, row: usize) -> [u32; 2] {
         let first = self.nearest[row].list;
         [first, self.second.get(row).copied().unwrap_or(first)]
@@ -128,12 +128,15 @@ impl EncodedSample {
         self.corrections[row]
     }
 
-    /// Rows a list.
+    /// Entries per list.
     pub fn list_sizes(&self, lists: usize) -> Vec<usize> {
         let mut sizes = vec![0; lists];
-        let all = self.nearest.iter().map(|nearest| nearest.list);
-        all.chain(self.second.iter().copied())
-            .for_each(|list| sizes[list as usize] += 1);
+        for [first, second] in (0..self.nearest.len()).map(|row| self.lists(row)) {
+            sizes[first as usize] += 1;
+            if second != first {
+                sizes[second as usize] += 1;
+            }
+        }
         sizes
     }
 

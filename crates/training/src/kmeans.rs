@@ -107,7 +107,7 @@ pub fn assign_rows(
     })
 }
 
-/// The second list of each row; the first one where there is only one.
+/// The second list of each row; the first one if there is only one list.
 pub fn second_lists(
     x: MatRef<'_>,
     centroids: MatRef<'_>,

@@ -15,7 +15,7 @@ const ROWS_PER_DIMENSION: usize = 16;
 const MAX_MATRIX_DIM: usize = 4_096;
 /// Multiplications that a table pays for with each of its numbers when a rotation is learned.
 const PRODUCTS_PER_NUMBER: usize = 20_000;
-/// Fewest dimensions in which a second list saves more codes than it adds.
+/// Minimum number of dimensions for an automatic second list. With fewer, it adds more codes than it saves.
 const MIN_DIM_OF_2_ASSIGNMENTS: usize = 16;
 /// Most dimensions whose codes have 8 bits unless the user says otherwise.
 const MAX_DIM_OF_8_BITS: usize = 3;
@@ -86,7 +86,7 @@ pub struct TrainOptions {
     pub subquantizers: usize,
     /// Bits of a code: 4 or 8.
     pub bits: u8,
-    /// Lists that each row is put into: 1 or 2.
+    /// Maximum number of lists per row: 1 or 2.
     pub assignments: u8,
     /// Seed of every random choice.
     pub seed: u64,
@@ -186,7 +186,7 @@ pub fn auto_bits(dim: usize) -> u8 {
     if dim <= MAX_DIM_OF_8_BITS { 8 } else { 4 }
 }
 
-/// Lists that each row of `dim` dimensions is put into: 2 from [`MIN_DIM_OF_2_ASSIGNMENTS`] on.
+/// Maximum number of lists per row of `dim` dimensions: 2 from 16 dimensions on.
 pub fn auto_assignments(dim: usize) -> u8 {
     if dim >= MIN_DIM_OF_2_ASSIGNMENTS {
         2

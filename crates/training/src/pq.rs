@@ -27,11 +27,11 @@ const CHUNK: usize = 4096;
 pub struct Residuals<'a> {
     /// The sample.
     pub x: MatRef<'a>,
-    /// Rows to learn from. Numbers from that of the sample's rows on are those of rows in their second lists.
+    /// Rows to learn from. Row number `n + i` is row `i` of the `n` rows of the sample, in its second list.
     pub chosen: &'a [u32],
     /// List of every row of the sample.
     pub nearest: &'a [Assignment],
-    /// Second list of every row; empty if rows have one.
+    /// Second list of every row; empty if rows have one list.
     pub second: &'a [u32],
     /// What to subtract.
     pub centroids: MatRef<'a>,

@@ -32,9 +32,9 @@ use rand_chacha::rand_core::SeedableRng;
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
 
-/// Rows per list that k-means looks at, of a sample that has them: the more, the more evenly rows are spread over the lists.
+/// Rows per list that k-means uses, as far as the sample has them. With more rows, lists are more even.
 const ROWS_PER_LIST: RangeInclusive<usize> = 64..=256;
-/// Products of a row with a centroid in a round of k-means, above which it looks at fewer rows than most.
+/// Maximum number of products of a row with a centroid per round of k-means, unless the minimum of rows per list needs more.
 const PRODUCTS_PER_ROUND: usize = 1 << 30;
 /// Minimum number of sampled rows per list of an automatic number of lists.
 const MIN_ROWS_PER_LIST: usize = 16;
@@ -204,7 +204,7 @@ fn lists(
     Ok((centroids, nearest))
 }
 
-/// Rows per list that k-means looks at.
+/// Rows per list that k-means uses.
 fn rows_per_list(lists: usize) -> usize {
     let (least, most) = ROWS_PER_LIST.into_inner();
     (PRODUCTS_PER_ROUND / (lists * lists).max(1)).clamp(least, most)

@@ -8,11 +8,17 @@ use distillvq_training::{NoMonitor, TrainOptions, train};
 const DIM: usize = 24;
 
 fn model(metric: Metric, bits: u8) -> Model {
+    model_of(metric, bits, 1)
+}
+
+/// A model of rows in up to `assignments` lists.
+fn model_of(metric: Metric, bits: u8, assignments: u8) -> Model {
     let options = TrainOptions {
         metric,
         lists: 10,
         subquantizers: 7,
         bits,
+        assignments,
         distill: false,
         ..TrainOptions::default()
     };
@@ -58,8 +64,8 @@ fn encodings_alone_and_among_others_are_both_right() {
                 let codes = &together.codes[i * 7..(i + 1) * 7];
                 let refine = &together.refine[i * bytes..(i + 1) * bytes];
                 let among = stored((list, other), codes, refine);
-                assert_eq!(model.check_encoding(vector, &alone, (&among, false)), None);
-                assert_eq!(model.check_encoding(vector, &among, (&alone, false)), None);
+                assert_eq!(model.check_encoding(vector, &alone, &among), None);
+                assert_eq!(model.check_encoding(vector, &among, &alone), None);
             }
         }
     }
@@ -72,8 +78,7 @@ fn whatever_is_changed_is_a_contradiction() {
         for vector in noise(50 * DIM, 3).chunks_exact(DIM) {
             let (list, one, codes, refine) = encode(&model, vector);
             let right = stored((list, one), &codes, &refine);
-            let says =
-                |stored: StoredRow<'_>| model.check_encoding(vector, &stored, (&right, false));
+            let says = |stored: StoredRow<'_>| model.check_encoding(vector, &stored, &right);
             assert_eq!(says(right), None);
             for list in (0..11).filter(|other| *other != list) {
                 let says = says(StoredRow { list, ..right });
@@ -135,7 +140,7 @@ fn the_nearest_but_for_a_rounding_is_right() {
         codes[2] ^= 1;
         let codes = &codes;
         let twin = StoredRow { codes, ..right };
-        assert_eq!(model.check_encoding(vector, &twin, (&right, false)), None);
+        assert_eq!(model.check_encoding(vector, &twin, &right), None);
     }
     assert!(chosen > 3, "{chosen}");
 }
@@ -149,6 +154,102 @@ fn rows_that_are_exact_have_no_list() {
         list: 10,
         ..in_list
     };
-    let says = model.check_encoding(&[3e38; DIM], &in_list, (&computed, false));
+    let says = model.check_encoding(&[3e38; DIM], &in_list, &computed);
     assert_eq!(says, Some("is in the wrong list"));
+}
+
+#[test]
+fn second_entries_alone_and_among_others_are_both_right() {
+    for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine] {
+        for bits in [4, 8] {
+            let model = model_of(metric, bits, 2);
+            let vectors = noise(300 * DIM, 2);
+            let together = model.encode(&vectors);
+            let mut in_two = 0;
+            for (i, vector) in vectors.chunks_exact(DIM).enumerate() {
+                let alone = model.encode(vector);
+                let (first, [one, other]) = (together.rows[i], [&alone, &together]);
+                let (Placement::List(first), Placement::List(list), Placement::List(other_list)) = (
+                    first.placement,
+                    one.second_rows[0].placement,
+                    other.second_rows[i].placement,
+                ) else {
+                    continue;
+                };
+                in_two += 1;
+                assert_ne!(first, list);
+                let one = stored((list, one.second_rows[0]), &one.second_codes, &[]);
+                let codes = &other.second_codes[i * 7..][..7];
+                let other = stored((other_list, other.second_rows[i]), codes, &[]);
+                let says = |a: StoredRow<'_>, b: StoredRow<'_>| {
+                    model.check_second_encoding(vector, &a, &b, first)
+                };
+                assert_eq!((says(one, other), says(other, one)), (None, None));
+                for list in (0..10).filter(|list| *list != other_list) {
+                    let wrong = StoredRow { list, ..other };
+                    assert_eq!(says(wrong, other), Some("is in the wrong list"));
+                }
+                let wrong = StoredRow {
+                    correction_code: other.correction_code ^ 64,
+                    ..other
+                };
+                assert_eq!(says(wrong, other), Some("has a wrong norm correction"));
+            }
+            assert!(in_two > 250, "{in_two}");
+        }
+    }
+}
+
+#[test]
+fn second_lists_that_are_equally_good_are_right() {
+    let model = model_of(Metric::InnerProduct, 4, 2);
+    // Of the vectors between two others, some are where their second lists change.
+    let (mut changes, ends) = (0, noise(80 * DIM, 9));
+    for ends in ends.chunks_exact(2 * DIM) {
+        let (from, to) = ends.split_at(DIM);
+        let between = |t: f64| -> Vec<f32> {
+            let pairs = from.iter().zip(to);
+            let mix = pairs.map(|(a, b)| f64::from(*a) * (1.0 - t) + f64::from(*b) * t);
+            mix.map(|x| x as f32).collect()
+        };
+        let lists = |vector: &[f32]| {
+            let encoded = model.encode(vector);
+            (encoded.rows[0].placement, encoded.second_rows[0].placement)
+        };
+        let (mut low, mut high) = (0.0, 1.0);
+        while high - low > 1e-9 {
+            let middle = f64::midpoint(low, high);
+            if lists(&between(middle)) == lists(&between(low)) {
+                low = middle;
+            } else {
+                high = middle;
+            }
+        }
+        let [low, high] = [low, high].map(|t| between(t));
+        let (Placement::List(first), _) = lists(&low) else {
+            continue;
+        };
+        if lists(&low).0 != lists(&high).0 || lists(&low) == lists(&high) {
+            continue;
+        }
+        let encoded = [&low, &high].map(|vector| model.encode(vector));
+        let entry = |i: usize| match encoded[i].second_rows[0].placement {
+            Placement::List(list) => Some(stored(
+                (list, encoded[i].second_rows[0]),
+                &encoded[i].second_codes,
+                &[],
+            )),
+            _ => None,
+        };
+        if let (Some(one), Some(other)) = (entry(0), entry(1)) {
+            assert_ne!(one.list, other.list);
+            assert_eq!(model.check_second_encoding(&low, &other, &one, first), None);
+            assert_eq!(
+                model.check_second_encoding(&high, &one, &other, first),
+                None
+            );
+            changes += 1;
+        }
+    }
+    assert!(changes > 3, "{changes}");
 }

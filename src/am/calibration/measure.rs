@@ -276,8 +276,8 @@ impl Calibrator<'_> {
         let tids = rows.iter().map(|(tid, _)| *tid);
         let distances = self.distances(&query, tids)?;
         let visible = rows.iter().zip(&distances);
-        let visible: Vec<(u32, f64)> = visible
-            .filter_map(|((_, list), distance)| Some((*list, (*distance)?)))
+        let visible: Vec<([u32; 2], f64)> = visible
+            .filter_map(|((_, lists), distance)| Some((*lists, (*distance)?)))
             .collect();
         let farthest = visible.iter().map(|(_, distance)| *distance);
         let farthest = farthest.fold(f64::NEG_INFINITY, f64::max);
@@ -285,8 +285,9 @@ impl Calibrator<'_> {
             return Ok(None);
         }
         let places = places(self.model.query(elements).ranking());
-        // Rows of the exact list are always compared.
-        let reached = |list: u32| places.get(list as usize).copied().unwrap_or(1);
+        // Rows of the exact list are always compared. A row in two lists is found in the one that is probed first.
+        let place = |list: u32| places.get(list as usize).copied().unwrap_or(1);
+        let reached = |[first, second]: [u32; 2]| place(first).min(place(second));
         let ranked = RANKS
             .iter()
             .map_while(|rank| neighbours.rows.get(*rank as usize - 1));
@@ -296,8 +297,8 @@ impl Calibrator<'_> {
             own: neighbours.own,
             neighbours: visible.len(),
             farthest,
-            reached: visible.iter().map(|(list, _)| reached(*list)).collect(),
-            further: further.iter().map(|(_, list)| reached(*list)).collect(),
+            reached: visible.iter().map(|(lists, _)| reached(*lists)).collect(),
+            further: further.iter().map(|(_, lists)| reached(*lists)).collect(),
             ranked: ranked.map(|(tid, _)| *tid).collect(),
         }))
     }
@@ -408,8 +409,9 @@ impl Calibrator<'_> {
         probes: u32,
         questions: &'q [CalibrationQuery],
     ) -> &'q [CalibrationQuery] {
-        let lists = self.target.meta.lists().max(1);
-        let codes = rows as f64 * f64::from(probes) / f64::from(lists);
+        let meta = &self.target.meta;
+        let entries = rows as f64 * f64::from(meta.assignments);
+        let codes = entries * f64::from(probes) / f64::from(meta.lists().max(1));
         let (least, most) = SEARCHED.into_inner();
         let searched = ((CODES / codes.max(1.0)) as usize).clamp(least, most);
         questions.get(..searched).unwrap_or(questions)

@@ -55,8 +55,8 @@ impl Run {
         Ok(())
     }
 
-    /// The numbers of the entries to be written, sorted by list, in the order of the table within a list. Second entries are
-    /// numbered behind the first ones.
+    /// The numbers of the entries to be written, sorted by list, in the order of the table within a list. The numbers of second
+    /// entries follow those of all first entries.
     pub fn order(&self, meta: &Meta) -> Result<Vec<u32>> {
         let list = |row: &Encoded| match row.placement {
             Placement::List(list) => Some(list as usize),
@@ -91,11 +91,11 @@ impl Run {
             .iter()
             .filter_map(move |&i| match (i as usize).checked_sub(rows) {
                 None => Row::of(meta, &self.encoded, i as usize, self.tids[i as usize]),
-                Some(i) => Row::second_of(meta, &self.encoded, i, self.tids[i]),
+                Some(i) => Row::second_entry(meta, &self.encoded, i, self.tids[i]),
             })
     }
 
-    /// The entries with their numbers, interrupts being served meanwhile.
+    /// All entries with their numbers. Checks for interrupts.
     fn entries(&self) -> impl Iterator<Item = (usize, &Encoded)> {
         let all = self.encoded.rows.iter().chain(&self.encoded.second_rows);
         all.enumerate().inspect(|(i, _)| {

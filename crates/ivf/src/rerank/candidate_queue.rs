@@ -23,20 +23,21 @@ pub(super) struct CandidateQueue<C> {
     pub(super) pulled: u64,
     /// Candidates not compared yet, best last.
     queue: Vec<Candidate>,
-    /// Candidates taken, of a source that repeats rows, as far as there is memory: the second estimate of a row is the worse one,
-    /// and comparing the row again is needless.
+    /// Rows whose better estimate was taken, as far as there is memory; `None` if the source has no duplicates. The other estimate
+    /// of such a row is dropped.
     taken: Option<TidSet>,
 }
 
-/// Fraction of the memory of a stream for the addresses of candidates taken.
+/// Part of a stream's memory for the addresses of the rows taken.
 pub(super) const TAKEN_DIVISOR: usize = 8;
 
 impl<C: CandidateSource> CandidateQueue<C> {
     /// The candidates of a source of which nothing has been probed or pulled.
-    pub(super) fn new(source: C, options: &RerankOptions) -> Self {
-        let taken = source.repeats();
+    pub(super) fn new(source: C, options: &RerankOptions, memory_for_taken: usize) -> Self {
         CandidateQueue {
-            taken: taken.then(|| TidSet::new(options.memory / TAKEN_DIVISOR)),
+            taken: source
+                .has_duplicates()
+                .then(|| TidSet::new(memory_for_taken)),
             source,
             max_probes: options.max_probes,
             fresh: false,

@@ -16,8 +16,8 @@ pub trait CandidateSource {
     fn rows(&self) -> u64 {
         0
     }
-    /// Whether a row may come more than once, from several lists.
-    fn repeats(&self) -> bool {
+    /// Whether a row may be a candidate of several lists.
+    fn has_duplicates(&self) -> bool {
         false
     }
     /// Probes this many further lists.
@@ -73,8 +73,8 @@ impl<S: PageStore> CandidateSource for ListSearch<S> {
         ListSearch::rows(self)
     }
 
-    fn repeats(&self) -> bool {
-        ListSearch::repeats(self)
+    fn has_duplicates(&self) -> bool {
+        ListSearch::has_duplicates(self)
     }
 
     fn probe(&mut self, more: usize) -> Result<(), Error> {

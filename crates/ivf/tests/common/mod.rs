@@ -9,12 +9,13 @@ use distillvq_ivf::{
 };
 use distillvq_kernels::{LANES, kernels};
 use distillvq_linalg::testing::never_interrupt;
-use distillvq_model::{Placement, refine_bytes};
+use distillvq_model::{Encoded, Placement, refine_bytes};
+use distillvq_pages::{PageHeader, PageKind};
 use distillvq_training::{NoMonitor, RetrainOptions, TrainOptions, retrain, train};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::cmp::Ordering;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// Dimensions of all vectors.
@@ -70,9 +71,19 @@ pub fn distilled_models(options: TrainOptions, queries: impl Fn(u64) -> Vec<f32>
     [model, retrained]
 }
 
-/// A small model, trained once a process.
+/// A small model of rows in one list, trained once a process.
 pub fn model(metric: Metric, bits: u8) -> Model {
-    static MODELS: OnceLock<Mutex<HashMap<(Metric, u8), Model>>> = OnceLock::new();
+    model_of(metric, bits, 1)
+}
+
+/// A small model of rows in two lists, trained once a process.
+pub fn two_list_model(metric: Metric, bits: u8) -> Model {
+    model_of(metric, bits, 2)
+}
+
+fn model_of(metric: Metric, bits: u8, assignments: u8) -> Model {
+    type Models = HashMap<(Metric, u8, u8), Model>;
+    static MODELS: OnceLock<Mutex<Models>> = OnceLock::new();
     let models = MODELS.get_or_init(Mutex::default);
     let mut models = models.lock().unwrap_or_else(PoisonError::into_inner);
     let train = || {
@@ -81,6 +92,7 @@ pub fn model(metric: Metric, bits: u8) -> Model {
             lists: LISTS,
             subquantizers: 7,
             bits,
+            assignments,
             distill: false,
             ..TrainOptions::default()
         };
@@ -88,7 +100,8 @@ pub fn model(metric: Metric, bits: u8) -> Model {
             .unwrap()
             .model
     };
-    models.entry((metric, bits)).or_insert_with(train).clone()
+    let key = (metric, bits, assignments);
+    models.entry(key).or_insert_with(train).clone()
 }
 
 /// Models with the encoder of [`model`] and students of several sizes, trained once a process. The first is [`model`].
@@ -129,7 +142,7 @@ pub fn students(metric: Metric, bits: u8) -> Vec<Model> {
     students.entry((metric, bits)).or_insert_with(train).clone()
 }
 
-/// A row that owns its codes.
+/// An entry of a row that owns its codes.
 #[derive(Clone, Debug)]
 pub struct Owned {
     pub list: u32,
@@ -162,7 +175,7 @@ pub fn tid(i: usize) -> Tid {
     }
 }
 
-/// Encodes vectors as rows `from..`.
+/// Encodes vectors as the entries of rows `from..`.
 pub fn encode(model: &Model, vectors: &[f32], from: usize) -> Vec<Owned> {
     let mut rows = encode_refined(model, vectors, from);
     rows.iter_mut().for_each(|row| row.refine.clear());
@@ -174,8 +187,8 @@ pub fn encode_refined(model: &Model, vectors: &[f32], from: usize) -> Vec<Owned>
     let Ok(encoded) = model.try_encode(vectors, true, never_interrupt);
     let bytes = refine_bytes(model.dim());
     let m = model.subquantizers();
-    let rows = encoded.rows.iter().zip(encoded.codes.chunks(m)).enumerate();
-    rows.filter_map(|(i, (row, codes))| {
+    let entry = |i: usize, rows: &[Encoded], codes: &[u8], tid: Tid| {
+        let row = rows.get(i)?;
         let list = match row.placement {
             Placement::List(list) => list,
             Placement::Exact => model.lists() as u32,
@@ -183,14 +196,20 @@ pub fn encode_refined(model: &Model, vectors: &[f32], from: usize) -> Vec<Owned>
         };
         Some(Owned {
             list,
-            tid: tid(from + i),
+            tid,
             scale: row.correction_code,
             norm: row.norm,
-            codes: codes.to_vec(),
+            codes: codes[i * m..(i + 1) * m].to_vec(),
             refine: encoded.refine[i * bytes..(i + 1) * bytes].to_vec(),
         })
-    })
-    .collect()
+    };
+    let entries = (0..encoded.rows.len()).flat_map(|i| {
+        let tid = tid(from + i);
+        let first = entry(i, &encoded.rows, &encoded.codes, tid);
+        let (rows, codes) = (&encoded.second_rows, &encoded.second_codes);
+        [first, entry(i, rows, codes, tid.second())]
+    });
+    entries.flatten().collect()
 }
 
 /// Builds an index in runs, with refine codes if the rows have any.
@@ -211,6 +230,37 @@ pub fn build(store: &MemoryStore, model: &Model, runs: &[&[Owned]]) -> Meta {
         builder.append(run.iter().map(Owned::row)).unwrap();
     }
     builder.finish().unwrap()
+}
+
+/// Entries of an index: their addresses, lists and columns.
+pub type Entries = BTreeMap<Tid, (u32, Vec<Vec<u8>>)>;
+
+/// All entries of an index.
+pub fn entries(store: &MemoryStore, meta: &Meta) -> Entries {
+    let mut entries = BTreeMap::new();
+    for block in 1..store.block_count().unwrap() {
+        let found = store.read(block, |page| {
+            let head = PageHeader::read(page, block).unwrap();
+            if head.kind != PageKind::Posting {
+                return Vec::new();
+            }
+            let layout = meta.pages.layout(head.list).unwrap();
+            let columns = |i: usize| {
+                let columns = 0..layout.format().columns().len();
+                columns
+                    .map(|column| layout.values(page, column, i))
+                    .collect()
+            };
+            let rows = 0..usize::from(head.count);
+            let used = rows.filter(|i| layout.tid(page, *i) != Tid::default());
+            used.map(|i| (layout.tid(page, i), (head.list, columns(i))))
+                .collect()
+        });
+        for (tid, entry) in found.unwrap() {
+            assert!(entries.insert(tid, entry).is_none(), "{tid:?} twice");
+        }
+    }
+    entries
 }
 
 /// The order of candidates.

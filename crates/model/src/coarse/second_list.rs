@@ -1,11 +1,11 @@
 //! The second list of a row, by the orthogonality-amplified loss of SOAR (Sun et al., "SOAR: Improved Indexing for Approximate
 //! Nearest Neighbor Search", NeurIPS 2023).
 //!
-//! With r = x − c of the first list, the second list is that of the centroid c' with the least
-//! ‖x − c'‖² + λ·⟨x − c', r/‖r‖⟩². A query that ranks the first list low does so because it points away from r; the second
-//! term makes the residual of the second list as orthogonal to r as possible, so that the same query ranks it high.
+//! With r = x − c of the first list, the second list is that of the centroid c' with the smallest loss
+//! ‖x − c'‖² + λ·⟨x − c', r⟩²/‖r‖². A query that ranks the first list low points away from r. The second term makes the residual of
+//! the second list orthogonal to r, so that the same query ranks the second list high.
 //!
-//! Only the centroids nearest to c are compared. For them ⟨c, c'⟩ is kept, so that each costs one product with x.
+//! Only the centroids nearest to c are compared. ⟨c, c'⟩ is kept for them, so that each costs one product with x.
 
 use super::flat::Assignment;
 use distillvq_kernels::kernels;
@@ -14,25 +14,27 @@ use std::sync::OnceLock;
 
 /// λ. Of 1, 2 and 4, 2 scans the fewest codes.
 const ORTHOGONALITY_WEIGHT: f32 = 2.0;
-/// Centroids compared for each row.
+/// Number of centroids compared per row.
 const CANDIDATES: usize = 32;
+/// Minimum of ‖r‖², as a fraction of ‖x‖² + ‖c‖². The direction of a shorter residual is rounding error.
+const MIN_RESIDUAL_FRACTION: f32 = 1e-5;
 
 /// A centroid near another one.
 #[derive(Clone, Copy, Debug)]
 struct Neighbor {
     list: u32,
-    /// Product of both centroids.
+    /// Scalar product of the two centroids.
     product: f32,
 }
 
-/// Chooses second lists. Thread-safe; the neighbors of a centroid are found when the first row comes to it.
+/// Chooses second lists. Thread-safe; the neighbors of a centroid are computed with the first row of its list.
 #[derive(Debug)]
 pub struct SecondLists {
     neighbors: Vec<OnceLock<Box<[Neighbor]>>>,
 }
 
 impl SecondLists {
-    /// For so many lists.
+    /// For `lists` lists.
     pub fn new(lists: usize) -> Self {
         SecondLists {
             neighbors: (0..lists).map(|_| OnceLock::new()).collect(),
@@ -53,7 +55,7 @@ impl SecondLists {
         let length = squared_norm(row);
         let half = |list: usize| half_norms.get(list).copied().unwrap_or_default();
         // cost = ‖c‖² − 2⟨x, c⟩
-        let residual = (length + first.cost).max(f32::MIN_POSITIVE);
+        let residual = min_residual(length, half(list)).max(length + first.cost);
         let with_first = half(list) - first.cost / 2.0;
         let loss = |near: &Neighbor| {
             let with_row = (kernels().dot)(row, centroids.row(near.list as usize));
@@ -74,7 +76,31 @@ impl SecondLists {
     }
 }
 
-/// The centroids nearest to one, nearest first.
+/// Minimum of ‖r‖² from ‖x‖² and ‖c‖²/2.
+fn min_residual(length: f32, half_norm: f32) -> f32 {
+    (MIN_RESIDUAL_FRACTION * (length + 2.0 * half_norm)).max(f32::MIN_POSITIVE)
+}
+
+/// The loss of a second list and its rounding error, relative to ‖x‖² + ‖c'‖² and in multiples of that of a product.
+/// `first` and `second` are the centroids.
+pub(crate) fn loss(row: &[f32], first: &[f32], second: &[f32]) -> (f64, f64) {
+    let dot = |a: &[f32], b: &[f32]| -> f64 {
+        let pairs = a.iter().zip(b);
+        pairs.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+    };
+    let minus =
+        |a: &[f32], b: &[f32]| -> Vec<f32> { a.iter().zip(b).map(|(a, b)| a - b).collect() };
+    let (residual, second_residual) = (minus(row, first), minus(row, second));
+    let length = dot(row, row);
+    let minimum = min_residual(length as f32, dot(first, first) as f32 / 2.0);
+    let divisor = dot(&residual, &residual).max(minimum.into());
+    let along = dot(&residual, &second_residual);
+    let loss = dot(&second_residual, &second_residual)
+        + f64::from(ORTHOGONALITY_WEIGHT) * along * along / divisor;
+    (loss, 1.0 + (length / divisor).sqrt())
+}
+
+/// The centroids nearest to a centroid, nearest first.
 fn neighbors(centroids: MatRef<'_>, half_norms: &[f32], list: usize) -> Box<[Neighbor]> {
     let mut products = vec![0f32; centroids.rows()];
     (kernels().dot_rows)(centroids.row(list), centroids.data, &mut products);
@@ -101,6 +127,7 @@ fn neighbors(centroids: MatRef<'_>, half_norms: &[f32], list: usize) -> Box<[Nei
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use distillvq_linalg::matrix::half_norms;
@@ -129,6 +156,33 @@ mod tests {
         // A far orthogonal one does not.
         let centroids = [1.0, 0.0, -1.2, 0.0, 0.0, 3.0];
         assert_eq!(choose(&centroids, 2, &[0.0, 0.0]), (0, Some(1)));
+    }
+
+    #[test]
+    fn a_row_at_its_centroid_gets_the_nearest_list() {
+        let centroids = [1.0, 2.0, 9.0, 2.0, 1.0, 5.0];
+        assert_eq!(choose(&centroids, 2, &[1.0, 2.0]), (0, Some(2)));
+    }
+
+    #[test]
+    fn the_list_chosen_has_the_smallest_loss() {
+        let mut state = 7u32;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / (1 << 24) as f32 - 0.5
+        };
+        for _ in 0..200 {
+            let (centroids, row): (Vec<f32>, Vec<f32>) = (
+                (0..80).map(|_| next()).collect(),
+                (0..8).map(|_| next()).collect(),
+            );
+            let (first, second) = choose(&centroids, 8, &row);
+            let centroid = |list: u32| &centroids[list as usize * 8..][..8];
+            let loss = |list: u32| loss(&row, centroid(first), centroid(list)).0;
+            let best = (0..10).filter(|list| *list != first).map(loss);
+            let best = best.fold(f64::INFINITY, f64::min);
+            assert!(loss(second.unwrap()) <= best * 1.0001);
+        }
     }
 
     #[test]

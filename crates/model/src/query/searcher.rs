@@ -22,7 +22,6 @@ pub struct Searcher {
 #[derive(Debug)]
 struct Inner {
     shape: CodeShape,
-    assignments: u8,
     /// Without the rotation.
     space: Preprocess,
     rotation: Option<QueryMatrix>,
@@ -68,7 +67,6 @@ impl Searcher {
         Searcher {
             inner: Arc::new(Inner {
                 shape,
-                assignments: encoder.assignments,
                 space: Preprocess {
                     rotation: Vec::new(),
                     ..encoder.space.clone()
@@ -92,11 +90,6 @@ impl Searcher {
     /// What is kept of a row.
     pub fn shape(&self) -> CodeShape {
         self.inner.shape
-    }
-
-    /// See [`crate::Model::assignments`].
-    pub fn assignments(&self) -> usize {
-        self.inner.assignments.into()
     }
 
     /// See [`crate::Model::scale_factor`].

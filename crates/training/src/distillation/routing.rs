@@ -46,8 +46,8 @@ const SCAN_BUDGETS: [f32; 4] = [0.02, 0.05, 0.1, 0.2];
 /// each about a point worse.
 const SIZE_WEIGHT: f32 = 0.75;
 
-/// Softmax targets of a query: the lists that hold neighbors of it, with the weight of these; the weights sum to 1. A neighbor
-/// in two lists is found in either; one in a single list has it twice.
+/// Softmax targets of a query: the lists of its neighbors, with the weight of the neighbors in them; the weights sum to 1. A
+/// neighbor in two lists is found in either. A neighbor in one list has it twice.
 pub type ListTargets = Vec<([u32; 2], f32)>;
 
 /// Queries with the lists of their neighbors.
@@ -243,7 +243,7 @@ fn temperature(
     Ok(totals.min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, t)| t))
 }
 
-/// Cross-entropy of a query's shares and the softmax of its scores; of two lists the probabilities add up.
+/// Cross-entropy of a query's shares and the softmax of its scores. The probability of two lists is the sum of both.
 fn loss(scores: &[f32], shares: &ListTargets, temperature: f32) -> f64 {
     let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let logit = |score: f32| f64::from((score - max) / temperature);

@@ -243,8 +243,8 @@ impl RouterTrainer {
     }
 }
 
-/// Writes the targets, when the scores are exponentials. What two lists share goes to each by its probability, which makes
-/// the gradient that of the logarithm of their sum. Each query's targets sum to 1, so the teacher's sums are 1.
+/// Writes the targets, once the scores are exponentials. The share of two lists is divided in proportion to their probabilities.
+/// The gradient is then that of the logarithm of the sum of both. Each query's targets sum to 1, so the teacher's sums are 1.
 fn set_targets(shards: &mut [ListShard], shares: &[&ListTargets]) {
     let n = shares.len();
     for shard in shards.iter_mut() {
