@@ -176,6 +176,7 @@ CREATE FUNCTION distillvq_train(
     lists          integer DEFAULT 0,
     subquantizers  integer DEFAULT 0,
     bits           integer DEFAULT 0,
+    assignments    integer DEFAULT 0,
     seed           bigint DEFAULT 0,
     loss           text DEFAULT 'listnet',
     OUT model      text,
@@ -187,7 +188,7 @@ CREATE FUNCTION distillvq_train(
     RETURNS SETOF record
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1 AS 'MODULE_PATHNAME', 'distillvq_train_wrapper';
 
-COMMENT ON FUNCTION distillvq_train(regclass, name, text, text, regclass, name, integer, integer, integer, bigint, text) IS
+COMMENT ON FUNCTION distillvq_train(regclass, name, text, text, regclass, name, integer, integer, integer, integer, bigint, text) IS
     'trains a model on a column of vectors, for CREATE INDEX ... WITH (model = ...)';
 
 -- A live index trained again: decoder and routing change in place, reads and writes go on.

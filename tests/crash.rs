@@ -88,7 +88,7 @@ fn committed_rows_survive() {
     let vectors = Vectors::clustered(3_000, DIM, 20, 31);
     table(&mut client, "items", "vector", &vectors.slice(0..1_500));
     client.run("CREATE INDEX one ON items USING distillvq (embedding)");
-    client.run("CREATE INDEX two ON items USING distillvq (embedding vector_cosine_ops) WITH (bits = 8, lists = 9)");
+    client.run("CREATE INDEX two ON items USING distillvq (embedding vector_cosine_ops) WITH (bits = 8, lists = 9, assignments = 2)");
     for (round, milliseconds) in [150, 400, 650].into_iter().enumerate() {
         let committed = Mutex::new(Vec::new());
         thread::scope(|scope| {

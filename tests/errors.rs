@@ -41,7 +41,14 @@ fn options_of_an_index() {
         (
             "list = 10",
             &["\"list\""][..],
-            &["lists", "subquantizers", "bits", "probes", "model"][..],
+            &[
+                "lists",
+                "subquantizers",
+                "bits",
+                "assignments",
+                "probes",
+                "model",
+            ][..],
         ),
         ("fillfactor = 50", &["\"fillfactor\""], &["lists"]),
         ("refine = pq", &["\"pq\"", "\"refine\""], &["sq7", "none"]),
@@ -68,6 +75,7 @@ fn options_of_an_index() {
         ),
         ("bits = 5", &["5", "\"bits\""], &["4", "8"]),
         ("bits = 16", &["16", "\"bits\""], &["8"]),
+        ("assignments = 3", &["\"3\"", "\"assignments\""], &["2"]),
         ("probes = -1", &["\"-1\"", "\"probes\""], &["32768"]),
         ("probes = 40000", &["\"40000\"", "\"probes\""], &["32768"]),
     ];

@@ -10,10 +10,11 @@ use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
 /// Integer options and their largest values.
-const INTEGERS: [(&str, i64); 4] = [
+const INTEGERS: [(&str, i64); 5] = [
     ("lists", 32_768),
     ("subquantizers", 478),
     ("bits", 8),
+    ("assignments", 2),
     ("probes", 32_768),
 ];
 /// Other names: two that are options as well, and some that are none.
@@ -141,7 +142,7 @@ fn options_at_random() {
             _ => {
                 taken += 1;
                 db.run(&sql);
-                db.run("DROP INDEX IF EXISTS two; ALTER INDEX one RESET (lists, subquantizers, bits, probes, model, refine)");
+                db.run("DROP INDEX IF EXISTS two; ALTER INDEX one RESET (lists, subquantizers, bits, assignments, probes, model, refine)");
                 continue;
             }
         };

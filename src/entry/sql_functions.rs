@@ -52,7 +52,7 @@ sql_functions! {
     prewarm::distillvq_prewarm(index);
     recall::distillvq_recall(index, k, sample, queries, query_column);
     train::distillvq_train(
-        table, column, model, metric, queries, query_column, lists, subquantizers, bits, seed, loss
+        table, column, model, metric, queries, query_column, lists, subquantizers, bits, assignments, seed, loss
     );
     train::distillvq_train_index(index, queries, query_column, seed, loss);
 }

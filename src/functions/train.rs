@@ -31,6 +31,9 @@ use pgrx::{name, pg_sys::Oid};
 use std::borrow::Cow;
 use std::time::Instant;
 
+/// Maximum number of lists per row.
+const MAX_ASSIGNMENTS: usize = 2;
+
 /// What messages call both forms.
 const TRAIN: &std::ffi::CStr = c"distillvq_train()";
 
@@ -74,6 +77,7 @@ pub fn distillvq_train(
     lists: Option<i32>,
     subquantizers: Option<i32>,
     bits: Option<i32>,
+    assignments: Option<i32>,
     seed: Option<i64>,
     loss: Option<&[u8]>,
 ) -> Row {
@@ -81,10 +85,14 @@ pub fn distillvq_train(
     let column = or_raise(column.ok_or(Error::Null("column")));
     let (model, metric) = (model.map(from_server), metric.map(from_server));
     let request = TrainRequest::check(table, column, model, metric, queries, query_column)
-        .and_then(|request| request.with_shape(lists, subquantizers, bits, seed))
+        .and_then(|request| request.with_shape(lists, subquantizers, bits, assignments))
         .and_then(|request| {
-            let loss = loss_named(loss)?;
-            Ok(TrainRequest { loss, ..request })
+            let (loss, seed) = (loss_named(loss)?, seed.unwrap_or(0) as u64);
+            Ok(TrainRequest {
+                loss,
+                seed,
+                ..request
+            })
         });
     TableIterator::once(or_raise(request.and_then(TrainRequest::run)))
 }
@@ -263,7 +271,7 @@ impl TrainRequest {
         lists: Option<i32>,
         codes: Option<i32>,
         bits: Option<i32>,
-        seed: Option<i64>,
+        assignments: Option<i32>,
     ) -> Result<Self> {
         let bits = bits.unwrap_or(0);
         if ![0, 4, 8].contains(&bits) {
@@ -273,13 +281,10 @@ impl TrainRequest {
             lists: in_range("lists", lists, MAX_LISTS)?,
             subquantizers: in_range("subquantizers", codes, max_subquantizers(bits as u8))?,
             bits: bits as usize,
+            assignments: in_range("assignments", assignments, MAX_ASSIGNMENTS)?,
             ..Options::default()
         };
-        Ok(Self {
-            options,
-            seed: seed.unwrap_or(0) as u64,
-            ..self
-        })
+        Ok(Self { options, ..self })
     }
 
     /// Samples, trains and stores.
