@@ -87,9 +87,12 @@ impl Table {
         self.encoded.rows.len()
     }
 
-    /// The `i`-th row as the index wants it.
-    fn row(&self, meta: &Meta, i: usize) -> Row<'_> {
-        Row::of(meta, &self.encoded, i, tid(i)).unwrap()
+    /// The entries of the `i`-th row.
+    fn entries(&self, meta: &Meta, i: usize) -> impl Iterator<Item = Row<'_>> {
+        let first = Row::of(meta, &self.encoded, i, tid(i));
+        assert!(first.is_some());
+        let second = Row::second_entry(meta, &self.encoded, i, tid(i));
+        [first, second].into_iter().flatten()
     }
 
     /// Fails unless the index has these rows as they must be, and nothing else is wrong with it.
@@ -115,6 +118,10 @@ fn searches(store: &MemoryStore, meta: &Meta, model: &Model, query: &[f32]) -> V
     let begin = || ListSearch::new(store, meta, Some(model.searcher()), query).unwrap();
     let found = pull_all(store, meta, model, query, 10_000);
     let mut by_codes: Vec<Tid> = found.iter().map(|c| c.tid).collect();
+    if meta.assignments == 2 {
+        by_codes.sort_unstable();
+        by_codes.dedup();
+    }
     by_codes.extend(exact_rows(&mut begin()));
     let mut all = vec![by_codes];
     if meta.refine {
@@ -190,7 +197,7 @@ fn build_over(store: &MemoryStore, model: &Model, refine: bool, built: usize) ->
     let meta = *builder.meta();
     let table = Table::new(model, &meta, 1600);
     for run in [0..built / 2, built / 2..built] {
-        let mut rows: Vec<Row<'_>> = run.map(|i| table.row(&meta, i)).collect();
+        let mut rows: Vec<Row<'_>> = run.flat_map(|i| table.entries(&meta, i)).collect();
         rows.sort_by_key(|row| row.list);
         builder.append(rows).unwrap();
     }
@@ -203,10 +210,11 @@ proptest! {
     #[test]
     fn every_prefix_of_the_history_is_a_valid_index(
         built in 0..1200usize, ops in prop::collection::vec(op(), 0..8), eight in any::<bool>(),
-        cosine in any::<bool>(), refine in any::<bool>(),
+        cosine in any::<bool>(), refine in any::<bool>(), two_lists in any::<bool>(),
     ) {
         let metric = if cosine { Metric::Cosine } else { Metric::L2 };
-        let model = model(metric, if eight { 8 } else { 4 });
+        let bits = if eight { 8 } else { 4 };
+        let model = if two_lists { two_list_model(metric, bits) } else { model(metric, bits) };
         let store = MemoryStore::recording();
         let (meta, table) = build_over(&store, &model, refine, built);
         let mut present: BTreeSet<Tid> = (0..built).map(tid).collect();
@@ -227,7 +235,9 @@ proptest! {
         for (op, id) in ops.into_iter().zip(6..) {
             match op {
                 Op::Insert(n) => for i in unused.by_ref().take(n) {
-                    insert(&store, &meta, table.row(&meta, i)).unwrap();
+                    for entry in table.entries(&meta, i) {
+                        insert(&store, &meta, entry).unwrap();
+                    }
                     present.insert(tid(i));
                     inserted += 1;
                     milestones.push(milestone(&present, &student, inserted));
@@ -236,6 +246,8 @@ proptest! {
                     vacuum(&store, &mut |tid| tid.offset % 4 == rest).unwrap();
                     present.retain(|tid| tid.offset % 4 != rest);
                 }
+                // The students belong to the encoder of rows in one list.
+                Op::Replace(_) if two_lists => {}
                 Op::Replace(i) => {
                     student = students(metric, model.bits())[i].student_bytes().unwrap();
                     replace_student(&store, &student, id).unwrap();

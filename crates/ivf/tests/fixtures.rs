@@ -59,8 +59,9 @@ fn files(recipe: Recipe) -> Vec<(String, Vec<u8>)> {
         model_version: 5,
     };
     let rows = rows_of(recipe, models.as_ref());
-    let (built, inserted) = rows.split_at(BUILT);
-    let (early, late) = inserted.split_at(inserted.len() / 2);
+    let before = |row| rows.partition_point(|entry| entry.tid.row() < tid(row));
+    let (built, inserted) = rows.split_at(before(BUILT));
+    let (early, late) = inserted.split_at(before(INSERTED_LATE) - built.len());
     let mut run = built.to_vec();
     run.sort_by_key(|row| row.list);
     let mut builder = Builder::create(&store, create).unwrap();
@@ -119,6 +120,7 @@ fn models(recipe: Recipe) -> [Model; 2] {
         metric: recipe.metric,
         lists: FEW_LISTS,
         bits: recipe.bits,
+        assignments: recipe.assignments,
         ..TrainOptions::default()
     };
     let [model, retrained] = distilled_models(options, |seed| vectors(600, seed));

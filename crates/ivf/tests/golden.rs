@@ -51,32 +51,31 @@ fn all_cases() -> String {
     let mut out = String::new();
     for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine] {
         for bits in [4, 8] {
-            let case = format!("{metric} {bits} bits");
-            let models = models(metric, bits);
-            for (model, name) in models.iter().zip(["model", "retrained"]) {
-                let parts = [
-                    model.encoder_bytes(),
-                    model.student_bytes(),
-                    model.to_bytes(),
-                ];
-                line(
-                    &mut out,
-                    &case,
-                    name,
-                    parts.map(|bytes| crc(&bytes.unwrap())),
-                );
-            }
-            for refine in ["none", "sq7"] {
-                index(
-                    &mut out,
-                    &format!("{case}, refine {refine}"),
-                    &models,
-                    refine == "sq7",
-                );
-            }
+            cases(
+                &mut out,
+                &format!("{metric} {bits} bits"),
+                &models(metric, bits, 1),
+            );
         }
     }
+    cases(&mut out, "l2 4 bits two lists", &models(Metric::L2, 4, 2));
     out
+}
+
+/// The lines of two models and of the indexes with them.
+fn cases(out: &mut String, case: &str, models: &[Model; 2]) {
+    for (model, name) in models.iter().zip(["model", "retrained"]) {
+        let parts = [
+            model.encoder_bytes(),
+            model.student_bytes(),
+            model.to_bytes(),
+        ];
+        line(out, case, name, parts.map(|bytes| crc(&bytes.unwrap())));
+    }
+    for refine in ["none", "sq7"] {
+        let case = format!("{case}, refine {refine}");
+        index(out, &case, models, refine == "sq7");
+    }
 }
 
 fn line(out: &mut String, case: &str, part: &str, values: impl IntoIterator<Item = String>) {
@@ -89,11 +88,12 @@ fn crc(bytes: &[u8]) -> String {
 }
 
 /// A distilled model, and one with the same encoder that was distilled once more.
-fn models(metric: Metric, bits: u8) -> [Model; 2] {
+fn models(metric: Metric, bits: u8, assignments: u8) -> [Model; 2] {
     let options = TrainOptions {
         metric,
         lists: LISTS,
         bits,
+        assignments,
         ..TrainOptions::default()
     };
     distilled_models(options, |seed| {
@@ -132,7 +132,8 @@ fn index(out: &mut String, case: &str, models: &[Model; 2], refine: bool) {
 
     let meta = Meta::read(&store).unwrap();
     let new = encode(&models[0], inserted, BUILT);
-    let (before, after) = new.split_at(new.len() / 2);
+    let middle = new[new.len() / 2].tid.row();
+    let (before, after) = new.split_at(new.partition_point(|row| row.tid.row() < middle));
     for row in before {
         insert(&store, &meta, row.row()).unwrap();
     }

@@ -18,6 +18,8 @@ use std::collections::{BTreeSet, HashSet};
 
 /// The list that everything happens in.
 const LIST: u32 = 4;
+/// The list of all second entries.
+const SECOND_LIST: u32 = 7;
 /// Rows of the exact list.
 const EXACT: usize = 5;
 
@@ -33,25 +35,41 @@ struct Index {
 impl Index {
     /// With so many rows in the list.
     fn new(metric: Metric, bits: u8, refine: bool, rows: usize) -> Index {
-        let model = model(metric, bits);
+        Index::of(model(metric, bits), refine, rows)
+    }
+
+    /// With so many rows in two lists.
+    fn two_lists(refine: bool, rows: usize) -> Index {
+        Index::of(two_list_model(Metric::L2, 4), refine, rows)
+    }
+
+    fn of(model: Model, refine: bool, rows: usize) -> Index {
         let store = MemoryStore::new();
-        let mut all: Vec<Owned> = (0..rows).map(|i| row(&model, refine, LIST, i)).collect();
-        let exact = (0..EXACT).map(|i| row(&model, refine, LISTS as u32, 10_000 + i));
-        all.extend(exact);
-        let (first, second) = all.split_at(rows / 2);
+        let listed = (0..rows).flat_map(|i| row(&model, refine, i));
+        let mut all: Vec<Owned> = listed.collect();
+        let exact = (0..EXACT).map(|i| Owned {
+            list: LISTS as u32,
+            ..row(&model, refine, 10_000 + i).remove(0)
+        });
+        let (first, second) = {
+            let middle = all.len() / 2;
+            all.extend(exact);
+            all.split_at(middle)
+        };
         let meta = build(&store, &model, &[first, second]);
         assert_eq!(meta.refine, refine);
         Index {
             store,
             meta,
+            rows: all.iter().map(|row| row.tid.row()).collect(),
             model,
-            rows: all.iter().map(|row| row.tid).collect(),
             refine,
         }
     }
 
-    fn row(&self, i: usize) -> Owned {
-        row(&self.model, self.refine, LIST, i)
+    /// The entries of a row.
+    fn row(&self, i: usize) -> Vec<Owned> {
+        row(&self.model, self.refine, i)
     }
 
     /// Pages that no actor changes: the model's, unless students are replaced.
@@ -62,8 +80,8 @@ impl Index {
 
     fn insert<'a>(&'a self, rows: &'a [usize]) -> Box<Work<'a, ()>> {
         Box::new(move |store: &Actor<'_>| {
-            for &i in rows {
-                insert(store, &self.meta, self.row(i).row()).unwrap();
+            for entry in rows.iter().flat_map(|i| self.row(*i)) {
+                insert(store, &self.meta, entry.row()).unwrap();
             }
         })
     }
@@ -117,16 +135,23 @@ fn search(store: &impl PageStore, meta: &Meta, model: &Model) -> Vec<Tid> {
         search.pull(400, &mut candidates).unwrap();
     }
     found.extend(candidates.iter().map(|candidate| candidate.tid));
+    if meta.assignments == 2 {
+        found.sort_unstable();
+        found.dedup();
+    }
     found
 }
 
-/// The `i`-th row, of one of a few vectors, in this list.
-fn row(model: &Model, refine: bool, list: u32, i: usize) -> Owned {
+/// The entries of the `i`-th row, of one of a few vectors, in the lists of this test.
+fn row(model: &Model, refine: bool, i: usize) -> Vec<Owned> {
     let vector = vectors(6, 8)[i % 6 * DIM..][..DIM].to_vec();
     let encode = if refine { encode_refined } else { encode };
-    let mut row = encode(model, &vector, i).pop().unwrap();
-    row.list = list;
-    row
+    let mut entries = encode(model, &vector, i);
+    assert_eq!(entries.len(), model.assignments());
+    for (entry, list) in entries.iter_mut().zip([LIST, SECOND_LIST]) {
+        entry.list = list;
+    }
+    entries
 }
 
 /// Rows that fit a page of the list.
@@ -155,7 +180,17 @@ impl Judge {
         let report = check(store).unwrap();
         assert_eq!(report.problems, []);
         assert_eq!(report.orphan_pages, 0);
-        let found = search(store, &Meta::read(store).unwrap(), &index.model);
+        let meta = Meta::read(store).unwrap();
+        if meta.assignments == 2 {
+            let lists = |row: &Tid| {
+                let is_exact = *row >= tid(10_000);
+                [Some(*row), (!is_exact).then(|| row.second())]
+            };
+            let expected: BTreeSet<Tid> = rows.iter().flat_map(lists).flatten().collect();
+            let entries: BTreeSet<Tid> = entries(store, &meta).into_keys().collect();
+            assert!(entries == expected, "{} entries", entries.len());
+        }
+        let found = search(store, &meta, &index.model);
         let once: BTreeSet<Tid> = found.iter().copied().collect();
         assert_eq!(once.len(), found.len(), "no row twice");
         assert!(once == *rows, "{} rows, not {}", once.len(), rows.len());
@@ -351,6 +386,90 @@ fn search_and_vacuum() {
                 |states, store, found, _| {
                     expect_found(&found, &left, &index.rows);
                     states.expect(&index, store, &left);
+                },
+            );
+        }
+    }
+}
+
+/// Each insert makes two changes. A vacuum or a search may come between them.
+#[test]
+fn changes_of_two_lists() {
+    for refine in [false, true] {
+        let full = capacity(refine);
+        for rows in [3, full - 1] {
+            let index = Index::two_lists(refine, rows);
+            let (one, two) = (&[rows + 1][..], &[rows + 2][..]);
+            races(
+                &format!("insert, insert, {rows} rows in two lists, refine {refine}"),
+                &index,
+                &index.fixed(),
+                [Plan::Exhaustive(2), Plan::Random(100)],
+                (&index.insert(one), &index.insert(two)),
+                |states, store, (), ()| {
+                    let expected = with(&index.rows, &[rows + 1, rows + 2]);
+                    states.expect(&index, store, &expected);
+                },
+            );
+            let more = [rows + 40 - rows % 40 + 3];
+            assert!(!is_dead(tid(more[0])));
+            let left = without_dead(&index.rows);
+            races(
+                &format!("insert, vacuum, {rows} rows in two lists, refine {refine}"),
+                &index,
+                &index.fixed(),
+                [Plan::Exhaustive(2), Plan::Random(100)],
+                (&index.insert(&more), &vacuuming()),
+                |states, store, (), removed| {
+                    assert_eq!(removed as usize, index.rows.len() - left.len());
+                    states.expect(&index, store, &with(&left, &more));
+                },
+            );
+        }
+    }
+}
+
+#[test]
+fn searches_of_two_lists() {
+    for refine in [false, true] {
+        for rows in [capacity(refine), 30] {
+            let index = Index::two_lists(refine, rows);
+            let more = [rows + 1];
+            let (all, left) = (with(&index.rows, &more), without_dead(&index.rows));
+            for (what, search) in index.searches() {
+                races(
+                    &format!("{what}, insert, {rows} rows in two lists, refine {refine}"),
+                    &index,
+                    &index.fixed(),
+                    [Plan::Exhaustive(1), Plan::Random(100)],
+                    (&search, &index.insert(&more)),
+                    |states, store, found, ()| {
+                        expect_found(&found, &index.rows, &all);
+                        states.expect(&index, store, &all);
+                    },
+                );
+                races(
+                    &format!("{what}, vacuum, {rows} rows in two lists, refine {refine}"),
+                    &index,
+                    &index.fixed(),
+                    [Plan::Exhaustive(2), Plan::Random(100)],
+                    (&search, &vacuuming()),
+                    |states, store, found, _| {
+                        expect_found(&found, &left, &index.rows);
+                        states.expect(&index, store, &left);
+                    },
+                );
+            }
+            let checking = |store: &Actor<'_>| check(store).unwrap();
+            races(
+                &format!("check, insert, {rows} rows in two lists, refine {refine}"),
+                &index,
+                &index.fixed(),
+                [Plan::Exhaustive(1), Plan::Random(100)],
+                (&checking, &index.insert(&more)),
+                |states, store, report, ()| {
+                    assert_eq!(report.problems, []);
+                    states.expect(&index, store, &all);
                 },
             );
         }
