@@ -424,7 +424,8 @@ fn the_model_of_a_small_table_is_small() {
         let vectors = Vectors::clustered(1_100, dim, 10, 1);
         table(&mut db, "items", "vector", &vectors);
         db.run(&format!(
-            "CREATE INDEX one ON items USING distillvq (embedding) WITH (refine = none, {options})"
+            "CREATE INDEX one ON items USING distillvq (embedding)
+             WITH (refine = none, assignments = 1, {options})"
         ));
         let size: i64 = db.one("SELECT pg_relation_size('one')");
         let vectors = 1_100 * 4 * dim as i64;
