@@ -158,7 +158,8 @@ fn fit_quantizer(
     let (shape, most) = shape(space.dim, options);
     let chosen = sample_indices(nearest.len() + second.len(), most, options.seed ^ 2);
     let start = rotate(
-        (&mut *rows, &mut centroids, (&nearest, &second)),
+        (&mut *rows, &mut centroids),
+        (&nearest, &second),
         space,
         shape,
         options,
@@ -230,7 +231,8 @@ fn shape(dim: usize, options: &TrainOptions) -> (PqShape, usize) {
 
 /// Rotates rows, centroids and space as the options want it; a rotation that is learned brings codebooks with it.
 fn rotate(
-    (rows, centroids, (nearest, second)): (&mut [f32], &mut [f32], (&[Assignment], &[u32])),
+    (rows, centroids): (&mut [f32], &mut [f32]),
+    (nearest, second): (&[Assignment], &[u32]),
     space: &mut Preprocess,
     shape: PqShape,
     options: &TrainOptions,
@@ -265,7 +267,7 @@ fn rotate(
                 x: MatRef::new(rows, dim),
                 chosen: &chosen,
                 nearest,
-                second: &second,
+                second,
                 centroids: MatRef::new(centroids, dim),
             };
             let rounds = rounds.unwrap_or(opq::MIN_ROUNDS);

@@ -225,7 +225,7 @@ fn second_lists_that_are_equally_good_are_right() {
                 high = middle;
             }
         }
-        let [low, high] = [low, high].map(|t| between(t));
+        let [low, high] = [low, high].map(between);
         let (Placement::List(first), _) = lists(&low) else {
             continue;
         };
