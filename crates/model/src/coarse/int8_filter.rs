@@ -22,7 +22,7 @@ const ROWS: usize = 32;
 /// Vectors that are rounded between two looks at the monitor.
 const CHUNK: usize = 1_024;
 /// What floats may round, as a share of a length.
-const ROUNDING: f32 = 1e-6;
+const REL_TOLERANCE: f32 = 1e-6;
 
 /// Int8 centroids that rule out far ones.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl Int8Rows {
             rounded.steps.push(step);
             rounded.lengths.push(length);
             let error = off.map(|x| x * x).sum::<f32>().sqrt();
-            rounded.errors.push(error + ROUNDING * length);
+            rounded.errors.push(error + REL_TOLERANCE * length);
         }
         Ok(rounded)
     }
