@@ -309,9 +309,7 @@ fn indexes_of_a_format_to_come_are_refused_by_their_version() {
         }
         // A session that read the metapage before the update names the version of the newer pages, and does not change them.
         let stale = match &index.model {
-            None => insert(store, &index.meta, exact_row(tid(999)))
-                .unwrap_err()
-                .into(),
+            None => insert(store, &index.meta, exact_row(tid(999))).unwrap_err(),
             Some(model) => {
                 let search = ListSearch::new(
                     store,

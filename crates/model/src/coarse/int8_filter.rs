@@ -10,7 +10,7 @@
 
 use super::flat::Assignment;
 use distillvq_kernels::kernels;
-use distillvq_linalg::int8::{MIN_INT8_DIM, TOGETHER, quantize};
+use distillvq_linalg::int8::{MIN_INT8_DIM, ROW_TILE, quantize};
 use distillvq_linalg::matrix::{MatRef, squared_norm};
 
 /// Minimum number of centroids that have a filter.
@@ -42,7 +42,7 @@ struct Int8Rows {
 
 impl Int8Rows {
     fn new<E>(x: MatRef<'_>, check_interrupts: impl Fn() -> Result<(), E>) -> Result<Int8Rows, E> {
-        let stride = x.cols.next_multiple_of(TOGETHER);
+        let stride = x.cols.next_multiple_of(ROW_TILE);
         let mut rounded = Int8Rows {
             values: vec![0; x.rows() * stride],
             stride,
@@ -107,7 +107,7 @@ impl Int8Filter {
         // Half of the costs below: each row's nearest centroid is at least as near.
         let mut most = vec![f32::INFINITY; rows.rows()];
         let mut candidates = Vec::new();
-        let tile = (TILE_BYTES / self.0.stride).max(TOGETHER);
+        let tile = (TILE_BYTES / self.0.stride).max(ROW_TILE);
         for start in (0..centroids.rows()).step_by(tile) {
             check_interrupts()?;
             let end = (start + tile).min(centroids.rows());
