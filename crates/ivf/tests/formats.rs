@@ -324,10 +324,13 @@ fn indexes_of_a_format_to_come_are_refused_by_their_version() {
                 all.unwrap_err()
             }
         };
-        assert!(
-            matches!(stale, Error::Pages(PageError::NewerPage { found, .. }) if found == newer),
-            "{stale}"
-        );
+        // The first newer page names it, or the metapage if a change has to raise the version first.
+        let named = match stale {
+            Error::Pages(PageError::NewerPage { found, .. }) => u32::from(found),
+            Error::Pages(PageError::UnsupportedVersion { found, .. }) => found,
+            other => panic!("{other}"),
+        };
+        assert_eq!(named, u32::from(newer));
         assert!(pages(store) == before, "nothing was changed");
     }
 }
