@@ -70,7 +70,7 @@ test-assert:
 	@$(with_env) tools/build.sh
 	@PG_CONFIG=$$($(with_env) tools/source_server.sh assert) && export PG_CONFIG && $(with_env) tools/install.sh && \
 		$(with_env) cargo test --locked --no-fail-fast --package distillvq-harness -- --test-threads=4 && \
-		DISTILLVQ_SETTINGS=debug_discard_caches=1 $(with_env) cargo test --locked --package distillvq-harness --test tour
+		DISTILLVQ_SETTINGS=debug_discard_caches=1 $(with_env) cargo test --locked --package distillvq-harness --test all_features
 
 ## test-valgrind all features once under valgrind, on the server with assertions
 .PHONY: test-valgrind

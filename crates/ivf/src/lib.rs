@@ -43,7 +43,7 @@ pub use distillvq_pages::{
     check_lock, count_rows, read_all_pages, vacuum,
 };
 pub use error::Error;
-pub use ground_truth::{CALIBRATION_K, DEEP_QUERIES, GroundTruthCollector, Neighbours, Truth};
+pub use ground_truth::{CALIBRATION_K, DEEP_QUERIES, GroundTruthCollector, Neighbors, Truth};
 pub use index_meta::{Meta, write_calibration};
 pub use list_search::ListSearch;
 pub use model_pages::{encoder_bytes, load_model, model_bytes, replace_student};

@@ -174,7 +174,7 @@ fn calibration() -> Calibration {
         probes,
         recall,
         error: 0.01,
-        compared: 90.0,
+        reranked: 90.0,
     };
     let points = [point(1, 0.5), point(4, 0.9), point(12, 1.0)];
     Calibration::new(QueryKind::Log, 600, 10, BUILT as u64, 3_000_000).with_points(&points)
@@ -248,7 +248,7 @@ fn searches(out: &mut String, case: &str, store: &MemoryStore, data: &[f32]) {
         (
             "at most 100 compared",
             RerankOptions {
-                max_compared: 100,
+                max_reranked: 100,
                 ..relaxed
             },
             usize::MAX,
@@ -305,7 +305,7 @@ impl<'a> Index<'a> {
             let refined = RefineStream::new(self.open(query), self.store, options).unwrap();
             let exact = RerankOptions {
                 late: options.late,
-                max_compared: options.max_compared,
+                max_reranked: options.max_reranked,
                 z: options.z,
                 ..RerankOptions::for_heap_rows()
             };
@@ -335,7 +335,7 @@ impl<'a> Index<'a> {
             .collect();
         let stats = stream.stats();
         let work = [stats.work.codes, stats.work.refined];
-        let rows = [stats.pulled, stats.compared, stats.dropped, stats.returned];
+        let rows = [stats.pulled, stats.reranked, stats.dropped, stats.returned];
         format!("{}/{work:?}/{rows:?}:{}", stats.probed, crc(&bytes)).replace(", ", "+")
     }
 

@@ -5,7 +5,7 @@ mod common;
 
 use common::*;
 use distillvq_ivf::{
-    CALIBRATION_K, DEEP_QUERIES, GroundTruthCollector, Metric, Neighbours, QueryKind, Tid,
+    CALIBRATION_K, DEEP_QUERIES, GroundTruthCollector, Metric, Neighbors, QueryKind, Tid,
 };
 use distillvq_linalg::testing::never_interrupt;
 use distillvq_model::{EncodedRows, Placement};
@@ -56,7 +56,7 @@ fn collect(
     rows: &[f32],
     queries: &[f32],
     (batch, backwards): (usize, bool),
-) -> Vec<Neighbours> {
+) -> Vec<Neighbors> {
     let model = model(metric, 4);
     let encoded = model.encode(rows);
     let collector = GroundTruthCollector::new(&model, kind, queries.to_vec());
@@ -90,13 +90,13 @@ fn collect(
             _ => model.lists() as u32,
         }
     };
-    let near = truth.neighbours.iter().flat_map(|it| &it.rows);
+    let near = truth.neighbors.iter().flat_map(|it| &it.rows);
     assert!(near.into_iter().all(|(tid, found)| list(*tid) == *found));
-    truth.neighbours
+    truth.neighbors
 }
 
 #[test]
-fn the_neighbours_are_those_of_brute_force() {
+fn the_neighbors_are_those_of_brute_force() {
     let (rows, queries) = (vectors(ROWS, 5), vectors(DEEP_QUERIES + 12, 6));
     for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine] {
         let found = collect(metric, QueryKind::Log, &rows, &queries, (700, false));

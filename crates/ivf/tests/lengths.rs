@@ -38,7 +38,7 @@ fn search<C: CandidateSource>(
     let mut next = || stream.next(&mut fetch).unwrap().map(|hit| hit.distance);
     let found = std::iter::from_fn(&mut next).take(LIMIT).collect();
     let stats = stream.stats();
-    (found, stats.compared.max(stats.work.refined))
+    (found, stats.reranked.max(stats.work.refined))
 }
 
 /// How many of the nearest rows all queries miss, and how many rows each compares.

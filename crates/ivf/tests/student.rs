@@ -200,8 +200,8 @@ impl PageStore for Meddling<'_> {
         Ok(blocks)
     }
 
-    fn read<T>(&self, block: u32, look: impl FnOnce(&[u8]) -> T) -> Result<T, PageError> {
-        self.store.read(block, look)
+    fn read<T>(&self, block: u32, f: impl FnOnce(&[u8]) -> T) -> Result<T, PageError> {
+        self.store.read(block, f)
     }
 
     fn write(&self) -> Result<Self::Write<'_>, PageError> {

@@ -251,7 +251,7 @@ fn a_stream_over_an_index_gives_exact_order_and_good_recall() {
                 last = hit.distance;
                 found += usize::from(top.contains(&hit.tid));
             }
-            assert!(every.stats().compared < 2000, "{:?}", every.stats());
+            assert!(every.stats().reranked < 2000, "{:?}", every.stats());
             // Few lists: a filter that takes the farthest rows only still gets them all.
             let mut few = stream(2);
             let mut given = BTreeSet::new();
@@ -303,7 +303,7 @@ fn refine_codes_leave_little_to_compare() {
                 last = hit.distance;
                 found += usize::from(top.contains(&hit.tid));
             }
-            compared += every.stats().compared;
+            compared += every.stats().reranked;
             let mut few = stream(2);
             let mut given = BTreeSet::new();
             while let Some(hit) = few.next(&mut fetch).unwrap() {
@@ -348,7 +348,7 @@ fn a_row_left_out_is_as_if_it_were_not_there() {
                     .map(|_| stream.next(&mut fetch).unwrap().unwrap())
                     .collect();
                 let stats = stream.stats();
-                (hits, stats.probed, stats.compared, stats.work.refined)
+                (hits, stats.probed, stats.reranked, stats.work.refined)
             };
             let without: Vec<Owned> = rows
                 .iter()

@@ -5,7 +5,7 @@
 use std::env;
 use std::fs;
 
-use distillvq_harness::plans::{self, Care, Outcome};
+use distillvq_harness::plans::{self, Outcome, RunBudget};
 use distillvq_harness::{Error, Result, Server};
 
 fn main() -> Result<()> {
@@ -15,7 +15,7 @@ fn main() -> Result<()> {
     let server = Server::start_with("plans", &plans::SETTINGS)?;
     let mut client = server.database("plans")?;
     let tables = plans::tables(full);
-    let outcomes = plans::measure(&mut client, &tables, Care::FULL)?;
+    let outcomes = plans::measure(&mut client, &tables, RunBudget::FULL)?;
     let table = plans::report(&tables, &outcomes);
     println!("{table}\n{}", summary(&outcomes));
     if let Some(path) = file {

@@ -25,15 +25,15 @@ pub const LISTS: usize = 12;
 /// Clumped vectors, row-major.
 pub fn vectors(n: usize, seed: u64) -> Vec<f32> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut centre_rng = ChaCha8Rng::seed_from_u64(99);
-    let centres: Vec<f32> = (0..20 * DIM)
-        .map(|_| centre_rng.random_range(-1.0..1.0))
+    let mut center_rng = ChaCha8Rng::seed_from_u64(99);
+    let centers: Vec<f32> = (0..20 * DIM)
+        .map(|_| center_rng.random_range(-1.0..1.0))
         .collect();
     let mut out = Vec::with_capacity(n * DIM);
     for _ in 0..n {
         let clump = rng.random_range(0..20);
-        let centre = &centres[clump * DIM..(clump + 1) * DIM];
-        out.extend(centre.iter().map(|c| c + rng.random_range(-0.5..0.5f32)));
+        let center = &centers[clump * DIM..(clump + 1) * DIM];
+        out.extend(center.iter().map(|c| c + rng.random_range(-0.5..0.5f32)));
     }
     out
 }

@@ -145,9 +145,9 @@ impl PageStore for Actor<'_> {
         self.store.block_count()
     }
 
-    fn read<T>(&self, block: u32, look: impl FnOnce(&[u8]) -> T) -> Result<T, Error> {
+    fn read<T>(&self, block: u32, f: impl FnOnce(&[u8]) -> T) -> Result<T, Error> {
         self.page(block);
-        self.store.read(block, look)
+        self.store.read(block, f)
     }
 
     fn write(&self) -> Result<ActorWrite<'_>, Error> {

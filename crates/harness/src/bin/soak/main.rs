@@ -6,13 +6,13 @@
 //! of the table in `docs/reliability.md`.
 
 mod cancel;
+mod client_tasks;
 mod crash;
 mod mixed;
 mod replica;
 mod report;
 mod session;
-mod work;
-mod world;
+mod table_state;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

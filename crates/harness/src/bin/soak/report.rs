@@ -61,7 +61,7 @@ fn line(figures: &Value) -> Result<String> {
         figures["minutes"].to_string(),
         joined("crash", &["of the server", "of a backend"]),
         joined("crash", &["changes confirmed"]),
-        joined("cancel", &["cancelled"]),
+        joined("cancel", &["canceled"]),
         joined(
             "cancel",
             &["latency ms/p50", "latency ms/p99", "latency ms/max"],

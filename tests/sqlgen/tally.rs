@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::Frame;
-use super::verdict::Verdict;
+use super::oracle::Comparison;
 
 /// Share of the rows that may be missed with all lists: of vectors of one dimension, and of others.
 const TOLERATED: [f64; 2] = [0.02, 0.01];
@@ -47,10 +47,10 @@ impl fmt::Display for Tally {
 }
 
 impl Tally {
-    pub fn count(&mut self, dim: usize, verdict: Verdict) {
+    pub fn count(&mut self, dim: usize, comparison: Comparison) {
         let [missed, rows] = &mut self.rows[usize::from(dim > 1)];
-        *missed += verdict.missed;
-        *rows += verdict.rows;
+        *missed += comparison.missed;
+        *rows += comparison.rows;
     }
 
     pub fn count_plan(&mut self, frame: Frame, plan: &str, uses: bool) {
