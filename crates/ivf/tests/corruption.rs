@@ -6,12 +6,12 @@ mod common;
 use common::*;
 use distillvq_ivf::refine::RefineStream;
 use distillvq_ivf::rerank::{RerankOptions, RerankStream};
-use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
     Builder, Candidate, CreateOptions, Error, ListSearch, Meta, Metric, Model, PAGE_SIZE,
     PG_HEADER_SIZE, PageStore, check, collect_stats, copy_without_rows, count_rows, insert,
     load_model, read_all_pages, replace_student, vacuum,
 };
+use distillvq_pages::memory_store::MemoryStore;
 use distillvq_pages::{Error as PageError, FORMAT};
 use distillvq_training::{NoMonitor, TrainOptions, train};
 use proptest::prelude::*;

@@ -6,7 +6,6 @@ mod common;
 use common::*;
 use distillvq_ivf::refine::RefineStream;
 use distillvq_ivf::rerank::{LateRows, RerankOptions, RerankStream};
-use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
     Builder, Calibration, Candidate, CreateOptions, Error, ListSearch, Meta, Metric, Model, Point,
     QueryKind, Row, RowEncoder, RowFn, Tid, Training, check_against, collect_stats, insert,
@@ -14,6 +13,7 @@ use distillvq_ivf::{
 };
 use distillvq_model::{EncodedRows, Placement};
 use distillvq_pages::Error as PageError;
+use distillvq_pages::memory_store::MemoryStore;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::ops::Range;

@@ -10,12 +10,12 @@ mod fixture;
 use common::*;
 use distillvq_ivf::refine::RefineStream;
 use distillvq_ivf::rerank::{CandidateSource, RerankOptions, RerankStream};
-use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
     Candidate, Error, ListSearch, Meta, Model, ModelError, PAGE_SIZE, PageStore, PageWrite, RowFn,
     Tid, check, check_against, copy_without_rows, count_rows, encoder_bytes, insert, load_model,
     replace_student, vacuum, write_calibration,
 };
+use distillvq_pages::memory_store::MemoryStore;
 use distillvq_pages::{Error as PageError, FORMAT};
 use distillvq_training::{NoMonitor, RetrainOptions, retrain};
 use fixture::*;

@@ -16,11 +16,11 @@ mod common;
 use common::*;
 use distillvq_ivf::refine::RefineStream;
 use distillvq_ivf::rerank::{CandidateSource, Growth, LateRows, RerankOptions, RerankStream};
-use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
     Calibration, Candidate, Error, ListSearch, Meta, Metric, Model, PageStore, Point, QueryKind,
     Tid, Training, check, insert, load_model, replace_student, vacuum, write_calibration,
 };
+use distillvq_pages::memory_store::MemoryStore;
 use distillvq_training::TrainOptions;
 use std::fmt::Write;
 use std::fs;

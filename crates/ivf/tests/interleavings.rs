@@ -8,11 +8,11 @@ mod schedule;
 use common::*;
 use distillvq_ivf::refine::RefineStream;
 use distillvq_ivf::rerank::{LateRows, RerankOptions, RerankStream};
-use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
     Candidate, Error, Layout, ListSearch, Meta, Metric, Model, PageStore, Tid, check, insert,
     load_model, replace_student, row_format, vacuum,
 };
+use distillvq_pages::memory_store::MemoryStore;
 use schedule::{Actor, Plan, Work, interleave};
 use std::collections::{BTreeSet, HashSet};
 

@@ -6,11 +6,11 @@ mod common;
 use common::*;
 use distillvq_ivf::refine::RefineStream;
 use distillvq_ivf::rerank::{LateRows, RerankOptions, RerankStream};
-use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
     Candidate, Error, ListSearch, Meta, Metric, Model, PageStore, Tid, check, copy_without_rows,
     insert, load_model, vacuum,
 };
+use distillvq_pages::memory_store::MemoryStore;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 

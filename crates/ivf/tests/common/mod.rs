@@ -2,7 +2,6 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use distillvq_ivf::SideLocation;
-use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
     Builder, Candidate, CodeShape, CreateOptions, ListSearch, Meta, Metric, Model, PageStore, Row,
     Tid,
@@ -10,6 +9,7 @@ use distillvq_ivf::{
 use distillvq_kernels::{LANES, kernels};
 use distillvq_linalg::testing::never_interrupt;
 use distillvq_model::{Placement, refine_bytes};
+use distillvq_pages::memory_store::MemoryStore;
 use distillvq_training::{NoMonitor, RetrainOptions, TrainOptions, retrain, train};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
