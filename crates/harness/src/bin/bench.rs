@@ -1,9 +1,7 @@
 //! Recall, speed, size, and build time of distillvq and pgvector's indexes: one table, one server, one run.
 //!
-//! `bench --output FILE [--data DIRECTORY | --rows N --dim D] [--only NAME;NAME…] [--seconds S] [--timing LIBRARY]`: a data set
-//! ([`distillvq_harness::data`]), or generated text-like vectors. Writes JSON lines, from which `benches/speed/report.py` makes tables
-//! and a plot. To add an access method, add an entry to [`methods`]. With a library built with the feature `timing`, the time of
-//! distillvq's searches is also reported by stage.
+//! `bench --help` lists the arguments. Writes JSON lines, from which `benches/speed/report.py` makes tables and a plot. To add an
+//! access method, add an entry to [`methods`].
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -12,13 +10,12 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use clap::Parser;
 use distillvq_harness::affinity::Together;
 use distillvq_harness::compare::{Built, build};
 use distillvq_harness::measure::{explain, find_by_id, time_by_id};
 use distillvq_harness::report::say;
-use distillvq_harness::{
-    Arguments, DataSet, Error, Metric, Result, Server, Stop, Truth, Vectors, load,
-};
+use distillvq_harness::{DataSet, Error, Metric, Result, Server, Stop, Truth, Vectors, load};
 use postgres::Client;
 use serde_json::{Value, json};
 
@@ -38,38 +35,33 @@ const DATABASE: &str = "bench";
 const INDEX: &str = "items_idx";
 
 fn main() -> Result<()> {
-    bench(&Task::read()?)
+    bench(&Task::parse())
 }
 
-/// What is to be measured.
+/// Compares distillvq with pgvector's indexes, and writes JSON lines
+#[derive(Parser)]
 struct Task {
+    /// Directory of a data set, instead of generated text-like vectors
+    #[arg(long)]
     data: Option<PathBuf>,
+    /// Number of generated vectors
+    #[arg(long, default_value_t = 100_000)]
     rows: usize,
+    /// Dimensions of generated vectors
+    #[arg(long, default_value_t = 768)]
     dim: usize,
-    only: String,
+    /// Names of the only methods to measure, separated by semicolons
+    #[arg(long, value_delimiter = ';')]
+    only: Vec<String>,
+    /// File of the JSON lines
+    #[arg(long)]
     output: PathBuf,
+    /// Seconds that each setting is measured
+    #[arg(long = "seconds", default_value = "3", value_parser = |text: &str| text.parse().map(Duration::from_secs))]
     time: Duration,
-    /// The library that tells the time of searches by stage.
+    /// Library built with the feature timing, to report the time of searches by stage
+    #[arg(long)]
     timing: Option<PathBuf>,
-}
-
-impl Task {
-    fn read() -> Result<Self> {
-        let mut given = Arguments::of_this_program();
-        let task = Self {
-            data: given.path("--data"),
-            rows: given.number("--rows", 100_000)?,
-            dim: given.number("--dim", 768)?,
-            only: given.text("--only").unwrap_or_default(),
-            output: given
-                .path("--output")
-                .ok_or_else(|| Error::Argument("--output is missing".into()))?,
-            time: Duration::from_secs(given.number("--seconds", 3)?),
-            timing: given.path("--timing"),
-        };
-        given.end()?;
-        Ok(task)
-    }
 }
 
 /// An access method, and how far to turn its knob.
@@ -233,10 +225,7 @@ fn bench(task: &Task) -> Result<()> {
     }))?;
     drop(client);
     let methods = methods(rows, dim, data.log.is_some());
-    let wanted = |method: &&Method| {
-        let mut names = task.only.split(';');
-        task.only.is_empty() || names.any(|name| name == method.name)
-    };
+    let wanted = |method: &&Method| task.only.is_empty() || task.only.contains(&method.name);
     for method in methods.iter().filter(wanted) {
         measure(&mut server, method, task, &data, &truth, &mut output)?;
     }

@@ -1,12 +1,10 @@
 //! The demo: loads real embeddings into a private server, trains a model with a query log, builds an index, prints some
 //! results, and compares the index with exact search and with pgvector's indexes. The server keeps running.
-//!
-//! `demo [DIRECTORY]` uses another data set than the shipped one; see [`distillvq_harness::data`].
 
-use std::env;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::Parser;
 use distillvq_harness::compare::{self, Built, Figures, Workload, seconds};
 use distillvq_harness::measure::{find_by_id, nearest_by_id};
 use distillvq_harness::report::say;
@@ -19,10 +17,18 @@ const K: usize = 10;
 const SHOWN: [usize; 3] = [26, 35, 48];
 const INDEX: &str = "items_embedding_idx";
 
+/// Shows training, building and searching with real embeddings, and compares with pgvector
+#[derive(Parser)]
+struct Arguments {
+    /// Directory of a data set, instead of the shipped one
+    directory: Option<PathBuf>,
+}
+
 fn main() -> Result<()> {
+    let arguments = Arguments::parse();
     say("reading the embeddings");
-    let set = match env::args_os().nth(1) {
-        Some(directory) => DataSet::open(&PathBuf::from(directory))?,
+    let set = match arguments.directory {
+        Some(directory) => DataSet::open(&directory)?,
         None => DataSet::shipped()?,
     };
     say("starting a private PostgreSQL server");
