@@ -341,7 +341,7 @@ impl<'a> Index<'a> {
 
     /// The distance that the operator of the metric gives; some rows are not visible.
     fn distance(&self, query: &[f32], tid: Tid) -> Option<f64> {
-        let row = tid.block as usize * 40 + tid.offset as usize - 1;
+        let row = row_number(tid);
         let x = &self.data[row * DIM..][..DIM];
         let product = |a: &[f32], b: &[f32]| -> f64 {
             a.iter()
