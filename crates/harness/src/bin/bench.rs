@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use distillvq_harness::affinity::Together;
 use distillvq_harness::compare::{Built, build};
-use distillvq_harness::measure::{explain, find_by_id, time_by_id};
+use distillvq_harness::measure::{find_by_id, require_index, time_by_id};
 use distillvq_harness::report::say;
+use distillvq_harness::sessions::joined;
 use distillvq_harness::{DataSet, Error, Metric, Result, Server, Stop, Truth, Vectors, load};
 use postgres::Client;
 use serde_json::{Value, json};
@@ -183,9 +184,8 @@ impl Data {
             });
         };
         let set = DataSet::open(directory)?;
-        let name = directory.file_name().unwrap_or_default();
         Ok(Self {
-            name: name.to_string_lossy().into_owned(),
+            name: set.name,
             documents: set.documents,
             test: set.test,
             log: Some(set.log),
@@ -212,9 +212,7 @@ fn bench(task: &Task) -> Result<()> {
     load_tables(&mut client, &data)?;
     say("exact neighbors of the test queries");
     let truth = Truth::new(Metric::Cosine, &data.documents, &data.test, K);
-    let path = &task.output;
-    let unwritable = |error| Error::Argument(format!("{}: {error}", path.display()));
-    let mut output = Output(File::create(path).map_err(unwritable)?);
+    let mut output = Output(File::create(&task.output).map_err(Error::io(&task.output))?);
     output.line(&json!({
         "kind": "run", "data": data.name, "rows": rows, "dim": dim, "queries": data.test.rows(), "k": K,
         "log": data.log.as_ref().map_or(0, Vectors::rows), "shared_buffers": buffers,
@@ -244,19 +242,10 @@ impl Output {
 
 fn load_tables(client: &mut Client, data: &Data) -> Result<()> {
     say("loading the tables");
-    let dim = data.documents.dim();
-    for (table, vectors) in [
-        ("items", Some(&data.documents)),
-        ("test_queries", Some(&data.test)),
-        ("query_log", data.log.as_ref()),
-    ] {
-        client.batch_execute(&format!(
-            "CREATE TABLE {table} (id bigint, embedding vector({dim}) NOT NULL)"
-        ))?;
-        if let Some(vectors) = vectors {
-            load::copy_vectors(client, table, vectors)?;
-        }
-        client.batch_execute(&format!("ALTER TABLE {table} ADD PRIMARY KEY (id)"))?;
+    load::create_table(client, "items", &data.documents)?;
+    load::create_table(client, "test_queries", &data.test)?;
+    if let Some(log) = &data.log {
+        load::create_table(client, "query_log", log)?;
     }
     Ok(client.batch_execute("VACUUM ANALYZE")?)
 }
@@ -288,12 +277,7 @@ fn measure(
     for value in method.values {
         let setting = format!("{} = {value}", method.setting);
         let mut client = session(server, &setting)?;
-        let plan = explain(&mut client, &sql.replace("$1", "0"))?;
-        if !plan.contains(&built.name) {
-            return Err(Error::Argument(format!(
-                "the planner does not take {name}:\n{plan}"
-            )));
-        }
+        require_index(&mut client, &sql, &built.name)?;
         let recall = truth.recall(&find_by_id(&mut client, &sql, data.test.rows())?);
         drop(client);
         let mut line =
@@ -354,13 +338,11 @@ fn with_peak_memory<A, B>(
                 most = most.max(server.working_memory());
                 thread::sleep(Duration::from_millis(20));
             }
-            most
+            Ok(most)
         });
         let result = work();
         done.store(true, Ordering::Relaxed);
-        let most = watcher
-            .join()
-            .map_err(|_| Error::Argument("the watcher failed".into()))?;
+        let most = joined(watcher)?;
         result.map(|(a, b)| (a, b, most - before))
     })
 }
@@ -390,11 +372,7 @@ fn throughput(
     };
     thread::scope(|scope| {
         let threads: Vec<_> = (0..clients).map(|i| scope.spawn(move || run(i))).collect();
-        let speeds = threads.into_iter().map(|thread| {
-            let failed = |_| Err(Error::Argument("a client failed".into()));
-            thread.join().unwrap_or_else(failed)
-        });
-        speeds.sum()
+        threads.into_iter().map(joined).sum()
     })
 }
 
@@ -408,10 +386,7 @@ fn stages(
     output: &mut Output,
 ) -> Result<()> {
     let copy = server.data().join("timing.so");
-    fs::copy(library, &copy).map_err(|source| Error::Io {
-        path: copy.clone(),
-        source,
-    })?;
+    fs::copy(library, &copy).map_err(Error::io(&copy))?;
     let use_library = |from: &str, to: &str| {
         let mut client = server.connect_to(DATABASE)?;
         let sql = "UPDATE pg_proc SET probin = $2 WHERE probin = $1";
@@ -518,10 +493,7 @@ fn inserts(
         };
         thread::scope(|scope| {
             let threads: Vec<_> = (0..writers).map(|_| scope.spawn(run)).collect();
-            threads.into_iter().try_for_each(|thread| {
-                let failed = |_| Err(Error::Argument("a client failed".into()));
-                thread.join().unwrap_or_else(failed)
-            })
+            threads.into_iter().try_for_each(joined)
         })?;
         let rows = (next.load(Ordering::Relaxed) - before) as f64;
         output.line(&json!({

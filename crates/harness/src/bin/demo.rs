@@ -92,18 +92,12 @@ fn load_tables(client: &mut Client, set: &DataSet) -> Result<()> {
     ));
     let dim = set.documents.dim();
     client.batch_execute(&format!(
-        "CREATE TABLE items (id bigint, title text, embedding vector({dim}) NOT NULL);
-         CREATE TABLE query_log (id bigint, embedding vector({dim}) NOT NULL);
-         CREATE TABLE test_queries (id bigint, embedding vector({dim}) NOT NULL);"
+        "CREATE TABLE items (id bigint, title text, embedding vector({dim}) NOT NULL)"
     ))?;
     load::copy_titled(client, "items", &set.documents, &set.titles)?;
-    load::copy_vectors(client, "query_log", &set.log)?;
-    load::copy_vectors(client, "test_queries", &set.test)?;
-    client.batch_execute(
-        "ALTER TABLE items ADD PRIMARY KEY (id);
-         ALTER TABLE query_log ADD PRIMARY KEY (id);
-         ALTER TABLE test_queries ADD PRIMARY KEY (id);",
-    )?;
+    client.batch_execute("ALTER TABLE items ADD PRIMARY KEY (id)")?;
+    load::create_table(client, "query_log", &set.log)?;
+    load::create_table(client, "test_queries", &set.test)?;
     Ok(client.batch_execute("VACUUM ANALYZE")?)
 }
 

@@ -125,14 +125,10 @@ fn main() -> Result<()> {
         }
         client.batch_execute(&format!("DROP INDEX {index}"))?;
     }
-    let name = arguments
-        .data
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy();
     let about = format!(
-        "{name}: {} rows of {} dimensions, {QUERIES} test queries, cosine distance, `LIMIT {K}`, one client, one prepared \
+        "{}: {} rows of {} dimensions, {QUERIES} test queries, cosine distance, `LIMIT {K}`, one client, one prepared \
          statement. Build times: {}.",
+        set.name,
         set.documents.rows(),
         set.documents.dim(),
         builds.join(", ")
@@ -144,20 +140,14 @@ fn main() -> Result<()> {
 /// `part` is independent of the vectors; `place` tells in thousandths how near a row is to the first one among all.
 fn load_tables(client: &mut Client, set: &DataSet) -> Result<()> {
     say("loading the tables");
-    let dim = set.documents.dim();
-    for (table, vectors) in [("loaded", &set.documents), ("test_queries", &set.test)] {
-        client.batch_execute(&format!(
-            "CREATE TABLE {table} (id bigint, embedding vector({dim}) NOT NULL)"
-        ))?;
-        load::copy_vectors(client, table, vectors)?;
-    }
+    load::create_table(client, "loaded", &set.documents)?;
+    load::create_table(client, "test_queries", &set.test)?;
     client.batch_execute(
         "CREATE TABLE items AS SELECT id, embedding, (id * 7919 % 1000)::int AS part,
              ntile(1000) OVER (ORDER BY embedding <=> (SELECT embedding FROM loaded WHERE id = 0)) - 1 AS place
              FROM loaded ORDER BY id;
          DROP TABLE loaded;
          ALTER TABLE items ADD PRIMARY KEY (id);
-         ALTER TABLE test_queries ADD PRIMARY KEY (id);
          CREATE INDEX ON items (part);
          CREATE INDEX ON items (place)",
     )?;

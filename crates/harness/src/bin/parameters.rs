@@ -91,10 +91,9 @@ impl Set {
     /// The documents of a data set, and queries of its log.
     fn on_disk(directory: &Path) -> Result<Self> {
         let set = DataSet::open(directory)?;
-        let name = directory.file_name().unwrap_or_default().to_string_lossy();
         let (rows, dim) = (set.documents.rows(), set.documents.dim());
         Ok(Self {
-            title: format!("{name}, {rows} rows × {dim}, cosine"),
+            title: format!("{}, {rows} rows × {dim}, cosine", set.name),
             metric: Metric::Cosine,
             rows: set.documents,
             queries: set.log.slice(0..QUERIES),
@@ -141,13 +140,9 @@ fn main() -> Result<()> {
 /// Tries the automatic parameters, then the others.
 fn sweep(server: &Server, client: &mut Client, set: &Set) -> Result<String> {
     let dim = set.rows.dim();
-    client.batch_execute(&format!(
-        "SET maintenance_work_mem = '512MB';
-         CREATE TABLE items (id bigint, embedding vector({dim}));
-         CREATE TABLE asked (id bigint PRIMARY KEY, embedding vector({dim}))"
-    ))?;
-    load::copy_vectors(client, "items", &set.rows)?;
-    load::copy_vectors(client, "asked", &set.queries)?;
+    client.batch_execute("SET maintenance_work_mem = '512MB'")?;
+    load::create_table(client, "items", &set.rows)?;
+    load::create_table(client, "asked", &set.queries)?;
     client.batch_execute("VACUUM ANALYZE items")?;
     client.batch_execute("ANALYZE asked")?;
     let truth = Truth::new(set.metric, &set.rows, &set.queries, K);

@@ -131,7 +131,6 @@ impl Material {
     fn on_disk(directory: &Path) -> Result<Self> {
         let set = DataSet::open(directory)?;
         let rows = set.documents.rows() - LIKE_ROWS;
-        let name = directory.file_name().unwrap_or_default().to_string_lossy();
         // Neighbors in the file may be of one kind: halves of the table and the queries are drawn from everywhere.
         let step = (set.documents.rows() as f64 * 0.618) as usize;
         let step = (step..).find(|step| coprime(*step, set.documents.rows()));
@@ -144,7 +143,7 @@ impl Material {
             Vectors::new(dim, values)
         };
         Ok(Self {
-            name: format!("{name}, {rows} rows × {dim}, cosine"),
+            name: format!("{}, {rows} rows × {dim}, cosine", set.name),
             metric: Metric::Cosine,
             like_rows: draw(LIKE_ROWS)?,
             rows: draw(rows)?,
@@ -285,11 +284,8 @@ fn ask(server: &Server, set: &Set, rows: &Vectors) -> Result<Vec<Vec<Shown>>> {
     let mut all = Vec::new();
     for test in &set.tests {
         let truth = Truth::new(set.metric, rows, &test.queries, K);
-        client.batch_execute(&format!(
-            "DROP TABLE IF EXISTS test; CREATE TABLE test (id bigint PRIMARY KEY, embedding vector({}))",
-            rows.dim()
-        ))?;
-        load::copy_vectors(client, "test", &test.queries)?;
+        client.batch_execute("DROP TABLE IF EXISTS test")?;
+        load::create_table(client, "test", &test.queries)?;
         client.batch_execute("ANALYZE test")?;
         let mut shown = Vec::new();
         for target in TARGETS {
