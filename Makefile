@@ -92,7 +92,7 @@ check-versions:
 soak:
 	@$(with_env) tools/install.sh
 	@$(with_env) cargo run --locked --release --package distillvq-harness --bin soak -- --minutes "$(or $(DURATION),30)" \
-		--seed "$(or $(SEED),1)" --only "$(ONLY)" --output benches/soak/last.json --table docs/reliability.md
+		--seed "$(or $(SEED),1)" $(if $(ONLY),--only "$(ONLY)") --output benches/soak/last.json --table docs/reliability.md
 
 ## lint         formatting, clippy, documentation; licenses if cargo-deny is installed
 .PHONY: lint

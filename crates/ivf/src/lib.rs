@@ -36,7 +36,6 @@ pub use candidate::Candidate;
 pub use check_rows::{RowFn, ScanTableFn, check, check_against, check_within};
 pub use create::{Builder, CreateOptions, copy_without_rows, insert};
 pub use distillvq_model::{CodeShape, Metric, Model, ModelError};
-pub use distillvq_pages::memory_store as testing;
 pub use distillvq_pages::{
     Balance, CheckReport, IndexStats, InsertedRow, Layout, MAX_PAGES_IN_WRITE, MAX_SIDE_BYTES,
     PAGE_SIZE, PG_HEADER_SIZE, PageStore, PageWrite, Problem, SideLocation, Tid, VacuumStats,

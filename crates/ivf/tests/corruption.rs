@@ -6,12 +6,12 @@ mod common;
 use common::*;
 use distillvq_ivf::refine::RefineStream;
 use distillvq_ivf::rerank::{RerankOptions, RerankStream};
-use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
-    Builder, Candidate, CreateOptions, Error, ListSearch, Meta, Metric, Model, PAGE_SIZE,
-    PG_HEADER_SIZE, PageStore, check, collect_stats, copy_without_rows, count_rows, insert,
-    load_model, read_all_pages, replace_student, vacuum,
+    Builder, CreateOptions, Error, ListSearch, Meta, Metric, Model, PAGE_SIZE, PG_HEADER_SIZE,
+    PageStore, check, collect_stats, copy_without_rows, count_rows, insert, load_model,
+    read_all_pages, replace_student, vacuum,
 };
+use distillvq_pages::memory_store::MemoryStore;
 use distillvq_pages::{Error as PageError, FORMAT};
 use distillvq_training::{NoMonitor, TrainOptions, train};
 use proptest::prelude::*;
@@ -36,23 +36,15 @@ fn use_everything(store: &MemoryStore, model: &Model, row: &Owned) -> Result<(),
         let _ = search.pull_new_lists(100, &mut Vec::new());
         let _ = search.pull(100_000, &mut Vec::new());
     }
+    let mut fetch = distances_by(|tid| f64::from(tid.block));
     if let Ok(search) = ListSearch::new(store, &meta, Some(model.searcher()), &query) {
         let mut stream = RerankStream::new(search, RerankOptions::default());
-        let mut fetch = |batch: &[Candidate], out: &mut Vec<Option<f64>>| -> Result<(), Error> {
-            out.extend(batch.iter().map(|c| Some(f64::from(c.tid.block))));
-            Ok(())
-        };
         while let Ok(Some(_)) = stream.next(&mut fetch) {}
     }
     if let Ok(search) = ListSearch::new(store, &meta, Some(model.searcher()), &query) {
         let options = RerankOptions::for_refine_codes(meta.shape);
         if let Ok(refined) = RefineStream::new(search, store, options) {
             let mut stream = RerankStream::new(refined, RerankOptions::for_heap_rows());
-            let mut fetch =
-                |batch: &[Candidate], out: &mut Vec<Option<f64>>| -> Result<(), Error> {
-                    out.extend(batch.iter().map(|c| Some(f64::from(c.tid.block))));
-                    Ok(())
-                };
             while let Ok(Some(_)) = stream.next(&mut fetch) {}
         }
     }

@@ -10,12 +10,12 @@ mod fixture;
 use common::*;
 use distillvq_ivf::refine::RefineStream;
 use distillvq_ivf::rerank::{CandidateSource, RerankOptions, RerankStream};
-use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
-    Candidate, Error, ListSearch, Meta, Model, ModelError, PAGE_SIZE, PageStore, PageWrite, RowFn,
-    Tid, check, check_against, copy_without_rows, count_rows, encoder_bytes, insert, load_model,
+    Error, ListSearch, Meta, Model, ModelError, PAGE_SIZE, PageStore, PageWrite, RowFn, Tid, check,
+    check_against, copy_without_rows, count_rows, encoder_bytes, insert, load_model,
     replace_student, vacuum, write_calibration,
 };
+use distillvq_pages::memory_store::MemoryStore;
 use distillvq_pages::{Error as PageError, FORMAT};
 use distillvq_training::{NoMonitor, RetrainOptions, retrain};
 use fixture::*;
@@ -73,8 +73,7 @@ impl Index {
     }
 
     fn vector(&self, tid: Tid) -> &[f32] {
-        let row = tid.block as usize * 40 + usize::from(tid.offset) - 1;
-        &self.vectors[row * DIM..][..DIM]
+        &self.vectors[row_number(tid) * DIM..][..DIM]
     }
 
     /// Reads the metapage and the model again.
@@ -132,11 +131,8 @@ impl Index {
         query: &[f32],
         mut stream: RerankStream<S>,
     ) -> Vec<Tid> {
-        let mut fetch = |batch: &[Candidate], out: &mut Vec<Option<f64>>| -> Result<(), Error> {
-            let distances = batch.iter().map(|it| self.vector(it.tid));
-            out.extend(distances.map(|x| Some(distance(self.meta.metric, query, x))));
-            Ok(())
-        };
+        let exact = |tid| distance(self.meta.metric, query, self.vector(tid));
+        let mut fetch = distances_by(exact);
         let hits = std::iter::from_fn(|| stream.next(&mut fetch).unwrap());
         hits.take(10).map(|hit| hit.tid).collect()
     }

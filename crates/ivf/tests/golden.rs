@@ -16,11 +16,11 @@ mod common;
 use common::*;
 use distillvq_ivf::refine::RefineStream;
 use distillvq_ivf::rerank::{CandidateSource, Growth, LateRows, RerankOptions, RerankStream};
-use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
     Calibration, Candidate, Error, ListSearch, Meta, Metric, Model, PageStore, Point, QueryKind,
     Tid, Training, check, insert, load_model, replace_student, vacuum, write_calibration,
 };
+use distillvq_pages::memory_store::MemoryStore;
 use distillvq_training::TrainOptions;
 use std::fmt::Write;
 use std::fs;
@@ -341,7 +341,7 @@ impl<'a> Index<'a> {
 
     /// The distance that the operator of the metric gives; some rows are not visible.
     fn distance(&self, query: &[f32], tid: Tid) -> Option<f64> {
-        let row = tid.block as usize * 40 + tid.offset as usize - 1;
+        let row = row_number(tid);
         let x = &self.data[row * DIM..][..DIM];
         let product = |a: &[f32], b: &[f32]| -> f64 {
             a.iter()

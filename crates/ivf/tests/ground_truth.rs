@@ -83,12 +83,9 @@ fn collect(
     let truth = collector.finish();
     assert_eq!(truth.rows, ROWS as u64);
     assert!((0.0..1.0).contains(&truth.code_error.unwrap()));
-    let list = |tid: Tid| {
-        let row = tid.block as usize * 40 + usize::from(tid.offset) - 1;
-        match encoded.rows[row].placement {
-            Placement::List(list) => list,
-            _ => model.lists() as u32,
-        }
+    let list = |tid: Tid| match encoded.rows[row_number(tid)].placement {
+        Placement::List(list) => list,
+        _ => model.lists() as u32,
     };
     let near = truth.neighbors.iter().flat_map(|it| &it.rows);
     assert!(near.into_iter().all(|(tid, found)| list(*tid) == *found));

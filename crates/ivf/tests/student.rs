@@ -4,12 +4,12 @@
 mod common;
 
 use common::*;
-use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
     Builder, CreateOptions, Error, Meta, Metric, Model, PageStore, Problem, check,
     copy_without_rows, insert, load_model, replace_student,
 };
 use distillvq_pages::Error as PageError;
+use distillvq_pages::memory_store::MemoryStore;
 use std::cell::Cell;
 
 const METRIC: Metric = Metric::L2;

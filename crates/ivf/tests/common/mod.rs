@@ -2,14 +2,14 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use distillvq_ivf::SideLocation;
-use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
-    Builder, Candidate, CodeShape, CreateOptions, ListSearch, Meta, Metric, Model, PageStore, Row,
-    Tid,
+    Builder, Candidate, CodeShape, CreateOptions, Error, ListSearch, Meta, Metric, Model,
+    PageStore, Row, Tid,
 };
 use distillvq_kernels::{LANES, kernels};
 use distillvq_linalg::testing::never_interrupt;
 use distillvq_model::{Placement, refine_bytes};
+use distillvq_pages::memory_store::MemoryStore;
 use distillvq_training::{NoMonitor, RetrainOptions, TrainOptions, retrain, train};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -159,6 +159,21 @@ pub fn tid(i: usize) -> Tid {
     Tid {
         block: (i / 40) as u32,
         offset: (i % 40 + 1) as u16,
+    }
+}
+
+/// The number of the row at an address of [`tid`].
+pub fn row_number(tid: Tid) -> usize {
+    tid.block as usize * 40 + usize::from(tid.offset) - 1
+}
+
+/// The argument of [`distillvq_ivf::rerank::RerankStream::next`], by the distance of each row.
+pub fn distances_by(
+    distance: impl Fn(Tid) -> f64,
+) -> impl FnMut(&[Candidate], &mut Vec<Option<f64>>) -> Result<(), Error> {
+    move |batch, out| {
+        out.extend(batch.iter().map(|c| Some(distance(c.tid))));
+        Ok(())
     }
 }
 

@@ -5,9 +5,9 @@
 //! read nor locked by the other before the change is committed or given up, as in PostgreSQL. What an actor does between
 //! two steps touches nothing that the other can see: all interleavings differ in the order of steps alone.
 
-use distillvq_ivf::testing::{MemoryStore, MemoryWrite};
 use distillvq_ivf::{PageStore, PageWrite};
 use distillvq_pages::Error;
+use distillvq_pages::memory_store::{MemoryStore, MemoryWrite};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::HashMap;

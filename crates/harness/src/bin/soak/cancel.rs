@@ -5,6 +5,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use distillvq_harness::measure::percentile;
 use distillvq_harness::{DataSet, Error, Result, Server, load};
 use postgres::{CancelToken, Client, NoTls};
 use rand::{RngExt as _, SeedableRng as _};
@@ -137,7 +138,7 @@ pub fn run(plan: &Plan) -> Result<Value> {
     healthy(&server, false)?;
     let mut all: Vec<Duration> = latencies.values().flatten().copied().collect();
     let whole = distribution(&mut all);
-    let p99 = quantile(&all, 0.99);
+    let p99 = percentile(&all, 99);
     claim(p99 <= SOON, || {
         format!("99 of 100 cancels took up to {p99:?}")
     })?;
@@ -260,14 +261,9 @@ fn nothing_is_left(boss: &mut Client, table: &TableState, random: &mut ChaCha8Rn
     table.check_index(boss, random)
 }
 
-fn quantile(sorted: &[Duration], share: f64) -> Duration {
-    let place = ((sorted.len() as f64 * share) as usize).min(sorted.len().saturating_sub(1));
-    sorted.get(place).copied().unwrap_or_default()
-}
-
 /// Sorts, and tells the median, the 99th percentile and the maximum in milliseconds.
 fn distribution(latencies: &mut [Duration]) -> Value {
     latencies.sort_unstable();
-    let of = |share| (quantile(latencies, share).as_secs_f64() * 1e4).round() / 10.0;
-    json!({ "n": latencies.len(), "p50": of(0.5), "p99": of(0.99), "max": of(1.0) })
+    let of = |percent| (percentile(latencies, percent).as_secs_f64() * 1e4).round() / 10.0;
+    json!({ "n": latencies.len(), "p50": of(50), "p99": of(99), "max": of(100) })
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use distillvq_harness::process_tree::signal;
+use distillvq_harness::process_tree::{self, Signal};
 use distillvq_harness::sessions::StopAtEnd;
 use distillvq_harness::{Error, Result, Server};
 use postgres::Client;
@@ -101,7 +101,7 @@ fn crash(
         if all {
             server.kill9()?;
         } else {
-            signal("KILL", &[victim])?;
+            process_tree::send(Signal::KILL, &[victim]);
         }
         for session in working {
             match session.join() {
