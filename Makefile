@@ -70,7 +70,7 @@ test-assert:
 	@$(with_env) tools/build.sh
 	@PG_CONFIG=$$($(with_env) tools/source_server.sh assert) && export PG_CONFIG && $(with_env) tools/install.sh && \
 		$(with_env) cargo test --locked --no-fail-fast --package distillvq-harness -- --test-threads=4 && \
-		DISTILLVQ_SETTINGS=debug_discard_caches=1 $(with_env) cargo test --locked --package distillvq-harness --test tour
+		DISTILLVQ_SETTINGS=debug_discard_caches=1 $(with_env) cargo test --locked --package distillvq-harness --test all_features
 
 ## test-valgrind all features once under valgrind, on the server with assertions
 .PHONY: test-valgrind
@@ -92,7 +92,7 @@ check-versions:
 soak:
 	@$(with_env) tools/install.sh
 	@$(with_env) cargo run --locked --release --package distillvq-harness --bin soak -- --minutes "$(or $(DURATION),30)" \
-		--seed "$(or $(SEED),1)" --only "$(ONLY)" --output benches/soak/last.json --table docs/reliability.md
+		--seed "$(or $(SEED),1)" $(if $(ONLY),--only "$(ONLY)") --output benches/soak/last.json --table docs/reliability.md
 
 ## lint         formatting, clippy, documentation; licenses if cargo-deny is installed
 .PHONY: lint

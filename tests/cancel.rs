@@ -148,8 +148,8 @@ fn end_a_build(db: &Database, boss: &mut Client, order: &str, state: &str) -> Du
 }
 
 #[test]
-fn a_build_can_be_cancelled_and_its_session_ended() {
-    let db = documents("cancelled");
+fn a_build_can_be_canceled_and_its_session_ended() {
+    let db = documents("canceled");
     let mut boss = db.session();
     for (order, state) in [
         ("pg_cancel_backend", "57014"),
@@ -168,7 +168,7 @@ fn a_build_can_be_cancelled_and_its_session_ended() {
 }
 
 #[test]
-fn a_search_can_be_cancelled() {
+fn a_search_can_be_canceled() {
     let mut db = documents("search");
     db.run("CREATE INDEX one ON items USING distillvq (embedding) WITH (lists = 20, subquantizers = 16)");
     db.run("SET enable_seqscan = off; SET enable_sort = off");
@@ -208,7 +208,7 @@ fn errors_caught_in_a_loop_leave_nothing() {
 }
 
 #[test]
-fn inserts_and_vacuums_can_be_cancelled() {
+fn inserts_and_vacuums_can_be_canceled() {
     let mut db = documents("changes");
     db.run("CREATE INDEX one ON items USING distillvq (embedding) WITH (lists = 30, subquantizers = 32)");
     db.run("CREATE TABLE spare AS SELECT id + 10000 AS id, embedding FROM items");
@@ -226,7 +226,7 @@ fn inserts_and_vacuums_can_be_cancelled() {
             "SET statement_timeout = '{}ms'",
             limit.as_millis()
         ));
-        let _ = db.batch_execute("VACUUM items"); // done or cancelled
+        let _ = db.batch_execute("VACUUM items"); // done or canceled
         db.run("RESET statement_timeout");
         all_found(&mut db, "items", Metric::L2, &[0.1; 384]);
     }

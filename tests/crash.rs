@@ -14,7 +14,7 @@ use common::{
     ALL, Sql, all_found, by_index, exact, healthy, mean_recall, search, table, undamaged, verified,
     wait_for,
 };
-use distillvq_harness::process_tree::signal;
+use distillvq_harness::process_tree::{self, Signal};
 use distillvq_harness::{Embedding, Metric, Server, Stop, Vectors};
 use postgres::Client;
 
@@ -393,7 +393,7 @@ fn a_session_killed_at_its_work_loses_nothing() {
                 let writing = scope.spawn(move || insert_until_killed(writer, first, vectors));
                 scope.spawn(|| repeat_until_killed(victim, statements));
                 thread::sleep(Duration::from_millis(milliseconds));
-                signal("KILL", &[process]).unwrap();
+                process_tree::send(Signal::KILL, &[process]);
                 writing.join().unwrap()
             });
             server.await_recovery().unwrap();

@@ -1,9 +1,9 @@
 //! The documentation works: every command of `README.md` and `docs/*.md` runs, and the output shown is compared with the output of
-//! `psql`. The clients of `docs/clients/` run too. `tests/guide/mod.rs` describes the comments that pages use for exceptions.
+//! `psql`. The clients of `docs/clients/` run too. `tests/docs_runner/mod.rs` describes the comments that pages use for exceptions.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod common;
-mod guide;
+mod docs_runner;
 #[path = "../docs/clients/tokio_postgres.rs"]
 mod tokio_postgres_client;
 
@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use common::{Sql, server, undamaged, verified};
-use guide::{Block, Page, difference};
+use docs_runner::{Block, Page, difference};
 
 /// Stands in for pg_cron: takes a schedule, and remembers the command, which is run once behind the block that schedules it.
 const CRON: &str = r"
@@ -149,7 +149,7 @@ impl Reading {
             err: by_mark(&stderr),
         };
         for (number, block) in blocks.iter().enumerate() {
-            self.judge(&number.to_string(), block, &printed);
+            self.check_output(&number.to_string(), block, &printed);
         }
         if !printed.out.contains_key("end") {
             self.faults
@@ -157,7 +157,7 @@ impl Reading {
         }
     }
 
-    fn judge(&mut self, number: &str, block: &Block, printed: &Printed) {
+    fn check_output(&mut self, number: &str, block: &Block, printed: &Printed) {
         let Some(out) = printed.out.get(number) else {
             return self.fault(block, "not reached");
         };
@@ -245,14 +245,14 @@ impl Reading {
             let ours = ["docker/", "docs/", "tools/"]
                 .iter()
                 .any(|top| word.starts_with(top));
-            if ours && !guide::checkout().join(word).exists() {
+            if ours && !docs_runner::checkout().join(word).exists() {
                 self.fault(block, &format!("there is no {word}"));
             }
         }
     }
 
     fn look_for_links(&mut self) {
-        let home = guide::checkout().join(&self.page.path);
+        let home = docs_runner::checkout().join(&self.page.path);
         for link in &self.page.links {
             if !home.parent().unwrap().join(link).exists() {
                 self.faults
@@ -263,7 +263,7 @@ impl Reading {
 }
 
 fn is_target(name: &str) -> bool {
-    let makefile = fs::read_to_string(guide::checkout().join("Makefile")).unwrap();
+    let makefile = fs::read_to_string(docs_runner::checkout().join("Makefile")).unwrap();
     makefile
         .lines()
         .any(|line| line.split(':').next() == Some(name))
@@ -345,7 +345,7 @@ fn the_readme_begins_with_demo_and_test() {
 
 #[test]
 fn no_page_with_commands_is_left_out() {
-    for path in guide::all() {
+    for path in docs_runner::all() {
         let page = Page::read(&path);
         assert!(
             PAGES.contains(&path.as_str()) || page.blocks.is_empty(),
@@ -368,7 +368,7 @@ fn check_after_client(name: &str) {
 
 /// Where Python finds what the clients import.
 fn python_path() -> String {
-    let tool = guide::checkout().join("tools/clients-python.sh");
+    let tool = docs_runner::checkout().join("tools/clients-python.sh");
     let Output { status, stdout, .. } = Command::new(&tool)
         .stderr(std::process::Stdio::inherit())
         .output()
@@ -381,7 +381,7 @@ fn python_path() -> String {
 fn run_python(script: &str, name: &str) {
     let output = Command::new("python3")
         .env("PYTHONPATH", python_path())
-        .arg(guide::checkout().join("docs/clients").join(script))
+        .arg(docs_runner::checkout().join("docs/clients").join(script))
         .env("DATABASE_URL", home_of_client(name))
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .output()

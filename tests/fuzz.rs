@@ -117,7 +117,7 @@ fn options_at_random() {
             .collect();
         let twice = options.len() == 2 && options[0].0 == options[1].0;
         let unnamed = options.iter().any(|(name, _)| name.is_empty());
-        let modelled = options
+        let modeled = options
             .iter()
             .any(|(name, value)| name == "model" && !value.is_empty());
         let fine = options.iter().any(|(name, value)| {
@@ -136,7 +136,7 @@ fn options_at_random() {
         let expected = match (unnamed, twice, sound) {
             (true, ..) => "42601",
             (_, true, _) | (_, _, false) => "22023",
-            _ if modelled => "42704",
+            _ if modeled => "42704",
             // More than the vectors have dimensions.
             _ if fine && i % 2 == 1 => "22023",
             _ => {

@@ -455,7 +455,7 @@ fn columns_dropped_added_and_generated() {
 fn rows_that_their_codes_nearly_cancel_do_not_hide_others() {
     // Lengths over six magnitudes. Of the tiny rows some are reconstructed as a thousandth of what they are, which the
     // correction of lengths must not make up for at the cost of all others.
-    let mut db = Database::new("cancelled");
+    let mut db = Database::new("canceled");
     db.run(&format!(
         "SELECT setseed(0.57); CREATE TABLE items (id bigint, a float8, b float8, embedding vector(1));
          INSERT INTO items SELECT i, random(), random(), CASE WHEN i % 37 = 3 THEN NULL WHEN i % 41 = 5 THEN ARRAY[0]

@@ -11,7 +11,7 @@ use postgres::Client;
 /// The indexes, and the tables that they are over.
 const INDEXES: [(&str, &str, &str); 3] = [
     ("trained", "items", "WITH (lists = 20)"),
-    ("modelled", "others", "WITH (model = m)"),
+    ("modeled", "others", "WITH (model = m)"),
     ("untrained", "few", ""),
 ];
 

@@ -32,7 +32,7 @@ export OMP_WAIT_POLICY=passive
 
 ours() {
     cargo run --quiet --locked --release --manifest-path "$root/Cargo.toml" --package distillvq-training \
-        --example quality -- "$data" "--$split" "$@"
+        --example quality -- "$data" --split "$split" "$@"
 }
 say "distillvq"
 ours --bytes "$bytes" --output "$results/ours.jsonl"

@@ -31,7 +31,7 @@ say "building the library with timers"
     --no-default-features --features "pg$PG_MAJOR,timing" --target-dir target'
 cp "$root/target/release/libdistillvq.so" "$timing"
 "$root/tools/with_env.sh" cargo run --locked --release --package distillvq-harness --bin bench -- \
-    "${source[@]}" --only "${ONLY:-}" --seconds "${SECONDS_A_POINT:-3}" --output "$results/$name.jsonl" \
+    "${source[@]}" ${ONLY:+--only "$ONLY"} --seconds "${SECONDS_A_POINT:-3}" --output "$results/$name.jsonl" \
     --timing "$timing"
 "$python" "$root/benches/speed/report.py" "$results"/*.jsonl --output "${DOCS:-$root/docs}"
 say "written: ${DOCS:-$root/docs}/performance.md"

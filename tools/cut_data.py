@@ -7,7 +7,7 @@ Needs numpy only, and writes the same bytes every time. The full directory holds
 document), queries.npy (float16), labels.npy (int32: the document that a query's sentence illustrates), titles.txt and
 LICENSE; queries 0..1999 are the test split, 2000..31999 the query log.
 
-A document is kept if a kept query is labelled with it, or if it is among the nearest documents of a kept query; the
+A document is kept if a kept query is labeled with it, or if it is among the nearest documents of a kept query; the
 rest is drawn at random. Test queries and query log are treated alike, so that one is no easier than the other.
 Vectors are stored as int8 with one float32 scale a row.
 """

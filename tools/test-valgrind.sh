@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# test-valgrind.sh: a tour through everything on a server that valgrind watches; run through tools/with_env.sh. Fails if that
+# test-valgrind.sh: all features once on a server that valgrind watches; run through tools/with_env.sh. Fails if that
 # reports an error that neither PostgreSQL's own list of suppressions nor valgrind.supp here names.
 
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -17,7 +17,7 @@ supp=$(dirname "$(dirname "$PG_CONFIG")")/valgrind.supp
 DISTILLVQ_WATCHED_BY="$(command -v valgrind) --quiet --leak-check=no --trace-children=yes --num-callers=25 \
     --error-markers=VALGRINDERROR-BEGIN,VALGRINDERROR-END --suppressions=$supp --suppressions=$root/tools/valgrind.supp --log-file=$logs/%p.log"
 export DISTILLVQ_WATCHED_BY
-cargo test --locked --package distillvq-harness --test tour
+cargo test --locked --package distillvq-harness --test all_features
 if reports=$(grep -l VALGRINDERROR-BEGIN "$logs"/*.log); then
     # shellcheck disable=SC2086 # a list of files
     cat $reports >&2

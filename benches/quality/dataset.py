@@ -1,4 +1,4 @@
-"""Data sets on disk, their split, and the exact neighbours.
+"""Data sets on disk, their split, and the exact neighbors.
 
 A *full* set has `documents.npy`, `queries.npy` and `labels.npy`: queries 0..1999 are the test queries, 2000..31999 the
 query log, 32000..34999 the validation queries. A *cut* set has `documents.npy`, `log.npy`, `test.npy` and
@@ -39,7 +39,7 @@ def blocks(queries):
 
 
 class Task:
-    """Documents, the queries to measure with, and for each its true neighbours and its label."""
+    """Documents, the queries to measure with, and for each its true neighbors and its label."""
 
     def __init__(self, directory, split):
         self.documents = unit_rows(directory, "documents")

@@ -1,4 +1,4 @@
-"""Product quantisers of FAISS at given bytes a row, measured like ours; writes a JSON line a variant.
+"""Product quantizers of FAISS at given bytes a row, measured like ours; writes a JSON line a variant.
 
     python faiss_baselines.py FOLDER --bytes 8,16 --split test --output faiss.jsonl
 
@@ -77,7 +77,7 @@ def anisotropic(rows, base, codes, books):
 
 
 def product_quantizer(dim, parts, bits):
-    """A quantiser that learns from all rows it is given: by itself FAISS takes 256 rows a word, 4,096 with 4 bits."""
+    """A quantizer that learns from all rows it is given: by itself FAISS takes 256 rows a word, 4,096 with 4 bits."""
     quantizer = faiss.ProductQuantizer(dim, parts, bits)
     quantizer.cp.min_points_per_centroid, quantizer.cp.max_points_per_centroid = 1, CODEBOOK_ROWS
     return quantizer
@@ -132,7 +132,7 @@ class Bench:
 
     @functools.lru_cache(maxsize=1)
     def quantized(self, parts, bits, metric, opq, flat):
-        """Rows, queries, the base that codes are added to, the quantiser of the residuals, codes, and seconds a phase."""
+        """Rows, queries, the base that codes are added to, the quantizer of the residuals, codes, and seconds a phase."""
         documents, centroids, queries, rotation = self.rotated(parts, bits) if opq else self.plain(parts)
         started = time.perf_counter()
         base = np.zeros_like(documents) if flat else centroids[metric][self.routing[metric].list_of]

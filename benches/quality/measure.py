@@ -61,7 +61,7 @@ def found_by_probes(scores, targets, order, lists):
 def measure(task, queries, reconstructions, lists=None):
     """All figures of one variant; `queries` and `reconstructions` may be rotated alike."""
     found = np.zeros(len(CANDIDATES))
-    probes, read, reciprocal, labelled = np.zeros(len(PROBES)), np.zeros(len(PROBES)), 0.0, 0
+    probes, read, reciprocal, labeled = np.zeros(len(PROBES)), np.zeros(len(PROBES)), 0.0, 0
     for start, block in blocks(queries):
         for number, scores in enumerate(block @ reconstructions.T, start):
             true = task.truth[number]
@@ -73,12 +73,12 @@ def measure(task, queries, reconstructions, lists=None):
             if task.labels is not None:
                 at = place(scores, task.labels[number])
                 reciprocal += 1 / (at + 1) if at < 10 else 0
-                labelled += at < 100
+                labeled += at < 100
     count = len(queries)
     result = {"recall": dict(zip(map(str, CANDIDATES), (found / (NEAREST * count)).round(5).tolist()))}
     if lists is not None:
         shares = (probes / (NEAREST * count)).round(5).tolist(), (read / (count * len(reconstructions))).round(5).tolist()
         result["probes"] = [dict(zip(("probes", "recall", "rows"), row)) for row in zip(PROBES, *shares)]
     if task.labels is not None:
-        result |= {"mrr10": round(reciprocal / count, 5), "r100": round(labelled / count, 5)}
+        result |= {"mrr10": round(reciprocal / count, 5), "r100": round(labeled / count, 5)}
     return result

@@ -106,13 +106,13 @@ def label(line):
 def details(results, size):
     """All variants of one size: recall by candidates, labels, seconds."""
     lines = results.faiss(size) + results.of(size, "ours")
-    labelled = any("mrr10" in line for line in lines)
-    head = ["variant", "codes", *(f"10@{c}" for c in CANDIDATES), *(["MRR@10", "R@100"] if labelled else []), "training, s"]
+    labeled = any("mrr10" in line for line in lines)
+    head = ["variant", "codes", *(f"10@{c}" for c in CANDIDATES), *(["MRR@10", "R@100"] if labeled else []), "training, s"]
     rows = []
     for line in lines:
         row = [label(line), f"{line['subquantizers']}×{line['bits']}{' + 8' if line['norm'] else ''}"]
         row += [digits(line["recall"][c]) for c in CANDIDATES]
-        if labelled:
+        if labeled:
             row += [digits(line["mrr10"]), digits(line["r100"])] if "mrr10" in line else ["", ""]
         rows.append([*row, f"{sum(line['seconds'].values()):.0f}"])
     return table(head, rows)
@@ -231,14 +231,14 @@ def draw(results, path):
         ("best of FAISS", "tab:gray", lambda size: results.faiss(size, False)),
         ("best of FAISS with a norm byte", "tab:brown", lambda size: results.faiss(size, True)),
     ]
-    colours = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple")
-    for name, colour in zip(results.names("ours"), colours):
-        kinds.append((f"ours, {name}", colour, lambda size, name=name: results.ours(size, name)))
+    colors = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple")
+    for name, color in zip(results.names("ours"), colors):
+        kinds.append((f"ours, {name}", color, lambda size, name=name: results.ours(size, name)))
     for axis, candidates in zip(axes, ("10", "50")):
-        for name, colour, lines in kinds:
+        for name, color, lines in kinds:
             points = [(size, best(lines(size), candidates)) for size in results.sizes]
             points = [(size, pair[0]) for size, pair in points if pair]
-            axis.plot(*zip(*points), marker="o", markersize=3, color=colour, label=name)
+            axis.plot(*zip(*points), marker="o", markersize=3, color=color, label=name)
         axis.set(xlabel="bytes per row", ylabel=f"recall 10@{candidates}", title=f"10@{candidates}, all codes")
         axis.set_xticks(results.sizes)
     axes[0].legend()

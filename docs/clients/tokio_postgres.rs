@@ -20,7 +20,7 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Client, NoTls};
 
 const DIMENSIONS: usize = 64;
-const CENTRES: usize = 50;
+const CENTERS: usize = 50;
 
 #[tokio::main(flavor = "current_thread")]
 #[allow(dead_code)] // the test of the guide calls `run`
@@ -40,7 +40,7 @@ pub async fn run(url: &str) -> Result<(), Box<dyn Error>> {
         )
         .await?;
     let mut random = StdRng::seed_from_u64(5);
-    let centers: Vec<Vec<f32>> = (0..CENTRES)
+    let centers: Vec<Vec<f32>> = (0..CENTERS)
         .map(|_| around(&mut random, &[0.0; DIMENSIONS]))
         .collect();
     fill(&client, &mut random, &centers).await?;
@@ -104,7 +104,7 @@ async fn fill(
         .await?;
     let mut writer = pin!(BinaryCopyInWriter::new(sink, &types));
     for _ in 0..5000 {
-        let category = random.random_range(0..CENTRES);
+        let category = random.random_range(0..CENTERS);
         let embedding = Vector::from(around(random, &centers[category]));
         writer
             .as_mut()

@@ -13,7 +13,7 @@ pub const MIN_RUN_BYTES: usize = 8 << 20;
 
 /// Raw rows.
 #[derive(Default)]
-pub struct Batch {
+pub struct RowBatch {
     /// Their addresses.
     pub tids: Vec<Tid>,
     /// Elements, row-major.

@@ -29,7 +29,7 @@ pub struct SearchStats {
     /// Rows ranked by refine codes.
     pub refined: u64,
     /// Rows compared exactly.
-    pub compared: u64,
+    pub reranked: u64,
     /// Rows given to the executor.
     pub returned: u64,
     /// Rows dropped because they were found after a farther one was returned.
@@ -38,13 +38,13 @@ pub struct SearchStats {
 
 impl SearchStats {
     /// The sum with those of an earlier search of the same index.
-    pub fn after(self, earlier: Self) -> Self {
+    pub fn plus(self, earlier: Self) -> Self {
         Self {
             lists: self.lists.max(earlier.lists),
             probed: self.probed + earlier.probed,
             codes: self.codes + earlier.codes,
             refined: self.refined + earlier.refined,
-            compared: self.compared + earlier.compared,
+            reranked: self.reranked + earlier.reranked,
             returned: self.returned + earlier.returned,
             dropped: self.dropped + earlier.dropped,
         }
@@ -75,9 +75,9 @@ impl IndexSearch {
         self.stream.counters()
     }
 
-    /// See [`SearchStream::within`].
-    pub fn within(&mut self, range: &DistanceRange) {
-        self.stream.within(range);
+    /// See [`SearchStream::set_max_distance`].
+    pub fn set_max_distance(&mut self, range: &DistanceRange) {
+        self.stream.set_max_distance(range);
     }
 
     /// The next row in exact order, or none after the last.
@@ -145,14 +145,14 @@ impl SearchStream {
             probed: stats.probed as u64,
             codes: stats.work.codes,
             refined: stats.work.refined,
-            compared: stats.compared,
+            reranked: stats.reranked,
             returned: stats.returned,
             dropped: stats.dropped,
         }
     }
 
     /// Rows outside this range are not wanted. Nearer ones are returned nevertheless: they come before the others.
-    pub fn within(&mut self, range: &DistanceRange) {
+    pub fn set_max_distance(&mut self, range: &DistanceRange) {
         if range.upper < f64::INFINITY {
             with_stream!(&mut self.stream, it => {
                 it.set_max_distance(range.upper);

@@ -46,7 +46,7 @@ pub fn install() {
             if counters.refined > 0 {
                 line(c"Refine Codes Compared", counters.refined);
             }
-            line(c"Rows Reranked", counters.compared);
+            line(c"Rows Reranked", counters.reranked);
             if counters.dropped > 0 {
                 line(c"Late Rows Dropped", counters.dropped);
             }

@@ -32,7 +32,7 @@ struct State {
 impl State {
     fn counters(&self) -> SearchStats {
         let now = self.running.as_ref().map(IndexSearch::counters);
-        now.unwrap_or_default().after(self.before)
+        now.unwrap_or_default().plus(self.before)
     }
 }
 
@@ -141,7 +141,7 @@ pub unsafe fn next(scan: pg_sys::IndexScanDesc) -> Result<bool> {
         let limit = unsafe { limit(descriptor) };
         state.seeks_limit = limit == DistanceLimit::Pending;
         if let DistanceLimit::Known(range) = limit {
-            running.within(&range);
+            running.set_max_distance(&range);
         }
     }
     let found = running.next(distances)?;

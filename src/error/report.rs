@@ -167,6 +167,12 @@ impl Error {
             Self::Pages { source: ivf::Error::Pages(pages::Error::UnsupportedVersion { .. }), .. } => {
                 "Update the extension.".into()
             }
+            Self::Pages { index, source: ivf::Error::Pages(pages::Error::NewerPage { .. }), .. } => {
+                format!(
+                    "Start a new session, which loads the installed library. If the error remains, run REINDEX INDEX {}.",
+                    index.quoted
+                )
+            }
             Self::Pages { source: ivf::Error::LateRows { .. }, .. } => {
                 "Increase work_mem, or SET distillvq.iterative_scan = strict_order.".into()
             }
@@ -292,7 +298,7 @@ fn index_argument_hint(operation: Operation, indexes: &[String]) -> String {
 
 /// At most 20 names, and an ellipsis for the others.
 fn join_limited(names: &[String]) -> String {
-    const MOST: usize = 20;
-    let more = if names.len() > MOST { ", ..." } else { "" };
-    names.get(..MOST).unwrap_or(names).join(", ") + more
+    const MAX_NAMES: usize = 20;
+    let more = if names.len() > MAX_NAMES { ", ..." } else { "" };
+    names.get(..MAX_NAMES).unwrap_or(names).join(", ") + more
 }

@@ -30,10 +30,10 @@ fn check(oid: Oid, heap: bool) -> Result<Vec<Problem>> {
     check_index(oid, Operation::Check)?;
     let locked = LockedIndex::for_check(oid);
     check_readable(&locked, Operation::Check)?;
-    let mut problems = look(&locked, heap)?.problems;
+    let mut problems = check_once(&locked, heap)?.problems;
     if !problems.is_empty() && crate::pg::relation::in_recovery() {
         // No lock holds off what a standby replays: what it shows twice is a problem.
-        let second = look(&locked, heap)?.problems;
+        let second = check_once(&locked, heap)?.problems;
         problems.retain(|it| second.contains(it));
     }
     problems.extend(missing_model(&locked)?);
@@ -53,7 +53,7 @@ fn missing_model(locked: &LockedIndex) -> Result<Option<Problem>> {
     }))
 }
 
-fn look(locked: &LockedIndex, heap: bool) -> Result<CheckReport> {
+fn check_once(locked: &LockedIndex, heap: bool) -> Result<CheckReport> {
     let index = locked.index();
     let (store, memory) = (
         RelationStore::new(index),

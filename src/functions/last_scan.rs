@@ -27,7 +27,7 @@ pub fn distillvq_last_scan() -> TableIterator<
             number(counters.probed),
             number(counters.codes),
             number(counters.refined),
-            number(counters.compared),
+            number(counters.reranked),
             number(counters.returned),
             number(counters.dropped),
         )

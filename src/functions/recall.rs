@@ -22,7 +22,7 @@ use pgrx::iter::TableIterator;
 use pgrx::{name, pg_sys::Oid};
 use std::time::{Duration, Instant};
 
-/// Most neighbours to ask for.
+/// Most neighbors to ask for.
 const MAX_K: i64 = 10_000;
 /// Most queries.
 const MAX_QUERIES: i64 = 100_000;
@@ -83,7 +83,7 @@ fn milliseconds(time: Duration) -> f32 {
 
 /// What was measured.
 struct Outcome {
-    /// Queries that have neighbours.
+    /// Queries that have neighbors.
     queries: usize,
     recall: Option<RecallEstimate>,
     /// Mean time of a search by the index, and of one without.

@@ -21,7 +21,9 @@ use crate::pg::report::or_raise;
 use crate::pg::text::{from_c, from_server, to_server};
 use crate::pg::vector_column::VectorColumn;
 use crate::settings::reloptions::Options;
-use distillvq_ivf::{Calibration, QueryKind, Training, replace_student, write_calibration};
+use distillvq_ivf::{
+    Calibration, QueryKind, Training, encoder_bytes, replace_student, write_calibration,
+};
 use distillvq_model::{MAX_LISTS, Metric, TrainReport, max_subquantizers};
 use distillvq_training::{
     Loss, MAX_HELD_OUT, RetrainOptions, TrainOptions, Trained, retrain, split_held_out, train,
@@ -171,7 +173,11 @@ fn train_index(
             name: index.name(),
             source,
         };
-        let student = trained.model.student_bytes().map_err(unwritten)?;
+        let encoder = encoder_bytes(target.store(), &target.meta).map_err(with_index(index))?;
+        let student = trained
+            .model
+            .student_bytes_for(&encoder)
+            .map_err(unwritten)?;
         replace_student(target.store(), &student, crate::pg::server::random_u64())
             .map_err(with_index(index))?;
         crate::pg::server::commit_durably();

@@ -152,7 +152,7 @@ impl Locator {
 /// not, and pages whose use is not counted are the first to be evicted.
 fn count_use(buffer: pg_sys::Buffer) {
     use pg_sys::{BM_LOCKED, BUF_USAGECOUNT_MASK, BUF_USAGECOUNT_ONE};
-    const MOST: u32 = pg_sys::BM_MAX_USAGE_COUNT * BUF_USAGECOUNT_ONE;
+    const MAX_USAGE: u32 = pg_sys::BM_MAX_USAGE_COUNT * BUF_USAGECOUNT_ONE;
     // Those of temporary relations are counted as ever.
     let Some(number) = usize::try_from(buffer)
         .ok()
@@ -166,7 +166,7 @@ fn count_use(buffer: pg_sys::Buffer) {
         let descriptor = pg_sys::BufferDescriptors.add(number);
         let state = AtomicU32::from_ptr(&raw mut (*descriptor).bufferdesc.state.value);
         let before = state.load(Ordering::Relaxed);
-        if before & BM_LOCKED == 0 && before & BUF_USAGECOUNT_MASK < MOST {
+        if before & BM_LOCKED == 0 && before & BUF_USAGECOUNT_MASK < MAX_USAGE {
             // Somebody else may have changed it meanwhile; the next use is counted then.
             let _ = state.compare_exchange(
                 before,
@@ -209,7 +209,7 @@ pub fn setting_extra() -> *mut std::ffi::c_void {
     }
 }
 
-/// Lets VACUUM sleep and be cancelled.
+/// Lets VACUUM sleep and be canceled.
 pub fn vacuum_delay() {
     // SAFETY: called with no buffer locked.
     unsafe {

@@ -10,8 +10,8 @@ use pgrx::pg_sys;
 use std::ffi::c_int;
 
 /// The least and the most that is ever answered.
-const LEAST: f64 = 1e-9;
-const MOST: f64 = 1e9;
+const MIN_ROWS: f64 = 1e-9;
+const MAX_ROWS: f64 = 1e9;
 
 /// Rows of the whole join per row of a table; 1 where joins cannot be judged by tables one by one.
 ///
@@ -83,7 +83,7 @@ pub unsafe fn rows_per_row(root: *mut pg_sys::PlannerInfo, table: *mut pg_sys::R
         if rows.is_nan() {
             1.0
         } else {
-            rows.clamp(LEAST, MOST)
+            rows.clamp(MIN_ROWS, MAX_ROWS)
         }
     }
 }

@@ -178,13 +178,13 @@ impl PageStore for RelationStore {
         Ok(self.block_count())
     }
 
-    fn read<T>(&self, block: u32, look: impl FnOnce(&[u8]) -> T) -> Result<T, Error> {
+    fn read<T>(&self, block: u32, f: impl FnOnce(&[u8]) -> T) -> Result<T, Error> {
         let known = self.recent.as_ref();
         let page = match known.and_then(|it| it.pin_shared(self.index.data(), block)) {
             Some(buffer) => Locked(buffer),
             None => Locked::new(self.read_buffer(block), pg_sys::BUFFER_LOCK_SHARE),
         };
-        Ok(look(page.bytes()))
+        Ok(f(page.bytes()))
     }
 
     fn write(&self) -> Result<RelationWrite<'_>, Error> {
@@ -214,7 +214,7 @@ impl PageStore for RelationStore {
 
     fn prefetch_cache_lines(&self, block: u32, parts: &[std::ops::Range<usize>]) {
         if let Some(recent) = &self.recent {
-            recent.warm(block, parts);
+            recent.prefetch_cache_lines(block, parts);
         }
     }
 

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 /// Queries that a row is compared with between two looks at interrupts.
 const QUERIES_A_LOOK: usize = 64;
 
-/// A query, and the row that it is, if it is one: no neighbour of itself.
+/// A query, and the row that it is, if it is one: no neighbor of itself.
 pub struct RecallQuery {
     vector: OwnedVector,
     row: Option<Tid>,

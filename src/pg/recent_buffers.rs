@@ -58,7 +58,7 @@ impl RecentBuffers {
     }
 
     /// Asks the processor to bring parts of the page into its cache, if it was found before.
-    pub fn warm(&self, block: u32, parts: &[Range<usize>]) {
+    pub fn prefetch_cache_lines(&self, block: u32, parts: &[Range<usize>]) {
         if let Some(page) = self.page(block) {
             self.warm_descriptor(block);
             for part in parts {
@@ -67,22 +67,22 @@ impl RecentBuffers {
         }
     }
 
-    /// As [`RecentBuffers::warm`], for what leads to a row: the buffer's descriptor, the page's header and the row's line pointer.
-    pub fn warm_pointer(&self, block: u32, offset: u16) {
+    /// As [`RecentBuffers::prefetch_cache_lines`], for what leads to a row: the buffer's descriptor, the page's header and the row's line pointer.
+    pub fn prefetch_line_pointer(&self, block: u32, offset: u16) {
         let Some(page) = self.page(block) else { return };
         self.warm_descriptor(block);
         prefetch(page, 1);
         prefetch(line_pointer(page, offset), 1);
     }
 
-    /// As [`RecentBuffers::warm`], for the buffer's descriptor, which every pin and lock changes.
+    /// As [`RecentBuffers::prefetch_cache_lines`], for the buffer's descriptor, which every pin and lock changes.
     fn warm_descriptor(&self, block: u32) {
         // SAFETY: descriptors lie one after the other (buf_internals.h), and this only computes where.
         let descriptor = unsafe { pg_sys::BufferDescriptors }.wrapping_add(self.index(block));
         prefetch(descriptor, 1);
     }
 
-    /// As [`RecentBuffers::warm`], for the row that the line pointer leads to.
+    /// As [`RecentBuffers::prefetch_cache_lines`], for the row that the line pointer leads to.
     pub fn warm_row(&self, block: u32, offset: u16) {
         const USUAL_ROWS: usize = pg_sys::BLCKSZ as usize / 4;
         let Some(page) = self.page(block) else { return };

@@ -172,7 +172,7 @@ impl OwnedVector {
     /// The elements as 32-bit floats.
     pub fn elements(&self) -> Cow<'_, [f32]> {
         let payload = (self.len - HEADER) / self.element.bytes();
-        // SAFETY: `words` holds `len` initialised bytes, of which the header is 8; any bytes are numbers.
+        // SAFETY: `words` holds `len` initialized bytes, of which the header is 8; any bytes are numbers.
         unsafe {
             let start = self.words.as_ptr().cast::<u8>().add(HEADER);
             match self.element {

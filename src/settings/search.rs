@@ -70,7 +70,7 @@ pub struct SearchParams {
     /// How deep it re-ranks ([`distillvq_ivf::RERANK_MARGINS`]).
     rerank_margin: f32,
     max_probes: usize,
-    max_compared: u64,
+    max_reranked: u64,
     late: LateRows,
     /// Bytes that it may take for candidates and rows.
     memory: usize,
@@ -86,7 +86,7 @@ impl SearchParams {
             probing,
             rerank_margin,
             max_probes: usize::MAX,
-            max_compared: u64::MAX,
+            max_reranked: u64::MAX,
             late: LateRows::Drop,
             memory: 8 << 20,
         }
@@ -104,7 +104,7 @@ impl SearchParams {
                 (_, 0) => usize::MAX,
                 (_, most) => most as usize,
             },
-            max_compared: match MAX_SCAN_TUPLES.get() {
+            max_reranked: match MAX_SCAN_TUPLES.get() {
                 0 => u64::MAX,
                 most => most as u64,
             },
@@ -139,7 +139,7 @@ impl SearchParams {
     pub fn comparing_options(&self, options: RerankOptions) -> RerankOptions {
         RerankOptions {
             memory: self.memory / 4,
-            max_compared: self.max_compared,
+            max_reranked: self.max_reranked,
             late: self.late,
             ..options
         }

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use postgres::Client;
 
 use crate::affinity::Together;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::exact::Truth;
-use crate::measure::{explain, find_by_id, time_by_id};
+use crate::measure::{find_by_id, require_index, time_by_id};
 
 /// Every setting is timed for at least this long…
 const SHORTEST: Duration = Duration::from_secs(1);
@@ -85,13 +85,7 @@ pub fn measure(
     client.batch_execute("RESET ALL; SET max_parallel_workers_per_gather = 0")?;
     if let Some(index) = index {
         client.batch_execute("SET enable_seqscan = off")?;
-        let plan = explain(client, &workload.sql.replace("$1", "0"))?;
-        if !plan.contains(&format!("using {} on", index.name)) {
-            return Err(Error::Argument(format!(
-                "the planner does not take {}:\n{plan}",
-                index.name
-            )));
-        }
+        require_index(client, &workload.sql, &index.name)?;
     }
     if !setting.is_empty() {
         client.batch_execute(&format!("SET {setting}"))?;

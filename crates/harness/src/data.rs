@@ -18,6 +18,8 @@ const FULL_LOG: Range<usize> = 2_000..32_000;
 /// Documents to search in, queries to learn from, and queries to measure with.
 #[derive(Debug)]
 pub struct DataSet {
+    /// The name of its directory.
+    pub name: String,
     /// The documents; a row's number is its id.
     pub documents: Vectors,
     /// One line of words for each document.
@@ -51,7 +53,9 @@ impl DataSet {
                 labels,
             )
         };
+        let name = directory.file_name().unwrap_or_default();
         let set = Self {
+            name: name.to_string_lossy().into_owned(),
             documents,
             titles,
             log,

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use postgres::Client;
 
 use crate::affinity::Together;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::exact::{Metric, Truth};
-use crate::measure::{explain, find_by_id, time_by_id};
+use crate::measure::{find_by_id, require_index, time_by_id};
 use crate::vectors::Vectors;
 
 /// Every filter is timed for at least this long…
@@ -184,12 +184,7 @@ fn measure_one(
          ORDER BY embedding <=> (SELECT embedding FROM {queries} WHERE id = $1) LIMIT {k}"
     );
     if let Some(index) = index {
-        let plan = explain(client, &sql.replace("$1", "0"))?;
-        if !plan.contains(&format!("using {index} on")) {
-            return Err(Error::Argument(format!(
-                "the planner does not take {index}:\n{plan}"
-            )));
-        }
+        require_index(client, &sql, index)?;
     }
     let found = find_by_id(client, &sql, count)?;
     let timing = time_by_id(client, &sql, count, SHORTEST, LONGEST)?;

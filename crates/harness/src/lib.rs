@@ -10,14 +10,12 @@
 //! * [`filters`]: the same with filters
 //! * [`plans`]: the planner's choices compared with measured times
 //! * [`sessions`]: threads that work until they are stopped
-//! * [`arguments`]: command-line arguments
 //! * [`report`]: progress messages, and pages of results
 //!
 //! Servers need the environment of `tools/with_env.sh` (`make test` and `make demo` set it) and the extension installed
 //! by `tools/install.sh`.
 
 pub mod affinity;
-pub mod arguments;
 pub mod compare;
 pub mod data;
 pub mod error;
@@ -36,7 +34,6 @@ pub mod vectors;
 
 use std::path::Path;
 
-pub use arguments::Arguments;
 pub use data::DataSet;
 pub use error::{Error, Result};
 pub use exact::{Metric, Truth};

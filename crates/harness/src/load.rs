@@ -43,6 +43,19 @@ impl ToSql for Embedding<'_> {
     to_sql_checked!();
 }
 
+/// Creates a table with columns `id bigint`, the primary key, and `embedding vector`, and copies vectors into it.
+///
+/// # Errors
+/// If there is such a table, or the copy fails.
+pub fn create_table(client: &mut Client, table: &str, vectors: &Vectors) -> Result<()> {
+    client.batch_execute(&format!(
+        "CREATE TABLE {table} (id bigint, embedding vector({}) NOT NULL)",
+        vectors.dim()
+    ))?;
+    copy_vectors(client, table, vectors)?;
+    Ok(client.batch_execute(&format!("ALTER TABLE {table} ADD PRIMARY KEY (id)"))?)
+}
+
 /// Copies vectors into a table with columns `id bigint` and `embedding`; a row's number is its id.
 ///
 /// # Errors

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use postgres::{Client, Statement};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::exact::Metric;
 use crate::load::Embedding;
 use crate::vectors::Vectors;
@@ -97,15 +97,18 @@ fn ids(client: &mut Client, statement: &Statement, query: i64) -> Result<Vec<i64
 
 fn timing(mut times: Vec<Duration>, elapsed: Duration) -> Timing {
     times.sort_unstable();
-    let at = |share: usize| {
-        let place = (times.len() * share / 100).min(times.len().saturating_sub(1));
-        times.get(place).copied().unwrap_or_default()
-    };
     Timing {
         per_second: times.len() as f64 / elapsed.as_secs_f64().max(f64::MIN_POSITIVE),
-        median: at(50),
-        p99: at(99),
+        median: percentile(&times, 50),
+        p99: percentile(&times, 99),
     }
+}
+
+/// A percentile of sorted times; 0 of none.
+#[must_use]
+pub fn percentile(sorted: &[Duration], percent: usize) -> Duration {
+    let place = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
+    sorted.get(place).copied().unwrap_or_default()
 }
 
 /// The plan of a statement, as text without costs. Parameters are left open as in a generic plan.
@@ -122,6 +125,20 @@ pub fn explain(client: &mut Client, sql: &str) -> Result<String> {
         })
         .collect();
     Ok(lines.join("\n"))
+}
+
+/// Checks that a statement of [`nearest_by_id`] uses an index.
+///
+/// # Errors
+/// If it does not, or is invalid.
+pub fn require_index(client: &mut Client, sql: &str, index: &str) -> Result<()> {
+    let plan = explain(client, &sql.replace("$1", "0"))?;
+    if plan.contains(&format!("using {index} on")) {
+        return Ok(());
+    }
+    Err(Error::Argument(format!(
+        "the planner does not take {index}:\n{plan}"
+    )))
 }
 
 #[cfg(test)]

@@ -1,21 +1,21 @@
 //! Compares the planner's choice with the measured times of all possible plans.
 //!
-//! `situations` defines tables and queries, `ways` finds and times plans, `report` formats the results.
+//! `situations` defines tables and queries, `plan_kinds` finds and times plans, `report` formats the results.
 
+mod plan_kinds;
 mod report;
 mod situations;
-mod ways;
 
 use postgres::Client;
 
+pub use plan_kinds::{Kind, Plan, RunBudget};
 pub use report::report;
 pub use situations::{Shape, Situation, Table, tables};
-pub use ways::{Care, Kind, Plan};
 
 use crate::error::Result;
 use crate::vectors::Vectors;
+use plan_kinds::{PLAN_KINDS, explain, median_time};
 use situations::situations_of;
-use ways::{WAYS, explain, median_time};
 
 /// Settings of a server that plans are measured on: all tables fit its buffers, and nobody interferes.
 pub const SETTINGS: [(&str, &str); 3] = [
@@ -72,7 +72,7 @@ impl Situation {
         &self,
         client: &mut Client,
         (queries, radius): (&Vectors, f64),
-        care: Care,
+        budget: RunBudget,
     ) -> Result<Outcome> {
         let sqls: Vec<String> = queries
             .iter()
@@ -82,20 +82,20 @@ impl Situation {
         let base = format!("RESET ALL; SET distillvq.probes = {}", self.probes);
         client.batch_execute(&base)?;
         let mut chosen = explain(client, first)?;
-        let mut ways = vec![(base.clone(), chosen.clone())];
-        for (kind, settings) in WAYS {
+        let mut kinds = vec![(base.clone(), chosen.clone())];
+        for (kind, settings) in PLAN_KINDS {
             let settings = format!("{base}; {settings}");
             client.batch_execute(&settings)?;
             let plan = explain(client, first)?;
-            let known = ways.iter().any(|(_, other)| other.nodes == plan.nodes);
+            let known = kinds.iter().any(|(_, other)| other.nodes == plan.nodes);
             if plan.kind == kind && !known {
-                ways.push((settings, plan));
+                kinds.push((settings, plan));
             }
         }
         let mut plans = Vec::new();
-        for (settings, plan) in ways {
+        for (settings, plan) in kinds {
             client.batch_execute(&settings)?;
-            let time = median_time(client, &sqls, care)?;
+            let time = median_time(client, &sqls, budget)?;
             plans.push(Plan { time, ..plan });
         }
         client.batch_execute("RESET ALL")?;
@@ -112,15 +112,15 @@ impl Situation {
 ///
 /// # Errors
 /// If a statement fails.
-pub fn measure(client: &mut Client, tables: &[Table], care: Care) -> Result<Vec<Outcome>> {
+pub fn measure(client: &mut Client, tables: &[Table], budget: RunBudget) -> Result<Vec<Outcome>> {
     let mut outcomes = Vec::new();
     for table in tables {
         let queries = table.make(client)?;
         let asked = (&queries, table.radius(client, &queries)?);
         for situation in situations_of(table) {
-            let mut outcome = situation.measure(client, asked, care)?;
-            if care.again && !outcome.good() {
-                outcome = situation.measure(client, asked, Care::FULL)?;
+            let mut outcome = situation.measure(client, asked, budget)?;
+            if budget.again && !outcome.good() {
+                outcome = situation.measure(client, asked, RunBudget::FULL)?;
             }
             outcomes.push(outcome);
         }

@@ -2,26 +2,20 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, Result};
-use crate::installation::output;
+use rustix::process::{Pid, kill_process};
 
-/// Sends a signal to processes; those that are gone already do not matter.
-///
-/// # Errors
-/// If there is no shell to do it.
-pub fn signal(name: &str, processes: &[u32]) -> Result<()> {
-    let mut kill = Command::new("sh");
-    kill.args([
-        "-c",
-        r#"signal=$1; shift; for p; do kill -s "$signal" "$p" 2>/dev/null; done; :"#,
-    ]);
-    kill.args(["sh", name]);
-    kill.args(processes.iter().map(u32::to_string));
-    output(&mut kill).map(drop)
+pub use rustix::process::Signal;
+
+use crate::error::{Error, Result};
+
+/// Sends a signal to processes. Ignores processes that have ended.
+pub fn send(signal: Signal, processes: &[u32]) {
+    for process in processes {
+        let _ = Pid::from_raw(process.cast_signed()).map(|pid| kill_process(pid, signal));
+    }
 }
 
 /// The living children of a process, by `/proc`.
@@ -83,12 +77,13 @@ fn status(process: u32) -> Option<(char, u32)> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use std::process::Command;
 
     #[test]
     fn a_child_is_found_and_ended() {
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         assert!(children(std::process::id()).contains(&child.id()));
-        signal("KILL", &[child.id(), u32::MAX >> 1]).unwrap();
+        send(Signal::KILL, &[child.id(), u32::MAX >> 1]);
         wait_for_end(&[child.id()]).unwrap();
         child.wait().unwrap();
         assert!(!children(std::process::id()).contains(&child.id()));

@@ -20,7 +20,7 @@ use postgres::{Client, NoTls};
 
 use crate::error::{Error, Result};
 use crate::installation::{Installation, output};
-use crate::process_tree;
+use crate::process_tree::{self, Signal};
 
 /// How long a server may take to start, crash recovery included.
 const START: Duration = Duration::from_secs(120);
@@ -203,16 +203,16 @@ impl Server {
     /// Stops the server; [`Server::restart`] brings it back.
     ///
     /// # Errors
-    /// If it cannot be signalled.
+    /// If its process cannot be waited for.
     pub fn stop(&mut self, how: Stop) -> Result<()> {
         let Some(mut postmaster) = self.postmaster.take() else {
             return Ok(());
         };
         let signal = match how {
-            Stop::Fast => "INT",
-            Stop::Immediate => "QUIT",
+            Stop::Fast => Signal::INT,
+            Stop::Immediate => Signal::QUIT,
         };
-        process_tree::signal(signal, &[postmaster.id()])?;
+        process_tree::send(signal, &[postmaster.id()]);
         postmaster.wait().map_err(Error::io("postgres"))?;
         Ok(())
     }
@@ -220,15 +220,15 @@ impl Server {
     /// Kills the postmaster and all its children in one moment, as the kernel would when memory runs out.
     ///
     /// # Errors
-    /// If they cannot be signalled.
+    /// If they do not end.
     pub fn kill9(&mut self) -> Result<()> {
         let Some(mut postmaster) = self.postmaster.take() else {
             return Ok(());
         };
         // Frozen, it can neither start nor bury children while we count them.
-        process_tree::signal("STOP", &[postmaster.id()])?;
+        process_tree::send(Signal::STOP, &[postmaster.id()]);
         let children = process_tree::children(postmaster.id());
-        process_tree::signal("KILL", &[&[postmaster.id()], &children[..]].concat())?;
+        process_tree::send(Signal::KILL, &[&[postmaster.id()], &children[..]].concat());
         postmaster.wait().map_err(Error::io("postgres"))?;
         process_tree::wait_for_end(&children)
     }

@@ -2,9 +2,9 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{Builder, CreateOptions, ListSearch, Metric, Model, Row, Tid};
 use distillvq_model::Placement;
+use distillvq_pages::memory_store::MemoryStore;
 use distillvq_training::{NoMonitor, TrainOptions, train};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;

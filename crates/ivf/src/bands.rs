@@ -142,7 +142,7 @@ fn ranks(band: usize) -> Option<Range<usize>> {
     Some(place(band)?..place(band + 1)?)
 }
 
-/// The share of a query's neighbours that so many lists reach.
+/// The share of a query's neighbors that so many lists reach.
 pub(crate) fn share(reached: &[u32], probes: u32) -> f64 {
     let within = reached.partition_point(|needed| *needed <= probes);
     within as f64 / reached.len().max(1) as f64

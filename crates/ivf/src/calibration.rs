@@ -1,12 +1,12 @@
 //! What an index knows of itself: how its model was trained ([`Training`]), and what recall its searches reach at which
 //! number of probed lists, and how deep they re-rank ([`Calibration`]). Both are kept in the metapage.
 //!
-//! The curve is by the number of lists. Rows that come later make lists longer, not other: a query's neighbours lie in as
+//! The curve is by the number of lists. Rows that come later make lists longer, not other: a query's neighbors lie in as
 //! many lists as before as long as the rows are of the same kind, so the curve holds while an index grows, and searches
 //! cost more. When the kind of rows or queries changes, it has to be measured again; so it has when most rows are gone: the
-//! neighbours that are left lie farther apart.
+//! neighbors that are left lie farther apart.
 //!
-//! The curve is that of the first ten neighbours. How many lists the rows behind them need is kept beside it ([`BandLists`]).
+//! The curve is that of the first ten neighbors. How many lists the rows behind them need is kept beside it ([`BandLists`]).
 
 use crate::bands::BandLists;
 use crate::rerank::Growth;
@@ -21,7 +21,7 @@ pub const RERANK_MARGINS: [f32; 3] = [1.0, 1.7, 2.7];
 /// Queries that a curve was measured with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueryKind {
-    /// Rows of the table, each without itself among its neighbours.
+    /// Rows of the table, each without itself among its neighbors.
     Rows,
     /// Logged queries.
     Log,
@@ -47,7 +47,7 @@ pub struct Point {
     /// Standard error of that mean.
     pub error: f32,
     /// Rows compared exactly, in the mean.
-    pub compared: f32,
+    pub reranked: f32,
 }
 
 /// The recall of an index, as measured on its finished pages.
@@ -57,7 +57,7 @@ pub struct Calibration {
     pub kind: QueryKind,
     /// How many there were.
     pub queries: u32,
-    /// Neighbours asked for: the `k` of recall@k.
+    /// Neighbors asked for: the `k` of recall@k.
     pub k: u8,
     /// Rows of the index then.
     pub rows: u64,
@@ -201,7 +201,7 @@ pub(crate) mod tests {
                 probes,
                 recall,
                 error,
-                compared: 30.0,
+                reranked: 30.0,
             })
             .collect();
         Calibration::new(QueryKind::Log, 400, 10, 1000, 5)

@@ -54,10 +54,10 @@ fn check_rows<S: PageStore, E: From<Error>>(
     let mut report = CheckReport::default();
     // Before everything else: whatever is in use of these pages is linked by the time that the links are followed.
     let blocks = store.block_count().map_err(Error::from)?;
-    let Some(mut meta) = note(&mut report, Meta::read(store))? else {
+    let Some(mut meta) = record_problem(&mut report, Meta::read(store))? else {
         return Ok(report);
     };
-    let model = note(&mut report, load_model(store, &mut meta))?;
+    let model = record_problem(&mut report, load_model(store, &mut meta))?;
     let mut check = Check::new(store, blocks, meta.pages, memory, report);
     let norm = meta.pages.format.position(NORM);
     let walked = check.walk(&|block, lane| norm_problem(block, norm, lane));
@@ -69,14 +69,17 @@ fn check_rows<S: PageStore, E: From<Error>>(
     while let Some(range) = comparison.check.next_window().map_err(Error::from)? {
         if let (Some(table), Some(model)) = (table.as_deref_mut(), model) {
             let encoder = RowEncoder::new(&comparison.meta, model)?;
-            comparison.against(encoder, range, table)?;
+            comparison.check_table(encoder, range, table)?;
         }
     }
     Ok(comparison.check.report)
 }
 
 /// Turns damage into a problem; passes other errors on.
-fn note<T>(report: &mut CheckReport, result: Result<T, Error>) -> Result<Option<T>, Error> {
+fn record_problem<T>(
+    report: &mut CheckReport,
+    result: Result<T, Error>,
+) -> Result<Option<T>, Error> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(Error::Pages(error)) => Ok(report.record_damage(Err(error))?),
@@ -104,13 +107,13 @@ struct Comparison<'a, S> {
 
 impl<S: PageStore> Comparison<'_, S> {
     /// Compares rows of the table with the window.
-    fn against<E: From<Error>>(
+    fn check_table<E: From<Error>>(
         &mut self,
         encoder: RowEncoder<'_>,
         range: Range<u32>,
         table: &mut ScanTableFn<'_, E>,
     ) -> Result<(), E> {
-        let mut batch = Batch::default();
+        let mut batch = RowBatch::default();
         table(range, &mut |tid, vector| {
             if self.check.report.is_full() {
                 return Ok(());
@@ -132,7 +135,7 @@ impl<S: PageStore> Comparison<'_, S> {
     }
 
     /// Compares a batch of rows with what the index has of them, and empties it.
-    fn compare(&mut self, encoder: RowEncoder<'_>, batch: &mut Batch) -> Result<(), Error> {
+    fn compare(&mut self, encoder: RowEncoder<'_>, batch: &mut RowBatch) -> Result<(), Error> {
         self.store.check_interrupts()?;
         let encoded = encoder.encode(&batch.vectors);
         for (i, &tid) in batch.tids.iter().enumerate() {
@@ -177,7 +180,7 @@ impl<S: PageStore> Comparison<'_, S> {
                     subject = "second entry of row";
                 }
                 let compared = self.difference(vector, (&row, model, first), found);
-                let compared = note(&mut self.check.report, compared)?;
+                let compared = record_problem(&mut self.check.report, compared)?;
                 list = compared.as_ref().and_then(|(list, _)| *list);
                 compared.and_then(|(_, what)| what)
             }
@@ -249,7 +252,7 @@ const NOT_TO_INDEX: &str = "is in the index, where rows of its kind have no plac
 
 /// Rows to be compared.
 #[derive(Default)]
-struct Batch {
+struct RowBatch {
     tids: Vec<Tid>,
     /// Elements, row-major.
     vectors: Vec<f32>,

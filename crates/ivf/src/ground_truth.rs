@@ -1,4 +1,4 @@
-//! The exact neighbours of some queries, found in passing while rows are encoded anyway.
+//! The exact neighbors of some queries, found in passing while rows are encoded anyway.
 
 use crate::Tid;
 use crate::calibration::QueryKind;
@@ -7,9 +7,9 @@ use distillvq_model::{Encoded, EncodedRows, ExactScores, Model, Placement, Score
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Neighbours of each query: the `k` of recall@k.
+/// Neighbors of each query: the `k` of recall@k.
 pub const CALIBRATION_K: usize = 10;
-/// Queries, the first ones, whose neighbours are kept as far as the last rank of [`RANKS`].
+/// Queries, the first ones, whose neighbors are kept as far as the last rank of [`RANKS`].
 pub const DEEP_QUERIES: usize = 128;
 /// Rows between two for which the error of the codes is measured.
 const ERROR_STEP: usize = 128;
@@ -30,17 +30,17 @@ fn order(a: &Neighbor, b: &Neighbor) -> std::cmp::Ordering {
     b.score.total_cmp(&a.score).then(a.tid.cmp(&b.tid))
 }
 
-/// The true neighbours of a query.
+/// The true neighbors of a query.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Neighbours {
-    /// The row that poses as the query, if it is one: it is none of the neighbours, nor is it to be counted when found.
+pub struct Neighbors {
+    /// The row that poses as the query, if it is one: it is none of the neighbors, nor is it to be counted when found.
     pub own: Option<Tid>,
     /// The nearest rows, best first, and the lists of each (twice the same if it is in one list), as far as there are so many:
     /// [`CALIBRATION_K`], or for the first [`DEEP_QUERIES`] as many as the last of [`RANKS`].
     pub rows: Vec<(Tid, [u32; 2])>,
 }
 
-/// Finds the neighbours of queries among rows that are offered in any order, from any number of threads: what is found
+/// Finds the neighbors of queries among rows that are offered in any order, from any number of threads: what is found
 /// does not depend on either.
 #[derive(Debug)]
 pub struct GroundTruthCollector<'a> {
@@ -65,8 +65,8 @@ pub struct Truth {
     pub kind: QueryKind,
     /// The raw queries, row-major.
     pub queries: Vec<f32>,
-    /// The neighbours of each.
-    pub neighbours: Vec<Neighbours>,
+    /// The neighbors of each.
+    pub neighbors: Vec<Neighbors>,
     /// Rows offered that belong into the index.
     pub rows: u64,
     /// Mean error of the codes of the rows ([`Model::code_error`]), none without rows.
@@ -203,7 +203,7 @@ impl<'a> GroundTruthCollector<'a> {
     /// What was found among all rows offered.
     pub fn finish(self) -> Truth {
         let (sum, count) = *lock(&self.errors);
-        let neighbours = self.best.iter().enumerate().map(|(query, best)| {
+        let neighbors = self.best.iter().enumerate().map(|(query, best)| {
             let mut best = lock(best);
             best.sort_unstable_by(order);
             best.truncate(kept(query));
@@ -213,13 +213,13 @@ impl<'a> GroundTruthCollector<'a> {
             };
             let own = own.map(|i| best.remove(i).tid);
             let rows = best.iter().take(kept(query) - 1);
-            Neighbours {
+            Neighbors {
                 own,
                 rows: rows.map(|near| (near.tid, near.lists)).collect(),
             }
         });
         Truth {
-            neighbours: neighbours.collect(),
+            neighbors: neighbors.collect(),
             kind: self.kind,
             rows: self.rows.into_inner(),
             code_error: (count > 0).then(|| (sum / count as f64) as f32),

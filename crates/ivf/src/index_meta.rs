@@ -296,7 +296,7 @@ fn point(body: &[u8], at: usize) -> Point {
         probes: get_u32(body, at),
         recall: get_f32(body, at + 4),
         error: get_f32(body, at + 8),
-        compared: get_f32(body, at + 12),
+        reranked: get_f32(body, at + 12),
     }
 }
 
@@ -304,7 +304,7 @@ fn put_point(body: &mut [u8], at: usize, point: &Point) {
     put(body, at, &point.probes.to_le_bytes());
     put(body, at + 4, &point.recall.to_le_bytes());
     put(body, at + 8, &point.error.to_le_bytes());
-    put(body, at + 12, &point.compared.to_le_bytes());
+    put(body, at + 12, &point.reranked.to_le_bytes());
 }
 
 #[cfg(test)]

@@ -36,14 +36,13 @@ pub use candidate::Candidate;
 pub use check_rows::{RowFn, ScanTableFn, check, check_against, check_within};
 pub use create::{Builder, CreateOptions, copy_without_rows, insert};
 pub use distillvq_model::{CodeShape, Metric, Model, ModelError};
-pub use distillvq_pages::memory_store as testing;
 pub use distillvq_pages::{
     Balance, CheckReport, IndexStats, InsertedRow, Layout, MAX_PAGES_IN_WRITE, MAX_SIDE_BYTES,
     PAGE_SIZE, PG_HEADER_SIZE, PageStore, PageWrite, Problem, SideLocation, Tid, VacuumStats,
     check_lock, count_rows, read_all_pages, vacuum,
 };
 pub use error::Error;
-pub use ground_truth::{CALIBRATION_K, DEEP_QUERIES, GroundTruthCollector, Neighbours, Truth};
+pub use ground_truth::{CALIBRATION_K, DEEP_QUERIES, GroundTruthCollector, Neighbors, Truth};
 pub use index_meta::{Meta, write_calibration};
 pub use list_search::ListSearch;
 pub use model_pages::{encoder_bytes, load_model, model_bytes, replace_student};

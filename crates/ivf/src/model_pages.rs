@@ -38,7 +38,7 @@ pub fn load_model<S: PageStore>(store: &S, meta: &mut Meta) -> Result<Option<Mod
     Ok(Some(model))
 }
 
-/// Gives a trained index a new student, as bytes from [`Model::student_bytes`]. At most one replacement may be under way;
+/// Gives a trained index a new student, as bytes from [`Model::student_bytes_for`] the index's encoder. At most one replacement may be under way;
 /// everything else may go on. `model_version` is a random number that marks the change. Returns the new metapage.
 pub fn replace_student<S: PageStore>(
     store: &S,

@@ -1,6 +1,6 @@
-//! The recall curve: from where the true neighbours lie, and what searches find of them.
+//! The recall curve: from where the true neighbors lie, and what searches find of them.
 //!
-//! A search that probes `p` lists can find a neighbour whose list is among the best `p` of its query. That part of the
+//! A search that probes `p` lists can find a neighbor whose list is among the best `p` of its query. That part of the
 //! recall is known exactly for all `p` from the ranking of the lists alone. What searches lose of it, since codes
 //! mislead the choice of the rows that are compared, changes slowly with `p` and is measured by real searches at a few
 //! numbers of lists, in between which it is interpolated.
@@ -12,13 +12,13 @@
 use crate::bands::{moments, share};
 use crate::calibration::{MAX_POINTS, Point, RERANK_MARGINS};
 
-/// Shares of neighbours within reach at which searches are worth a measurement: about the recalls that users ask for.
+/// Shares of neighbors within reach at which searches are worth a measurement: about the recalls that users ask for.
 const COVERAGE_LEVELS: [f64; 8] = [0.0, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999];
 
-/// Share of the neighbours within reach that may be lost to the choice of the rows that are compared.
+/// Share of the neighbors within reach that may be lost to the choice of the rows that are compared.
 const TOLERABLE: f64 = 0.005;
 /// Rows that may be compared in the mean to lose fewer than with the usual margin: codes that ask for more are too short.
-const MOST_ROWS: f64 = 256.0;
+const MAX_RERANKED_ROWS: f64 = 256.0;
 
 /// The smallest re-ranking margin ([`RERANK_MARGINS`]) with which searches lose no more than is tolerable; where they always do, the
 /// least that is about as good as any. `measure` gives what [`RecallCurve::loss`] says of searches with a margin, and how many rows
@@ -31,8 +31,8 @@ pub fn choose_rerank_margin<E>(
 ) -> Result<f32, E> {
     let mut losses: Vec<(f32, f64)> = Vec::new();
     for rerank_margin in RERANK_MARGINS {
-        let (lost, compared) = measure(rerank_margin)?;
-        if compared > MOST_ROWS {
+        let (lost, reranked) = measure(rerank_margin)?;
+        if reranked > MAX_RERANKED_ROWS {
             break;
         }
         if lost <= TOLERABLE {
@@ -50,7 +50,7 @@ pub fn choose_rerank_margin<E>(
 #[derive(Clone, Debug)]
 pub struct RecallCurve {
     lists: u32,
-    /// For each query the numbers of lists at which its neighbours come within reach, ascending, at least one.
+    /// For each query the numbers of lists at which its neighbors come within reach, ascending, at least one.
     probes_needed: Vec<Vec<u32>>,
     measured: Vec<MeasuredPoint>,
 }
@@ -59,16 +59,16 @@ pub struct RecallCurve {
 #[derive(Clone, Copy, Debug)]
 struct MeasuredPoint {
     probes: u32,
-    /// Mean of what a query loses of the neighbours within reach, and the variance of that mean: of fewer queries than lists
+    /// Mean of what a query loses of the neighbors within reach, and the variance of that mean: of fewer queries than lists
     /// are ranked for.
     loss: f64,
     variance: f64,
-    compared: f64,
+    reranked: f64,
 }
 
 impl RecallCurve {
-    /// Of an index with so many lists. `probes_needed` has for each query, and each of its neighbours, how many lists must be
-    /// probed to reach it. Queries without neighbours must be left out.
+    /// Of an index with so many lists. `probes_needed` has for each query, and each of its neighbors, how many lists must be
+    /// probed to reach it. Queries without neighbors must be left out.
     pub fn new(lists: u32, mut probes_needed: Vec<Vec<u32>>) -> Self {
         probes_needed
             .iter_mut()
@@ -107,17 +107,17 @@ impl RecallCurve {
 
     /// Takes in what searches with so many lists found: the recall of each of the first queries, and how many rows they
     /// compared in the mean. To be called with rising `probes`.
-    pub fn measured(&mut self, probes: u32, recalls: &[f32], compared: f64) {
+    pub fn measured(&mut self, probes: u32, recalls: &[f32], reranked: f64) {
         let (loss, variance) = self.losses(probes, recalls);
         self.measured.push(MeasuredPoint {
             probes,
             loss,
             variance: variance / recalls.len().max(1) as f64,
-            compared,
+            reranked,
         });
     }
 
-    /// What the first queries lose of their neighbours within reach, in the mean, where they found these shares.
+    /// What the first queries lose of their neighbors within reach, in the mean, where they found these shares.
     pub fn loss(&self, probes: u32, recalls: &[f32]) -> f64 {
         self.losses(probes, recalls).0
     }
@@ -148,7 +148,7 @@ impl RecallCurve {
                 probes,
                 recall: best,
                 error: error as f32,
-                compared: of.compared as f32,
+                reranked: of.reranked as f32,
             }
         };
         self.grid().into_iter().map(point).collect()
@@ -181,14 +181,14 @@ impl RecallCurve {
                     probes,
                     loss: mix(a.loss, b.loss),
                     variance: mix(a.variance, b.variance),
-                    compared: mix(a.compared, b.compared),
+                    reranked: mix(a.reranked, b.reranked),
                 }
             }
             (one, other) => one.or(other).copied().unwrap_or(MeasuredPoint {
                 probes,
                 loss: 0.0,
                 variance: 0.0,
-                compared: 0.0,
+                reranked: 0.0,
             }),
         }
     }
@@ -199,7 +199,7 @@ impl RecallCurve {
 mod tests {
     use super::*;
 
-    /// Ten neighbours, the `i`-th of which is reached by `2^i` lists.
+    /// Ten neighbors, the `i`-th of which is reached by `2^i` lists.
     fn doubling() -> Vec<u32> {
         (0..10).map(|i| 1 << i).collect()
     }
@@ -226,7 +226,7 @@ mod tests {
         let points = curve.points();
         let at = |probes| points.iter().find(|it| it.probes == probes).unwrap();
         let near = |point: &Point, recall: f32, compared: f32| {
-            (point.recall - recall).abs() < 1e-6 && (point.compared - compared).abs() < 1e-4
+            (point.recall - recall).abs() < 1e-6 && (point.reranked - compared).abs() < 1e-4
         };
         assert!(near(at(1), 0.0, 40.0) && near(at(4), 0.2, 40.0));
         assert!(near(at(64), 0.7, 80.0) && near(at(1024), 1.0, 80.0));

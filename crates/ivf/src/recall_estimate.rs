@@ -46,7 +46,7 @@ impl TopDistances {
         }
     }
 
-    /// Offers a row. Rows without a distance (NaN) are nobody's neighbours.
+    /// Offers a row. Rows without a distance (NaN) are nobody's neighbors.
     pub fn offer(&mut self, distance: f64) {
         if distance.is_nan() || self.k == 0 {
             return;
@@ -61,9 +61,9 @@ impl TopDistances {
         }
     }
 
-    /// The share of the true neighbours among the rows that a search found, of which each counts that is as near as the
-    /// farthest true neighbour: which of several equally near rows are found does not matter. `None` if there are no
-    /// neighbours.
+    /// The share of the true neighbors among the rows that a search found, of which each counts that is as near as the
+    /// farthest true neighbor: which of several equally near rows are found does not matter. `None` if there are no
+    /// neighbors.
     pub fn recall(&self, found: &[f64]) -> Option<f64> {
         let radius = self.best.peek()?.0;
         let hits = found.iter().filter(|&&distance| distance <= radius);
@@ -100,13 +100,13 @@ pub fn estimate_recall(shares: &[f64], trials: usize) -> Option<RecallEstimate> 
     let worth = n / design_effect(shares).clamp(1.0 / trials.max(1) as f64, 1.0);
     let square = Z * Z;
     let shrink = 1.0 + square / worth;
-    let centre = (mean + square / (2.0 * worth)) / shrink;
+    let center = (mean + square / (2.0 * worth)) / shrink;
     let variance = mean * (1.0 - mean) / worth + square / (4.0 * worth * worth);
     let half = Z * variance.max(0.0).sqrt() / shrink;
     Some(RecallEstimate {
         mean,
-        low: (centre - half).clamp(0.0, mean),
-        high: (centre + half).clamp(mean, 1.0),
+        low: (center - half).clamp(0.0, mean),
+        high: (center + half).clamp(mean, 1.0),
     })
 }
 
@@ -127,7 +127,7 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
 
     #[test]
-    fn recall_counts_what_is_as_near_as_the_farthest_neighbour() {
+    fn recall_counts_what_is_as_near_as_the_farthest_neighbor() {
         let mut nearest = TopDistances::new(3);
         for distance in [5.0, 1.0, f64::NAN, 3.0, 2.0, 3.0, 9.0] {
             nearest.offer(distance);

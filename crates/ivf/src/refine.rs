@@ -149,7 +149,7 @@ impl<S: PageStore> CandidateSource for RefineStream<S> {
     fn work(&self) -> CandidateStats {
         let stats = self.stream.stats();
         CandidateStats {
-            refined: stats.compared,
+            refined: stats.reranked,
             ..stats.work
         }
     }

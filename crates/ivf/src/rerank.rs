@@ -5,8 +5,8 @@
 //! 2. A row is given out when no unseen candidate of the probed lists can plausibly beat it: its score must reach the
 //!    next estimate plus `μ + z·σ`, where μ and σ are mean and standard deviation of (exact − estimated) over the rows
 //!    compared so far. Until then further batches are compared. The first rows may be nearly alike, and share their errors: so
-//!    among the first `ENOUGH_ERRORS` rows σ is at least `LEAST_ERROR` of what the codes let expect.
-//! 3. The more rows are given out, the further the neighbourhood reaches into other lists: beyond the `rows` that the first
+//!    among the first `ENOUGH_ERRORS` rows σ is at least `MIN_ERROR_FRACTION` of what the codes let expect.
+//! 3. The more rows are given out, the further the neighborhood reaches into other lists: beyond the `rows` that the first
 //!    probes are meant for, as many lists are probed as the index has measured that the next rows need ([`Growth`]), so that the
 //!    hundredth row is found about as surely as the tenth: a filter that few rows pass makes one of the first ten of it. When
 //!    all candidates of the probed lists are compared, twice as many are probed before the farther ones among them are given out.
@@ -16,7 +16,7 @@
 //! 6. Where only rows within a distance are wanted ([`RerankStream::set_max_distance`]), the stream ends when the next row is beyond it and no
 //!    unseen candidate of the probed lists is plausibly within.
 //!
-//! [`RerankOptions`] may bend two of them: `max_probes` and `max_compared` end the probing of rule 3, and `late` says what
+//! [`RerankOptions`] may bend two of them: `max_probes` and `max_reranked` end the probing of rule 3, and `late` says what
 //! becomes of the rows of rule 4 ([`LateRows`]).
 //!
 //! # Looking ahead
@@ -57,7 +57,7 @@ use std::cmp::Ordering;
 const AHEAD_WITHIN: f64 = 4.0;
 
 /// Minimum standard deviation of the errors, as a fraction of the expected one. Errors of ordinary rows exceed it.
-const LEAST_ERROR: f64 = 0.5;
+const MIN_ERROR_FRACTION: f64 = 0.5;
 /// Number of errors from which on that minimum does not apply. It limits the additional rows that a search compares.
 const ENOUGH_ERRORS: usize = 1_000;
 
@@ -105,7 +105,7 @@ pub struct RerankStats {
     /// Late rows that were dropped.
     pub dropped: u64,
     /// Rows handed to `fetch`.
-    pub compared: u64,
+    pub reranked: u64,
     /// Candidates pulled from the source.
     pub pulled: u64,
     /// Lists probed.
@@ -181,7 +181,7 @@ pub struct RerankStream<C: CandidateSource> {
 
 /// Exact distances of a batch of candidates, which come ordered by TID: one entry appended for each, `None` for a row that is
 /// not visible. NaN sorts last. Rows of the exact list have no estimate: their score is NaN.
-pub type Fetch<'f, E> = dyn FnMut(&[Candidate], &mut Vec<Option<f64>>) -> Result<(), E> + 'f;
+pub type DistanceFn<'f, E> = dyn FnMut(&[Candidate], &mut Vec<Option<f64>>) -> Result<(), E> + 'f;
 
 impl<C: CandidateSource> RerankStream<C> {
     /// A stream over a source of which nothing has been probed or pulled.
@@ -230,7 +230,10 @@ impl<C: CandidateSource> RerankStream<C> {
     }
 
     /// The next row, or `None` after the last.
-    pub fn next<E: From<Error>>(&mut self, fetch: &mut Fetch<'_, E>) -> Result<Option<Hit>, E> {
+    pub fn next<E: From<Error>>(
+        &mut self,
+        fetch: &mut DistanceFn<'_, E>,
+    ) -> Result<Option<Hit>, E> {
         while !self.draining {
             if !self.started {
                 self.compare_exact_list(fetch)?;
@@ -389,7 +392,10 @@ impl<C: CandidateSource> RerankStream<C> {
     }
 
     /// Rule 1.
-    fn compare_exact_list<E: From<Error>>(&mut self, fetch: &mut Fetch<'_, E>) -> Result<(), E> {
+    fn compare_exact_list<E: From<Error>>(
+        &mut self,
+        fetch: &mut DistanceFn<'_, E>,
+    ) -> Result<(), E> {
         let mut tids = Vec::new();
         loop {
             tids.clear();
@@ -407,8 +413,8 @@ impl<C: CandidateSource> RerankStream<C> {
     }
 
     /// Compares the rows of `batch`.
-    fn compare<E: From<Error>>(&mut self, fetch: &mut Fetch<'_, E>) -> Result<(), E> {
-        self.stats.compared += self.batch.len() as u64;
+    fn compare<E: From<Error>>(&mut self, fetch: &mut DistanceFn<'_, E>) -> Result<(), E> {
+        self.stats.reranked += self.batch.len() as u64;
         fetch_into(fetch, &self.batch, &mut self.distances)?;
         for (candidate, distance) in self.batch.iter().zip(&self.distances) {
             let Some(distance) = *distance else { continue };
@@ -436,7 +442,7 @@ impl<C: CandidateSource> RerankStream<C> {
 
     /// Whether so large a share of all rows was compared that the rest may as well be.
     fn compares_all(&self) -> bool {
-        self.row_limit > 0 && self.stats.compared >= self.row_limit
+        self.row_limit > 0 && self.stats.reranked >= self.row_limit
     }
 
     /// Has the lists probed that are wanted now.
@@ -475,7 +481,7 @@ impl<C: CandidateSource> RerankStream<C> {
             Some(_) => self.options.ahead.max(AHEAD_WITHIN),
             None => self.options.ahead,
         };
-        !self.compares_all() && self.stats.compared as f64 >= self.ahead_of_returned(share)
+        !self.compares_all() && self.stats.reranked as f64 >= self.ahead_of_returned(share)
             || self.has_passed_limit(unseen)
     }
 
@@ -505,7 +511,7 @@ impl<C: CandidateSource> RerankStream<C> {
         let least = if is_known {
             0.0
         } else {
-            LEAST_ERROR * self.source().expected_error()
+            MIN_ERROR_FRACTION * self.source().expected_error()
         };
         f64::from(unseen) + self.errors.margin(self.options.z, least)
     }
@@ -541,14 +547,14 @@ impl<C: CandidateSource> RerankStream<C> {
     }
 
     /// Compares the best candidates of the queue exactly.
-    fn compare_batch<E: From<Error>>(&mut self, fetch: &mut Fetch<'_, E>) -> Result<(), E> {
+    fn compare_batch<E: From<Error>>(&mut self, fetch: &mut DistanceFn<'_, E>) -> Result<(), E> {
         let missing = self.options.first_batch.saturating_sub(self.visible);
         let size = missing.max(self.options.batch);
         self.batch.clear();
         self.queue.take(size, self.excluded, &mut self.batch);
         self.batch.sort_unstable_by_key(|candidate| candidate.tid);
         self.compare(fetch)?;
-        if self.stats.compared >= self.options.max_compared {
+        if self.stats.reranked >= self.options.max_reranked {
             self.stop_probing();
         }
         Ok(())
@@ -562,7 +568,7 @@ fn is_within(max_distance: Option<f64>, hit: &Hit) -> bool {
 
 /// Calls `fetch` and checks that it answered for every TID.
 fn fetch_into<E: From<Error>>(
-    fetch: &mut Fetch<'_, E>,
+    fetch: &mut DistanceFn<'_, E>,
     batch: &[Candidate],
     distances: &mut Vec<Option<f64>>,
 ) -> Result<(), E> {

@@ -7,7 +7,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 /// Bytes per entry of the table: a key, a word and a control byte, at a load of one half.
 const ENTRY_BYTES: usize = 34;
 
-/// Row addresses, 64 neighbouring line numbers in one entry.
+/// Row addresses, 64 neighboring line numbers in one entry.
 #[derive(Debug)]
 pub(crate) struct TidSet {
     words: HashMap<u64, u64, BuildHasherDefault<TidHasher>>,

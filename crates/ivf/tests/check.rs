@@ -4,13 +4,13 @@
 mod common;
 
 use common::*;
-use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
     Builder, CheckReport, CreateOptions, Error, Meta, Metric, Model, PageStore, Row, RowEncoder,
     RowFn, Tid, check, check_against, check_within, insert, vacuum,
 };
 use distillvq_model::refine_bytes;
 use distillvq_pages::Error as PageError;
+use distillvq_pages::memory_store::MemoryStore;
 use std::ops::Range;
 
 /// A table and an index over it.

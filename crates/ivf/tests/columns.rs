@@ -6,12 +6,12 @@ mod common;
 
 use common::*;
 use distillvq_ivf::scorer::BlockFilter;
-use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
     Calibration, Candidate, ListSearch, Meta, Metric, Model, Tid, Training, row_format,
 };
 use distillvq_kernels::LANES;
 use distillvq_model::refine_bytes;
+use distillvq_pages::memory_store::MemoryStore;
 use distillvq_pages::{
     Block, Builder, Check, CheckReport, Column, Contents, MAX_COLUMNS, Metapage, PageStore, Row,
     RowFormat, Stored, Value, collect_stats, insert, vacuum,

@@ -6,13 +6,13 @@ mod common;
 use common::*;
 use distillvq_ivf::refine::RefineStream;
 use distillvq_ivf::rerank::{RerankOptions, RerankStream};
-use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
-    Builder, Candidate, CreateOptions, Error, ListSearch, Meta, Metric, Model, PAGE_SIZE,
-    PG_HEADER_SIZE, PageStore, check, collect_stats, copy_without_rows, count_rows, insert,
-    load_model, read_all_pages, replace_student, vacuum,
+    Builder, CreateOptions, Error, ListSearch, Meta, Metric, Model, PAGE_SIZE, PG_HEADER_SIZE,
+    PageStore, check, collect_stats, copy_without_rows, count_rows, insert, load_model,
+    read_all_pages, replace_student, vacuum,
 };
-use distillvq_pages::Error as PageError;
+use distillvq_pages::memory_store::MemoryStore;
+use distillvq_pages::{Error as PageError, FORMAT};
 use distillvq_training::{NoMonitor, TrainOptions, train};
 use proptest::prelude::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -36,23 +36,15 @@ fn use_everything(store: &MemoryStore, model: &Model, row: &Owned) -> Result<(),
         let _ = search.pull_new_lists(100, &mut Vec::new());
         let _ = search.pull(100_000, &mut Vec::new());
     }
+    let mut fetch = distances_by(|tid| f64::from(tid.block));
     if let Ok(search) = ListSearch::new(store, &meta, Some(model.searcher()), &query) {
         let mut stream = RerankStream::new(search, RerankOptions::default());
-        let mut fetch = |batch: &[Candidate], out: &mut Vec<Option<f64>>| -> Result<(), Error> {
-            out.extend(batch.iter().map(|c| Some(f64::from(c.tid.block))));
-            Ok(())
-        };
         while let Ok(Some(_)) = stream.next(&mut fetch) {}
     }
     if let Ok(search) = ListSearch::new(store, &meta, Some(model.searcher()), &query) {
         let options = RerankOptions::for_refine_codes(meta.shape);
         if let Ok(refined) = RefineStream::new(search, store, options) {
             let mut stream = RerankStream::new(refined, RerankOptions::for_heap_rows());
-            let mut fetch =
-                |batch: &[Candidate], out: &mut Vec<Option<f64>>| -> Result<(), Error> {
-                    out.extend(batch.iter().map(|c| Some(f64::from(c.tid.block))));
-                    Ok(())
-                };
             while let Ok(Some(_)) = stream.next(&mut fetch) {}
         }
     }
@@ -363,7 +355,7 @@ fn damage_names_the_block_and_the_check_finds_it() {
     // The head: { kind, format, count }, list, next.
     for (change, what) in [
         (put(24, 0x0001_0109), "unknown kind of page"),
-        (put(24, 0x0001_0204), "unknown page format"),
+        (put(24, 0x0001_0004), "unknown page format"),
         (put(24, 0x0001_0103), "not a posting page"),
         (put(24, 0xffff_0104), "more rows than fit"),
         (put(28, 77), "the page belongs to another list"),
@@ -375,6 +367,20 @@ fn damage_names_the_block_and_the_check_finds_it() {
         assert_eq!(result.unwrap_err().to_string(), expected);
         assert_eq!(problems.first(), Some(&format!("block {block}: {what}")));
     }
+}
+
+#[test]
+fn a_newer_page_is_named_by_its_version_and_the_check_finds_it() {
+    let newer = FORMAT + 1;
+    let (block, result, problems) = searched(|page| page[25] = newer);
+    assert_eq!(
+        result.unwrap_err().to_string(),
+        format!(
+            "block {block} of the index has format version {newer}; this library reads versions up to {FORMAT}"
+        )
+    );
+    let expected = format!("block {block}: the page has a newer format than the index");
+    assert_eq!(problems.first(), Some(&expected));
 }
 
 #[test]

@@ -6,14 +6,14 @@ mod common;
 use common::*;
 use distillvq_ivf::refine::RefineStream;
 use distillvq_ivf::rerank::{LateRows, RerankOptions, RerankStream};
-use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
-    Builder, Calibration, Candidate, CreateOptions, Error, ListSearch, Meta, Metric, Model, Point,
-    QueryKind, Row, RowEncoder, RowFn, Tid, Training, check_against, collect_stats, insert,
-    load_model, replace_student, vacuum, write_calibration,
+    Builder, Calibration, CreateOptions, Error, ListSearch, Meta, Metric, Model, Point, QueryKind,
+    Row, RowEncoder, RowFn, Tid, Training, check_against, collect_stats, insert, load_model,
+    replace_student, vacuum, write_calibration,
 };
 use distillvq_model::{EncodedRows, Placement};
 use distillvq_pages::Error as PageError;
+use distillvq_pages::memory_store::MemoryStore;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -133,10 +133,7 @@ fn searches(store: &MemoryStore, meta: &Meta, model: &Model, query: &[f32]) -> V
             ..RerankOptions::for_heap_rows()
         };
         let mut stream = RerankStream::new(refined, options);
-        let mut fetch = |batch: &[Candidate], out: &mut Vec<Option<f64>>| {
-            out.extend(batch.iter().map(|c| Some(f64::from(c.tid.block))));
-            Ok::<(), Error>(())
-        };
+        let mut fetch = distances_by(|tid| f64::from(tid.block));
         let next = || stream.next(&mut fetch).unwrap().map(|hit| hit.tid);
         all.push(std::iter::from_fn(next).collect());
     }

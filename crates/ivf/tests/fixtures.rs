@@ -9,11 +9,11 @@ mod common;
 mod fixture;
 
 use common::*;
-use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
     Builder, CreateOptions, Model, PageStore, insert, replace_student, vacuum, write_calibration,
 };
 use distillvq_pages::FORMAT;
+use distillvq_pages::memory_store::MemoryStore;
 use distillvq_training::TrainOptions;
 use fixture::*;
 use std::fs;

@@ -16,11 +16,11 @@ mod common;
 use common::*;
 use distillvq_ivf::refine::RefineStream;
 use distillvq_ivf::rerank::{CandidateSource, Growth, LateRows, RerankOptions, RerankStream};
-use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
     Calibration, Candidate, Error, ListSearch, Meta, Metric, Model, PageStore, Point, QueryKind,
     Tid, Training, check, insert, load_model, replace_student, vacuum, write_calibration,
 };
+use distillvq_pages::memory_store::MemoryStore;
 use distillvq_training::TrainOptions;
 use std::fmt::Write;
 use std::fs;
@@ -175,7 +175,7 @@ fn calibration() -> Calibration {
         probes,
         recall,
         error: 0.01,
-        compared: 90.0,
+        reranked: 90.0,
     };
     let points = [point(1, 0.5), point(4, 0.9), point(12, 1.0)];
     Calibration::new(QueryKind::Log, 600, 10, BUILT as u64, 3_000_000).with_points(&points)
@@ -249,7 +249,7 @@ fn searches(out: &mut String, case: &str, store: &MemoryStore, data: &[f32]) {
         (
             "at most 100 compared",
             RerankOptions {
-                max_compared: 100,
+                max_reranked: 100,
                 ..relaxed
             },
             usize::MAX,
@@ -306,7 +306,7 @@ impl<'a> Index<'a> {
             let refined = RefineStream::new(self.open(query), self.store, options).unwrap();
             let exact = RerankOptions {
                 late: options.late,
-                max_compared: options.max_compared,
+                max_reranked: options.max_reranked,
                 z: options.z,
                 ..RerankOptions::for_heap_rows()
             };
@@ -336,13 +336,13 @@ impl<'a> Index<'a> {
             .collect();
         let stats = stream.stats();
         let work = [stats.work.codes, stats.work.refined];
-        let rows = [stats.pulled, stats.compared, stats.dropped, stats.returned];
+        let rows = [stats.pulled, stats.reranked, stats.dropped, stats.returned];
         format!("{}/{work:?}/{rows:?}:{}", stats.probed, crc(&bytes)).replace(", ", "+")
     }
 
     /// The distance that the operator of the metric gives; some rows are not visible.
     fn distance(&self, query: &[f32], tid: Tid) -> Option<f64> {
-        let row = tid.block as usize * 40 + tid.offset as usize - 1;
+        let row = row_number(tid);
         let x = &self.data[row * DIM..][..DIM];
         let product = |a: &[f32], b: &[f32]| -> f64 {
             a.iter()

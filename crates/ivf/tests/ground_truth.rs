@@ -5,7 +5,7 @@ mod common;
 
 use common::*;
 use distillvq_ivf::{
-    CALIBRATION_K, DEEP_QUERIES, GroundTruthCollector, Metric, Model, Neighbours, QueryKind, Tid,
+    CALIBRATION_K, DEEP_QUERIES, GroundTruthCollector, Metric, Model, Neighbors, QueryKind, Tid,
 };
 use distillvq_linalg::testing::never_interrupt;
 use distillvq_model::{EncodedRows, Placement};
@@ -57,7 +57,7 @@ fn collect(
     rows: &[f32],
     queries: &[f32],
     (batch, backwards): (usize, bool),
-) -> Vec<Neighbours> {
+) -> Vec<Neighbors> {
     let encoded = model.encode(rows);
     let collector = GroundTruthCollector::new(model, kind, queries.to_vec());
     let mut starts: Vec<usize> = (0..ROWS).step_by(batch).collect();
@@ -84,7 +84,7 @@ fn collect(
     assert_eq!(truth.rows, ROWS as u64);
     assert!((0.0..1.0).contains(&truth.code_error.unwrap()));
     let lists = |tid: Tid| {
-        let row = tid.block as usize * 40 + usize::from(tid.offset) - 1;
+        let row = row_number(tid);
         let first = match encoded.rows[row].placement {
             Placement::List(list) => list,
             _ => model.lists() as u32,
@@ -94,18 +94,18 @@ fn collect(
             _ => [first, first],
         }
     };
-    let mut near = truth.neighbours.iter().flat_map(|it| &it.rows);
+    let mut near = truth.neighbors.iter().flat_map(|it| &it.rows);
     assert!(near.all(|(tid, found)| lists(*tid) == *found));
     let in_two = encoded
         .second_rows
         .iter()
         .filter(|row| row.placement != Placement::Unindexed);
     assert_eq!(in_two.count() > ROWS / 2, model.assignments() == 2);
-    truth.neighbours
+    truth.neighbors
 }
 
 #[test]
-fn the_neighbours_are_those_of_brute_force() {
+fn the_neighbors_are_those_of_brute_force() {
     let (rows, queries) = (vectors(ROWS, 5), vectors(DEEP_QUERIES + 12, 6));
     for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine] {
         let model = model(metric, 4);
@@ -128,14 +128,14 @@ fn the_neighbours_are_those_of_brute_force() {
 }
 
 #[test]
-fn neighbours_in_two_lists_have_both() {
+fn neighbors_in_two_lists_have_both() {
     let (rows, queries) = (vectors(ROWS, 5), vectors(12, 6));
     let model = two_list_model(Metric::L2, 4);
     let found = collect(&model, QueryKind::Log, &rows, &queries, (700, false));
     let again = collect(&model, QueryKind::Log, &rows, &queries, (97, true));
     assert_eq!(again, found);
-    let neighbours = found.iter().flat_map(|found| &found.rows);
-    assert!(neighbours.filter(|(_, [a, b])| a != b).count() > 1000);
+    let neighbors = found.iter().flat_map(|found| &found.rows);
+    assert!(neighbors.filter(|(_, [a, b])| a != b).count() > 1000);
 }
 
 #[test]

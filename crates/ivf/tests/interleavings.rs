@@ -8,11 +8,11 @@ mod schedule;
 use common::*;
 use distillvq_ivf::refine::RefineStream;
 use distillvq_ivf::rerank::{LateRows, RerankOptions, RerankStream};
-use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
-    Candidate, Error, Layout, ListSearch, Meta, Metric, Model, PageStore, Tid, check, insert,
-    load_model, replace_student, row_format, vacuum,
+    Layout, ListSearch, Meta, Metric, Model, PageStore, Tid, check, insert, load_model,
+    replace_student, row_format, vacuum,
 };
+use distillvq_pages::memory_store::MemoryStore;
 use schedule::{Actor, Plan, Work, interleave};
 use std::collections::{BTreeSet, HashSet};
 
@@ -114,10 +114,7 @@ impl Index {
             };
             let mut stream = RerankStream::new(refined, options);
             let mut found = Vec::new();
-            let mut fetch = |batch: &[Candidate], out: &mut Vec<Option<f64>>| {
-                out.extend(batch.iter().map(|c| Some(f64::from(c.tid.offset))));
-                Ok::<(), Error>(())
-            };
+            let mut fetch = distances_by(|tid| f64::from(tid.offset));
             while let Some(hit) = stream.next(&mut fetch).unwrap() {
                 found.push(hit.tid);
             }

@@ -4,11 +4,11 @@
 
 mod common;
 
-use common::{build, distance, encode, encode_refined};
+use common::{build, distance, distances_by, encode, encode_refined, row_number};
 use distillvq_ivf::refine::RefineStream;
 use distillvq_ivf::rerank::{CandidateSource, RerankOptions, RerankStream};
-use distillvq_ivf::testing::MemoryStore;
-use distillvq_ivf::{Candidate, Error, ListSearch, Metric, Tid};
+use distillvq_ivf::{ListSearch, Metric, Tid};
+use distillvq_pages::memory_store::MemoryStore;
 use distillvq_training::{NoMonitor, TrainOptions, train};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -31,14 +31,11 @@ fn search<C: CandidateSource>(
     mut stream: RerankStream<C>,
     exact: &dyn Fn(Tid) -> f64,
 ) -> (Vec<f64>, u64) {
-    let mut fetch = |batch: &[Candidate], out: &mut Vec<Option<f64>>| -> Result<(), Error> {
-        out.extend(batch.iter().map(|c| Some(exact(c.tid))));
-        Ok(())
-    };
+    let mut fetch = distances_by(exact);
     let mut next = || stream.next(&mut fetch).unwrap().map(|hit| hit.distance);
     let found = std::iter::from_fn(&mut next).take(LIMIT).collect();
     let stats = stream.stats();
-    (found, stats.compared.max(stats.work.refined))
+    (found, stats.reranked.max(stats.work.refined))
 }
 
 /// How many of the nearest rows all queries miss, and how many rows each compares.
@@ -57,10 +54,8 @@ fn missed_and_compared(data: &[f32], refine: bool) -> (usize, u64) {
     let meta = build(&store, &model, &[&rows]);
     let (mut missed, mut compared) = (0, 0);
     for query in random(QUERIES, 9, |_| 1.0).chunks(DIM) {
-        let exact = |tid: Tid| {
-            let row = tid.block as usize * 40 + tid.offset as usize - 1;
-            distance(Metric::L2, query, &data[row * DIM..][..DIM])
-        };
+        let vector = |tid: Tid| &data[row_number(tid) * DIM..][..DIM];
+        let exact = |tid: Tid| distance(Metric::L2, query, vector(tid));
         let all_lists = |options: RerankOptions| RerankOptions {
             probes: options.probes.max(model.lists()),
             ..options

@@ -262,7 +262,7 @@ fn few_rows_are_compared_for_a_small_limit() {
     for i in 0..10 {
         assert_eq!(world.next(&mut stream).unwrap().tid, tid(i));
     }
-    assert!(stream.stats().compared <= 150, "{:?}", stream.stats());
+    assert!(stream.stats().reranked <= 150, "{:?}", stream.stats());
     assert_eq!(stream.stats().probed, 4);
 }
 
@@ -273,7 +273,7 @@ fn noisier_estimates_mean_more_comparisons() {
         let mut stream = world.stream(RerankOptions::default());
         let hits: Vec<_> = (0..10).map(|_| world.next(&mut stream).unwrap()).collect();
         assert_eq!(descents(&hits), 0);
-        stream.stats().compared
+        stream.stats().reranked
     };
     let (sharp, blurred) = (compared(0.0), compared(0.05));
     assert!(sharp <= 80 && blurred > 2 * sharp, "{sharp} {blurred}");
@@ -298,7 +298,7 @@ fn a_row_left_out_is_as_if_it_were_not_there() {
         });
         excluded.into_iter().for_each(|tid| stream.exclude(tid));
         let hits: Vec<_> = (0..10).map(|_| world.next(&mut stream).unwrap()).collect();
-        (hits, stream.stats().compared)
+        (hits, stream.stats().reranked)
     };
     let expected = ten(&without, None);
     assert_eq!(ten(&with, Some(own)), expected);
@@ -457,9 +457,9 @@ fn the_first_probes_alone_give_all_their_rows() {
 #[test]
 fn after_enough_comparisons_no_further_lists_are_probed() {
     let world = graded(10_000, 100, 0.001);
-    let probed = |max_compared| {
+    let probed = |max_reranked| {
         let mut stream = world.stream(RerankOptions {
-            max_compared,
+            max_reranked,
             ..probing(4)
         });
         let rows = std::iter::from_fn(|| world.next(&mut stream)).count();
@@ -478,7 +478,7 @@ fn within(world: &World, farthest: f64, options: RerankOptions) -> (Vec<Hit>, u6
     stream.set_max_distance(farthest);
     let hits = std::iter::from_fn(|| world.next(&mut stream)).collect();
     assert_eq!(world.next(&mut stream), None, "the end stays the end");
-    (hits, stream.stats().compared)
+    (hits, stream.stats().reranked)
 }
 
 #[test]

@@ -4,8 +4,8 @@
 mod common;
 
 use common::*;
-use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{Metric, Tid, collect_stats, count_rows, insert, vacuum};
+use distillvq_pages::memory_store::MemoryStore;
 use std::collections::BTreeSet;
 
 /// Rows of a census' sample.

@@ -4,12 +4,12 @@
 mod common;
 
 use common::*;
-use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
     Builder, CreateOptions, Error, Meta, Metric, Model, PageStore, Problem, check,
     copy_without_rows, insert, load_model, replace_student,
 };
 use distillvq_pages::Error as PageError;
+use distillvq_pages::memory_store::MemoryStore;
 use std::cell::Cell;
 
 const METRIC: Metric = Metric::L2;
@@ -200,8 +200,8 @@ impl PageStore for Meddling<'_> {
         Ok(blocks)
     }
 
-    fn read<T>(&self, block: u32, look: impl FnOnce(&[u8]) -> T) -> Result<T, PageError> {
-        self.store.read(block, look)
+    fn read<T>(&self, block: u32, f: impl FnOnce(&[u8]) -> T) -> Result<T, PageError> {
+        self.store.read(block, f)
     }
 
     fn write(&self) -> Result<Self::Write<'_>, PageError> {

@@ -5,12 +5,12 @@ mod common;
 
 use common::*;
 use distillvq_ivf::refine::RefineStream;
-use distillvq_ivf::rerank::{LateRows, RerankOptions, RerankStream};
-use distillvq_ivf::testing::MemoryStore;
+use distillvq_ivf::rerank::{CandidateSource, LateRows, RerankOptions, RerankStream};
 use distillvq_ivf::{
-    Candidate, Error, ListSearch, Meta, Metric, Model, PageStore, Tid, check, copy_without_rows,
-    insert, load_model, vacuum,
+    Candidate, ListSearch, Meta, Metric, Model, PageStore, Tid, check, copy_without_rows, insert,
+    load_model, vacuum,
 };
+use distillvq_pages::memory_store::MemoryStore;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
@@ -216,51 +216,56 @@ fn probes_follow_the_ranking() {
     }
 }
 
+/// Streams ten queries: the first ten rows of all lists must be in order, and two lists must return every row once. Returns how
+/// many of the first ten rows are true neighbors, and how many rows each query compares for them.
+fn stream_ten_queries<S: CandidateSource>(
+    index: &Built,
+    stream: impl Fn(&[f32], usize) -> RerankStream<S>,
+) -> (usize, Vec<u64>) {
+    let data = vectors(3000, 2);
+    let (mut found, mut compared) = (0, Vec::new());
+    for query in vectors(10, 30).chunks(DIM) {
+        let vector = |tid: Tid| &data[row_number(tid) * DIM..][..DIM];
+        let exact = |tid: Tid| distance(index.model.metric(), query, vector(tid));
+        let mut all: Vec<(f64, Tid)> = index.rows.iter().map(|r| (exact(r.tid), r.tid)).collect();
+        all.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        let top: BTreeSet<Tid> = all[..10].iter().map(|(_, tid)| *tid).collect();
+        let mut fetch = distances_by(exact);
+        let mut every = stream(query, LISTS);
+        let mut last = f64::MIN;
+        for _ in 0..10 {
+            let hit = every.next(&mut fetch).unwrap().unwrap();
+            assert!(hit.distance >= last);
+            last = hit.distance;
+            found += usize::from(top.contains(&hit.tid));
+        }
+        compared.push(every.stats().reranked);
+        // A filter that takes the farthest rows only still gets them all.
+        let mut few = stream(query, 2);
+        let mut given = BTreeSet::new();
+        while let Some(hit) = few.next(&mut fetch).unwrap() {
+            assert!(given.insert(hit.tid));
+        }
+        assert_eq!(given.len(), index.rows.len());
+    }
+    (found, compared)
+}
+
 #[test]
 fn a_stream_over_an_index_gives_exact_order_and_good_recall() {
     for metric in METRICS {
         let index = built(metric, 4, 3000);
-        let data = vectors(3000, 2);
-        let of = |tid: &Tid| (tid.block * 40 + u32::from(tid.offset) - 1) as usize;
-        let mut found = 0;
-        for query in vectors(10, 30).chunks(DIM) {
-            let exact = |tid: &Tid| distance(metric, query, &data[of(tid) * DIM..][..DIM]);
-            let mut all: Vec<(f64, Tid)> =
-                index.rows.iter().map(|r| (exact(&r.tid), r.tid)).collect();
-            all.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-            let mut fetch =
-                |batch: &[Candidate], out: &mut Vec<Option<f64>>| -> Result<(), Error> {
-                    out.extend(batch.iter().map(|c| Some(exact(&c.tid))));
-                    Ok(())
-                };
-            let stream = |probes| {
-                let options = RerankOptions {
-                    probes,
-                    late: LateRows::Append,
-                    ..RerankOptions::default()
-                };
-                RerankStream::new(index.search(query), options)
+        let (found, compared) = stream_ten_queries(&index, |query, probes| {
+            let options = RerankOptions {
+                probes,
+                late: LateRows::Append,
+                ..RerankOptions::default()
             };
-            // Every list: the first ten are the true ones, for far fewer comparisons than there are rows.
-            let mut every = stream(LISTS);
-            let top: BTreeSet<Tid> = all[..10].iter().map(|(_, tid)| *tid).collect();
-            let mut last = f64::MIN;
-            for _ in 0..10 {
-                let hit = every.next(&mut fetch).unwrap().unwrap();
-                assert!(hit.distance >= last);
-                last = hit.distance;
-                found += usize::from(top.contains(&hit.tid));
-            }
-            assert!(every.stats().compared < 2000, "{:?}", every.stats());
-            // Few lists: a filter that takes the farthest rows only still gets them all.
-            let mut few = stream(2);
-            let mut given = BTreeSet::new();
-            while let Some(hit) = few.next(&mut fetch).unwrap() {
-                assert!(given.insert(hit.tid));
-            }
-            assert_eq!(given.len(), index.rows.len());
-        }
+            RerankStream::new(index.search(query), options)
+        });
         assert!(found >= 95, "{metric}: {found} of 100");
+        // Far fewer than there are rows.
+        assert!(compared.iter().all(|n| *n < 2000), "{compared:?}");
     }
 }
 
@@ -268,51 +273,23 @@ fn a_stream_over_an_index_gives_exact_order_and_good_recall() {
 fn refine_codes_leave_little_to_compare() {
     for metric in METRICS {
         let index = built_of(metric, 4, 3000, encode_refined);
-        let data = vectors(3000, 2);
-        let of = |tid: &Tid| (tid.block * 40 + u32::from(tid.offset) - 1) as usize;
-        let (mut found, mut compared) = (0, 0);
-        for query in vectors(10, 30).chunks(DIM) {
-            let exact = |tid: &Tid| distance(metric, query, &data[of(tid) * DIM..][..DIM]);
-            let mut all: Vec<(f64, Tid)> =
-                index.rows.iter().map(|r| (exact(&r.tid), r.tid)).collect();
-            all.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-            let mut fetch =
-                |batch: &[Candidate], out: &mut Vec<Option<f64>>| -> Result<(), Error> {
-                    out.extend(batch.iter().map(|c| Some(exact(&c.tid))));
-                    Ok(())
-                };
-            let stream = |probes| {
-                let options = RerankOptions {
-                    probes,
-                    ..RerankOptions::for_refine_codes(index.meta.shape)
-                };
-                let refined =
-                    RefineStream::new(index.search(query), &index.store, options).unwrap();
-                let relaxed = RerankOptions {
-                    late: LateRows::Append,
-                    ..RerankOptions::for_heap_rows()
-                };
-                RerankStream::new(refined, relaxed)
+        let (found, compared) = stream_ten_queries(&index, |query, probes| {
+            let options = RerankOptions {
+                probes,
+                ..RerankOptions::for_refine_codes(index.meta.shape)
             };
-            let mut every = stream(LISTS);
-            let top: BTreeSet<Tid> = all[..10].iter().map(|(_, tid)| *tid).collect();
-            let mut last = f64::MIN;
-            for _ in 0..10 {
-                let hit = every.next(&mut fetch).unwrap().unwrap();
-                assert!(hit.distance >= last);
-                last = hit.distance;
-                found += usize::from(top.contains(&hit.tid));
-            }
-            compared += every.stats().compared;
-            let mut few = stream(2);
-            let mut given = BTreeSet::new();
-            while let Some(hit) = few.next(&mut fetch).unwrap() {
-                assert!(given.insert(hit.tid));
-            }
-            assert_eq!(given.len(), index.rows.len());
-        }
+            let refined = RefineStream::new(index.search(query), &index.store, options).unwrap();
+            let relaxed = RerankOptions {
+                late: LateRows::Append,
+                ..RerankOptions::for_heap_rows()
+            };
+            RerankStream::new(refined, relaxed)
+        });
         assert!(found >= 95, "{metric}: {found} of 100");
-        assert!(compared <= 400, "{metric}: {compared} for ten queries");
+        assert!(
+            compared.iter().sum::<u64>() <= 400,
+            "{metric}: {compared:?}"
+        );
     }
 }
 
@@ -336,19 +313,13 @@ fn a_row_left_out_is_as_if_it_were_not_there() {
                 let refined = RefineStream::new(search, &store, options).unwrap();
                 let mut stream = RerankStream::new(refined, RerankOptions::for_heap_rows());
                 excluded.into_iter().for_each(|tid| stream.exclude(tid));
-                let mut fetch =
-                    |batch: &[Candidate], out: &mut Vec<Option<f64>>| -> Result<(), Error> {
-                        let row = |tid: Tid| tid.block as usize * 40 + tid.offset as usize - 1;
-                        out.extend(batch.iter().map(|c| {
-                            Some(distance(metric, query, &data[row(c.tid) * DIM..][..DIM]))
-                        }));
-                        Ok(())
-                    };
+                let vector = |tid: Tid| &data[row_number(tid) * DIM..][..DIM];
+                let mut fetch = distances_by(|tid| distance(metric, query, vector(tid)));
                 let hits: Vec<_> = (0..10)
                     .map(|_| stream.next(&mut fetch).unwrap().unwrap())
                     .collect();
                 let stats = stream.stats();
-                (hits, stats.probed, stats.compared, stats.work.refined)
+                (hits, stats.probed, stats.reranked, stats.work.refined)
             };
             let without: Vec<Owned> = rows
                 .iter()
@@ -439,18 +410,6 @@ proptest! {
 
 #[test]
 fn shares_within_a_distance_are_estimated() {
-    let distance = |metric: Metric, a: &[f32], b: &[f32]| -> f64 {
-        let product = |a: &[f32], b: &[f32]| -> f64 {
-            let pairs = a.iter().zip(b);
-            pairs.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
-        };
-        let dot = product(a, b);
-        match metric {
-            Metric::L2 => (product(a, a) + product(b, b) - 2.0 * dot).max(0.0).sqrt(),
-            Metric::InnerProduct => -dot,
-            Metric::Cosine => 1.0 - dot / (product(a, a) * product(b, b)).sqrt(),
-        }
-    };
     for metric in METRICS {
         let index = built(metric, 4, 6000);
         let rows = vectors(6000, 2);

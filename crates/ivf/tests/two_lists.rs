@@ -7,11 +7,11 @@ mod common;
 use common::*;
 use distillvq_ivf::refine::RefineStream;
 use distillvq_ivf::rerank::{CandidateSource, Hit, LateRows, RerankOptions, RerankStream};
-use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
     Builder, Candidate, CreateOptions, Error, ListSearch, Meta, Metric, Model, PageStore, Row,
     RowEncoder, RowFn, Tid, check, check_against, collect_stats, count_rows, insert, vacuum,
 };
+use distillvq_pages::memory_store::MemoryStore;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 

@@ -2,11 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use distillvq_ivf::rerank::{RerankOptions, RerankStream};
-use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
     Builder, Candidate, CreateOptions, Error, ListSearch, Meta, Metric, PageStore, Row, Tid, check,
     copy_without_rows, insert, load_model, vacuum,
 };
+use distillvq_pages::memory_store::MemoryStore;
 use distillvq_pages::{Error as PageError, Metapage};
 use std::collections::BTreeSet;
 
@@ -90,7 +90,7 @@ fn every_page_of_a_run_is_written_once() {
     build(&store, 5000);
     let mut written = std::collections::HashMap::new();
     for change in store.history() {
-        if let distillvq_ivf::testing::StoreChange::Commit(pages) = change {
+        if let distillvq_pages::memory_store::StoreChange::Commit(pages) = change {
             pages
                 .iter()
                 .for_each(|(block, _)| *written.entry(*block).or_insert(0) += 1);

@@ -4,7 +4,7 @@
 //!
 //! # Lengths
 //! Every function takes slices and stays inside them: what the shorter slice does not cover is left out of the sum, so
-//! a wrong length gives a wrong number, never undefined behaviour and never a panic.
+//! a wrong length gives a wrong number, never undefined behavior and never a panic.
 #![allow(unsafe_code)]
 
 #[cfg(target_arch = "x86_64")]

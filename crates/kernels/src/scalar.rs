@@ -16,7 +16,7 @@ pub(crate) static KERNELS: Kernels = Kernels {
     nearest_codewords,
 };
 
-/// Partial sums kept side by side, so that the compiler can vectorise.
+/// Partial sums kept side by side, so that the compiler can vectorize.
 const WIDE: usize = 8;
 
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {

@@ -10,7 +10,7 @@ use distillvq_kernels::{kernels, prefetch};
 /// Minimum number of dimensions of int8 vectors; shorter ones stay `f32`.
 pub const MIN_INT8_DIM: usize = 128;
 /// Values that the kernels take in one go; rows are padded with zeros to whole ones.
-pub const TOGETHER: usize = 32;
+pub const ROW_TILE: usize = 32;
 /// Largest int8 value.
 const INT8_MAX: f32 = 127.0;
 
@@ -34,7 +34,7 @@ impl QueryVector {
         if x.len() < MIN_INT8_DIM {
             return QueryVector::F32(x.to_vec());
         }
-        let mut values = vec![0; x.len().next_multiple_of(TOGETHER)];
+        let mut values = vec![0; x.len().next_multiple_of(ROW_TILE)];
         let step = quantize(x, &mut values);
         QueryVector::Int8 { values, step }
     }
@@ -77,7 +77,7 @@ impl QueryMatrix {
             let (values, cols) = (x.data.to_vec(), x.cols);
             return QueryMatrix::F32 { values, cols };
         }
-        let stride = x.cols.next_multiple_of(TOGETHER);
+        let stride = x.cols.next_multiple_of(ROW_TILE);
         let mut values = vec![0; x.rows() * stride];
         let rows = values.chunks_exact_mut(stride).enumerate();
         let steps = rows.map(|(i, out)| quantize(x.row(i), out)).collect();

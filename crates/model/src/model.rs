@@ -199,6 +199,20 @@ impl Model {
         codec::student_bytes(&self.data().student, &self.encoder_bytes()?)
     }
 
+    /// The student as bytes that name a stored encoder, whatever format version that was written in.
+    ///
+    /// # Errors
+    /// [`ModelError::OtherEncoder`] if `encoder` is not the encoder of this model; as [`Model::from_encoder`] if it is none.
+    pub fn student_bytes_for(&self, encoder: &[u8]) -> Result<Vec<u8>, ModelError> {
+        if codec::encoder(encoder)? != self.data().encoder {
+            return Err(ModelError::OtherEncoder {
+                expected: crc32c::crc32c(&self.encoder_bytes()?),
+                found: crc32c::crc32c(encoder),
+            });
+        }
+        codec::student_bytes(&self.data().student, encoder)
+    }
+
     /// Encoder, student and held-out queries as bytes, to be read by [`Model::from_bytes`].
     ///
     /// # Errors

@@ -102,12 +102,13 @@ impl Preprocess {
         }
     }
 
-    /// Writes the internal vector of a query to `out`. Values that are not finite count as 0.
+    /// Writes the internal vector of a query to `out`. Values that are missing or not finite count as 0.
     pub fn query(&self, raw: &[f32], out: &mut [f32]) {
-        let raw: Vec<f32> = raw
+        let mut raw: Vec<f32> = raw
             .iter()
             .map(|x| if x.is_finite() { *x } else { 0.0 })
             .collect();
+        raw.resize(self.dim, 0.0);
         let scale_factor = match self.metric {
             Metric::Cosine => 1.0 / norm(&raw),
             Metric::InnerProduct | Metric::L2 => f64::from(self.scale_factor),

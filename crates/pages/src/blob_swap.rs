@@ -27,7 +27,7 @@ pub fn read_blobs<S: PageStore>(store: &S, metapage: &mut Metapage) -> Result<[V
         match chain::read(store, &metapage.current) {
             Ok(current) => return Ok([base, current]),
             // Its pages may have been written over for a later blob.
-            Err(error @ Error::Damaged { .. }) => {
+            Err(error @ (Error::Damaged { .. } | Error::NewerPage { .. })) => {
                 let now = Metapage::read(store)?;
                 if now.blob_version == metapage.blob_version {
                     return Err(error);

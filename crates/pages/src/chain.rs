@@ -118,19 +118,19 @@ pub(crate) fn check_next(
     }
 }
 
-/// Shows the first `count` pages of a chain to `look`.
+/// Shows the first `count` pages of a chain to `f`.
 pub fn walk<S: PageStore>(
     store: &S,
     chain: &Chain,
     count: u32,
-    mut look: impl FnMut(u32, PageHeader, &[u8]) -> Result<(), Error>,
+    mut f: impl FnMut(u32, PageHeader, &[u8]) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let mut block = chain.start;
     for ordinal in 0..count {
         store.check_interrupts()?;
         let next = store.read(block, |page| {
             let head = read_header(page, block, ordinal)?;
-            look(block, head, page)?;
+            f(block, head, page)?;
             Ok::<u32, Error>(head.next)
         })??;
         check_next(store, chain, block, ordinal, next)?;

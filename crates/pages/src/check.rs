@@ -88,6 +88,11 @@ impl CheckReport {
                 self.add(Some(block), what);
                 Ok(None)
             }
+            // The metapage, which was read for this check, is not newer than the library.
+            Err(Error::NewerPage { block, .. }) => {
+                self.add(Some(block), "the page has a newer format than the index");
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }

@@ -15,6 +15,19 @@ pub enum Error {
         /// The newest version this library reads.
         newest: u32,
     },
+    /// A page is of a newer format than the metapage was when it was read: a newer release has changed the index since, or the
+    /// page is damaged.
+    #[error(
+        "block {block} of the index has format version {found}; this library reads versions up to {newest}"
+    )]
+    NewerPage {
+        /// The page.
+        block: u32,
+        /// Its format version.
+        found: u8,
+        /// The newest version this library reads.
+        newest: u8,
+    },
     /// The build of the index was never finished.
     #[error("the index is incomplete: its build was interrupted")]
     Incomplete,

@@ -1,7 +1,7 @@
 //! An index file as lists of rows of columns: build, insert, vacuum, check.
 //!
-//! The crate knows neither PostgreSQL nor what the columns mean: pages come from a [`PageStore`], and the tests use one in
-//! memory ([`memory_store::MemoryStore`]).
+//! The crate knows neither PostgreSQL nor what the columns mean: pages come from a [`PageStore`], and tests use one in memory,
+//! `memory_store::MemoryStore`, which needs the feature `testing`.
 //!
 //! # The index
 //! Block 0 is the metapage ([`Metapage`]), followed by the pages of two blobs, the directory and posting pages. Each list is a
@@ -23,6 +23,7 @@ mod check;
 mod directory;
 mod error;
 mod insert;
+#[cfg(feature = "testing")]
 pub mod memory_store;
 mod metapage;
 mod page;

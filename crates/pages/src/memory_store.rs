@@ -152,12 +152,12 @@ impl PageStore for MemoryStore {
         Ok(pages.len() as u32)
     }
 
-    fn read<T>(&self, block: u32, look: impl FnOnce(&[u8]) -> T) -> Result<T, Error> {
+    fn read<T>(&self, block: u32, f: impl FnOnce(&[u8]) -> T) -> Result<T, Error> {
         assert_eq!(LOCKS.get(), 0, "a page is read under another lock");
         let slot = self.slot(block)?;
         let bytes = slot.bytes.read().unwrap_or_else(PoisonError::into_inner);
         LOCKS.set(1);
-        let seen = look(&bytes);
+        let seen = f(&bytes);
         LOCKS.set(0);
         Ok(seen)
     }

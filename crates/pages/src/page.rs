@@ -12,7 +12,7 @@
 //! counts the times that rows of a posting page were moved to the places of removed ones: a search that keeps what it knows of
 //! a row by its place on the page sees by it that places have changed.
 //!
-//! `kind` 0 is a page that was never initialised: legal, and empty. Block 0 is the metapage, so `next` 0 means "none".
+//! `kind` 0 is a page that was never initialized: legal, and empty. Block 0 is the metapage, so `next` 0 means "none".
 //! Links only ever lead to higher block numbers, because a chain grows by pages appended to the file: a chain cannot be
 //! endless, and the order of a chain is the order of its block numbers.
 //!
@@ -24,7 +24,8 @@
 //! A library reads all versions up to its own and writes its own. The metapage has the version of the newest page of the
 //! index: before the first page of a newer format is written, [`Metapage`](crate::Metapage) is raised to it. So an older library
 //! meets the newer version at the metapage and names it ([`Error::UnsupportedVersion`]). The kind of the metapage, its magic and
-//! its version stay where they are in all formats; a page that is newer than the metapage is damaged.
+//! its version stay where they are in all formats. An older library that read the metapage before it was raised meets the version
+//! at the first newer page ([`Error::NewerPage`]). A page that is newer than the metapage of that moment is damaged.
 //! ```text
 //!   version   written by   difference to the version before
 //!   1         0.1          the first
@@ -62,7 +63,7 @@ pub fn check_format(found: u32, newest: u8) -> Result<(), Error> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum PageKind {
-    /// Never initialised.
+    /// Never initialized.
     Empty = 0,
     /// Block 0.
     Meta = 1,
@@ -121,12 +122,21 @@ impl PageHeader {
     /// Reads the header of a page.
     ///
     /// # Errors
-    /// [`Error::Damaged`] if the page has an unknown kind or format, or a wrong size.
+    /// [`Error::NewerPage`] if the page has a newer format than [`FORMAT`]; [`Error::Damaged`] if it has an unknown kind or
+    /// format, or a wrong size.
     pub fn read(page: &[u8], block: u32) -> Result<PageHeader, Error> {
         if page.len() != PAGE_SIZE {
             return Err(Error::damaged(block, "the page has a wrong size"));
         }
         let [kind, format] = get(page, 24);
+        // First, because a newer format may have other kinds.
+        if format > FORMAT {
+            return Err(Error::NewerPage {
+                block,
+                found: format,
+                newest: FORMAT,
+            });
+        }
         let kind = match kind {
             0 => PageKind::Empty,
             1 => PageKind::Meta,
@@ -136,8 +146,7 @@ impl PageHeader {
             5 => PageKind::Side,
             _ => return Err(Error::damaged(block, "unknown kind of page")),
         };
-        // No page is newer than the metapage, whose version was checked.
-        if kind != PageKind::Empty && !(1..=FORMAT).contains(&format) {
+        if kind != PageKind::Empty && format == 0 {
             return Err(Error::damaged(block, "unknown page format"));
         }
         Ok(PageHeader {
@@ -194,10 +203,15 @@ mod tests {
         page[24] = 77;
         assert!(is_damaged(&page));
         page[24] = PageKind::Posting as u8;
-        for format in [0, FORMAT + 1] {
-            page[25] = format;
-            assert!(is_damaged(&page));
-        }
+        page[25] = 0;
+        assert!(is_damaged(&page));
+        page[24] = 77;
+        page[25] = FORMAT + 1;
+        let newer = PageHeader::read(&page, 3);
+        assert!(
+            matches!(newer, Err(Error::NewerPage { block: 3, found, newest }) if found == newest + 1),
+            "{newer:?}"
+        );
         assert!(is_damaged(&page[..100]));
     }
 

@@ -25,7 +25,7 @@ pub(crate) fn check_row(metapage: &Metapage, row: &Row<'_>) -> Result<(), Error>
     Ok(())
 }
 
-/// Reads and checks the header of a page in the chain of `list`. A page that was never initialised is an empty one at the
+/// Reads and checks the header of a page in the chain of `list`. A page that was never initialized is an empty one at the
 /// end of the chain; its kind stays [`PageKind::Empty`] until a row is put on it.
 pub fn read_header(
     page: &[u8],

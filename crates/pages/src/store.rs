@@ -1,7 +1,7 @@
 //! Where pages live: the border between the index and a buffer manager.
 //!
 //! # Rules
-//! * [`PageStore::read`] holds a share lock on one page while `look` runs; no two pages are ever read-locked at once.
+//! * [`PageStore::read`] holds a share lock on one page while `f` runs; no two pages are ever read-locked at once.
 //! * A [`PageWrite`] is one atomic change of at most [`MAX_PAGES_IN_WRITE`] pages: after a crash either all of it is there
 //!   or nothing. Pages are locked in the order of their numbers ([`check_lock`]), so writers cannot deadlock.
 //! * [`PageStore::check_interrupts`] is called between pages with nothing locked.
@@ -22,8 +22,8 @@ pub trait PageStore {
     /// Number of pages. It may grow at any time.
     fn block_count(&self) -> Result<u32, Error>;
 
-    /// Shows a whole page to `look`, under a share lock. `look` must be quick and may not touch the store.
-    fn read<T>(&self, block: u32, look: impl FnOnce(&[u8]) -> T) -> Result<T, Error>;
+    /// Shows a whole page to `f`, under a share lock. `f` must be quick and may not touch the store.
+    fn read<T>(&self, block: u32, f: impl FnOnce(&[u8]) -> T) -> Result<T, Error>;
 
     /// Begins an atomic change.
     fn write(&self) -> Result<Self::Write<'_>, Error>;
@@ -84,8 +84,8 @@ impl<T: PageStore> PageStore for &T {
         T::block_count(self)
     }
 
-    fn read<R>(&self, block: u32, look: impl FnOnce(&[u8]) -> R) -> Result<R, Error> {
-        T::read(self, block, look)
+    fn read<R>(&self, block: u32, f: impl FnOnce(&[u8]) -> R) -> Result<R, Error> {
+        T::read(self, block, f)
     }
 
     fn write(&self) -> Result<Self::Write<'_>, Error> {

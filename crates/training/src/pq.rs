@@ -276,12 +276,7 @@ mod tests {
     use super::*;
     use crate::progress::NoMonitor;
     use distillvq_linalg::matrix::squared_norm;
-
-    fn noise(n: usize) -> Vec<f32> {
-        (0..n as u32)
-            .map(|i| (i.wrapping_mul(2_654_435_761).rotate_left(9) % 1000) as f32 / 1000.0)
-            .collect()
-    }
+    use distillvq_linalg::testing::noise;
 
     fn learn(
         x: &[f32],
@@ -339,7 +334,7 @@ mod tests {
             (16, 2),
             (10, 10),
         ] {
-            let x = noise(cols * 500);
+            let x: Vec<f32> = noise(cols * 500, 0).into_iter().map(f32::abs).collect();
             let (books, codes) = learn(&x, cols, subquantizers, 16);
             let (mut error, mut size) = (0.0, 0.0);
             for (row, codes) in x.chunks_exact(cols).zip(codes.chunks_exact(subquantizers)) {
@@ -368,9 +363,9 @@ mod tests {
 
     #[test]
     fn tables_are_products() {
-        let x = noise(6 * 300);
+        let x = noise(6 * 300, 0);
         let (books, _) = learn(&x, 6, 3, 256);
-        let query = noise(6);
+        let query = noise(6, 1);
         let table = books.transposed().products(&query);
         for s in 0..3 {
             for j in [0u8, 1, 77, 255] {

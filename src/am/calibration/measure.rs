@@ -1,9 +1,9 @@
-//! What an index learns of its own recall: queries whose true neighbours are known are searched on its finished pages.
+//! What an index learns of its own recall: queries whose true neighbors are known are searched on its finished pages.
 //!
 //! The truth comes from the pass of the build, or from one of its own over a table that has changed since ([`truth`]).
 //! [`measure`] then searches as any scan does, with exact distances from the table, for [`SEARCH_TIME`] at most.
 
-use crate::am::batches::{Batch, BuildMemory};
+use crate::am::batches::{BuildMemory, RowBatch};
 use crate::am::calibration::queries::{CalibrationQueries, rows_as_queries};
 use crate::am::failure::with_index;
 use crate::am::open_index::OpenIndex;
@@ -22,7 +22,7 @@ use distillvq_ivf::rerank::{BANDS, Growth, RANKS};
 use distillvq_ivf::write_calibration;
 use distillvq_ivf::{
     BandLists, Bands, CALIBRATION_K, Calibration, Candidate, DEEP_QUERIES, GroundTruthCollector,
-    Meta, Neighbours, RecallCurve, RowEncoder, Tid, Training, Truth, choose_rerank_margin,
+    Meta, Neighbors, RecallCurve, RowEncoder, Tid, Training, Truth, choose_rerank_margin,
 };
 use distillvq_model::{ListRanking, Model, TrainReport};
 use distillvq_training::{TrainError, check_interrupts};
@@ -36,7 +36,7 @@ const CODES: f64 = 4e7;
 /// what was measured until then has to do.
 const SEARCH_TIME: Duration = Duration::from_secs(10);
 /// Fewest searches that tell what searches with a number of lists lose.
-const LEAST_SEARCHES: usize = 8;
+const MIN_SEARCHES: usize = 8;
 /// Queries that are searched for rows behind the first ten, and the recall that these searches aim at.
 const DEEP_SEARCHES: usize = 32;
 const DEEP_TARGET: f64 = 0.95;
@@ -63,7 +63,7 @@ pub fn training(report: &TrainReport) -> Training {
     }
 }
 
-/// Finds the true neighbours of queries in a pass over the rows of the table that are visible now.
+/// Finds the true neighbors of queries in a pass over the rows of the table that are visible now.
 pub fn truth(
     heap: Heap,
     target: &OpenIndex,
@@ -81,7 +81,7 @@ pub fn truth(
     let encoder =
         RowEncoder::new(&meta, Some(model)).map_err(crate::am::failure::with_index(*index))?;
     let (sizes, expected) = (BuildMemory::new(), heap.estimated_rows());
-    let work = |batch: Batch, progress: &SharedProgress| {
+    let work = |batch: RowBatch, progress: &SharedProgress| {
         let check = || check_interrupts(progress);
         let encoded = encoder.try_encode(&batch.vectors, check)?;
         collector.offer(&batch.tids, &batch.vectors, &encoded, check)?;
@@ -89,7 +89,7 @@ pub fn truth(
     };
     workers::with_workers(sizes.workers, work, |mut workers| {
         let rows = VisibleRows::new(heap, *index)?;
-        let (mut batch, mut done) = (Batch::default(), 0);
+        let (mut batch, mut done) = (RowBatch::default(), 0);
         let mut count = |offered: std::result::Result<usize, TrainError>| {
             done += offered.map_err(|source| Error::Train {
                 relation: index.name(),
@@ -121,7 +121,7 @@ pub fn truth(
     Ok(collector.finish())
 }
 
-/// Measures a trained index with queries whose truth is known; nothing if none of their neighbours is visible.
+/// Measures a trained index with queries whose truth is known; nothing if none of their neighbors is visible.
 pub fn measure(
     heap: Heap,
     target: &OpenIndex,
@@ -136,8 +136,8 @@ pub fn measure(
     };
     let each = truth.queries.chunks_exact(target.meta.dim.max(1));
     let mut questions = Vec::new();
-    for (elements, neighbours) in each.zip(&truth.neighbours) {
-        questions.extend(bench.question(elements, neighbours)?);
+    for (elements, neighbors) in each.zip(&truth.neighbors) {
+        questions.extend(bench.question(elements, neighbors)?);
     }
     if questions.is_empty() {
         return Ok(None);
@@ -213,7 +213,7 @@ impl Clock {
     fn is_enough(&mut self, done: usize, wanted: usize) -> bool {
         self.searches += done;
         self.missed += wanted - done.min(wanted);
-        done >= LEAST_SEARCHES.min(wanted)
+        done >= MIN_SEARCHES.min(wanted)
     }
 
     /// Reports searches that were left out because they took too long.
@@ -250,27 +250,27 @@ struct CalibrationQuery {
     query: OwnedVector,
     elements: Vec<f32>,
     own: Option<Tid>,
-    /// How many neighbours are visible, and the distance of the farthest of them.
-    neighbours: usize,
+    /// How many neighbors are visible, and the distance of the farthest of them.
+    neighbors: usize,
     farthest: f64,
     /// Lists to be probed to reach each of them.
     reached: Vec<u32>,
-    /// The same for the neighbours behind them, by rank.
+    /// The same for the neighbors behind them, by rank.
     further: Vec<u32>,
-    /// The neighbours at each of [`RANKS`].
+    /// The neighbors at each of [`RANKS`].
     ranked: Vec<Tid>,
 }
 
 impl Calibrator<'_> {
-    /// What can be asked: neighbours that are not visible, as a build meets them in rows that others still see, are none.
+    /// What can be asked: neighbors that are not visible, as a build meets them in rows that others still see, are none.
     fn question(
         &mut self,
         elements: &[f32],
-        neighbours: &Neighbours,
+        neighbors: &Neighbors,
     ) -> Result<Option<CalibrationQuery>> {
         let query = OwnedVector::of(elements, self.target.index.element()?);
-        let near = neighbours.rows.len().min(CALIBRATION_K);
-        let (near, further) = neighbours.rows.split_at(near);
+        let near = neighbors.rows.len().min(CALIBRATION_K);
+        let (near, further) = neighbors.rows.split_at(near);
         let mut rows = near.to_vec();
         rows.sort_unstable();
         let tids = rows.iter().map(|(tid, _)| *tid);
@@ -290,12 +290,12 @@ impl Calibrator<'_> {
         let reached = |[first, second]: [u32; 2]| place(first).min(place(second));
         let ranked = RANKS
             .iter()
-            .map_while(|rank| neighbours.rows.get(*rank as usize - 1));
+            .map_while(|rank| neighbors.rows.get(*rank as usize - 1));
         Ok(Some(CalibrationQuery {
             query,
             elements: elements.to_vec(),
-            own: neighbours.own,
-            neighbours: visible.len(),
+            own: neighbors.own,
+            neighbors: visible.len(),
             farthest,
             reached: visible.iter().map(|(lists, _)| reached(*lists)).collect(),
             further: further.iter().map(|(_, lists)| reached(*lists)).collect(),
@@ -316,7 +316,7 @@ impl Calibrator<'_> {
         Ok(distances)
     }
 
-    /// The lists that the rows behind the first ten need: from where the neighbours lie, and what searches lose of them.
+    /// The lists that the rows behind the first ten need: from where the neighbors lie, and what searches lose of them.
     fn bands(
         &mut self,
         questions: &[CalibrationQuery],
@@ -363,7 +363,7 @@ impl Calibrator<'_> {
         Ok(bands.lists(&lost))
     }
 
-    /// The share of the neighbours that a search finds in each of so many bands, as far as it returns rows in order; none if a
+    /// The share of the neighbors that a search finds in each of so many bands, as far as it returns rows in order; none if a
     /// row is not visible that a band ends with.
     fn search_deep(
         &mut self,
@@ -438,14 +438,14 @@ impl Calibrator<'_> {
         Ok((recalls, mean))
     }
 
-    /// The recall of a search, and how many rows it compared. Rows as near as the farthest neighbour are as good as that.
+    /// The recall of a search, and how many rows it compared. Rows as near as the farthest neighbor are as good as that.
     fn search(&mut self, question: &CalibrationQuery, effort: SearchParams) -> Result<(f32, u64)> {
         let mut found = 0;
-        let compared = self.search_for(question, effort, question.neighbours, &mut |distance| {
+        let compared = self.search_for(question, effort, question.neighbors, &mut |distance| {
             found += usize::from(distance <= question.farthest);
             true
         })?;
-        Ok((found as f32 / question.neighbours as f32, compared))
+        Ok((found as f32 / question.neighbors as f32, compared))
     }
 
     /// Searches for so many rows, while `each` wants more: it gets their distances. Returns how many rows were compared.
@@ -466,7 +466,7 @@ impl Calibrator<'_> {
                 break;
             }
         }
-        Ok(search.counters().compared)
+        Ok(search.counters().reranked)
     }
 }
 

@@ -11,7 +11,7 @@
 
 use super::BuildCounts;
 use super::run::Run;
-use crate::am::batches::{Batch, BuildMemory, MIN_RUN_BYTES};
+use crate::am::batches::{BuildMemory, MIN_RUN_BYTES, RowBatch};
 use crate::am::calibration::measure;
 use crate::am::failure::with_index;
 use crate::am::open_index::OpenIndex;
@@ -43,10 +43,10 @@ type Encoding = std::result::Result<EncodedBatch, TrainError>;
 fn encode(
     encoder: RowEncoder<'_>,
     truth: Option<&GroundTruthCollector<'_>>,
-    batch: Batch,
+    batch: RowBatch,
     progress: &SharedProgress,
 ) -> Encoding {
-    let Batch { tids, vectors } = batch;
+    let RowBatch { tids, vectors } = batch;
     let check = || check_interrupts(progress);
     let encoded = encoder.try_encode(&vectors, check)?;
     if let Some(truth) = truth {
@@ -108,13 +108,14 @@ pub fn load(
         plan,
         builder,
         sizes,
-        batch: Batch::default(),
+        batch: RowBatch::default(),
         run: Run::default(),
         loaded: 0,
         expected,
     };
-    let work =
-        |batch: Batch, progress: &SharedProgress| encode(encoder, truth.as_ref(), batch, progress);
+    let work = |batch: RowBatch, progress: &SharedProgress| {
+        encode(encoder, truth.as_ref(), batch, progress)
+    };
     let rows = workers::with_workers(loader.sizes.workers, work, |mut workers| {
         loader.scan_table(&mut workers, heap, info)
     })?;
@@ -163,7 +164,7 @@ struct Loader<'a> {
     builder: Builder<'a, RelationStore>,
     sizes: BuildMemory,
     /// Rows not yet submitted to the workers.
-    batch: Batch,
+    batch: RowBatch,
     run: Run,
     /// Rows encoded.
     loaded: usize,
@@ -174,7 +175,7 @@ impl Loader<'_> {
     /// Scans the table until all its rows are encoded; returns how many there are, those not to be indexed included.
     fn scan_table(
         &mut self,
-        workers: &mut Workers<'_, Batch, Encoding>,
+        workers: &mut Workers<'_, RowBatch, Encoding>,
         heap: Heap,
         info: &IndexInfo,
     ) -> Result<f64> {
@@ -191,7 +192,7 @@ impl Loader<'_> {
 
     fn add(
         &mut self,
-        workers: &mut Workers<'_, Batch, Encoding>,
+        workers: &mut Workers<'_, RowBatch, Encoding>,
         tid: Tid,
         read: &ReadElements<'_>,
     ) -> Result<()> {
@@ -210,7 +211,7 @@ impl Loader<'_> {
     }
 
     /// Submits the batch to the workers, and takes their results.
-    fn submit_batch(&mut self, workers: &mut Workers<'_, Batch, Encoding>) -> Result<()> {
+    fn submit_batch(&mut self, workers: &mut Workers<'_, RowBatch, Encoding>) -> Result<()> {
         while let Some(done) = workers.try_next_result()? {
             self.add_to_run(done)?;
         }
@@ -219,7 +220,7 @@ impl Loader<'_> {
         {
             self.add_to_run(done)?;
         }
-        let next = Batch {
+        let next = RowBatch {
             tids: Vec::with_capacity(self.batch.tids.len()),
             vectors: Vec::with_capacity(self.batch.vectors.len()),
         };

@@ -24,7 +24,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::mem::discriminant;
 
 /// Indexes that an entry remembers at the most.
-const MOST_INDEXES: usize = 65_536;
+const MAX_INDEXES: usize = 65_536;
 
 /// A part of a model, decoded.
 #[derive(Clone)]
@@ -207,7 +207,7 @@ fn put(hash: u64, (index, build_id): (Oid, u64), held: CachedModel) {
                 held,
             },
         };
-        if entry.indexes.len() >= MOST_INDEXES {
+        if entry.indexes.len() >= MAX_INDEXES {
             entry.indexes.clear();
         }
         entry.indexes.insert(index, build_id);

@@ -70,7 +70,7 @@ impl HeapDistances {
         let distance = self.index.distance();
         self.memory.run(|| {
             for (i, candidate) in candidates.iter().enumerate() {
-                rows.warm(candidates, i);
+                rows.prefetch_cache_lines(candidates, i);
                 let value = rows.fetch(candidate.tid, *snapshot);
                 out.push(value.map(|value| match query {
                     // SAFETY: a value of the index's type, valid until the next row, and the query, which is another one.
@@ -182,9 +182,9 @@ impl HeapFetcher {
     }
 
     /// Asks the processor for rows that follow the `i`-th.
-    fn warm(&self, rows: &[Candidate], i: usize) {
+    fn prefetch_cache_lines(&self, rows: &[Candidate], i: usize) {
         let Some(recent) = &self.recent else { return };
-        let pointer = |row: &Candidate| recent.warm_pointer(row.tid.block, row.tid.offset);
+        let pointer = |row: &Candidate| recent.prefetch_line_pointer(row.tid.block, row.tid.offset);
         let tuple = |row: &Candidate| recent.warm_row(row.tid.block, row.tid.offset);
         let [far, near] = PREFETCH_DISTANCE;
         if i == 0 {

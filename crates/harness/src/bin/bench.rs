@@ -1,9 +1,7 @@
 //! Recall, speed, size, and build time of distillvq and pgvector's indexes: one table, one server, one run.
 //!
-//! `bench --output FILE [--data DIRECTORY | --rows N --dim D] [--only NAME;NAME…] [--seconds S] [--timing LIBRARY]`: a data set
-//! ([`distillvq_harness::data`]), or generated text-like vectors. Writes JSON lines, from which `benches/speed/report.py` makes tables
-//! and a plot. To add an access method, add an entry to [`methods`]. With a library built with the feature `timing`, the time of
-//! distillvq's searches is also reported by stage.
+//! `bench --help` lists the arguments. Writes JSON lines, from which `benches/speed/report.py` makes tables and a plot. To add an
+//! access method, add an entry to [`methods`].
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -12,13 +10,13 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use clap::Parser;
 use distillvq_harness::affinity::Together;
 use distillvq_harness::compare::{Built, build};
-use distillvq_harness::measure::{explain, find_by_id, time_by_id};
+use distillvq_harness::measure::{find_by_id, require_index, time_by_id};
 use distillvq_harness::report::say;
-use distillvq_harness::{
-    Arguments, DataSet, Error, Metric, Result, Server, Stop, Truth, Vectors, load,
-};
+use distillvq_harness::sessions::joined;
+use distillvq_harness::{DataSet, Error, Metric, Result, Server, Stop, Truth, Vectors, load};
 use postgres::Client;
 use serde_json::{Value, json};
 
@@ -38,38 +36,33 @@ const DATABASE: &str = "bench";
 const INDEX: &str = "items_idx";
 
 fn main() -> Result<()> {
-    bench(&Task::read()?)
+    bench(&Task::parse())
 }
 
-/// What is to be measured.
+/// Compares distillvq with pgvector's indexes, and writes JSON lines
+#[derive(Parser)]
 struct Task {
+    /// Directory of a data set, instead of generated text-like vectors
+    #[arg(long)]
     data: Option<PathBuf>,
+    /// Number of generated vectors
+    #[arg(long, default_value_t = 100_000)]
     rows: usize,
+    /// Dimensions of generated vectors
+    #[arg(long, default_value_t = 768)]
     dim: usize,
-    only: String,
+    /// Names of the only methods to measure, separated by semicolons
+    #[arg(long, value_delimiter = ';')]
+    only: Vec<String>,
+    /// File of the JSON lines
+    #[arg(long)]
     output: PathBuf,
+    /// Seconds that each setting is measured
+    #[arg(long = "seconds", default_value = "3", value_parser = |text: &str| text.parse().map(Duration::from_secs))]
     time: Duration,
-    /// The library that tells the time of searches by stage.
+    /// Library built with the feature timing, to report the time of searches by stage
+    #[arg(long)]
     timing: Option<PathBuf>,
-}
-
-impl Task {
-    fn read() -> Result<Self> {
-        let mut given = Arguments::of_this_program();
-        let task = Self {
-            data: given.path("--data"),
-            rows: given.number("--rows", 100_000)?,
-            dim: given.number("--dim", 768)?,
-            only: given.text("--only").unwrap_or_default(),
-            output: given
-                .path("--output")
-                .ok_or_else(|| Error::Argument("--output is missing".into()))?,
-            time: Duration::from_secs(given.number("--seconds", 3)?),
-            timing: given.path("--timing"),
-        };
-        given.end()?;
-        Ok(task)
-    }
 }
 
 /// An access method, and how far to turn its knob.
@@ -191,9 +184,8 @@ impl Data {
             });
         };
         let set = DataSet::open(directory)?;
-        let name = directory.file_name().unwrap_or_default();
         Ok(Self {
-            name: name.to_string_lossy().into_owned(),
+            name: set.name,
             documents: set.documents,
             test: set.test,
             log: Some(set.log),
@@ -220,9 +212,7 @@ fn bench(task: &Task) -> Result<()> {
     load_tables(&mut client, &data)?;
     say("exact neighbors of the test queries");
     let truth = Truth::new(Metric::Cosine, &data.documents, &data.test, K);
-    let path = &task.output;
-    let unwritable = |error| Error::Argument(format!("{}: {error}", path.display()));
-    let mut output = Output(File::create(path).map_err(unwritable)?);
+    let mut output = Output(File::create(&task.output).map_err(Error::io(&task.output))?);
     output.line(&json!({
         "kind": "run", "data": data.name, "rows": rows, "dim": dim, "queries": data.test.rows(), "k": K,
         "log": data.log.as_ref().map_or(0, Vectors::rows), "shared_buffers": buffers,
@@ -233,10 +223,7 @@ fn bench(task: &Task) -> Result<()> {
     }))?;
     drop(client);
     let methods = methods(rows, dim, data.log.is_some());
-    let wanted = |method: &&Method| {
-        let mut names = task.only.split(';');
-        task.only.is_empty() || names.any(|name| name == method.name)
-    };
+    let wanted = |method: &&Method| task.only.is_empty() || task.only.contains(&method.name);
     for method in methods.iter().filter(wanted) {
         measure(&mut server, method, task, &data, &truth, &mut output)?;
     }
@@ -255,19 +242,10 @@ impl Output {
 
 fn load_tables(client: &mut Client, data: &Data) -> Result<()> {
     say("loading the tables");
-    let dim = data.documents.dim();
-    for (table, vectors) in [
-        ("items", Some(&data.documents)),
-        ("test_queries", Some(&data.test)),
-        ("query_log", data.log.as_ref()),
-    ] {
-        client.batch_execute(&format!(
-            "CREATE TABLE {table} (id bigint, embedding vector({dim}) NOT NULL)"
-        ))?;
-        if let Some(vectors) = vectors {
-            load::copy_vectors(client, table, vectors)?;
-        }
-        client.batch_execute(&format!("ALTER TABLE {table} ADD PRIMARY KEY (id)"))?;
+    load::create_table(client, "items", &data.documents)?;
+    load::create_table(client, "test_queries", &data.test)?;
+    if let Some(log) = &data.log {
+        load::create_table(client, "query_log", log)?;
     }
     Ok(client.batch_execute("VACUUM ANALYZE")?)
 }
@@ -299,12 +277,7 @@ fn measure(
     for value in method.values {
         let setting = format!("{} = {value}", method.setting);
         let mut client = session(server, &setting)?;
-        let plan = explain(&mut client, &sql.replace("$1", "0"))?;
-        if !plan.contains(&built.name) {
-            return Err(Error::Argument(format!(
-                "the planner does not take {name}:\n{plan}"
-            )));
-        }
+        require_index(&mut client, &sql, &built.name)?;
         let recall = truth.recall(&find_by_id(&mut client, &sql, data.test.rows())?);
         drop(client);
         let mut line =
@@ -365,13 +338,11 @@ fn with_peak_memory<A, B>(
                 most = most.max(server.working_memory());
                 thread::sleep(Duration::from_millis(20));
             }
-            most
+            Ok(most)
         });
         let result = work();
         done.store(true, Ordering::Relaxed);
-        let most = watcher
-            .join()
-            .map_err(|_| Error::Argument("the watcher failed".into()))?;
+        let most = joined(watcher)?;
         result.map(|(a, b)| (a, b, most - before))
     })
 }
@@ -401,11 +372,7 @@ fn throughput(
     };
     thread::scope(|scope| {
         let threads: Vec<_> = (0..clients).map(|i| scope.spawn(move || run(i))).collect();
-        let speeds = threads.into_iter().map(|thread| {
-            let failed = |_| Err(Error::Argument("a client failed".into()));
-            thread.join().unwrap_or_else(failed)
-        });
-        speeds.sum()
+        threads.into_iter().map(joined).sum()
     })
 }
 
@@ -419,10 +386,7 @@ fn stages(
     output: &mut Output,
 ) -> Result<()> {
     let copy = server.data().join("timing.so");
-    fs::copy(library, &copy).map_err(|source| Error::Io {
-        path: copy.clone(),
-        source,
-    })?;
+    fs::copy(library, &copy).map_err(Error::io(&copy))?;
     let use_library = |from: &str, to: &str| {
         let mut client = server.connect_to(DATABASE)?;
         let sql = "UPDATE pg_proc SET probin = $2 WHERE probin = $1";
@@ -529,10 +493,7 @@ fn inserts(
         };
         thread::scope(|scope| {
             let threads: Vec<_> = (0..writers).map(|_| scope.spawn(run)).collect();
-            threads.into_iter().try_for_each(|thread| {
-                let failed = |_| Err(Error::Argument("a client failed".into()));
-                thread.join().unwrap_or_else(failed)
-            })
+            threads.into_iter().try_for_each(joined)
         })?;
         let rows = (next.load(Ordering::Relaxed) - before) as f64;
         output.line(&json!({

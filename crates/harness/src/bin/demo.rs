@@ -1,12 +1,10 @@
 //! The demo: loads real embeddings into a private server, trains a model with a query log, builds an index, prints some
 //! results, and compares the index with exact search and with pgvector's indexes. The server keeps running.
-//!
-//! `demo [DIRECTORY]` uses another data set than the shipped one; see [`distillvq_harness::data`].
 
-use std::env;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::Parser;
 use distillvq_harness::compare::{self, Built, Figures, Workload, seconds};
 use distillvq_harness::measure::{find_by_id, nearest_by_id};
 use distillvq_harness::report::say;
@@ -19,10 +17,18 @@ const K: usize = 10;
 const SHOWN: [usize; 3] = [26, 35, 48];
 const INDEX: &str = "items_embedding_idx";
 
+/// Shows training, building and searching with real embeddings, and compares with pgvector
+#[derive(Parser)]
+struct Arguments {
+    /// Directory of a data set, instead of the shipped one
+    directory: Option<PathBuf>,
+}
+
 fn main() -> Result<()> {
+    let arguments = Arguments::parse();
     say("reading the embeddings");
-    let set = match env::args_os().nth(1) {
-        Some(directory) => DataSet::open(&PathBuf::from(directory))?,
+    let set = match arguments.directory {
+        Some(directory) => DataSet::open(&directory)?,
         None => DataSet::shipped()?,
     };
     say("starting a private PostgreSQL server");
@@ -86,18 +92,12 @@ fn load_tables(client: &mut Client, set: &DataSet) -> Result<()> {
     ));
     let dim = set.documents.dim();
     client.batch_execute(&format!(
-        "CREATE TABLE items (id bigint, title text, embedding vector({dim}) NOT NULL);
-         CREATE TABLE query_log (id bigint, embedding vector({dim}) NOT NULL);
-         CREATE TABLE test_queries (id bigint, embedding vector({dim}) NOT NULL);"
+        "CREATE TABLE items (id bigint, title text, embedding vector({dim}) NOT NULL)"
     ))?;
     load::copy_titled(client, "items", &set.documents, &set.titles)?;
-    load::copy_vectors(client, "query_log", &set.log)?;
-    load::copy_vectors(client, "test_queries", &set.test)?;
-    client.batch_execute(
-        "ALTER TABLE items ADD PRIMARY KEY (id);
-         ALTER TABLE query_log ADD PRIMARY KEY (id);
-         ALTER TABLE test_queries ADD PRIMARY KEY (id);",
-    )?;
+    client.batch_execute("ALTER TABLE items ADD PRIMARY KEY (id)")?;
+    load::create_table(client, "query_log", &set.log)?;
+    load::create_table(client, "test_queries", &set.test)?;
     Ok(client.batch_execute("VACUUM ANALYZE")?)
 }
 

@@ -1,15 +1,14 @@
-//! Filtered searches compared with pgvector's hnsw: `filters DATA OUTPUT` reads a data set ([`distillvq_harness::data`]) and writes
-//! a page of tables.
+//! Filtered searches compared with pgvector's hnsw.
 //!
 //! Half of the filters are independent of the vectors. The others keep the rows nearest to the first row, so that most
 //! queries must probe distant lists.
 
-use std::env;
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::Parser;
 use distillvq_harness::compare::{build, seconds};
 use distillvq_harness::filters::{
     Filter, Outcome, THOUSANDTHS, Tables, WithinOutcome, measure, measure_within,
@@ -57,12 +56,13 @@ const INDEXES: [(&str, &str, &[Setting]); 2] = [
     ),
 ];
 
-fn main() -> Result<()> {
-    let arguments: Vec<PathBuf> = env::args_os().skip(1).map(PathBuf::from).collect();
-    match arguments.as_slice() {
-        [data, output] => bench(data, output),
-        _ => Err(Error::Argument("usage: filters DATA OUTPUT".into())),
-    }
+/// Compares filtered searches with pgvector's hnsw, and writes a page
+#[derive(Parser)]
+struct Arguments {
+    /// Directory of a data set
+    data: PathBuf,
+    /// File of the page
+    output: PathBuf,
 }
 
 /// One line of the tables.
@@ -71,9 +71,10 @@ struct Line {
     outcomes: Vec<Outcome>,
 }
 
-fn bench(directory: &Path, output: &Path) -> Result<()> {
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
     say("reading the data");
-    let set = DataSet::open(directory)?;
+    let set = DataSet::open(&arguments.data)?;
     let queries = set.test.slice(0..QUERIES);
     let buffers = format!(
         "{}MB",
@@ -124,37 +125,29 @@ fn bench(directory: &Path, output: &Path) -> Result<()> {
         }
         client.batch_execute(&format!("DROP INDEX {index}"))?;
     }
-    let name = directory.file_name().unwrap_or_default().to_string_lossy();
     let about = format!(
-        "{name}: {} rows of {} dimensions, {QUERIES} test queries, cosine distance, `LIMIT {K}`, one client, one prepared \
+        "{}: {} rows of {} dimensions, {QUERIES} test queries, cosine distance, `LIMIT {K}`, one client, one prepared \
          statement. Build times: {}.",
+        set.name,
         set.documents.rows(),
         set.documents.dim(),
         builds.join(", ")
     );
-    fs::write(output, page(&about, &filters, &lines, &within)).map_err(|source| Error::Io {
-        path: output.into(),
-        source,
-    })
+    let page = page(&about, &filters, &lines, &within);
+    fs::write(&arguments.output, page).map_err(Error::io(&arguments.output))
 }
 
 /// `part` is independent of the vectors; `place` tells in thousandths how near a row is to the first one among all.
 fn load_tables(client: &mut Client, set: &DataSet) -> Result<()> {
     say("loading the tables");
-    let dim = set.documents.dim();
-    for (table, vectors) in [("loaded", &set.documents), ("test_queries", &set.test)] {
-        client.batch_execute(&format!(
-            "CREATE TABLE {table} (id bigint, embedding vector({dim}) NOT NULL)"
-        ))?;
-        load::copy_vectors(client, table, vectors)?;
-    }
+    load::create_table(client, "loaded", &set.documents)?;
+    load::create_table(client, "test_queries", &set.test)?;
     client.batch_execute(
         "CREATE TABLE items AS SELECT id, embedding, (id * 7919 % 1000)::int AS part,
              ntile(1000) OVER (ORDER BY embedding <=> (SELECT embedding FROM loaded WHERE id = 0)) - 1 AS place
              FROM loaded ORDER BY id;
          DROP TABLE loaded;
          ALTER TABLE items ADD PRIMARY KEY (id);
-         ALTER TABLE test_queries ADD PRIMARY KEY (id);
          CREATE INDEX ON items (part);
          CREATE INDEX ON items (place)",
     )?;

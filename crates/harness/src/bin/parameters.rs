@@ -1,18 +1,18 @@
 //! Compares the automatic parameters with a sweep over subquantizers, bits, and lists, at the same measured recall: codes scanned,
 //! rows compared, size, and speed.
 //!
-//! `parameters --set words|texts-DIM|points-DIM|DIRECTORY --results DIRECTORY --output FILE [--rows N]`. The directory of results
-//! keeps one section per data set; the output has all of them.
+//! `parameters --help` lists the arguments.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
+use clap::Parser;
 use distillvq_harness::affinity::Together;
 use distillvq_harness::compare::{self, Built, megabytes};
 use distillvq_harness::measure::{find_by_id, nearest_by_id, time_by_id};
-use distillvq_harness::report::write_page;
-use distillvq_harness::{Arguments, DataSet, Error, Metric, Result, Server, Truth, Vectors, load};
+use distillvq_harness::report::Page;
+use distillvq_harness::{DataSet, Error, Metric, Result, Server, Truth, Vectors, load};
 use postgres::Client;
 
 /// Neighbors asked for.
@@ -36,6 +36,19 @@ subquantizers and bits, and, for the fastest of these, with half and twice as ma
 queries of the data set. The fastest index of the sweep is marked. The automatic parameters should take at most 1.3 times its time and
 at most twice its size. Times are of one client on two cores, and vary by a few percent between runs.
 ";
+
+/// Compares the automatic parameters with a sweep, and writes a page
+#[derive(Parser)]
+struct Arguments {
+    /// The generated vectors words, texts-DIM or points-DIM, or the directory of a data set
+    #[arg(long)]
+    set: String,
+    #[command(flatten)]
+    page: Page,
+    /// Number of generated vectors
+    #[arg(long, default_value_t = 30_000)]
+    rows: usize,
+}
 
 /// A table and queries.
 struct Set {
@@ -78,10 +91,9 @@ impl Set {
     /// The documents of a data set, and queries of its log.
     fn on_disk(directory: &Path) -> Result<Self> {
         let set = DataSet::open(directory)?;
-        let name = directory.file_name().unwrap_or_default().to_string_lossy();
         let (rows, dim) = (set.documents.rows(), set.documents.dim());
         Ok(Self {
-            title: format!("{name}, {rows} rows × {dim}, cosine"),
+            title: format!("{}, {rows} rows × {dim}, cosine", set.name),
             metric: Metric::Cosine,
             rows: set.documents,
             queries: set.log.slice(0..QUERIES),
@@ -116,30 +128,21 @@ impl Tried {
 }
 
 fn main() -> Result<()> {
-    let mut arguments = Arguments::of_this_program();
-    let name = arguments.required("--set")?;
-    let results = PathBuf::from(arguments.required("--results")?);
-    let output = PathBuf::from(arguments.required("--output")?);
-    let rows = arguments.number("--rows", 30_000)?;
-    arguments.end()?;
+    let arguments = Arguments::parse();
     let server = Server::start("parameters")?;
     let mut client = server.database(DATABASE)?;
-    let set = Set::named(&name, rows)?;
+    let set = Set::named(&arguments.set, arguments.rows)?;
     eprintln!("==> {}", set.title);
     let section = sweep(&server, &mut client, &set)?;
-    write_page(INTRODUCTION, &name, &section, &results, &output)
+    arguments.page.write(INTRODUCTION, &arguments.set, &section)
 }
 
 /// Tries the automatic parameters, then the others.
 fn sweep(server: &Server, client: &mut Client, set: &Set) -> Result<String> {
     let dim = set.rows.dim();
-    client.batch_execute(&format!(
-        "SET maintenance_work_mem = '512MB';
-         CREATE TABLE items (id bigint, embedding vector({dim}));
-         CREATE TABLE asked (id bigint PRIMARY KEY, embedding vector({dim}))"
-    ))?;
-    load::copy_vectors(client, "items", &set.rows)?;
-    load::copy_vectors(client, "asked", &set.queries)?;
+    client.batch_execute("SET maintenance_work_mem = '512MB'")?;
+    load::create_table(client, "items", &set.rows)?;
+    load::create_table(client, "asked", &set.queries)?;
     client.batch_execute("VACUUM ANALYZE items")?;
     client.batch_execute("ANALYZE asked")?;
     let truth = Truth::new(set.metric, &set.rows, &set.queries, K);

@@ -1,29 +1,33 @@
 //! The planner's choices compared with measured times, in full size.
-//!
-//! `plans [FILE] [small]`: writes the table to standard output, and a page with it to FILE.
 
-use std::env;
 use std::fs;
+use std::path::PathBuf;
 
-use distillvq_harness::plans::{self, Care, Outcome};
+use clap::Parser;
+use distillvq_harness::plans::{self, Outcome, RunBudget};
 use distillvq_harness::{Error, Result, Server};
 
+/// Compares the planner's choices with measured times, and prints a table
+#[derive(Parser)]
+struct Arguments {
+    /// File of a page with the table
+    file: Option<PathBuf>,
+    /// Measures smaller tables
+    #[arg(long)]
+    small: bool,
+}
+
 fn main() -> Result<()> {
-    let mut arguments = env::args().skip(1);
-    let file = arguments.next().filter(|file| !file.is_empty());
-    let full = arguments.next().is_none_or(|size| size != "small");
+    let arguments = Arguments::parse();
     let server = Server::start_with("plans", &plans::SETTINGS)?;
     let mut client = server.database("plans")?;
-    let tables = plans::tables(full);
-    let outcomes = plans::measure(&mut client, &tables, Care::FULL)?;
+    let tables = plans::tables(!arguments.small);
+    let outcomes = plans::measure(&mut client, &tables, RunBudget::FULL)?;
     let table = plans::report(&tables, &outcomes);
     println!("{table}\n{}", summary(&outcomes));
-    if let Some(path) = file {
+    if let Some(path) = arguments.file {
         let text = document(&table, &summary(&outcomes));
-        fs::write(&path, text).map_err(|source| Error::Io {
-            path: path.into(),
-            source,
-        })?;
+        fs::write(&path, text).map_err(Error::io(&path))?;
     }
     Ok(())
 }

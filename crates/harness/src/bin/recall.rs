@@ -1,17 +1,17 @@
 //! Requested recall compared with measured recall, on queries not used for calibration: on half of the rows, doubled by inserts,
 //! after following the advice, and rebuilt.
 //!
-//! `recall --set texts|mixture|noise|DIRECTORY --results DIRECTORY --output FILE`: generated vectors or a data set
-//! ([`distillvq_harness::data`]). The directory of results keeps one section per data set; the output has all of them.
+//! `recall --help` lists the arguments.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
+use clap::Parser;
 use distillvq_harness::affinity::Together;
 use distillvq_harness::measure::{find_by_id, nearest_by_id};
-use distillvq_harness::report::write_page;
-use distillvq_harness::{Arguments, DataSet, Metric, Result, Server, Truth, Vectors, load};
+use distillvq_harness::report::Page;
+use distillvq_harness::{DataSet, Metric, Result, Server, Truth, Vectors, load};
 use postgres::Client;
 
 /// Neighbors asked for.
@@ -43,6 +43,16 @@ single list already exceeds it.
 Without a query log, an index is calibrated with rows, and the target holds only for queries that are distributed like the rows. The
 log and the test queries of the generated sets lie midway between two vectors that are distributed like the rows.
 ";
+
+/// Measures how well distillvq.target_recall is met, and writes a page
+#[derive(Parser)]
+struct Arguments {
+    /// The generated vectors texts, mixture or noise, or the directory of a data set
+    #[arg(long)]
+    set: String,
+    #[command(flatten)]
+    page: Page,
+}
 
 /// Queries to measure with.
 #[derive(Clone)]
@@ -121,7 +131,6 @@ impl Material {
     fn on_disk(directory: &Path) -> Result<Self> {
         let set = DataSet::open(directory)?;
         let rows = set.documents.rows() - LIKE_ROWS;
-        let name = directory.file_name().unwrap_or_default().to_string_lossy();
         // Neighbors in the file may be of one kind: halves of the table and the queries are drawn from everywhere.
         let step = (set.documents.rows() as f64 * 0.618) as usize;
         let step = (step..).find(|step| coprime(*step, set.documents.rows()));
@@ -134,7 +143,7 @@ impl Material {
             Vectors::new(dim, values)
         };
         Ok(Self {
-            name: format!("{name}, {rows} rows × {dim}, cosine"),
+            name: format!("{}, {rows} rows × {dim}, cosine", set.name),
             metric: Metric::Cosine,
             like_rows: draw(LIKE_ROWS)?,
             rows: draw(rows)?,
@@ -184,20 +193,16 @@ fn coprime(mut a: usize, mut b: usize) -> bool {
 }
 
 fn main() -> Result<()> {
-    let mut arguments = Arguments::of_this_program();
-    let set = arguments.required("--set")?;
-    let results = PathBuf::from(arguments.required("--results")?);
-    let output = PathBuf::from(arguments.required("--output")?);
-    arguments.end()?;
+    let arguments = Arguments::parse();
     let server = Server::start("recall")?;
     let mut client = server.database(DATABASE)?;
     client.batch_execute("SET maintenance_work_mem = '512MB'")?;
     let mut section = String::new();
-    for set in Set::named(&set)? {
+    for set in Set::named(&arguments.set)? {
         eprintln!("==> {}", set.name);
         section.push_str(&measure(&server, &mut client, &set)?);
     }
-    write_page(INTRODUCTION, &set, &section, &results, &output)
+    arguments.page.write(INTRODUCTION, &arguments.set, &section)
 }
 
 /// What one state of the table showed with one target.
@@ -279,11 +284,8 @@ fn ask(server: &Server, set: &Set, rows: &Vectors) -> Result<Vec<Vec<Shown>>> {
     let mut all = Vec::new();
     for test in &set.tests {
         let truth = Truth::new(set.metric, rows, &test.queries, K);
-        client.batch_execute(&format!(
-            "DROP TABLE IF EXISTS test; CREATE TABLE test (id bigint PRIMARY KEY, embedding vector({}))",
-            rows.dim()
-        ))?;
-        load::copy_vectors(client, "test", &test.queries)?;
+        client.batch_execute("DROP TABLE IF EXISTS test")?;
+        load::create_table(client, "test", &test.queries)?;
         client.batch_execute("ANALYZE test")?;
         let mut shown = Vec::new();
         for target in TARGETS {

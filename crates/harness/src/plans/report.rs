@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use super::Outcome;
+use super::plan_kinds::{Kind, PLAN_KINDS};
 use super::situations::{SHARES, Shape, Situation, Table};
-use super::ways::{Kind, WAYS};
 
 /// The outcomes as a table in Markdown.
 #[must_use]
@@ -19,7 +19,10 @@ pub fn report(tables: &[Table], outcomes: &[Outcome]) -> String {
         } = outcome;
         let found = tables.iter().find(|table| table.name == situation.table);
         let kind = found.map_or_else(String::new, Table::words);
-        let cells: Vec<String> = WAYS.iter().map(|&(kind, _)| cell(outcome, kind)).collect();
+        let cells: Vec<String> = PLAN_KINDS
+            .iter()
+            .map(|&(kind, _)| cell(outcome, kind))
+            .collect();
         let _ = writeln!(
             text,
             "| {kind} | {} | {} | {} | {} | {} | {:.2}{} |",

@@ -27,7 +27,7 @@ pub struct RerankOptions {
     /// Most lists probed ever; `usize::MAX` is no limit.
     pub max_probes: usize,
     /// Rows compared after which no further lists are probed; `u64::MAX` is no limit.
-    pub max_compared: u64,
+    pub max_reranked: u64,
     /// What becomes of late rows.
     pub late: LateRows,
     /// Standard deviations of the estimate's error that a row must be ahead of all unseen ones to be given out.
@@ -62,7 +62,7 @@ impl Default for RerankOptions {
             rows: BASE_ROWS,
             growth: Growth::default(),
             max_probes: usize::MAX,
-            max_compared: u64::MAX,
+            max_reranked: u64::MAX,
             late: LateRows::Drop,
             z: 3.5,
             first_batch: 64,

@@ -2,14 +2,14 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use distillvq_ivf::SideLocation;
-use distillvq_ivf::testing::MemoryStore;
 use distillvq_ivf::{
-    Builder, Candidate, CodeShape, CreateOptions, ListSearch, Meta, Metric, Model, PageStore, Row,
-    Tid,
+    Builder, Candidate, CodeShape, CreateOptions, Error, ListSearch, Meta, Metric, Model,
+    PageStore, Row, Tid,
 };
 use distillvq_kernels::{LANES, kernels};
 use distillvq_linalg::testing::never_interrupt;
 use distillvq_model::{Encoded, Placement, refine_bytes};
+use distillvq_pages::memory_store::MemoryStore;
 use distillvq_pages::{PageHeader, PageKind};
 use distillvq_training::{NoMonitor, RetrainOptions, TrainOptions, retrain, train};
 use rand::{RngExt, SeedableRng};
@@ -26,15 +26,15 @@ pub const LISTS: usize = 12;
 /// Clumped vectors, row-major.
 pub fn vectors(n: usize, seed: u64) -> Vec<f32> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut centre_rng = ChaCha8Rng::seed_from_u64(99);
-    let centres: Vec<f32> = (0..20 * DIM)
-        .map(|_| centre_rng.random_range(-1.0..1.0))
+    let mut center_rng = ChaCha8Rng::seed_from_u64(99);
+    let centers: Vec<f32> = (0..20 * DIM)
+        .map(|_| center_rng.random_range(-1.0..1.0))
         .collect();
     let mut out = Vec::with_capacity(n * DIM);
     for _ in 0..n {
         let clump = rng.random_range(0..20);
-        let centre = &centres[clump * DIM..(clump + 1) * DIM];
-        out.extend(centre.iter().map(|c| c + rng.random_range(-0.5..0.5f32)));
+        let center = &centers[clump * DIM..(clump + 1) * DIM];
+        out.extend(center.iter().map(|c| c + rng.random_range(-0.5..0.5f32)));
     }
     out
 }
@@ -172,6 +172,21 @@ pub fn tid(i: usize) -> Tid {
     Tid {
         block: (i / 40) as u32,
         offset: (i % 40 + 1) as u16,
+    }
+}
+
+/// The number of the row at an address of [`tid`].
+pub fn row_number(tid: Tid) -> usize {
+    tid.block as usize * 40 + usize::from(tid.offset) - 1
+}
+
+/// The argument of [`distillvq_ivf::rerank::RerankStream::next`], by the distance of each row.
+pub fn distances_by(
+    distance: impl Fn(Tid) -> f64,
+) -> impl FnMut(&[Candidate], &mut Vec<Option<f64>>) -> Result<(), Error> {
+    move |batch, out| {
+        out.extend(batch.iter().map(|c| Some(distance(c.tid))));
+        Ok(())
     }
 }
 

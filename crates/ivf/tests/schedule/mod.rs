@@ -5,9 +5,9 @@
 //! read nor locked by the other before the change is committed or given up, as in PostgreSQL. What an actor does between
 //! two steps touches nothing that the other can see: all interleavings differ in the order of steps alone.
 
-use distillvq_ivf::testing::{MemoryStore, MemoryWrite};
 use distillvq_ivf::{PageStore, PageWrite};
 use distillvq_pages::Error;
+use distillvq_pages::memory_store::{MemoryStore, MemoryWrite};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::HashMap;
@@ -145,9 +145,9 @@ impl PageStore for Actor<'_> {
         self.store.block_count()
     }
 
-    fn read<T>(&self, block: u32, look: impl FnOnce(&[u8]) -> T) -> Result<T, Error> {
+    fn read<T>(&self, block: u32, f: impl FnOnce(&[u8]) -> T) -> Result<T, Error> {
         self.page(block);
-        self.store.read(block, look)
+        self.store.read(block, f)
     }
 
     fn write(&self) -> Result<ActorWrite<'_>, Error> {

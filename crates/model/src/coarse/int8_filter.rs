@@ -10,7 +10,7 @@
 
 use super::flat::Assignment;
 use distillvq_kernels::kernels;
-use distillvq_linalg::int8::{MIN_INT8_DIM, TOGETHER, quantize};
+use distillvq_linalg::int8::{MIN_INT8_DIM, ROW_TILE, quantize};
 use distillvq_linalg::matrix::{MatRef, squared_norm};
 
 /// Minimum number of centroids that have a filter.
@@ -22,7 +22,7 @@ const ROWS: usize = 32;
 /// Vectors that are rounded between two looks at the monitor.
 const CHUNK: usize = 1_024;
 /// What floats may round, as a share of a length.
-const ROUNDING: f32 = 1e-6;
+const REL_TOLERANCE: f32 = 1e-6;
 
 /// Int8 centroids that rule out far ones.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ struct Int8Rows {
 
 impl Int8Rows {
     fn new<E>(x: MatRef<'_>, check_interrupts: impl Fn() -> Result<(), E>) -> Result<Int8Rows, E> {
-        let stride = x.cols.next_multiple_of(TOGETHER);
+        let stride = x.cols.next_multiple_of(ROW_TILE);
         let mut rounded = Int8Rows {
             values: vec![0; x.rows() * stride],
             stride,
@@ -59,7 +59,7 @@ impl Int8Rows {
             rounded.steps.push(step);
             rounded.lengths.push(length);
             let error = off.map(|x| x * x).sum::<f32>().sqrt();
-            rounded.errors.push(error + ROUNDING * length);
+            rounded.errors.push(error + REL_TOLERANCE * length);
         }
         Ok(rounded)
     }
@@ -107,7 +107,7 @@ impl Int8Filter {
         // Half of the costs below: each row's nearest centroid is at least as near.
         let mut most = vec![f32::INFINITY; rows.rows()];
         let mut candidates = Vec::new();
-        let tile = (TILE_BYTES / self.0.stride).max(TOGETHER);
+        let tile = (TILE_BYTES / self.0.stride).max(ROW_TILE);
         for start in (0..centroids.rows()).step_by(tile) {
             check_interrupts()?;
             let end = (start + tile).min(centroids.rows());

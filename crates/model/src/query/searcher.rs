@@ -113,10 +113,8 @@ impl Searcher {
     /// A zero query under cosine scores every row alike.
     pub fn query(&self, vector: &[f32]) -> QueryTables {
         let it = &*self.inner;
-        let mut raw = vector.to_vec();
-        raw.resize(it.space.dim, 0.0);
         let mut query = vec![0f32; it.space.dim];
-        it.space.query(&raw, &mut query);
+        it.space.query(vector, &mut query);
         if let Some(rotation) = &it.rotation {
             query = rotation.products(&QueryVector::new(&query));
         }

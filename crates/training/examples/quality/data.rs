@@ -11,22 +11,13 @@ const VALIDATION: Range<usize> = 32_000..35_000;
 const CUT_VALIDATION: usize = 500;
 
 /// Which queries to measure with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Split {
     /// For the figures that are published.
     Test,
     /// For development.
     Validation,
-}
-
-impl Split {
-    /// The name in the results.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Split::Test => "test",
-            Split::Validation => "validation",
-        }
-    }
 }
 
 /// Documents, queries to train with, and queries to measure with; row-major.

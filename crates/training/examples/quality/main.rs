@@ -1,27 +1,24 @@
 //! Quality and cost of training on real embeddings: one side of `make bench-quality`, and a tool for development.
 //!
-//! ```text
-//! cargo run --release -p distillvq-training --example quality -- FOLDER [--validation | --test] [--bytes 8,16,24,32,48]
-//!     [--bits 4,8] [--only NAME] [--ablation] [--rows N] [--lists K] [--seed S] [--threads N] [--output FILE]
-//! ```
+//! `cargo run --release -p distillvq-training --example quality -- --help` lists the arguments.
 //!
 //! `data.rs` says what the folder holds. Every variant (`variants.rs`) is trained on the same N documents (131,072 or all),
 //! encodes *all* documents, and ranks them for every query of the split with the index's own kernels. Measured are the
-//! validation queries unless `--test` is given: whoever develops must not look at the test queries. A line for people
-//! goes to standard output; with `--output`, a JSON line a variant goes to the file.
+//! validation queries unless `--split test` is given, as development must not use the test queries. A summary of each variant
+//! goes to standard output, and its figures as a JSON line to the file of `--output`.
 
 mod data;
-mod error;
 mod index;
 mod measure;
 mod phase_timer;
 mod variants;
 
+use anyhow::Result;
+use clap::Parser;
 use data::{DataSet, Split};
 use distillvq_kernels::kernels;
 use distillvq_model::TrainReport;
 use distillvq_training::{TrainOptions, train};
-use error::{Error, Result};
 use index::Index;
 use measure::Figures;
 use phase_timer::Watch;
@@ -30,77 +27,44 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::ExitCode;
-use std::str::FromStr;
 use std::time::Instant;
 use variants::Variant;
 
-/// The command line.
+/// Trains quantizers on a data set, and measures their quality and cost
+#[derive(Parser)]
 struct Arguments {
+    /// Directory of the data set
     folder: PathBuf,
+    /// Queries to measure with
+    #[arg(long, value_enum, default_value_t = Split::Validation)]
     split: Split,
+    /// Sizes of a code, separated by commas
+    #[arg(long, value_delimiter = ',', default_values_t = [8, 16, 24, 32, 48])]
     bytes: Vec<usize>,
+    /// Bits per subquantizer, separated by commas
+    #[arg(long, value_delimiter = ',', default_values_t = [4, 8])]
     bits: Vec<u8>,
+    /// Part of the names of the only variants to measure
+    #[arg(long, default_value = "")]
     only: String,
+    /// Measures training without one of its parts, instead of the usual variants
+    #[arg(long)]
     ablation: bool,
+    /// Documents to train with
+    #[arg(long, default_value_t = 131_072)]
     rows: usize,
+    /// Lists; as many as FAISS gets by default
+    #[arg(long)]
+    lists: Option<usize>,
+    /// Seed of the training
+    #[arg(long, default_value_t = TrainOptions::default().seed)]
+    seed: u64,
+    /// Threads; 0 uses all processors
+    #[arg(long, default_value_t = 0)]
     threads: usize,
-    options: TrainOptions,
+    /// File of JSON lines
+    #[arg(long)]
     output: Option<PathBuf>,
-}
-
-impl Arguments {
-    fn read() -> Result<Self> {
-        let mut args = Arguments {
-            folder: PathBuf::new(),
-            split: Split::Validation,
-            bytes: vec![8, 16, 24, 32, 48],
-            bits: vec![4, 8],
-            only: String::new(),
-            ablation: false,
-            rows: 131_072,
-            threads: 0,
-            options: TrainOptions::default(),
-            output: None,
-        };
-        let mut words = std::env::args().skip(1);
-        while let Some(word) = words.next() {
-            let mut value = || {
-                let missing = || Error::Arguments(format!("{word} needs a value"));
-                words.next().ok_or_else(missing)
-            };
-            match word.as_str() {
-                "--test" => args.split = Split::Test,
-                "--validation" => args.split = Split::Validation,
-                "--bytes" => args.bytes = numbers(&value()?)?,
-                "--bits" => args.bits = numbers(&value()?)?,
-                "--ablation" => args.ablation = true,
-                "--only" => args.only = value()?,
-                "--rows" => args.rows = number(&value()?)?,
-                "--lists" => args.options.lists = number(&value()?)?,
-                "--seed" => args.options.seed = number(&value()?)?,
-                "--threads" => args.threads = number(&value()?)?,
-                "--output" => args.output = Some(value()?.into()),
-                option if option.starts_with('-') => {
-                    return Err(Error::Arguments(format!("unknown option {option}")));
-                }
-                _ => args.folder = word.into(),
-            }
-        }
-        if args.folder.as_os_str().is_empty() {
-            return Err(Error::Arguments("which folder holds the data set?".into()));
-        }
-        Ok(args)
-    }
-}
-
-fn number<T: FromStr>(word: &str) -> Result<T> {
-    let bad = |_| Error::Arguments(format!("{word} is not a number of the right size"));
-    word.parse().map_err(bad)
-}
-
-fn numbers<T: FromStr>(words: &str) -> Result<Vec<T>> {
-    words.split(',').map(number).collect()
 }
 
 /// The first line of the results.
@@ -109,7 +73,7 @@ struct RunLine {
     kind: &'static str,
     side: &'static str,
     version: &'static str,
-    split: &'static str,
+    split: Split,
     kernels: &'static str,
     threads: usize,
     documents: usize,
@@ -201,20 +165,16 @@ impl Bench {
 
 fn run(args: &Arguments) -> Result<()> {
     let set = DataSet::open(&args.folder, args.split)?;
-    let output = args
-        .output
-        .as_ref()
-        .map(|path| File::create(path).map_err(distillvq_harness::Error::io(path)));
+    let output = args.output.as_ref();
+    let output = output.map(|path| File::create(path).map_err(distillvq_harness::Error::io(path)));
     let rows = set.documents.len() / set.dim;
     // As many lists as FAISS gets: fewer than the default.
-    let lists = match args.options.lists {
-        0 => (rows as f64).sqrt().round() as usize,
-        given => given,
-    };
+    let lists = (rows as f64).sqrt().round() as usize;
     let options = TrainOptions {
         rows_in_table: rows,
-        lists,
-        ..args.options
+        lists: args.lists.unwrap_or(lists),
+        seed: args.seed,
+        ..TrainOptions::default()
     };
     let (kind, variants) = if args.ablation {
         ("ablation", variants::ablations(set.dim, options))
@@ -234,7 +194,7 @@ fn run(args: &Arguments) -> Result<()> {
         kind: "run",
         side: "ours",
         version: env!("CARGO_PKG_VERSION"),
-        split: args.split.as_str(),
+        split: args.split,
         kernels: kernels().name,
         threads: rayon::current_num_threads(),
         documents: rows,
@@ -248,14 +208,8 @@ fn run(args: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn main() -> ExitCode {
-    let outcome = Arguments::read().and_then(|args| {
-        let threads = rayon::ThreadPoolBuilder::new().num_threads(args.threads);
-        threads.build()?.install(|| run(&args))
-    });
-    if let Err(error) = outcome {
-        eprintln!("error: {error}");
-        return ExitCode::FAILURE;
-    }
-    ExitCode::SUCCESS
+fn main() -> Result<()> {
+    let args = Arguments::parse();
+    let threads = rayon::ThreadPoolBuilder::new().num_threads(args.threads);
+    threads.build()?.install(|| run(&args))
 }

@@ -249,7 +249,7 @@ fn count_lists(counts: &mut [[usize; 2]], index: &Index<'_>, order: &[usize], tr
     }
 }
 
-fn figures(counts: &Counts, queries: usize, rows: usize, labelled: bool) -> Figures {
+fn figures(counts: &Counts, queries: usize, rows: usize, labeled: bool) -> Figures {
     let share = |part: usize, whole: usize| round(part as f64 / (whole * queries) as f64);
     let [ten, fifty, hundred] = counts.candidates.map(|n| share(n, NEAREST));
     let probes = PROBES.iter().zip(&counts.probes);
@@ -269,8 +269,8 @@ fn figures(counts: &Counts, queries: usize, rows: usize, labelled: bool) -> Figu
                 rows: share(*read, rows),
             })
             .collect(),
-        mrr10: labelled.then(|| round(reciprocal.sum::<f64>() / queries as f64)),
-        r100: labelled.then(|| share(counts.places.iter().sum(), 1)),
+        mrr10: labeled.then(|| round(reciprocal.sum::<f64>() / queries as f64)),
+        r100: labeled.then(|| share(counts.places.iter().sum(), 1)),
         routing: curve(
             counts
                 .routing
@@ -347,7 +347,7 @@ mod tests {
         let trained = train(&set.documents, set.dim, None, &options, &NoMonitor)?;
         let index = Index::new(&trained.model, &set.documents);
         let figures = measure(&set, &truth, &trained.model, &index);
-        let (mut found, mut probed, mut labelled) = (0, 0, 0);
+        let (mut found, mut probed, mut labeled) = (0, 0, 0);
         for (number, query) in set.measured.chunks_exact(set.dim).enumerate() {
             let tables = trained.model.query(query);
             let scores = index.scores(&tables);
@@ -361,7 +361,7 @@ mod tests {
                     .min(10)
             };
             found += hits(&order[..50]);
-            labelled += usize::from(order[..100].contains(&number));
+            labeled += usize::from(order[..100].contains(&number));
             let lists: Vec<usize> = tables
                 .ranking()
                 .lists(0, 4)
@@ -372,7 +372,7 @@ mod tests {
         }
         assert!((figures.recall.fifty - found as f64 / 400.0).abs() < 1e-4);
         assert!((figures.probes[2].recall - probed as f64 / 400.0).abs() < 1e-4);
-        assert_eq!(figures.r100, Some(round(labelled as f64 / 40.0)));
+        assert_eq!(figures.r100, Some(round(labeled as f64 / 40.0)));
         assert!(figures.recall.fifty > 0.5, "{figures:?}");
         assert_eq!(figures.routing.recall.last(), Some(&1.0));
         // 40 lists are all lists: 32 probes scan most rows, and no later number of probes may be missing.

@@ -10,7 +10,7 @@ const QUERIES: usize = 128;
 /// Multiply-adds of a block, at the most: it bounds the time between two looks at the monitor.
 const TILE: usize = 1 << 25;
 /// Candidates that are collected before they are cut down to the best, in units of what is wanted.
-const SPARE: usize = 4;
+const BUFFER_FACTOR: usize = 4;
 
 /// Source of the rows' vectors, block by block.
 pub trait RowSource: Sync {
@@ -124,7 +124,7 @@ impl TopK {
                     self.buffer.push((*score, row));
                 }
             }
-            if self.buffer.len() >= SPARE * self.k.max(16) {
+            if self.buffer.len() >= BUFFER_FACTOR * self.k.max(16) {
                 self.cut();
             }
         }

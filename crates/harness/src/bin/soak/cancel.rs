@@ -5,6 +5,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use distillvq_harness::measure::percentile;
 use distillvq_harness::{DataSet, Error, Result, Server, load};
 use postgres::{CancelToken, Client, NoTls};
 use rand::{RngExt as _, SeedableRng as _};
@@ -12,9 +13,9 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
 use crate::Plan;
-use crate::world::{DATABASE, SETTINGS, World, checked, claim, healthy, one};
+use crate::table_state::{DATABASE, SETTINGS, TableState, checked, claim, healthy, one};
 
-/// A statement that can be cancelled, what is done before it, and after it if it was not.
+/// A statement that can be canceled, what is done before it, and after it if it was not.
 struct Phase {
     name: &'static str,
     before: &'static str,
@@ -99,10 +100,10 @@ const DOCUMENTS: usize = 4_000;
 const SOON: Duration = Duration::from_millis(100);
 
 pub fn run(plan: &Plan) -> Result<Value> {
-    let world = World::new(plan.seed);
+    let table = TableState::new(plan.seed);
     let mut random = ChaCha8Rng::seed_from_u64(plan.seed);
     let server = Server::start_with("soak-cancel", &SETTINGS)?;
-    let mut client = world.create(&server)?;
+    let mut client = table.create(&server)?;
     let mut boss = server.connect_to(DATABASE)?;
     client.batch_execute("CREATE TABLE documents (id bigint, embedding vector(384))")?;
     let documents = DataSet::shipped()?.documents.slice(0..DOCUMENTS);
@@ -110,7 +111,7 @@ pub fn run(plan: &Plan) -> Result<Value> {
     client.batch_execute(
         "CREATE INDEX wide ON documents USING distillvq (embedding vector_cosine_ops)",
     )?;
-    let canceller = Canceller::new(&client);
+    let canceler = Canceler::new(&client);
     // How long each takes undisturbed: moments are drawn from that.
     let mut lasting = Vec::new();
     for phase in PHASES.iter().chain(&WIDE) {
@@ -122,22 +123,22 @@ pub fn run(plan: &Plan) -> Result<Value> {
         let wide = WIDE.iter().filter(|_| rounds.is_multiple_of(2));
         for (phase, lasting) in PHASES.iter().chain(wide).zip(&lasting) {
             let moment = lasting.mul_f64(random.random_range(0.0..1.0));
-            let late = cancelled(&mut client, &canceller, phase, moment)?;
+            let late = canceled(&mut client, &canceler, phase, moment)?;
             asked += 1;
             latencies.entry(phase.name).or_default().extend(late);
         }
         rounds += 1;
         if rounds.is_multiple_of(10) {
-            nothing_is_left(&mut boss, &world, &mut random)?;
+            nothing_is_left(&mut boss, &table, &mut random)?;
             healthy(&server, false)?;
             eprintln!("    {asked} cancels, {:.0?}", start.elapsed());
         }
     }
-    nothing_is_left(&mut boss, &world, &mut random)?;
+    nothing_is_left(&mut boss, &table, &mut random)?;
     healthy(&server, false)?;
     let mut all: Vec<Duration> = latencies.values().flatten().copied().collect();
     let whole = distribution(&mut all);
-    let p99 = quantile(&all, 0.99);
+    let p99 = percentile(&all, 99);
     claim(p99 <= SOON, || {
         format!("99 of 100 cancels took up to {p99:?}")
     })?;
@@ -145,7 +146,7 @@ pub fn run(plan: &Plan) -> Result<Value> {
         .iter_mut()
         .map(|(name, latencies)| (*name, distribution(latencies)))
         .collect();
-    Ok(json!({ "asked": asked, "cancelled": all.len(), "latency ms": whole, "phases ms": phases }))
+    Ok(json!({ "asked": asked, "canceled": all.len(), "latency ms": whole, "phases ms": phases }))
 }
 
 fn undisturbed(client: &mut Client, phase: &Phase) -> Result<Duration> {
@@ -158,18 +159,18 @@ fn undisturbed(client: &mut Client, phase: &Phase) -> Result<Duration> {
 }
 
 /// Runs a phase's statement and cancels it at a moment. Returns how long it ran on, or none if it was done before.
-fn cancelled(
+fn canceled(
     client: &mut Client,
-    canceller: &Canceller,
+    canceler: &Canceler,
     phase: &Phase,
     moment: Duration,
 ) -> Result<Option<Duration>> {
     client.batch_execute(phase.before)?;
-    canceller.after(moment);
+    canceler.after(moment);
     let outcome = client.batch_execute(phase.statement).map_err(Error::from);
     let end = Instant::now();
     // Also when the statement was quicker: the cancel must not hit what follows.
-    let asked = canceller.sent()?;
+    let asked = canceler.sent()?;
     let late = match outcome {
         Ok(()) => {
             settle_down(client)?;
@@ -197,12 +198,12 @@ fn settle_down(client: &mut Client) -> Result<()> {
 }
 
 /// A thread that sends cancels at the moments it is given.
-struct Canceller {
+struct Canceler {
     moments: mpsc::Sender<Duration>,
     sent: mpsc::Receiver<Option<Instant>>,
 }
 
-impl Canceller {
+impl Canceler {
     fn new(client: &Client) -> Self {
         let token: CancelToken = client.cancel_token();
         let (moments, orders) = mpsc::channel::<Duration>();
@@ -232,8 +233,8 @@ impl Canceller {
     }
 }
 
-/// Fails if a lock, a report of progress, an index or a row is left of what was cancelled, or the index is not sound.
-fn nothing_is_left(boss: &mut Client, world: &World, random: &mut ChaCha8Rng) -> Result<()> {
+/// Fails if a lock, a report of progress, an index or a row is left of what was canceled, or the index is not sound.
+fn nothing_is_left(boss: &mut Client, table: &TableState, random: &mut ChaCha8Rng) -> Result<()> {
     for (what, sql) in [
         (
             "locks",
@@ -257,17 +258,12 @@ fn nothing_is_left(boss: &mut Client, world: &World, random: &mut ChaCha8Rng) ->
         claim(left == 0, || format!("{left} {what} are left"))?;
     }
     checked(boss, "wide")?;
-    world.check_index(boss, random)
-}
-
-fn quantile(sorted: &[Duration], share: f64) -> Duration {
-    let place = ((sorted.len() as f64 * share) as usize).min(sorted.len().saturating_sub(1));
-    sorted.get(place).copied().unwrap_or_default()
+    table.check_index(boss, random)
 }
 
 /// Sorts, and tells the median, the 99th percentile and the maximum in milliseconds.
 fn distribution(latencies: &mut [Duration]) -> Value {
     latencies.sort_unstable();
-    let of = |share| (quantile(latencies, share).as_secs_f64() * 1e4).round() / 10.0;
-    json!({ "n": latencies.len(), "p50": of(0.5), "p99": of(0.99), "max": of(1.0) })
+    let of = |percent| (percentile(latencies, percent).as_secs_f64() * 1e4).round() / 10.0;
+    json!({ "n": latencies.len(), "p50": of(50), "p99": of(99), "max": of(100) })
 }

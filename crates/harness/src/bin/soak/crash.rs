@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use distillvq_harness::process_tree::signal;
+use distillvq_harness::process_tree::{self, Signal};
 use distillvq_harness::sessions::StopAtEnd;
 use distillvq_harness::{Error, Result, Server};
 use postgres::Client;
@@ -15,32 +15,32 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
 use crate::Plan;
-use crate::work::{Work, maintain, read, was_killed, write};
-use crate::world::{DATABASE, Ledger, SETTINGS, World, healthy, one, settle};
+use crate::client_tasks::{ClientTask, maintain, read, was_killed, write};
+use crate::table_state::{DATABASE, Ledger, SETTINGS, TableState, healthy, one, settle};
 
 /// Sessions that write.
 const WRITERS: usize = 2;
 
 pub fn run(plan: &Plan) -> Result<Value> {
-    let world = World::new(plan.seed);
+    let table = TableState::new(plan.seed);
     let mut random = ChaCha8Rng::seed_from_u64(plan.seed);
     let mut server = Server::start_with("soak-crash", &SETTINGS)?;
-    world.create(&server)?;
+    table.create(&server)?;
     let mut ledgers: Vec<Ledger> = (0..WRITERS as i64).map(Ledger::new).collect();
     let (mut counts, mut whole, mut rows, mut slowest) = (BTreeMap::new(), 0, 0, 0.0f64);
     let (start, mut rounds) = (Instant::now(), 0u64);
     while start.elapsed() < plan.time {
         // Every kind of work comes first once, and then by chance.
-        let work = match Work::ALL.get(rounds as usize) {
+        let work = match ClientTask::ALL.get(rounds as usize) {
             Some(&work) => work,
-            None => Work::any(&Work::ALL, &mut random),
+            None => ClientTask::any(&ClientTask::ALL, &mut random),
         };
         let all = random.random_bool(0.5);
-        crash(&mut server, &world, work, all, &mut ledgers, &mut random)?;
+        crash(&mut server, &table, work, all, &mut ledgers, &mut random)?;
         let back = Instant::now();
         server = recovered(server, all)?;
         slowest = slowest.max(back.elapsed().as_secs_f64());
-        rows += verify(&server, &world, &mut ledgers, &mut random)? as u64;
+        rows += verify(&server, &table, &mut ledgers, &mut random)? as u64;
         rounds += 1;
         whole += u64::from(all);
         *counts.entry(work.name()).or_insert(0u64) += 1;
@@ -62,8 +62,8 @@ fn round(seconds: f64) -> f64 {
 /// Lets sessions work, and kills all or one of them at a random moment.
 fn crash(
     server: &mut Server,
-    world: &World,
-    work: Work,
+    table: &TableState,
+    work: ClientTask,
     all: bool,
     ledgers: &mut [Ledger],
     random: &mut ChaCha8Rng,
@@ -91,7 +91,7 @@ fn crash(
         let never = &never;
         let _working_on = StopAtEnd(never);
         let mut working = vec![
-            scope.spawn(move || read(&mut reader, world, never, &mut of_reader)),
+            scope.spawn(move || read(&mut reader, table, never, &mut of_reader)),
             scope.spawn(move || maintain(&mut keeper, &[work], never, &mut of_keeper)),
         ];
         for (ledger, (client, mut random)) in ledgers.iter_mut().zip(sessions) {
@@ -101,7 +101,7 @@ fn crash(
         if all {
             server.kill9()?;
         } else {
-            signal("KILL", &[victim])?;
+            process_tree::send(Signal::KILL, &[victim]);
         }
         for session in working {
             match session.join() {
@@ -128,14 +128,14 @@ fn recovered(mut server: Server, all: bool) -> Result<Server> {
 /// Proves that nothing was lost. Returns the number of rows.
 fn verify(
     server: &Server,
-    world: &World,
+    table: &TableState,
     ledgers: &mut [Ledger],
     random: &mut ChaCha8Rng,
 ) -> Result<usize> {
     let mut client = server.connect_to(DATABASE)?;
     let rows = settle(&mut client, ledgers)?;
     remove_remains(&mut client)?;
-    world.check_index(&mut client, random)?;
+    table.check_index(&mut client, random)?;
     healthy(server, true)?;
     Ok(rows)
 }

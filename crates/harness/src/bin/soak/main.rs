@@ -1,23 +1,22 @@
 //! Crashes, cancels, replication, mixed load, and long sessions: repeats at random moments, hundreds of times, what `tests/` tests in
 //! seconds.
 //!
-//! `soak --minutes M [--seed N] [--only PART,PART…] [--output FILE] [--table FILE]`: parts are `crash`, `cancel`, `replica`,
-//! `mixed`, `session`. The first violated guarantee ends the run with an error. The figures are written to FILE as JSON, and as a line
-//! of the table in `docs/reliability.md`.
+//! `soak --help` lists the arguments. The first violated guarantee ends the run with an error.
 
 mod cancel;
+mod client_tasks;
 mod crash;
 mod mixed;
 mod replica;
 mod report;
 mod session;
-mod work;
-mod world;
+mod table_state;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use distillvq_harness::{Arguments, Error, Result};
+use clap::Parser;
+use distillvq_harness::Result;
 use serde_json::{Map, Value, json};
 
 /// What a full run of so many minutes does: the counts promised in `docs/reliability.md` are for this.
@@ -68,40 +67,40 @@ pub struct Plan {
     pub seed: u64,
 }
 
-/// What the whole run is to do.
+/// Runs crashes, cancels, replication, mixed load, and long sessions
+#[derive(Parser)]
 struct Run {
+    /// Duration of the whole run
+    #[arg(long, default_value_t = FULL_MINUTES, value_parser = minutes)]
     minutes: f64,
+    /// Seed of everything random
+    #[arg(long, default_value_t = 1)]
     seed: u64,
-    only: String,
+    /// The only parts to run, separated by commas
+    #[arg(long, value_delimiter = ',', value_parser = PARTS.map(|part| part.name))]
+    only: Vec<String>,
+    /// JSON file of the figures
+    #[arg(long)]
     output: Option<PathBuf>,
+    /// Markdown file with a table that gets a line of figures
+    #[arg(long)]
     table: Option<PathBuf>,
 }
 
-impl Run {
-    fn read() -> Result<Self> {
-        let mut given = Arguments::of_this_program();
-        let run = Self {
-            minutes: given.number("--minutes", FULL_MINUTES)?,
-            seed: given.number("--seed", 1)?,
-            only: given.text("--only").unwrap_or_default(),
-            output: given.path("--output"),
-            table: given.path("--table"),
-        };
-        given.end()?;
-        if run.minutes > 0.0 && run.minutes.is_finite() {
-            Ok(run)
-        } else {
-            Err(Error::Argument("--minutes is not positive".into()))
-        }
-    }
+fn minutes(text: &str) -> std::result::Result<f64, &'static str> {
+    let number = text.parse().ok();
+    let positive = number.filter(|minutes: &f64| *minutes > 0.0 && minutes.is_finite());
+    positive.ok_or("not a positive number")
+}
 
+impl Run {
     fn wants(&self, part: &Part) -> bool {
-        self.only.is_empty() || self.only.split(',').any(|name| name == part.name)
+        self.only.is_empty() || self.only.iter().any(|name| name == part.name)
     }
 }
 
 fn main() -> Result<()> {
-    soak(&Run::read()?)
+    soak(&Run::parse())
 }
 
 fn soak(run: &Run) -> Result<()> {

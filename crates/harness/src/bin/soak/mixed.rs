@@ -12,21 +12,23 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
 use crate::Plan;
-use crate::work::{Work, maintain, read, write};
-use crate::world::{DATABASE, Ledger, SETTINGS, World, claim, healthy, mean_recall, settle};
+use crate::client_tasks::{ClientTask, maintain, read, write};
+use crate::table_state::{
+    DATABASE, Ledger, SETTINGS, TableState, claim, healthy, mean_recall, settle,
+};
 
 /// Sessions of each kind; a vacuum and another one make eight.
 const READERS: u64 = 3;
 const WRITERS: i64 = 3;
 /// What the eighth does.
-const WORK: [Work; 4] = [
-    Work::TrainAgain,
-    Work::ReindexConcurrently,
-    Work::BuildConcurrently,
-    Work::Checkpoint,
+const TASKS: [ClientTask; 4] = [
+    ClientTask::TrainAgain,
+    ClientTask::ReindexConcurrently,
+    ClientTask::BuildConcurrently,
+    ClientTask::Checkpoint,
 ];
 /// What it does in the last part of the time: a rebuild shortly before the end would leave nothing worn to measure.
-const LAST_WORK: [Work; 2] = [Work::TrainAgain, Work::BuildConcurrently];
+const LAST_TASKS: [ClientTask; 2] = [ClientTask::TrainAgain, ClientTask::BuildConcurrently];
 /// The last part of the time.
 const LAST: f64 = 0.25;
 /// What recall is compared at.
@@ -39,16 +41,16 @@ const WEAR: f64 = 0.002;
 const FIT: f64 = 0.1;
 
 pub fn run(plan: &Plan) -> Result<Value> {
-    let world = World::new(plan.seed);
+    let table = TableState::new(plan.seed);
     let mut random = ChaCha8Rng::seed_from_u64(plan.seed);
     let server = Server::start_with("soak-mixed", &SETTINGS)?;
-    let mut client = world.create(&server)?;
-    world.train_elsewhere(&mut client)?;
+    let mut client = table.create(&server)?;
+    table.train_elsewhere(&mut client)?;
     let mut ledgers: Vec<Ledger> = (0..WRITERS).map(Ledger::new).collect();
     let mut counts = [0; 8];
-    for (number, kinds, share) in [(0, &WORK[..], 1.0 - LAST), (1, &LAST_WORK[..], LAST)] {
+    for (number, kinds, share) in [(0, &TASKS[..], 1.0 - LAST), (1, &LAST_TASKS[..], LAST)] {
         let load = Load {
-            world: &world,
+            table: &table,
             server: &server,
             kinds,
             time: plan.time.mul_f64(share),
@@ -58,18 +60,18 @@ pub fn run(plan: &Plan) -> Result<Value> {
         counts.iter_mut().zip(done).for_each(|(sum, n)| *sum += n);
     }
     let rows = settle(&mut client, &mut ledgers)?;
-    world.check_index(&mut client, &mut random)?;
+    table.check_index(&mut client, &mut random)?;
     // With all lists there would be nothing to miss.
     client.batch_execute(PROBES)?;
-    let used = mean_recall(&mut client, world.queries())?;
+    let used = mean_recall(&mut client, table.queries())?;
     client.batch_execute("REINDEX INDEX one")?;
-    let fresh = mean_recall(&mut client, world.queries())?;
+    let fresh = mean_recall(&mut client, table.queries())?;
     claim(used >= fresh - WEAR, || {
         format!("recall wears out: {used}, and {fresh} after REINDEX with the same model")
     })?;
     client.batch_execute("ALTER INDEX one RESET (model)")?;
     client.batch_execute("REINDEX INDEX one")?;
-    let fitted = mean_recall(&mut client, world.queries())?;
+    let fitted = mean_recall(&mut client, table.queries())?;
     claim(used >= fitted - FIT, || {
         format!("recall is low: {used}, and {fitted} after training on the very rows")
     })?;
@@ -87,10 +89,10 @@ pub fn run(plan: &Plan) -> Result<Value> {
 
 /// The clients' work for a while.
 struct Load<'a> {
-    world: &'a World,
+    table: &'a TableState,
     server: &'a Server,
     /// What the eighth does.
-    kinds: &'a [Work],
+    kinds: &'a [ClientTask],
     time: Duration,
     seed: u64,
 }
@@ -100,20 +102,20 @@ impl Load<'_> {
     fn run(&self, ledgers: &mut [Ledger]) -> Result<Vec<u64>> {
         let stop = AtomicBool::new(false);
         thread::scope(|scope| {
-            let (world, done) = (self.world, &stop);
+            let (table, done) = (self.table, &stop);
             let working_on = StopAtEnd(done);
             let seeded = |number: u64| ChaCha8Rng::seed_from_u64(self.seed + number);
             let connect = || self.server.connect_to(DATABASE);
             let mut working = Vec::new();
             for number in 0..READERS {
                 let (mut client, mut random) = (connect()?, seeded(number));
-                working.push(scope.spawn(move || read(&mut client, world, done, &mut random)));
+                working.push(scope.spawn(move || read(&mut client, table, done, &mut random)));
             }
             for (number, ledger) in (10..).zip(ledgers) {
                 let (client, mut random) = (connect()?, seeded(number));
                 working.push(scope.spawn(move || write(client, ledger, done, &mut random)));
             }
-            for (number, kinds) in [(20, &[Work::Vacuum][..]), (21, self.kinds)] {
+            for (number, kinds) in [(20, &[ClientTask::Vacuum][..]), (21, self.kinds)] {
                 let (mut client, mut random) = (connect()?, seeded(number));
                 working.push(scope.spawn(move || maintain(&mut client, kinds, done, &mut random)));
             }

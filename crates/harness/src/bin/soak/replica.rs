@@ -13,34 +13,34 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
 use crate::Plan;
-use crate::work::{Work, read};
-use crate::world::{
-    DATABASE, Found, Ledger, SETTINGS, World, Writer, by_index, claim, healthy, nearest, one,
-    settle,
+use crate::client_tasks::{ClientTask, read};
+use crate::table_state::{
+    DATABASE, Ledger, SETTINGS, SearchResult, TableState, Writer, by_index, claim, healthy,
+    nearest, one, settle,
 };
 
 /// What changes the index beside the writers.
-const WORK: [Work; 4] = [
-    Work::Vacuum,
-    Work::TrainAgain,
-    Work::Reindex,
-    Work::Checkpoint,
+const TASKS: [ClientTask; 4] = [
+    ClientTask::Vacuum,
+    ClientTask::TrainAgain,
+    ClientTask::Reindex,
+    ClientTask::Checkpoint,
 ];
 /// How long a replica may lag.
 const LAG: Duration = Duration::from_secs(60);
 
 pub fn run(plan: &Plan) -> Result<Value> {
-    let world = World::new(plan.seed);
+    let table = TableState::new(plan.seed);
     let mut random = ChaCha8Rng::seed_from_u64(plan.seed);
     let mut primary = Server::start_with("soak-primary", &SETTINGS)?;
-    let mut client = world.create(&primary)?;
+    let mut client = table.create(&primary)?;
     let replica = primary.standby("soak-replica")?;
     let mut there = replica.connect_to(DATABASE)?;
     let mut ledgers = [Ledger::new(0), Ledger::new(1)];
     let (done, gate) = (AtomicBool::new(false), RwLock::new(()));
     let mut comparisons = 0u64;
     let answers = thread::scope(|scope| {
-        let (world, done, gate) = (&world, &done, &gate);
+        let (table, done, gate) = (&table, &done, &gate);
         let working_on = StopAtEnd(done);
         let mut working = Vec::new();
         for (number, ledger) in (0u64..).zip(&mut ledgers) {
@@ -55,7 +55,7 @@ pub fn run(plan: &Plan) -> Result<Value> {
         let mut of_keeper = ChaCha8Rng::seed_from_u64(plan.seed + 9);
         working.push(scope.spawn(move || {
             gated(gate, done, || {
-                let work = Work::any(&WORK, &mut of_keeper);
+                let work = ClientTask::any(&TASKS, &mut of_keeper);
                 for statement in work.statements() {
                     keeper.batch_execute(statement)?;
                 }
@@ -64,7 +64,7 @@ pub fn run(plan: &Plan) -> Result<Value> {
         }));
         let mut reader = replica.connect_to(DATABASE)?;
         let mut of_reader = ChaCha8Rng::seed_from_u64(plan.seed + 10);
-        let reading = scope.spawn(move || read(&mut reader, world, done, &mut of_reader));
+        let reading = scope.spawn(move || read(&mut reader, table, done, &mut of_reader));
         let start = Instant::now();
         let compared = loop {
             if start.elapsed() >= plan.time || working.iter().any(|work| work.is_finished()) {
@@ -72,7 +72,7 @@ pub fn run(plan: &Plan) -> Result<Value> {
             }
             thread::sleep(Duration::from_millis(20));
             let _closed = gate.write().map_err(|_| poisoned())?;
-            if let Err(error) = compare(&mut client, &mut there, world, &mut random) {
+            if let Err(error) = compare(&mut client, &mut there, table, &mut random) {
                 break Err(error);
             }
             comparisons += 1;
@@ -92,14 +92,14 @@ pub fn run(plan: &Plan) -> Result<Value> {
     primary.stop(Stop::Immediate)?;
     there.batch_execute("SELECT pg_promote()")?;
     settle(&mut there, &mut ledgers)?;
-    world.check_index(&mut there, &mut random)?;
+    table.check_index(&mut there, &mut random)?;
     let mut writer = Writer::new(replica.connect_to(DATABASE)?)?;
     for _ in 0..50 {
         writer.step(&mut ledgers[0], &mut random)?;
     }
     there.batch_execute("VACUUM items")?;
     let rows = settle(&mut there, &mut ledgers)?;
-    world.check_index(&mut there, &mut random)?;
+    table.check_index(&mut there, &mut random)?;
     healthy(&primary, false)?;
     healthy(&replica, false)?;
     let confirmed: u64 = ledgers.iter().map(|ledger| ledger.confirmed).sum();
@@ -158,21 +158,21 @@ fn catch_up(primary: &mut Client, replica: &mut Client) -> Result<()> {
 fn compare(
     primary: &mut Client,
     replica: &mut Client,
-    world: &World,
+    table: &TableState,
     random: &mut ChaCha8Rng,
 ) -> Result<()> {
     catch_up(primary, replica)?;
     for probes in [1, 3, 32_768] {
-        let query = world.query(random);
+        let query = table.query(random);
         let answer = |client: &mut Client| {
             by_index(client)?;
             client.batch_execute(&format!("SET distillvq.probes = {probes}"))?;
             let rows = nearest(client, query, 50)?;
-            world.check_answer(query, &rows)?;
+            table.check_answer(query, &rows)?;
             Ok::<_, Error>(rows)
         };
         let (here, there) = (answer(primary)?, answer(replica)?);
-        let plain = |rows: &[Found]| -> Vec<(i64, i32)> {
+        let plain = |rows: &[SearchResult]| -> Vec<(i64, i32)> {
             rows.iter().map(|row| (row.id, row.version)).collect()
         };
         claim(plain(&here) == plain(&there), || {

@@ -17,23 +17,16 @@ pub fn write(figures: &Value, json: Option<&Path>, table: Option<&Path>) -> Resu
         let text = format!("{figures:#}\n");
         let made = path.parent().map_or(Ok(()), fs::create_dir_all);
         made.and_then(|()| fs::write(path, text))
-            .map_err(|source| unwritten(path, source))?;
+            .map_err(Error::io(path))?;
     }
     let line = line(figures)?;
     println!("{line}");
     if let Some(path) = table {
-        let text = fs::read_to_string(path).map_err(|source| unwritten(path, source))?;
+        let text = fs::read_to_string(path).map_err(Error::io(path))?;
         let text = text.replacen(END, &format!("{line}\n{END}"), 1);
-        fs::write(path, text).map_err(|source| unwritten(path, source))?;
+        fs::write(path, text).map_err(Error::io(path))?;
     }
     Ok(())
-}
-
-fn unwritten(path: &Path, source: std::io::Error) -> Error {
-    Error::Io {
-        path: path.to_owned(),
-        source,
-    }
 }
 
 /// The line: one cell a column of the table in `docs/reliability.md`.
@@ -61,7 +54,7 @@ fn line(figures: &Value) -> Result<String> {
         figures["minutes"].to_string(),
         joined("crash", &["of the server", "of a backend"]),
         joined("crash", &["changes confirmed"]),
-        joined("cancel", &["cancelled"]),
+        joined("cancel", &["canceled"]),
         joined(
             "cancel",
             &["latency ms/p50", "latency ms/p99", "latency ms/max"],

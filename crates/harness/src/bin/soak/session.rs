@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
 use crate::Plan;
-use crate::world::{NEAREST, SETTINGS, World, by_index, claim, healthy, one};
+use crate::table_state::{NEAREST, SETTINGS, TableState, by_index, claim, healthy, one};
 
 /// Queries of a full run.
 const QUERIES: f64 = 1e6;
@@ -19,19 +19,19 @@ const WARM: u64 = 2_000;
 const GROWTH: u64 = 2 << 20;
 
 pub fn run(plan: &Plan) -> Result<Value> {
-    let world = World::new(plan.seed);
+    let table = TableState::new(plan.seed);
     let mut random = ChaCha8Rng::seed_from_u64(plan.seed);
     let server = Server::start_with("soak-session", &SETTINGS)?;
-    world.create(&server)?;
+    table.create(&server)?;
     // The session that built the index has held more than a search needs.
-    let mut client = server.connect_to(crate::world::DATABASE)?;
+    let mut client = server.connect_to(crate::table_state::DATABASE)?;
     by_index(&mut client)?;
     let process = one::<i32>(&mut client, "SELECT pg_backend_pid()")? as u32;
     let statement = client.prepare(NEAREST)?;
     let count = ((QUERIES * plan.scale) as u64).max(2 * WARM);
     let (start, mut before, mut most) = (Instant::now(), 0, 0);
     for number in 0..count {
-        let query = world.query(&mut random);
+        let query = table.query(&mut random);
         let rows = client.query(&statement, &[&Embedding(query), &10i64])?;
         claim(rows.len() == 10, || {
             format!("{} rows of 10 came", rows.len())

@@ -3,7 +3,7 @@
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
 
-use super::{Promise, Statement, World, any};
+use super::{Guarantee, Statement, TestTables, any};
 use crate::common::ALL;
 
 /// The value of `distillvq.iterative_scan` with which rows may come late.
@@ -13,7 +13,7 @@ pub const KEEP_ORDER: [Option<&str>; 4] = [None, None, Some("strict_order"), Som
 
 /// The settings of a search by the index.
 #[derive(Clone, Copy, Debug)]
-pub struct Mode {
+pub struct SearchSettings {
     /// None: the default.
     pub iterative_scan: Option<&'static str>,
     pub probes: i32,
@@ -21,9 +21,9 @@ pub struct Mode {
     pub max_scan_tuples: i32,
 }
 
-impl Mode {
+impl SearchSettings {
     pub fn all_lists(iterative_scan: Option<&'static str>) -> Self {
-        Mode {
+        SearchSettings {
             iterative_scan,
             probes: ALL,
             max_probes: 0,
@@ -33,24 +33,24 @@ impl Mode {
 
     /// Few lists, or few rows, by one of some values of `distillvq.iterative_scan`.
     pub fn any(random: &mut ChaCha8Rng, iterative_scan: &[Option<&'static str>]) -> Self {
-        let mode = Mode::all_lists(any(random, iterative_scan));
+        let settings = SearchSettings::all_lists(any(random, iterative_scan));
         let probes = any(random, &[1, 2, 5, 0]);
         match random.random_range(0..4) {
-            0 => Mode {
+            0 => SearchSettings {
                 probes,
                 max_probes: random.random_range(1..8),
-                ..mode
+                ..settings
             },
-            1 => Mode {
+            1 => SearchSettings {
                 probes,
                 max_scan_tuples: random.random_range(1..200),
-                ..mode
+                ..settings
             },
-            2 => Mode {
+            2 => SearchSettings {
                 max_scan_tuples: random.random_range(1..200),
-                ..mode
+                ..settings
             },
-            _ => Mode { probes, ..mode },
+            _ => SearchSettings { probes, ..settings },
         }
     }
 
@@ -64,11 +64,11 @@ impl Mode {
         )
     }
 
-    pub fn promise(&self, world: &World, statement: &Statement) -> Promise {
+    pub fn guarantee(&self, tables: &TestTables, statement: &Statement) -> Guarantee {
         let relaxed = self.iterative_scan == RELAXED;
         let goes_on = self.max_probes == 0 && self.max_scan_tuples == 0;
-        let exact = !world.trained;
-        Promise {
+        let exact = !tables.trained;
+        Guarantee {
             full: exact || relaxed && !statement.has_radius() && (self.probes == ALL || goes_on),
             late_rows_follow: relaxed,
             exact,

@@ -5,7 +5,7 @@ use postgres::Client;
 
 use super::computation::Record;
 use super::statement::Text;
-use super::{Access, Delivery, Distance, Row, Side, Statement, World};
+use super::{Access, Delivery, Distance, Row, Side, Statement, TestTables};
 
 /// One answer to a statement.
 #[derive(Clone, Debug)]
@@ -58,8 +58,8 @@ impl<'a> Run<'a> {
     }
 
     /// All of it, to be read and repeated.
-    pub fn told(&self, world: &World) -> String {
-        let text = self.text(world);
+    pub fn told(&self, tables: &TestTables) -> String {
+        let text = self.text(tables);
         format!(
             "{};\n{};\n{};\n{:?} {:?}",
             self.begun.join(";\n"),
@@ -71,9 +71,9 @@ impl<'a> Run<'a> {
     }
 
     /// The statement.
-    pub fn text(&self, world: &World) -> Text {
+    pub fn text(&self, tables: &TestTables) -> Text {
         self.statement
-            .text(world, self.side, self.delivery == Delivery::Prepared)
+            .text(tables, self.side, self.delivery == Delivery::Prepared)
     }
 
     /// Settings and role.
@@ -87,9 +87,9 @@ impl<'a> Run<'a> {
     }
 
     /// The plan of the statement.
-    pub fn plan(&self, session: &mut Client, world: &World) -> Result<String> {
+    pub fn plan(&self, session: &mut Client, tables: &TestTables) -> Result<String> {
         execute(session, &self.prelude())?;
-        let text = self.text(world);
+        let text = self.text(tables);
         match &self.delivery {
             Delivery::Prepared => prepared(session, &text, |session, execution, _| {
                 explain(session, execution)
@@ -99,9 +99,9 @@ impl<'a> Run<'a> {
     }
 
     /// Runs the statement. In a transaction what it changes is rolled back.
-    pub fn answer(&self, session: &mut Client, world: &World) -> Result<Vec<Record>> {
+    pub fn answer(&self, session: &mut Client, tables: &TestTables) -> Result<Vec<Record>> {
         execute(session, &self.prelude())?;
-        let text = self.text(world);
+        let text = self.text(tables);
         if !self.begun.is_empty() {
             execute(session, "SAVEPOINT run")?;
         }

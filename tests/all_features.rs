@@ -10,7 +10,7 @@ use distillvq_harness::{Metric, Vectors};
 
 #[test]
 fn everything_once() {
-    let mut db = Database::new("tour");
+    let mut db = Database::new("all_features");
     let all = Vectors::clustered(1_220, 12, 10, 8);
     let queries = all.slice(1_200..1_205);
     for (kind, metric, options) in [

@@ -3,14 +3,14 @@
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
 
-use super::{Layout, Shape, Target, World};
+use super::{Layout, Shape, Target, TestTables};
 
 /// The model of a row whose number is in the column `i`: 1, and 2 for every fourth row.
 pub fn model_of(i: &str) -> String {
     format!("(1 + ({i} % 4 = 0)::int)")
 }
 
-impl World {
+impl TestTables {
     /// Further rows: some without vector, some zero, some without category.
     pub fn insert(&mut self, rows: i64) -> Vec<String> {
         if rows <= 0 {

@@ -7,8 +7,8 @@ mod render;
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
 
-use super::verdict::Wanted;
-use super::world::{Layout, QUERIES, World};
+use super::oracle::Wanted;
+use super::test_tables::{Layout, QUERIES, TestTables};
 use super::{any, one_in};
 pub use frame::Frame;
 use radius::{Bound, Form, Radius};
@@ -104,7 +104,7 @@ pub struct Text {
 impl Statement {
     /// One at random. `distance` evaluates an expression that gives one.
     pub fn new(
-        world: &mut World,
+        tables: &mut TestTables,
         random: &mut ChaCha8Rng,
         distance: &mut dyn FnMut(&str) -> Option<f64>,
     ) -> Self {
@@ -112,10 +112,10 @@ impl Statement {
         let mut statement = Statement {
             frame,
             delivery: Delivery::Plain,
-            source: source(world, frame, random),
-            query: query(world, frame, random),
+            source: source(tables, frame, random),
+            query: query(tables, frame, random),
             swapped: one_in(random, 5),
-            filters: filters(world, frame, random),
+            filters: filters(tables, frame, random),
             radius: None,
             limit: limit(frame, random),
             offset: one_in(random, 5).then(|| random.random_range(0..40)),
@@ -127,31 +127,31 @@ impl Statement {
             statement.limit = Some(1);
         }
         if one_in(random, 3) {
-            statement.radius = Some(statement.some_radius(world, random, distance));
+            statement.radius = Some(statement.some_radius(tables, random, distance));
         }
-        statement.delivery = statement.some_delivery(world, random);
+        statement.delivery = statement.some_delivery(tables, random);
         statement.lock = statement.some_lock(random);
         statement
     }
 
     /// The same with a query of other dimensions than the index has.
-    pub fn of_other_dimensions(self, world: &World, random: &mut ChaCha8Rng) -> Self {
-        let dim = world.searched().1;
+    pub fn of_other_dimensions(self, tables: &TestTables, random: &mut ChaCha8Rng) -> Self {
+        let dim = tables.searched().1;
         let other = any(random, &[dim + 1, 2 * dim + 1, (dim / 2).max(1)]);
         let other = if other == dim { dim + 2 } else { other };
         Statement {
-            query: Query::Value(world.query_of(other, random)),
+            query: Query::Value(tables.query_of(other, random)),
             ..self
         }
     }
 
     /// What a LIMIT and an OFFSET leave of each search.
-    pub fn wanted(&self, world: &World) -> Wanted {
+    pub fn wanted(&self, tables: &TestTables) -> Wanted {
         Wanted {
             offset: self.offset.unwrap_or(0) as usize,
             by_id: self.by_id && self.frame.keeps_order(),
             ordered: self.frame.keeps_order(),
-            mixed: self.by_id || world.is_divided(),
+            mixed: self.by_id || tables.is_divided(),
         }
     }
 
@@ -195,7 +195,7 @@ impl Statement {
 
     fn some_radius(
         &self,
-        world: &World,
+        tables: &TestTables,
         random: &mut ChaCha8Rng,
         distance: &mut dyn FnMut(&str) -> Option<f64>,
     ) -> Radius {
@@ -207,9 +207,9 @@ impl Statement {
                 any(random, &[Bound::Outer, value()])
             }
             None => {
-                let query = self.query(world, &mut text);
-                let (target, operator) = (world.target(""), world.metric.operator());
-                let row = world.row(world.some_id(random));
+                let query = self.query(tables, &mut text);
+                let (target, operator) = (tables.target(""), tables.metric.operator());
+                let row = tables.row(tables.some_id(random));
                 let sql = format!("SELECT {target} {operator} {query} FROM {row}");
                 Bound::Value(distance(&sql).map_or("NULL".to_owned(), |x| format!("'{x:?}'")))
             }
@@ -218,14 +218,14 @@ impl Statement {
         Radius { form, bound }
     }
 
-    fn some_delivery(&self, world: &mut World, random: &mut ChaCha8Rng) -> Delivery {
+    fn some_delivery(&self, tables: &mut TestTables, random: &mut ChaCha8Rng) -> Delivery {
         match random.random_range(0..6) {
             0 | 1 => Delivery::Prepared,
             2 if !self.frame.changes() => Delivery::Cursor {
                 scroll: one_in(random, 2),
                 pieces: (0..4).map(|_| random.random_range(1..60)).collect(),
                 changes: if one_in(random, 2) {
-                    world.changes(random)
+                    tables.changes(random)
                 } else {
                     Vec::new()
                 },
@@ -255,24 +255,24 @@ impl Statement {
     }
 }
 
-fn source(world: &World, frame: Frame, random: &mut ChaCha8Rng) -> Source {
+fn source(tables: &TestTables, frame: Frame, random: &mut ChaCha8Rng) -> Source {
     let plain = frame.changes() || frame.is_lateral();
     match random.random_range(0..8) {
         0 if !plain => Source::Join,
         1 if !plain => Source::LeftJoin,
-        2 | 3 if !plain && world.is_divided() => Source::Union,
+        2 | 3 if !plain && tables.is_divided() => Source::Union,
         _ => Source::Table,
     }
 }
 
-fn query(world: &World, frame: Frame, random: &mut ChaCha8Rng) -> Query {
+fn query(tables: &TestTables, frame: Frame, random: &mut ChaCha8Rng) -> Query {
     if frame.is_lateral() {
         return Query::Outer;
     }
     match random.random_range(0..8) {
-        0 => Query::OfRow(world.some_id(random)),
+        0 => Query::OfRow(tables.some_id(random)),
         1 => Query::Listed(random.random_range(0..QUERIES)),
-        _ => Query::Value(world.query(random)),
+        _ => Query::Value(tables.query(random)),
     }
 }
 
@@ -288,7 +288,7 @@ fn limit(frame: Frame, random: &mut ChaCha8Rng) -> Option<i64> {
     }
 }
 
-fn filters(world: &World, frame: Frame, random: &mut ChaCha8Rng) -> Vec<Filter> {
+fn filters(tables: &TestTables, frame: Frame, random: &mut ChaCha8Rng) -> Vec<Filter> {
     const SQL: [&str; 10] = [
         "category IS NULL",
         "category IN (1, 3)",
@@ -306,7 +306,7 @@ fn filters(world: &World, frame: Frame, random: &mut ChaCha8Rng) -> Vec<Filter> 
         filters.push(Filter::OuterCategory);
     }
     while one_in(random, 3) && filters.len() < 3 {
-        let first = world.some_id(random);
+        let first = tables.some_id(random);
         filters.push(match random.random_range(0..4) {
             0 => Filter::Category(any(random, &["0", "1", "3", "77", "NULL"]).to_owned()),
             1 => Filter::Ids(first, first + random.random_range(0..500)),

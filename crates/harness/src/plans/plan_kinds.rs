@@ -8,16 +8,16 @@ use crate::error::{Error, Result};
 
 /// How well plans are timed.
 #[derive(Clone, Copy, Debug)]
-pub struct Care {
+pub struct RunBudget {
     /// Executions of a plan that count, at most; one more before them warms up.
     pub runs: usize,
     /// No further execution begins after this time, if there are some already.
     pub patience: Duration,
-    /// Whether what looks bad is measured once more, with full care: it may have been somebody else's load.
+    /// Whether what looks bad is measured once more, with full budget: it may have been somebody else's load.
     pub again: bool,
 }
 
-impl Care {
+impl RunBudget {
     /// For a document.
     pub const FULL: Self = Self {
         runs: 15,
@@ -33,7 +33,7 @@ impl Care {
 }
 
 /// Executions that count, at least.
-const FEWEST_RUNS: usize = 3;
+const MIN_RUNS: usize = 3;
 
 /// A way to answer a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,8 +48,8 @@ pub enum Kind {
     Parallel,
 }
 
-/// The ways, and the settings that leave the planner no other.
-pub(super) const WAYS: [(Kind, &str); 4] = [
+/// The plans, and the settings that leave the planner no other.
+pub(super) const PLAN_KINDS: [(Kind, &str); 4] = [
     (
         Kind::Search,
         "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off",
@@ -120,15 +120,15 @@ pub(super) fn explain(client: &mut Client, sql: &str) -> Result<Plan> {
 }
 
 /// The median time of executions, in microseconds, by the server's own clock: planning and the client not counted.
-pub(super) fn median_time(client: &mut Client, sqls: &[String], care: Care) -> Result<f64> {
+pub(super) fn median_time(client: &mut Client, sqls: &[String], budget: RunBudget) -> Result<f64> {
     let mut times = Vec::new();
     let start = Instant::now();
-    for (run, sql) in sqls.iter().cycle().take(care.runs + 1).enumerate() {
+    for (run, sql) in sqls.iter().cycle().take(budget.runs + 1).enumerate() {
         let time = execute(client, sql)?;
         if run > 0 {
             times.push(time);
         }
-        if times.len() >= FEWEST_RUNS && start.elapsed() > care.patience {
+        if times.len() >= MIN_RUNS && start.elapsed() > budget.patience {
             break;
         }
     }

@@ -10,13 +10,13 @@ use rand_chacha::ChaCha8Rng;
 use super::access::FIGURES;
 use super::computation::{Computation, Record, Shown};
 use super::context::SERIALIZABLE;
-use super::mode::{KEEP_ORDER, RELAXED};
+use super::oracle::{Answers, Comparison, check_some};
 use super::run::{self, Failure, execute};
+use super::search_settings::{KEEP_ORDER, RELAXED};
 use super::tally::Tally;
-use super::verdict::{Answers, Verdict, judge_some};
 use super::{
-    Access, BY_TABLE, Context, Delivery, Mode, Promise, Row, Run, Side, Statement, World, any,
-    judge, one_in, world::Target,
+    Access, BY_TABLE, Context, Delivery, Guarantee, Row, Run, SearchSettings, Side, Statement,
+    TestTables, any, check_answer, one_in, test_tables::Target,
 };
 use crate::common::{ALL, Database, Sql as _, server};
 
@@ -31,7 +31,7 @@ const NO_RIGHTS: &str = "42501";
 pub struct Round {
     seed: u64,
     random: ChaCha8Rng,
-    world: World,
+    tables: TestTables,
     session: Client,
     other: Client,
     history: Vec<String>,
@@ -44,17 +44,17 @@ impl Round {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let mut round = Round {
             seed,
-            world: World::new(&mut random),
+            tables: TestTables::new(&mut random),
             random,
             session: db.session(),
             other: db.session(),
             history: Vec::new(),
             most_missed: (0, String::new()),
         };
-        let set_up = round.world.set_up(&mut round.random);
+        let set_up = round.tables.set_up(&mut round.random);
         round.make(set_up);
         round.session.run(run::PREPARE);
-        if round.world.parallel && server().installation().version() >= 16 {
+        if round.tables.parallel && server().installation().version() >= 16 {
             round.session.run("SET debug_parallel_query = on");
         }
         round
@@ -77,7 +77,7 @@ impl Round {
     pub fn fail(&self, statement: &str, what: &str) -> ! {
         let mut text = format!(
             "{what}\n\nDISTILLVQ_SEED={} DISTILLVQ_ROUNDS=1\n{:?}\n",
-            self.seed, self.world
+            self.seed, self.tables
         );
         for line in &self.history {
             writeln!(text, "{line};").unwrap();
@@ -114,15 +114,15 @@ impl Round {
             let row = session.query_opt(sql, &[]).unwrap();
             row.and_then(|row| row.get(0))
         };
-        Statement::new(&mut self.world, &mut self.random, &mut distance)
+        Statement::new(&mut self.tables, &mut self.random, &mut distance)
     }
 
     /// Changes that stay, and perhaps a vacuum.
     fn change(&mut self) {
-        let mut changes = self.world.changes(&mut self.random);
+        let mut changes = self.tables.changes(&mut self.random);
         match self.random.random_range(0..8) {
             0 | 1 => changes.push("VACUUM items".to_owned()),
-            2 => changes.push(self.world.reindex()),
+            2 => changes.push(self.tables.reindex()),
             _ => {}
         }
         self.make(changes);
@@ -135,7 +135,7 @@ impl Round {
             Access::Policy if statement.changes_meanwhile() => Access::Owner,
             access => access,
         };
-        let context = Context::random(statement, &mut self.world, &mut self.random);
+        let context = Context::random(statement, &mut self.tables, &mut self.random);
         let begun = self.enter(&context);
         let by_table = Run {
             settings: BY_TABLE.to_owned(),
@@ -144,34 +144,37 @@ impl Round {
         };
         let plan = self.plan(&by_table);
         if searches(&plan) {
-            self.fail(&by_table.told(&self.world), &format!("by an index: {plan}"));
+            self.fail(
+                &by_table.told(&self.tables),
+                &format!("by an index: {plan}"),
+            );
         }
         let truth = self.answer(&by_table);
         if self.by_an_index(&by_table, tally) {
-            for mode in self.modes(statement) {
-                self.compare_in(mode, &by_table, &truth, tally);
+            for settings in self.settings(statement) {
+                self.compare_with(settings, &by_table, &truth, tally);
             }
         }
         self.leave(&context);
     }
 
     /// The settings to answer a statement with. Computations over rows that come late need not agree with these.
-    fn modes(&mut self, statement: &Statement) -> Vec<Mode> {
+    fn settings(&mut self, statement: &Statement) -> Vec<SearchSettings> {
         let random = &mut self.random;
-        let mut modes = vec![Mode::all_lists(any(random, &KEEP_ORDER))];
-        if statement.frame.computation().is_some() && self.world.trained {
-            modes.push(Mode::any(random, &KEEP_ORDER));
+        let mut all = vec![SearchSettings::all_lists(any(random, &KEEP_ORDER))];
+        if statement.frame.computation().is_some() && self.tables.trained {
+            all.push(SearchSettings::any(random, &KEEP_ORDER));
         } else {
-            modes.push(Mode::all_lists(RELAXED));
-            modes.push(Mode::any(random, &[RELAXED, None, Some("off")]));
+            all.push(SearchSettings::all_lists(RELAXED));
+            all.push(SearchSettings::any(random, &[RELAXED, None, Some("off")]));
         }
-        modes
+        all
     }
 
     /// Whether a statement's plan uses an index. Else rows that an index leaves out may be in the answer.
     fn by_an_index(&mut self, by_table: &Run, tally: &mut Tally) -> bool {
         let run = Run {
-            settings: Mode::all_lists(None).sql(),
+            settings: SearchSettings::all_lists(None).sql(),
             side: Side::Index,
             ..by_table.clone()
         };
@@ -182,30 +185,36 @@ impl Round {
     }
 
     /// Answers a statement by the index, and compares.
-    fn compare_in(&mut self, mode: Mode, by_table: &Run, truth: &[Record], tally: &mut Tally) {
+    fn compare_with(
+        &mut self,
+        settings: SearchSettings,
+        by_table: &Run,
+        truth: &[Record],
+        tally: &mut Tally,
+    ) {
         let by_index = Run {
-            settings: mode.sql(),
+            settings: settings.sql(),
             side: Side::Index,
             ..by_table.clone()
         };
         let found = self.answer(&by_index);
-        let promise = mode.promise(&self.world, by_table.statement);
+        let guarantee = settings.guarantee(&self.tables, by_table.statement);
         let judged = match by_table.statement.frame.computation() {
             Some(computation) => {
-                self.judge_computation(computation, by_table, truth, &found, promise)
+                self.check_computation(computation, by_table, truth, &found, guarantee)
             }
-            None => self.judge_rows(by_table, &rows(truth), &rows(&found), None, promise),
+            None => self.check_rows(by_table, &rows(truth), &rows(&found), None, guarantee),
         };
         match judged {
-            Ok(verdict) => {
-                let dim = self.world.searched().1;
+            Ok(comparison) => {
+                let dim = self.tables.searched().1;
                 // In one dimension cosine distances differ by nothing but rounding: codes cannot tell which is less.
-                let is_rounding = dim == 1 && self.world.metric == Metric::Cosine;
-                if mode.probes == ALL && !is_rounding {
-                    if verdict.missed > self.most_missed.0 {
-                        self.most_missed = (verdict.missed, by_index.told(&self.world));
+                let is_rounding = dim == 1 && self.tables.metric == Metric::Cosine;
+                if settings.probes == ALL && !is_rounding {
+                    if comparison.missed > self.most_missed.0 {
+                        self.most_missed = (comparison.missed, by_index.told(&self.tables));
                     }
-                    tally.count(dim, verdict);
+                    tally.count(dim, comparison);
                 }
             }
             Err(what) => {
@@ -214,21 +223,21 @@ impl Round {
                     brief(&found),
                     brief(truth)
                 );
-                self.fail(&by_index.told(&self.world), &format!("{what}\n{answers}"))
+                self.fail(&by_index.told(&self.tables), &format!("{what}\n{answers}"))
             }
         }
     }
 
     /// `ordered` says whether rows come in order where the statement does not.
-    fn judge_rows(
+    fn check_rows(
         &mut self,
         by_table: &Run,
         truth: &[Row],
         found: &[Row],
         ordered: Option<bool>,
-        promise: Promise,
-    ) -> Result<Verdict, String> {
-        let mut wanted = by_table.statement.wanted(&self.world);
+        guarantee: Guarantee,
+    ) -> Result<Comparison, String> {
+        let mut wanted = by_table.statement.wanted(&self.tables);
         if let Some(ordered) = ordered {
             (wanted.ordered, wanted.by_id) = (ordered, false);
         }
@@ -237,17 +246,17 @@ impl Round {
             truth,
             universe: &mut || self.universe(by_table),
         };
-        judge(answers, wanted, promise)
+        check_answer(answers, wanted, guarantee)
     }
 
-    fn judge_computation(
+    fn check_computation(
         &mut self,
         computation: Computation,
         by_table: &Run,
         truth: &[Record],
         found: &[Record],
-        promise: Promise,
-    ) -> Result<Verdict, String> {
+        guarantee: Guarantee,
+    ) -> Result<Comparison, String> {
         let universe = self.universe(by_table);
         let truth = computation
             .check(truth, &universe)
@@ -255,14 +264,14 @@ impl Round {
         let found = computation.check(found, &universe)?;
         match (found, truth) {
             (Shown::All { rows, ordered }, Shown::All { rows: truth, .. }) => {
-                self.judge_rows(by_table, &truth, &rows, Some(ordered), promise)
+                self.check_rows(by_table, &truth, &rows, Some(ordered), guarantee)
             }
             (
                 Shown::Some { rows, ordered },
                 Shown::Some { rows: truth, .. } | Shown::All { rows: truth, .. },
             )
             | (Shown::All { rows, ordered }, Shown::Some { rows: truth, .. }) => {
-                judge_some(&rows, &truth, ordered, promise)
+                check_some(&rows, &truth, ordered, guarantee)
             }
         }
     }
@@ -281,7 +290,7 @@ impl Round {
     fn compare_refusals(&mut self, statement: &Statement, access: Access) {
         let begun = Vec::new();
         let mut refusals = Vec::new();
-        for settings in [BY_TABLE.to_owned(), Mode::all_lists(None).sql()] {
+        for settings in [BY_TABLE.to_owned(), SearchSettings::all_lists(None).sql()] {
             for explain in ["", "EXPLAIN "] {
                 let run = Run {
                     settings: settings.clone(),
@@ -289,7 +298,7 @@ impl Round {
                     ..Run::of(statement, access, &begun)
                 };
                 self.must(&format!("BEGIN; {}", run.prelude()));
-                let sql = format!("{explain}{}", run.text(&self.world).sql);
+                let sql = format!("{explain}{}", run.text(&self.tables).sql);
                 let refusal = execute(&mut self.session, &sql).err();
                 self.must("ROLLBACK");
                 let error = refusal.map_or_else(|| "none".to_owned(), |failure| failure.error);
@@ -314,7 +323,7 @@ impl Round {
         while statement.frame.computation().is_some() {
             statement = self.statement();
         }
-        let statement = statement.of_other_dimensions(&self.world, &mut self.random);
+        let statement = statement.of_other_dimensions(&self.tables, &mut self.random);
         let mut state = |settings: String, side| {
             let run = Run {
                 settings,
@@ -323,17 +332,17 @@ impl Round {
                 ..Run::of(&statement, Access::Owner, &begun)
             };
             self.must(&format!("BEGIN; {}", run.prelude()));
-            let sql = run.text(&self.world).sql;
+            let sql = run.text(&self.tables).sql;
             self.must(&format!("EXPLAIN {sql}"));
             let refusal = execute(&mut self.session, &sql).err();
             self.must("ROLLBACK");
             refusal.map(|failure| failure.state)
         };
         let by_table = state(BY_TABLE.to_owned(), Side::Table);
-        let by_index = state(Mode::all_lists(None).sql(), Side::Index);
+        let by_index = state(SearchSettings::all_lists(None).sql(), Side::Index);
         let may_refuse = by_table.is_none() && by_index.as_deref() == Some(OTHER_DIMENSION);
         if by_index != by_table && !may_refuse {
-            let told = statement.text(&self.world, Side::Index, false).sql;
+            let told = statement.text(&self.tables, Side::Index, false).sql;
             self.fail(
                 &told,
                 &format!("by a scan {by_table:?}, by the index {by_index:?}"),
@@ -349,7 +358,8 @@ impl Round {
             "SELECT c.oid::text FROM pg_class c JOIN pg_am a ON a.oid = c.relam
              WHERE amname = 'distillvq' AND relkind = 'i'",
         );
-        let runs_functions = self.world.target != Target::Column || self.world.predicate.is_some();
+        let runs_functions =
+            self.tables.target != Target::Column || self.tables.predicate.is_some();
         for index in indexes {
             let one = format!("{FIGURES} distillvq_index_info({index}::oid::regclass) f");
             let view =
@@ -403,11 +413,11 @@ impl Round {
              FROM pg_locks WHERE mode = 'SIReadLock' AND pid = pg_backend_pid()";
         let begun = Vec::new();
         let run = Run {
-            settings: Mode::all_lists(None).sql(),
+            settings: SearchSettings::all_lists(None).sql(),
             delivery: Delivery::Plain,
             ..Run::of(statement, Access::Owner, &begun)
         };
-        let sql = format!("EXPLAIN {}", run.text(&self.world).sql);
+        let sql = format!("EXPLAIN {}", run.text(&self.tables).sql);
         self.must(&format!("{SERIALIZABLE}; {}", run.prelude()));
         let earlier: Vec<String> = self.session.column(LOCKS);
         self.must(&sql);
@@ -459,17 +469,17 @@ impl Round {
 
     /// Runs a statement.
     fn answer(&mut self, run: &Run) -> Vec<Record> {
-        let answer = run.answer(&mut self.session, &self.world);
+        let answer = run.answer(&mut self.session, &self.tables);
         answer.unwrap_or_else(|failure| self.fail_with(run, &failure))
     }
 
     fn plan(&mut self, run: &Run) -> String {
-        let plan = run.plan(&mut self.session, &self.world);
+        let plan = run.plan(&mut self.session, &self.tables);
         plan.unwrap_or_else(|failure| self.fail_with(run, &failure))
     }
 
     fn fail_with(&self, run: &Run, failure: &Failure) -> ! {
-        let told = run.told(&self.world);
+        let told = run.told(&self.tables);
         self.fail(&format!("{told}\n{}", failure.sql), &failure.error)
     }
 }

@@ -15,7 +15,7 @@ use target::predicate;
 /// Rows of `queries`.
 pub const QUERIES: i32 = 6;
 /// Fewer rows than this are not learned from: such an index compares all of them.
-const LEAST_TRAINED: i64 = 1_000;
+const MIN_TRAINED_ROWS: i64 = 1_000;
 
 /// How `items` is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub enum Shape {
 
 /// The tables of a round.
 #[derive(Debug)]
-pub struct World {
+pub struct TestTables {
     /// Type of the column.
     pub kind: &'static str,
     pub dim: usize,
@@ -73,7 +73,7 @@ pub struct World {
     pub next: i64,
 }
 
-impl World {
+impl TestTables {
     /// One at random.
     pub fn new(random: &mut ChaCha8Rng) -> Self {
         let dim = any(random, &[1, 2, 3, 3, 4, 8, 13, 16, 32, 64]);
@@ -86,12 +86,12 @@ impl World {
             _ => Target::Column,
         };
         let built = match random.random_range(0..5) {
-            0 => random.random_range(0..LEAST_TRAINED - 100),
+            0 => random.random_range(0..MIN_TRAINED_ROWS - 100),
             _ => random.random_range(1_200..2_800),
         };
         let late_column = one_in(random, 6);
         let parallel = one_in(random, 8);
-        World {
+        TestTables {
             kind,
             dim,
             metric: any(random, &Metric::ALL),
@@ -124,7 +124,7 @@ impl World {
             grown: random.random_range(0..400),
             late_column,
             parallel,
-            trained: built >= LEAST_TRAINED,
+            trained: built >= MIN_TRAINED_ROWS,
             next: 0,
         }
     }
@@ -273,7 +273,7 @@ impl World {
 
     /// Builds all indexes anew.
     pub fn reindex(&mut self) -> String {
-        self.trained |= self.next >= LEAST_TRAINED;
+        self.trained |= self.next >= MIN_TRAINED_ROWS;
         "REINDEX TABLE items".to_owned()
     }
 }

@@ -2,8 +2,8 @@
 
 use rand_chacha::ChaCha8Rng;
 
-use crate::grammar::computation::Computation;
-use crate::grammar::{any, one_in};
+use crate::sqlgen::computation::Computation;
+use crate::sqlgen::{any, one_in};
 
 /// What stands around a search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rand_chacha::ChaCha8Rng;
 
 use super::{Record, Row, Shown, distances, ensure, is_other, rows};
-use crate::grammar::{any, one_in};
+use crate::sqlgen::{any, one_in};
 
 /// An operation between a search and rows that are known exactly, or the search again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -5,13 +5,13 @@ mod common;
 
 use common::{Database, Sql, items, literal, server, table};
 use distillvq_harness::Vectors;
-use distillvq_harness::plans::{self, Care, Kind, Outcome, Shape};
+use distillvq_harness::plans::{self, Kind, Outcome, RunBudget, Shape};
 
 #[test]
 fn the_fastest_plan_is_chosen() {
     let mut db = Database::new("plans");
     let tables = plans::tables(false);
-    let outcomes = plans::measure(&mut db, &tables, Care::QUICK).unwrap();
+    let outcomes = plans::measure(&mut db, &tables, RunBudget::QUICK).unwrap();
     let report = plans::report(&tables, &outcomes);
     obvious(&outcomes, &report);
     // In peace it is all of them. Others may use this machine too.

@@ -43,19 +43,19 @@ pub const SETTINGS: [(&str, &str); 5] = [
 
 /// Lists of its index, so that recall is compared at equal shares however many rows there are.
 pub const LISTS: usize = 40;
-/// Queries of a world.
+/// Queries of a table.
 const QUERIES: usize = 1_000;
 /// Vectors of the same cloud that no row ever has.
 const OTHERS: usize = 3_000;
 
 /// The vectors that rows and queries have.
-pub struct World {
+pub struct TableState {
     pool: Vectors,
     queries: Vectors,
     others: Vectors,
 }
 
-impl World {
+impl TableState {
     /// The same for the same seed.
     pub fn new(seed: u64) -> Self {
         // One cloud: lists that nothing separates are the hardest to choose among.
@@ -116,7 +116,7 @@ impl World {
     }
 
     /// Fails unless rows are in order, none twice, and as far away as their ids and versions say.
-    pub fn check_answer(&self, query: &[f32], rows: &[Found]) -> Result<()> {
+    pub fn check_answer(&self, query: &[f32], rows: &[SearchResult]) -> Result<()> {
         for pair in rows.windows(2) {
             claim(pair[0].distance <= pair[1].distance, || {
                 format!("out of order: {pair:?}")
@@ -185,7 +185,7 @@ fn squared(a: &[f32], b: &[f32]) -> f64 {
 
 /// A row that a search returned.
 #[derive(Clone, Copy, Debug)]
-pub struct Found {
+pub struct SearchResult {
     pub id: i64,
     pub version: i32,
     pub distance: f64,
@@ -196,9 +196,9 @@ pub const NEAREST: &str =
     "SELECT id, version, embedding <-> $1 FROM items ORDER BY embedding <-> $1 LIMIT $2";
 
 /// The rows nearest to a query.
-pub fn nearest(client: &mut Client, query: &[f32], limit: i64) -> Result<Vec<Found>> {
+pub fn nearest(client: &mut Client, query: &[f32], limit: i64) -> Result<Vec<SearchResult>> {
     let rows = client.query(NEAREST, &[&Embedding(query), &limit])?;
-    let found = |row: &postgres::Row| Found {
+    let found = |row: &postgres::Row| SearchResult {
         id: row.get(0),
         version: row.get(1),
         distance: row.get(2),
@@ -232,8 +232,8 @@ fn planned(client: &mut Client, index: bool) -> Result<()> {
     })
 }
 
-fn same_rows(a: &[Found], b: &[Found]) -> bool {
-    let sorted = |rows: &[Found]| {
+fn same_rows(a: &[SearchResult], b: &[SearchResult]) -> bool {
+    let sorted = |rows: &[SearchResult]| {
         let mut ids: Vec<_> = rows.iter().map(|row| (row.id, row.version)).collect();
         ids.sort_unstable();
         ids
@@ -242,7 +242,7 @@ fn same_rows(a: &[Found], b: &[Found]) -> bool {
 }
 
 /// The share of the true results among those found; a row as near as the last true one counts.
-pub fn recall(found: &[Found], truth: &[Found]) -> f64 {
+pub fn recall(found: &[SearchResult], truth: &[SearchResult]) -> f64 {
     let Some(last) = truth.last() else { return 1.0 };
     let hits = found.iter().filter(|row| row.distance <= last.distance);
     hits.count().min(truth.len()) as f64 / truth.len() as f64

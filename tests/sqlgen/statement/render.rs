@@ -3,39 +3,39 @@
 use std::mem::replace;
 
 use super::*;
-use crate::grammar::computation::{Computation, Inputs, OTHER_SQL};
+use crate::sqlgen::computation::{Computation, Inputs, OTHER_SQL};
 
 impl Statement {
     /// The statement for one side, with or without parameters.
-    pub fn text(&self, world: &World, side: Side, prepared: bool) -> Text {
+    pub fn text(&self, tables: &TestTables, side: Side, prepared: bool) -> Text {
         let mut text = Renderer {
             side,
             parameters: prepared.then(Vec::new),
         };
-        let sql = self.framed(world, &mut text);
+        let sql = self.framed(tables, &mut text);
         Text {
             sql,
             parameters: text.parameters.unwrap_or_default(),
         }
     }
 
-    fn framed(&self, world: &World, text: &mut Renderer) -> String {
-        let core = self.core(world, "0", text);
+    fn framed(&self, tables: &TestTables, text: &mut Renderer) -> String {
+        let core = self.core(tables, "0", text);
         match self.frame {
             Frame::Lateral | Frame::LeftLateral => return self.lateral(&core),
             Frame::Scalar if text.side == Side::Universe => return self.lateral(&core),
-            Frame::Scalar => return self.scalar(world, text),
+            Frame::Scalar => return self.scalar(tables, text),
             Frame::UnionAll => {
-                return format!("({core}) UNION ALL ({})", self.core(world, "1", text));
+                return format!("({core}) UNION ALL ({})", self.core(tables, "1", text));
             }
             Frame::Computed(computation) if text.side != Side::Universe => {
-                return self.computed(world, computation, text);
+                return self.computed(tables, computation, text);
             }
             _ if text.side == Side::Universe => return core,
             _ => {}
         }
         let mut of_outer = |condition: String| {
-            let distance = self.distance(world, "o.", text);
+            let distance = self.distance(tables, "o.", text);
             format!("SELECT 0 AS n, o.id, {distance} FROM items o WHERE {condition}")
         };
         match self.frame {
@@ -46,36 +46,36 @@ impl Statement {
             }
             Frame::Exists => of_outer(format!("EXISTS (SELECT FROM ({core}) s WHERE s.id = o.id)")),
             Frame::In => of_outer(format!("o.id IN (SELECT s.id FROM ({core}) s)")),
-            Frame::Window => self.window(world, text),
+            Frame::Window => self.window(tables, text),
             Frame::Delete => format!(
                 "DELETE FROM items t USING ({core}) s WHERE t.id = s.id RETURNING s.n, s.id, s.d"
             ),
             Frame::Update => format!(
                 "UPDATE items t SET note = 'found' FROM ({core}) s WHERE t.id = s.id RETURNING s.n, s.id, s.d"
             ),
-            Frame::Insert => self.insert(world, text),
+            Frame::Insert => self.insert(tables, text),
             _ => core,
         }
     }
 
     /// The search itself: its number, ids and distances.
-    fn core(&self, world: &World, number: &str, text: &mut Renderer) -> String {
-        let distance = self.distance(world, "i.", text);
+    fn core(&self, tables: &TestTables, number: &str, text: &mut Renderer) -> String {
+        let distance = self.distance(tables, "i.", text);
         self.search(
-            world,
+            tables,
             &format!("{number} AS n, i.id, {distance} AS d"),
             text,
         )
     }
 
     /// A search for some columns.
-    fn search(&self, world: &World, columns: &str, text: &mut Renderer) -> String {
-        let distance = self.distance(world, "i.", text);
+    fn search(&self, tables: &TestTables, columns: &str, text: &mut Renderer) -> String {
+        let distance = self.distance(tables, "i.", text);
         let tie = if self.by_id { ", i.id" } else { "" };
         format!(
             "SELECT {columns} FROM {} WHERE {} ORDER BY {distance}{tie}{}{}",
-            self.source(world),
-            self.conditions(world, text),
+            self.source(tables),
+            self.conditions(tables, text),
             self.limits(text),
             self.lock
                 .map_or_else(String::new, |lock| format!(" {lock}"))
@@ -84,14 +84,19 @@ impl Statement {
 
     /// A computation over a search, which sorts its rows only if not all of them are wanted. Rows that an index leaves out
     /// are left out on all sides, since only a part of the plan may be by an index.
-    fn computed(&self, world: &World, computation: Computation, text: &mut Renderer) -> String {
-        let distance = self.distance(world, "i.", text);
-        let from = format!("FROM {}", self.source(world));
+    fn computed(
+        &self,
+        tables: &TestTables,
+        computation: Computation,
+        text: &mut Renderer,
+    ) -> String {
+        let distance = self.distance(tables, "i.", text);
+        let from = format!("FROM {}", self.source(tables));
         let side = replace(&mut text.side, Side::Table);
-        let conditions = self.conditions(world, text);
+        let conditions = self.conditions(tables, text);
         let columns = format!("i.id, {distance} AS d, category");
         let search = if self.limit.is_some() || self.offset.is_some() {
-            self.search(world, &columns, text)
+            self.search(tables, &columns, text)
         } else {
             format!("SELECT {columns} {from} WHERE {conditions}")
         };
@@ -101,12 +106,12 @@ impl Statement {
         computation.sql(&Inputs { search, other })
     }
 
-    fn source(&self, world: &World) -> &'static str {
+    fn source(&self, tables: &TestTables) -> &'static str {
         match self.source {
             Source::Table => "items i",
             Source::Join => "items i JOIN labels l ON l.item = i.id AND l.label < 3",
             Source::LeftJoin => "items i LEFT JOIN labels l ON l.item = i.id",
-            Source::Union if world.layout == Layout::Inherited => {
+            Source::Union if tables.layout == Layout::Inherited => {
                 "(SELECT * FROM ONLY items UNION ALL SELECT * FROM vq_child) i"
             }
             Source::Union => {
@@ -116,9 +121,9 @@ impl Statement {
         }
     }
 
-    fn distance(&self, world: &World, alias: &str, text: &mut Renderer) -> String {
-        let (target, operator) = (world.target(alias), world.metric.operator());
-        let query = self.query(world, text);
+    fn distance(&self, tables: &TestTables, alias: &str, text: &mut Renderer) -> String {
+        let (target, operator) = (tables.target(alias), tables.metric.operator());
+        let query = self.query(tables, text);
         if self.swapped {
             format!("{query} {operator} {target}")
         } else {
@@ -126,17 +131,17 @@ impl Statement {
         }
     }
 
-    pub(super) fn query(&self, world: &World, text: &mut Renderer) -> String {
+    pub(super) fn query(&self, tables: &TestTables, text: &mut Renderer) -> String {
         match &self.query {
-            Query::Value(value) => text.value(world.searched().0, value),
-            Query::OfRow(id) => format!("(SELECT {} FROM {})", world.target(""), world.row(*id)),
+            Query::Value(value) => text.value(tables.searched().0, value),
+            Query::OfRow(id) => format!("(SELECT {} FROM {})", tables.target(""), tables.row(*id)),
             Query::Listed(n) => format!("(SELECT v FROM queries WHERE n = {n})"),
             Query::Outer => "q.v".to_owned(),
         }
     }
 
-    fn conditions(&self, world: &World, text: &mut Renderer) -> String {
-        let mut all: Vec<String> = world.predicate.iter().map(|p| (*p).to_owned()).collect();
+    fn conditions(&self, tables: &TestTables, text: &mut Renderer) -> String {
+        let mut all: Vec<String> = tables.predicate.iter().map(|p| (*p).to_owned()).collect();
         for filter in &self.filters {
             all.push(match filter {
                 Filter::Sql(sql) => (*sql).to_owned(),
@@ -150,10 +155,10 @@ impl Statement {
             });
         }
         if let Some(radius) = &self.radius {
-            all.push(self.within(world, radius, text));
+            all.push(self.within(tables, radius, text));
         }
         if text.side != Side::Index {
-            all.push(world.indexed("i."));
+            all.push(tables.indexed("i."));
         }
         if all.is_empty() {
             "true".to_owned()
@@ -162,8 +167,8 @@ impl Statement {
         }
     }
 
-    fn within(&self, world: &World, radius: &Radius, text: &mut Renderer) -> String {
-        let distance = self.distance(world, "i.", text);
+    fn within(&self, tables: &TestTables, radius: &Radius, text: &mut Renderer) -> String {
+        let distance = self.distance(tables, "i.", text);
         let swapped = Statement {
             swapped: !self.swapped,
             ..self.clone()
@@ -173,7 +178,7 @@ impl Statement {
             Bound::Listed(n) => format!("(SELECT r FROM queries WHERE n = {n})"),
             Bound::Outer => "q.r".to_owned(),
         };
-        let swapped = swapped.distance(world, "i.", text);
+        let swapped = swapped.distance(tables, "i.", text);
         radius.form.sql(&distance, &swapped, &bound)
     }
 
@@ -203,10 +208,10 @@ impl Statement {
         format!("SELECT q.n, s.id, s.d FROM queries q {join}")
     }
 
-    fn window(&self, world: &World, text: &mut Renderer) -> String {
-        let distance = self.distance(world, "i.", text);
+    fn window(&self, tables: &TestTables, text: &mut Renderer) -> String {
+        let distance = self.distance(tables, "i.", text);
         let tie = if self.by_id { ", i.id" } else { "" };
-        let (source, conditions) = (self.source(world), self.conditions(world, text));
+        let (source, conditions) = (self.source(tables), self.conditions(tables, text));
         let offset = self.offset.unwrap_or(0);
         let mut numbers = format!("r > {}", text.value("bigint", &offset.to_string()));
         if let Some(limit) = self.limit {
@@ -222,23 +227,23 @@ impl Statement {
     }
 
     /// Rows found are inserted again, under other ids.
-    fn insert(&self, world: &World, text: &mut Renderer) -> String {
+    fn insert(&self, tables: &TestTables, text: &mut Renderer) -> String {
         format!(
             "INSERT INTO items AS t (id, model, category, price, note, embedding) {}
              RETURNING 0, t.id - 1000000, {}",
             self.search(
-                world,
+                tables,
                 "i.id + 1000000, i.model, i.category, i.price, i.note, i.embedding",
                 text
             ),
-            self.distance(world, "t.", text)
+            self.distance(tables, "t.", text)
         )
     }
 
     /// The nearest row of each query, as an expression.
-    fn scalar(&self, world: &World, text: &mut Renderer) -> String {
-        let distance = self.distance(world, "i.", text);
-        let array = self.search(world, &format!("ARRAY[i.id, {distance}]"), text);
+    fn scalar(&self, tables: &TestTables, text: &mut Renderer) -> String {
+        let distance = self.distance(tables, "i.", text);
+        let array = self.search(tables, &format!("ARRAY[i.id, {distance}]"), text);
         format!(
             "SELECT n, a[1]::bigint, a[2] FROM (SELECT q.n, ({array}) a FROM queries q OFFSET 0) s WHERE a IS NOT NULL"
         )

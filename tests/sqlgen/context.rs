@@ -3,8 +3,8 @@
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
 
-use super::world::Layout;
-use super::{Statement, World, any};
+use super::test_tables::Layout;
+use super::{Statement, TestTables, any};
 
 /// How a transaction begins.
 pub const LEVELS: [&str; 3] = [
@@ -31,9 +31,9 @@ pub enum Context {
 
 impl Context {
     /// A random one that a statement can be run in.
-    pub fn random(statement: &Statement, world: &mut World, random: &mut ChaCha8Rng) -> Self {
-        let changes = world.changes(random);
-        let alone = world.layout == Layout::Temporary;
+    pub fn random(statement: &Statement, tables: &mut TestTables, random: &mut ChaCha8Rng) -> Self {
+        let changes = tables.changes(random);
+        let alone = tables.layout == Layout::Temporary;
         let level = any(random, &LEVELS);
         match random.random_range(0..8) {
             0 => Context::Uncommitted(level, changes),

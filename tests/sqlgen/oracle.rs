@@ -66,9 +66,9 @@ pub struct Wanted {
     pub mixed: bool,
 }
 
-/// What the settings and the index promise about an answer.
+/// What the settings and the index guarantee about an answer.
 #[derive(Clone, Copy, Debug)]
-pub struct Promise {
+pub struct Guarantee {
     /// As many rows come as there are, up to the limit.
     pub full: bool,
     /// Rows that are found too late to stand in order follow at the end; else they are left out.
@@ -77,9 +77,9 @@ pub struct Promise {
     pub exact: bool,
 }
 
-/// How an answer that keeps its promise compares.
+/// How an answer that keeps its guarantee compares.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Verdict {
+pub struct Comparison {
     /// Rows of the truth.
     pub rows: usize,
     /// Those of them that were not found in their place.
@@ -94,19 +94,23 @@ pub struct Answers<'a> {
     pub universe: &'a mut dyn FnMut() -> Vec<Row>,
 }
 
-/// Compares the answers, search by search. An error says what promise was broken.
-pub fn judge(answers: Answers<'_>, wanted: Wanted, promise: Promise) -> Result<Verdict, String> {
+/// Compares the answers, search by search. An error says what guarantee was broken.
+pub fn check_answer(
+    answers: Answers<'_>,
+    wanted: Wanted,
+    guarantee: Guarantee,
+) -> Result<Comparison, String> {
     let Answers {
         found,
         truth,
         universe,
     } = answers;
-    let mut verdict = Verdict {
+    let mut comparison = Comparison {
         rows: truth.len(),
         missed: 0,
     };
     if found == truth {
-        return Ok(verdict);
+        return Ok(comparison);
     }
     let universe = by_search(&universe());
     let (found, truth) = (by_search(found), by_search(truth));
@@ -120,32 +124,32 @@ pub fn judge(answers: Answers<'_>, wanted: Wanted, promise: Promise) -> Result<V
             truth: of(&truth),
             universe: of(&universe),
             wanted,
-            promise,
+            guarantee,
         };
-        verdict.missed += one
-            .judge()
+        comparison.missed += one
+            .check_answer()
             .map_err(|what| format!("search {search}: {what}"))?;
     }
-    Ok(verdict)
+    Ok(comparison)
 }
 
 /// Compares distances that depend on all rows of a search, so that neither their number nor their place says what was missed.
-pub fn judge_some(
+pub fn check_some(
     found: &[Row],
     truth: &[Row],
     ordered: bool,
-    promise: Promise,
-) -> Result<Verdict, String> {
-    if ordered && !promise.late_rows_follow && !found.is_sorted_by_key(|row| row.distance) {
+    guarantee: Guarantee,
+) -> Result<Comparison, String> {
+    if ordered && !guarantee.late_rows_follow && !found.is_sorted_by_key(|row| row.distance) {
         return Err("out of order".to_owned());
     }
     let (missed, added) = (missing(truth, found), missing(found, truth));
-    if promise.exact && (!missed.is_empty() || !added.is_empty()) {
+    if guarantee.exact && (!missed.is_empty() || !added.is_empty()) {
         return Err(format!(
             "distances missed where nothing may be: {missed:?}; added: {added:?}"
         ));
     }
-    Ok(Verdict {
+    Ok(Comparison {
         rows: truth.len(),
         missed: missed.len(),
     })
@@ -181,25 +185,25 @@ struct One {
     truth: Vec<Row>,
     universe: Vec<Row>,
     wanted: Wanted,
-    promise: Promise,
+    guarantee: Guarantee,
 }
 
 impl One {
     /// How many rows were missed.
-    fn judge(&self) -> Result<usize, String> {
+    fn check_answer(&self) -> Result<usize, String> {
         self.rows_are_true()?;
         let (found, truth) = (self.found.len(), self.truth.len());
         if found > truth {
             return Err(format!("{found} rows, and {truth} by a sequential scan"));
         }
-        if found < truth && self.promise.full {
+        if found < truth && self.guarantee.full {
             return Err(format!(
                 "{found} rows come, of {truth}; missing: {:?}",
                 self.missing()
             ));
         }
         let missed = self.missing().len() + self.late()?;
-        if missed > 0 && self.promise.exact {
+        if missed > 0 && self.guarantee.exact {
             return Err(format!(
                 "{missed} rows missed where nothing may be: {:?}",
                 self.missing()
@@ -216,7 +220,7 @@ impl One {
         let ids = |rows: &[Row]| rows.iter().map(|row| row.id).collect::<Vec<_>>();
         let (found, truth) = (ids(&self.found), ids(&self.truth));
         let missed = truth.iter().filter(|id| !found.contains(id)).count();
-        if found != truth && (missed == 0 || self.promise.exact) {
+        if found != truth && (missed == 0 || self.guarantee.exact) {
             return Err("ties are not in the order of their ids".to_owned());
         }
         Ok(missed)
@@ -263,7 +267,7 @@ impl One {
             return Ok(0);
         };
         let tail = &self.found[first..];
-        if !self.promise.late_rows_follow {
+        if !self.guarantee.late_rows_follow {
             return Err(format!("out of order: {tail:?}"));
         }
         let count = late.iter().filter(|late| **late).count();

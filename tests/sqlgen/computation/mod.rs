@@ -18,7 +18,7 @@ use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
 
 use super::any;
-use super::verdict::{Distance, Row};
+use super::oracle::{Distance, Row};
 pub use aggregate::Aggregate;
 pub use group::Group;
 pub use join::Join;

@@ -3,8 +3,8 @@
 use distillvq_harness::Metric;
 use rand_chacha::ChaCha8Rng;
 
-use super::World;
-use crate::grammar::{any, one_in};
+use super::TestTables;
+use crate::sqlgen::{any, one_in};
 
 /// What is indexed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub fn predicate(target: Target, random: &mut ChaCha8Rng) -> Option<&'static str
     }
 }
 
-impl World {
+impl TestTables {
     /// The type of the column.
     pub fn column_type(&self) -> String {
         match self.target {

@@ -3,8 +3,8 @@
 use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
 
-use crate::grammar::any;
-use crate::grammar::world::QUERIES;
+use crate::sqlgen::any;
+use crate::sqlgen::test_tables::QUERIES;
 
 /// A limit of the distance.
 #[derive(Clone, Debug)]

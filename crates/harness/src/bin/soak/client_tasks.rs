@@ -7,11 +7,11 @@ use postgres::Client;
 use rand::seq::IndexedRandom as _;
 use rand_chacha::ChaCha8Rng;
 
-use crate::world::{Ledger, World, Writer, by_index, nearest};
+use crate::table_state::{Ledger, TableState, Writer, by_index, nearest};
 
 /// Maintenance of the index, or what makes much of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Work {
+pub enum ClientTask {
     Vacuum,
     Build,
     BuildConcurrently,
@@ -22,7 +22,7 @@ pub enum Work {
     Checkpoint,
 }
 
-impl Work {
+impl ClientTask {
     pub const ALL: [Self; 8] = [
         Self::Vacuum,
         Self::Build,
@@ -82,13 +82,13 @@ impl Work {
 /// Runs one of some kinds of work after the other until told to stop. Returns how many were done.
 pub fn maintain(
     client: &mut Client,
-    kinds: &[Work],
+    kinds: &[ClientTask],
     done: &AtomicBool,
     random: &mut ChaCha8Rng,
 ) -> Result<u64> {
     let mut count = 0;
     while !done.load(Ordering::Relaxed) {
-        for statement in Work::any(kinds, random).statements() {
+        for statement in ClientTask::any(kinds, random).statements() {
             client.batch_execute(statement)?;
         }
         count += 1;
@@ -114,16 +114,16 @@ pub fn write(
 /// Searches until told to stop; every answer is looked at. Returns how many there were.
 pub fn read(
     client: &mut Client,
-    world: &World,
+    table: &TableState,
     done: &AtomicBool,
     random: &mut ChaCha8Rng,
 ) -> Result<u64> {
     by_index(client)?;
     let mut count = 0;
     while !done.load(Ordering::Relaxed) {
-        let query = world.query(random);
+        let query = table.query(random);
         let rows = nearest(client, query, 10)?;
-        world.check_answer(query, &rows)?;
+        table.check_answer(query, &rows)?;
         if rows.len() < 10 {
             return Err(Error::Broken(format!("{} rows of 10 came", rows.len())));
         }
