@@ -286,7 +286,7 @@ fn a_row_is_compared_once() {
         Ok(())
     };
     while stream.next(&mut fetch).unwrap().is_some() {}
-    assert_eq!(stream.stats().compared, 900);
+    assert_eq!(stream.stats().reranked, 900);
     assert_eq!(
         stream.stats().work.codes as usize,
         index.entries().len() - 18
