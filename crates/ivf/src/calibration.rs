@@ -1,10 +1,10 @@
 //! What an index knows of itself: how its model was trained ([`Training`]), and what recall its searches reach at which
 //! number of probed lists, and how deep they re-rank ([`Calibration`]). Both are kept in the metapage.
 //!
-//! The curve is by the number of lists. Rows that come later make lists longer, not other: a query's neighbors lie in as
-//! many lists as before as long as the rows are of the same kind, so the curve holds while an index grows, and searches
-//! cost more. When the kind of rows or queries changes, it has to be measured again; so it has when most rows are gone: the
-//! neighbors that are left lie farther apart.
+//! The curve gives recall by the number of probed lists. Inserted rows make lists longer. As long as they are distributed like the
+//! earlier rows, the neighbors of a query lie in as many lists as before: the curve still holds, and searches cost more. After a
+//! change in the distribution of rows or queries, or after most rows were deleted, recall has to be measured again: the neighbors
+//! that remain lie farther apart.
 //!
 //! The curve is that of the first ten neighbors. How many lists the rows behind them need is kept beside it ([`BandLists`]).
 

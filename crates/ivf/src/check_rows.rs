@@ -32,7 +32,7 @@ pub fn check<S: PageStore>(store: &S) -> Result<CheckReport, Error> {
     check_within(store, usize::MAX)
 }
 
-/// As [`check()`], with about `memory` bytes for the addresses of rows.
+/// As [`check()`], with approximately `memory` bytes for the addresses of rows.
 pub fn check_within<S: PageStore>(store: &S, memory: usize) -> Result<CheckReport, Error> {
     check_rows(store, memory, None::<&mut ScanTableFn<'_, Error>>)
 }

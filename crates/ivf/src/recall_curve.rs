@@ -59,15 +59,15 @@ pub struct RecallCurve {
 #[derive(Clone, Copy, Debug)]
 struct MeasuredPoint {
     probes: u32,
-    /// Mean of what a query loses of the neighbors within reach, and the variance of that mean: of fewer queries than lists
-    /// are ranked for.
+    /// Mean fraction of the neighbors within reach that a query loses. It is measured with fewer queries than the curve.
     loss: f64,
+    /// Variance of that mean.
     variance: f64,
     reranked: f64,
 }
 
 impl RecallCurve {
-    /// Of an index with so many lists. `probes_needed` has for each query, and each of its neighbors, how many lists must be
+    /// A curve of an index with `lists` lists. `probes_needed` has for each query, and each of its neighbors, how many lists must be
     /// probed to reach it. Queries without neighbors must be left out.
     pub fn new(lists: u32, mut probes_needed: Vec<Vec<u32>>) -> Self {
         probes_needed

@@ -46,7 +46,7 @@ impl TopDistances {
         }
     }
 
-    /// Offers a row. Rows without a distance (NaN) are nobody's neighbors.
+    /// Offers a row. Ignores rows without a distance (NaN).
     pub fn offer(&mut self, distance: f64) {
         if distance.is_nan() || self.k == 0 {
             return;

@@ -146,7 +146,7 @@ pub struct Check<'a, S> {
 }
 
 impl<'a, S: PageStore> Check<'a, S> {
-    /// A check of an index that had `blocks` pages before its metapage was read, with about `memory` bytes for
+    /// A check of an index that had `blocks` pages before its metapage was read, with approximately `memory` bytes for
     /// addresses of rows.
     pub fn new(
         store: &'a S,

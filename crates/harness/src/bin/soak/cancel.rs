@@ -233,7 +233,7 @@ impl Canceler {
     }
 }
 
-/// Fails if a lock, a report of progress, an index or a row is left of what was canceled, or the index is not sound.
+/// Fails if the canceled statement left a lock, a report of progress, an index or a row, or if the index is damaged.
 fn nothing_is_left(boss: &mut Client, table: &TableState, random: &mut ChaCha8Rng) -> Result<()> {
     for (what, sql) in [
         (
