@@ -12,6 +12,8 @@ use crate::vectors::Vectors;
 /// What a timed run showed.
 #[derive(Debug)]
 pub struct Timing {
+    /// Queries that were run.
+    pub queries: usize,
     /// Queries a second.
     pub per_second: f64,
     /// Median time of a query.
@@ -98,6 +100,7 @@ fn ids(client: &mut Client, statement: &Statement, query: i64) -> Result<Vec<i64
 fn timing(mut times: Vec<Duration>, elapsed: Duration) -> Timing {
     times.sort_unstable();
     Timing {
+        queries: times.len(),
         per_second: times.len() as f64 / elapsed.as_secs_f64().max(f64::MIN_POSITIVE),
         median: percentile(&times, 50),
         p99: percentile(&times, 99),

@@ -1,4 +1,4 @@
-//! Signals, and parents and children of processes.
+//! Signals, parents and children of processes, and what processes use.
 
 use std::fs;
 use std::path::PathBuf;
@@ -37,6 +37,14 @@ pub fn private_memory(process: u32) -> u64 {
     let line = lines.find_map(|line| line.strip_prefix("RssAnon:"));
     let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
     kilobytes.unwrap_or(0u64) * 1024
+}
+
+/// Processor time of a process; 0 if it is gone, or where there is no `/proc`.
+#[must_use]
+pub fn cpu_time(process: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{process}/schedstat")).unwrap_or_default();
+    let nanoseconds = stat.split_whitespace().next().and_then(|it| it.parse().ok());
+    Duration::from_nanos(nanoseconds.unwrap_or(0))
 }
 
 /// The segments of dynamic shared memory that a process has mapped (PostgreSQL's, in POSIX shared memory).

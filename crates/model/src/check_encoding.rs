@@ -5,15 +5,20 @@
 //! what encoding gives here, but judged by what makes an encoding: the nearest, up to a rounding.
 
 use crate::coarse::flat::Assignment;
-use crate::coarse::second_list;
+use crate::coarse::Assigner;
+use crate::coarse::second_list::{self, CANDIDATES, NearLists};
 use crate::format::Metric;
 use crate::model::Model;
 use crate::preprocess::RowClass;
 use crate::sq7::same_up_to_rounding;
 use distillvq_linalg::matrix::MatRef;
+use std::convert::Infallible;
 
 /// Tolerance of squared distances, relative to the squared norms.
 const REL_TOLERANCE: f64 = 2e-5;
+
+/// Lists that a second list must not be worse than: fewer than are compared for it, since a rounding may exchange the farthest ones.
+const CHECKED_CANDIDATES: usize = CANDIDATES * 3 / 4;
 
 /// Stored code of a row in a list.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -168,9 +173,15 @@ impl Model {
             list: first,
             cost: cost as f32,
         };
+        let (half_norms, row) = (self.half_norms(), MatRef::new(internal, self.dim()));
         let centroids = MatRef::new(&self.data().encoder.tables.centroids, self.dim());
-        let second_lists = self.inner().second_lists.as_ref()?;
-        second_lists.choose(centroids, self.half_norms(), internal, first)
+        let assigner = Assigner::new(centroids, half_norms).with_index(self.centroid_index());
+        let (mut nearest, mut near) = ([Assignment::default()], [NearLists::default()]);
+        let Ok(()) = assigner.assign_with_near(row, &mut nearest, &mut near, || {
+            Ok::<_, Infallible>(())
+        });
+        let near = near.iter_mut().flat_map(|it| it.nearest(CHECKED_CANDIDATES));
+        second_list::choose(centroids, half_norms, internal, first, near)
     }
 
     pub(crate) fn centroid(&self, list: u32) -> Option<&[f32]> {

@@ -9,6 +9,7 @@ use distillvq_linalg::int8;
 use distillvq_linalg::matrix::MatRef;
 use flat::{Assignment, assign_by_all};
 use int8_filter::Int8Filter;
+use second_list::NearLists;
 use two_level::TwoLevelCentroids;
 
 /// Index over centroids, which spares a row the `f32` product with every one.
@@ -80,6 +81,17 @@ impl<'a> Assigner<'a> {
         out: &mut [Assignment],
         check_interrupts: impl Fn() -> Result<(), E>,
     ) -> Result<(), E> {
+        self.assign_with_near(rows, out, &mut [], check_interrupts)
+    }
+
+    /// The same, and offers centroids near each row to its element of `near`.
+    pub fn assign_with_near<E>(
+        &self,
+        rows: MatRef<'_>,
+        out: &mut [Assignment],
+        near: &mut [NearLists],
+        check_interrupts: impl Fn() -> Result<(), E>,
+    ) -> Result<(), E> {
         out.fill(Assignment {
             list: 0,
             cost: f32::INFINITY,
@@ -87,12 +99,12 @@ impl<'a> Assigner<'a> {
         let (centroids, half_norms) = (self.centroids, self.half_norms);
         match self.centroid_index {
             Some(CentroidIndex::Int8Filter(it)) => {
-                it.assign(centroids, half_norms, rows, out, check_interrupts)
+                it.assign(centroids, half_norms, rows, (out, near), check_interrupts)
             }
             Some(CentroidIndex::TwoLevelCentroids(it)) => {
-                it.assign(centroids, half_norms, rows, out, check_interrupts)
+                it.assign(centroids, half_norms, rows, (out, near), check_interrupts)
             }
-            None => assign_by_all(centroids, half_norms, rows, out, check_interrupts),
+            None => assign_by_all(centroids, half_norms, rows, (out, near), check_interrupts),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::coarse::Assigner;
 use crate::coarse::flat::{Assignment, rows_at_once};
+use crate::coarse::second_list::{CANDIDATES, NearLists, choose};
 use crate::codebooks::TransposedCodebooks;
 use crate::format::Metric;
 use crate::model::Model;
@@ -165,16 +166,21 @@ impl Model {
         let rows = MatRef::new(&internal, dim);
         let coder = self.coder();
         let mut nearest = vec![Assignment::default(); n];
+        let mut near = match self.data().encoder.assignments {
+            2 => vec![NearLists::default(); n],
+            _ => Vec::new(),
+        };
         coder
             .assigner
-            .assign(rows, &mut nearest, check_interrupts)?;
+            .assign_with_near(rows, &mut nearest, &mut near, check_interrupts)?;
         let mut codes = vec![0u8; n * m];
         let corrections = coder.codes(rows, &nearest, &mut codes);
         let encoded: Vec<Encoded> = (0..n)
             .map(|i| self.entry(rows.row(i), kinds[i], (nearest[i].list, corrections[i])))
             .collect();
         clear_outside(&encoded, &mut codes, m);
-        let (second_rows, second_codes) = self.second_entries(&coder, rows, &nearest, &encoded);
+        let (second_rows, second_codes) = 
+            self.second_entries(&coder, rows, (&nearest, &mut near), &encoded);
         let refine = if refine {
             refine_codes(rows, &encoded)
         } else {
@@ -226,19 +232,20 @@ impl Model {
         &self,
         coder: &PqEncoder<'_>,
         rows: MatRef<'_>,
-        nearest: &[Assignment],
+        (nearest, near): (&[Assignment], &mut [NearLists]),
         first: &[Encoded],
     ) -> (Vec<Encoded>, Vec<u8>) {
-        let Some(second_lists) = &self.inner().second_lists else {
+        if near.is_empty() {
             return (Vec::new(), Vec::new());
-        };
+        }
         let centroids = MatRef::new(&coder.tables.centroids, rows.cols);
         let half_norms = self.half_norms();
-        let choose = |i: usize| {
-            let chosen = second_lists.choose(centroids, half_norms, rows.row(i), nearest[i]);
+        let second = |(i, near): (usize, &mut NearLists)| {
+            let (row, near) = (rows.row(i), near.nearest(CANDIDATES));
+            let chosen = choose(centroids, half_norms, row, nearest[i], near);
             chosen.filter(|_| matches!(first[i].placement, Placement::List(_)))
         };
-        let lists: Vec<Option<u32>> = (0..rows.rows()).map(choose).collect();
+        let lists: Vec<Option<u32>> = near.iter_mut().enumerate().map(second).collect();
         let assigned = lists.iter().map(|list| Assignment {
             list: list.unwrap_or_default(),
             cost: 0.0,

@@ -1,7 +1,6 @@
 //! The trained model: its parameters, and the tables derived from them.
 
 use crate::coarse::CentroidIndex;
-use crate::coarse::second_list::SecondLists;
 use crate::codebooks::TransposedCodebooks;
 use crate::error::ModelError;
 use crate::format::{CodeShape, Metric};
@@ -28,8 +27,6 @@ pub(crate) struct Inner {
     pub encoder_books: TransposedCodebooks,
     /// The shortcut to the encoder's centroids if one is worth it, once a row has come.
     centroid_index: OnceLock<Option<CentroidIndex>>,
-    /// Chooses second lists; `None` if rows have one list.
-    pub second_lists: Option<SecondLists>,
     /// What queries need, once one has come.
     searcher: OnceLock<Searcher>,
 }
@@ -41,15 +38,12 @@ impl Model {
         let tables = &data.encoder.tables;
         let half_norms = half_norms(MatRef::new(&tables.centroids, data.encoder.space.dim));
         let encoder_books = tables.books.transposed();
-        let second_lists =
-            (data.encoder.assignments == 2).then(|| SecondLists::new(data.encoder.lists));
         Ok(Model {
             inner: Arc::new(Inner {
                 data,
                 half_norms,
                 encoder_books,
                 centroid_index: OnceLock::new(),
-                second_lists,
                 searcher: OnceLock::new(),
             }),
         })
@@ -178,9 +172,7 @@ impl Model {
         let searcher = searcher.map_or(0, Searcher::memory_bytes);
         let centroid_index = self.inner.centroid_index.get().and_then(Option::as_ref);
         let centroid_index = centroid_index.map_or(0, CentroidIndex::memory_bytes);
-        let second_lists = self.inner.second_lists.as_ref();
-        let coarse = centroid_index + second_lists.map_or(0, SecondLists::memory_bytes);
-        size_of::<Inner>() + floats * size_of::<f32>() + books + searcher + coarse
+        size_of::<Inner>() + floats * size_of::<f32>() + books + searcher + centroid_index
     }
 
     /// The encoder as bytes, see [`Model::from_parts`].

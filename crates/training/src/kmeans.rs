@@ -2,10 +2,10 @@
 
 use crate::error::TrainError;
 use crate::progress::{Monitor, Phase, check_interrupts};
-use distillvq_linalg::matrix::{MatRef, ROWS, half_norms, squared_norm};
+use distillvq_linalg::matrix::{MatRef, half_norms, squared_norm};
 use distillvq_linalg::parallel;
 use distillvq_model::coarse::flat::{Assignment, rows_at_once};
-use distillvq_model::coarse::second_list::SecondLists;
+use distillvq_model::coarse::second_list::{CANDIDATES, NearLists, choose};
 use distillvq_model::coarse::{Assigner, CentroidIndex, two_level, uses_int8};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -107,26 +107,33 @@ pub fn assign_rows(
     })
 }
 
-/// The second list of each row; the first one if there is only one list.
-pub fn second_lists(
+/// The nearest centroid of each row of `x`, and its second list, which is the first one if there is only one list.
+pub fn assign_to_two(
     x: MatRef<'_>,
-    centroids: MatRef<'_>,
-    nearest: &[Assignment],
+    centroids: &[f32],
     monitor: &dyn Monitor,
-) -> Result<Vec<u32>, TrainError> {
+) -> Result<(Vec<Assignment>, Vec<u32>), TrainError> {
+    let centroids = MatRef::new(centroids, x.cols);
     let halves = half_norms(centroids);
-    let second_lists = SecondLists::new(centroids.rows());
-    let mut second = vec![0; x.rows()];
-    parallel::chunks_mut(&mut second, ROWS, |chunk, out| {
-        check_interrupts(monitor)?;
-        for (i, second) in (chunk * ROWS..).zip(out) {
-            let first = nearest[i];
-            let chosen = second_lists.choose(centroids, &halves, x.row(i), first);
-            *second = chosen.unwrap_or(first.list);
-        }
-        Ok(())
+    let centroid_index = CentroidIndex::new(centroids, || check_interrupts(monitor))?;
+    let assigner = Assigner::new(centroids, &halves).with_index(centroid_index.as_ref());
+    let many = rows_at_once(x.cols);
+    let chunks = parallel::map(x.rows().div_ceil(many), |chunk| {
+        let rows = x.slice(chunk * many, (chunk + 1) * many);
+        let mut nearest = vec![Assignment::default(); rows.rows()];
+        let mut near = vec![NearLists::default(); rows.rows()];
+        assigner.assign_with_near(rows, &mut nearest, &mut near, || check_interrupts(monitor))?;
+        let second = near.iter_mut().zip(&nearest).enumerate();
+        let second = second.map(|(i, (near, first))| {
+            let near = near.nearest(CANDIDATES);
+            let second = choose(centroids, &halves, rows.row(i), *first, near);
+            second.unwrap_or(first.list)
+        });
+        let second: Vec<u32> = second.collect();
+        Ok::<_, TrainError>((nearest, second))
     })?;
-    Ok(second)
+    let (nearest, second): (Vec<_>, Vec<_>) = chunks.into_iter().unzip();
+    Ok((nearest.concat(), second.concat()))
 }
 
 /// Moves every centroid to the mean of its rows, and the empty ones to the rows that are farthest from theirs.

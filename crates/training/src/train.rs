@@ -6,7 +6,7 @@ use crate::ablation::structured_rotation;
 use crate::distillation::{Distillation, DistilledParts};
 use crate::encoded_sample::EncodedSample;
 use crate::error::TrainError;
-use crate::kmeans::{assign_rows, kmeans, second_lists};
+use crate::kmeans::{assign_rows, assign_to_two, kmeans};
 use crate::options::{MAX_TRANSFORM_DIM, TrainOptions, auto_lists, auto_subquantizers};
 use crate::pq::{self, PqShape, Residuals};
 use crate::progress::{Monitor, check_interrupts};
@@ -150,11 +150,7 @@ fn fit_quantizer(
     monitor: &dyn Monitor,
 ) -> Result<BaseQuantizer, TrainError> {
     let x = MatRef::new(rows, space.dim);
-    let (mut centroids, nearest) = lists(x, options, monitor)?;
-    let second = match options.assignments {
-        2 => second_lists(x, MatRef::new(&centroids, x.cols), &nearest, monitor)?,
-        _ => Vec::new(),
-    };
+    let (mut centroids, nearest, second) = lists(x, options, monitor)?;
     let (shape, most) = shape(space.dim, options);
     let chosen = sample_indices(nearest.len() + second.len(), most, options.seed ^ 2);
     let start = rotate(
@@ -186,12 +182,12 @@ fn fit_quantizer(
     })
 }
 
-/// Centroids of the lists, and the list of every row.
+/// Centroids of the lists, the list of every row, and its second list if rows have two.
 fn lists(
     x: MatRef<'_>,
     options: &TrainOptions,
     monitor: &dyn Monitor,
-) -> Result<(Vec<f32>, Vec<Assignment>), TrainError> {
+) -> Result<(Vec<f32>, Vec<Assignment>, Vec<u32>), TrainError> {
     let n = x.rows();
     let lists = match options.lists {
         0 => auto_lists(options.table_rows(n)).min(n / MIN_ROWS_PER_LIST),
@@ -199,10 +195,14 @@ fn lists(
     };
     let chosen = sample_indices(n, lists * rows_per_list(lists), options.seed);
     let centroids = kmeans(x, &chosen, lists, options.seed ^ 1, monitor)?;
+    if options.assignments == 2 {
+        let (nearest, second) = assign_to_two(x, &centroids, monitor)?;
+        return Ok((centroids, nearest, second));
+    }
     let mut nearest = vec![Assignment::default(); n];
     let all = sample_indices(n, n, options.seed);
     assign_rows(x, &all, &centroids, &mut nearest, monitor)?;
-    Ok((centroids, nearest))
+    Ok((centroids, nearest, Vec::new()))
 }
 
 /// Rows per list that k-means uses.

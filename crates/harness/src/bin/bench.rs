@@ -11,19 +11,19 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use distillvq_harness::affinity::Together;
 use distillvq_harness::compare::{Built, build};
 use distillvq_harness::measure::{find_by_id, require_index, time_by_id};
+use distillvq_harness::process_tree::cpu_time;
 use distillvq_harness::report::say;
 use distillvq_harness::sessions::joined;
-use distillvq_harness::{DataSet, Error, Metric, Result, Server, Stop, Truth, Vectors, load};
+use distillvq_harness::{DataSet, Error, Metric, Result, Server, Stop, Truth, Vectors, load as tables};
 use postgres::Client;
 use serde_json::{Value, json};
 
 /// Neighbors asked for.
 const K: usize = 10;
-/// Clients of the timed runs.
-const CLIENTS: [usize; 2] = [1, 2];
+/// Clients of the timed runs. Each queries without a pause, so that neither processor of a small machine becomes idle.
+const CLIENTS: usize = 2;
 /// Clients of the timed inserts.
 const WRITERS: [usize; 2] = [1, 8];
 /// Sessions at once whose memory is measured.
@@ -79,9 +79,11 @@ struct Method {
 }
 
 /// The settings of distillvq that are measured.
-const PROBES: [u32; 12] = [2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192];
-/// Those of them whose time is told by stage.
-const STAGES_AT: [u32; 3] = [16, 48, 96];
+const PROBES: [u32; 14] = [1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192];
+/// The settings of hnsw that are measured.
+const EF_SEARCH: [u32; 10] = [10, 20, 40, 60, 80, 120, 200, 400, 700, 1000];
+/// Those of [`PROBES`] whose time is told by stage.
+const STAGES_AT: [u32; 3] = [4, 16, 64];
 
 fn methods(rows: usize, dim: usize, log: bool) -> Vec<Method> {
     let method = |name: &str, definition: &str, setting, values| Method {
@@ -128,7 +130,13 @@ fn methods(rows: usize, dim: usize, log: bool) -> Vec<Method> {
             "pgvector hnsw",
             "USING hnsw (embedding vector_cosine_ops)",
             "hnsw.ef_search",
-            &[10, 20, 40, 80, 160, 320],
+            &EF_SEARCH,
+        ),
+        method(
+            "pgvector hnsw, m = 32, ef_construction = 200",
+            "USING hnsw (embedding vector_cosine_ops) WITH (m = 32, ef_construction = 200)",
+            "hnsw.ef_search",
+            &EF_SEARCH,
         ),
         Method {
             expression: format!("embedding::halfvec({dim})"),
@@ -136,7 +144,7 @@ fn methods(rows: usize, dim: usize, log: bool) -> Vec<Method> {
                 "pgvector hnsw, halfvec",
                 &format!("USING hnsw ((embedding::halfvec({dim})) halfvec_cosine_ops)"),
                 "hnsw.ef_search",
-                &[10, 20, 40, 80, 160, 320],
+                &EF_SEARCH,
             )
         },
         method(
@@ -219,7 +227,7 @@ fn bench(task: &Task) -> Result<()> {
         "server": client.query_one("SHOW server_version", &[])?.try_get::<_, String>(0)?,
         "pgvector": client.query_one("SELECT extversion FROM pg_extension WHERE extname = 'vector'", &[])?.try_get::<_, String>(0)?,
         "processors": thread::available_parallelism().map_or(0, usize::from),
-        "look_ups": throughput(&server, "distillvq.probes = 0", LOOK_UP, data.test.rows(), 1, task.time)?,
+        "look_up": load(&server, "distillvq.probes = 0", LOOK_UP, data.test.rows(), task.time)?.line(),
     }))?;
     drop(client);
     let methods = methods(rows, dim, data.log.is_some());
@@ -242,10 +250,10 @@ impl Output {
 
 fn load_tables(client: &mut Client, data: &Data) -> Result<()> {
     say("loading the tables");
-    load::create_table(client, "items", &data.documents)?;
-    load::create_table(client, "test_queries", &data.test)?;
+    tables::create_table(client, "items", &data.documents)?;
+    tables::create_table(client, "test_queries", &data.test)?;
     if let Some(log) = &data.log {
-        load::create_table(client, "query_log", log)?;
+        tables::create_table(client, "query_log", log)?;
     }
     Ok(client.batch_execute("VACUUM ANALYZE")?)
 }
@@ -279,13 +287,13 @@ fn measure(
         let mut client = session(server, &setting)?;
         require_index(&mut client, &sql, &built.name)?;
         let recall = truth.recall(&find_by_id(&mut client, &sql, data.test.rows())?);
-        drop(client);
         let mut line =
             json!({ "kind": "point", "index": name, "setting": setting, "recall": recall });
-        for clients in CLIENTS {
-            let speed = throughput(server, &setting, &sql, data.test.rows(), clients, task.time)?;
-            line[format!("per_second_{clients}")] = json!(speed);
+        if method.setting == "distillvq.probes" {
+            line["counters"] = counters(&mut client, &sql, data.test.rows())?;
         }
+        drop(client);
+        line["load"] = load(server, &setting, &sql, data.test.rows(), task.time)?.line();
         output.line(&line)?;
         if recall > 0.998 {
             break;
@@ -355,24 +363,73 @@ fn session(server: &Server, setting: &str) -> Result<Client> {
     Ok(client)
 }
 
-/// Queries a second of so many clients together, each on one processor with its backend.
-fn throughput(
+/// What the searches of all queries do, by the counters of distillvq: means per search.
+fn counters(client: &mut Client, sql: &str, queries: usize) -> Result<Value> {
+    let search = client.prepare(sql)?;
+    let done = client.prepare("SELECT probed, codes, reranked FROM distillvq_last_scan()")?;
+    let mut sums = [0i64; 3];
+    for query in (0i64..).take(queries) {
+        client.query(&search, &[&query])?;
+        let row = client.query_one(&done, &[])?;
+        for (column, sum) in sums.iter_mut().enumerate() {
+            *sum += row.try_get::<_, i64>(column)?;
+        }
+    }
+    let [probed, codes, reranked] = sums.map(|sum| sum as f64 / queries.max(1) as f64);
+    Ok(json!({ "probed": probed, "codes": codes, "reranked": reranked }))
+}
+
+/// What [`CLIENTS`] busy clients together got, and what it took.
+#[derive(Default)]
+struct Load {
+    per_second: f64,
+    queries: usize,
+    /// Processor time of their backends; 0 where the system does not tell.
+    cpu: Duration,
+}
+
+impl Load {
+    fn line(&self) -> Value {
+        let each = self.cpu.as_secs_f64() / self.queries.max(1) as f64;
+        json!({ "cpu_us": 1e6 * each, "per_second": self.per_second })
+    }
+}
+
+/// Runs a statement by all clients at once, on whichever processors the system chooses.
+fn load(
     server: &Server,
     setting: &str,
     sql: &str,
     queries: usize,
-    clients: usize,
     time: Duration,
-) -> Result<f64> {
-    let run = |number| {
+) -> Result<Load> {
+    let run = || {
         let mut client = session(server, setting)?;
-        let _together = Together::on(number, &mut client)?;
+        let backend: i32 = client
+            .query_one("SELECT pg_backend_pid()", &[])?
+            .try_get(0)?;
         time_by_id(&mut client, sql, queries, Duration::ZERO, time / 10)?;
-        Ok(time_by_id(&mut client, sql, queries, time, time)?.per_second)
+        let before = cpu_time(backend.cast_unsigned());
+        let timing = time_by_id(&mut client, sql, queries, time, time)?;
+        Ok::<_, Error>(Load {
+            per_second: timing.per_second,
+            queries: timing.queries,
+            cpu: cpu_time(backend.cast_unsigned()).saturating_sub(before),
+        })
     };
     thread::scope(|scope| {
-        let threads: Vec<_> = (0..clients).map(|i| scope.spawn(move || run(i))).collect();
-        threads.into_iter().map(joined).sum()
+        let threads: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(run)).collect();
+        threads
+            .into_iter()
+            .map(joined)
+            .try_fold(Load::default(), |all, one| {
+                let one = one?;
+                Ok(Load {
+                    per_second: all.per_second + one.per_second,
+                    queries: all.queries + one.queries,
+                    cpu: all.cpu + one.cpu,
+                })
+            })
     })
 }
 
@@ -397,12 +454,11 @@ fn stages(
     for probes in STAGES_AT {
         let setting = format!("{} = {probes}", method.setting);
         let before = server.log()?.len();
-        throughput(
+        load(
             server,
             &setting,
             &method.query(),
             data.test.rows(),
-            1,
             task.time,
         )?;
         let log = || Ok::<_, Error>(server.log()?.split_off(before));

@@ -1,5 +1,6 @@
 //! Nearest centroids by products with all of them.
 
+use super::second_list::NearLists;
 use distillvq_linalg::matrix::{MatRef, arg_min, matmul_nt};
 
 /// Maximum number of multiply-adds between two checks for interrupts.
@@ -20,12 +21,13 @@ pub fn rows_at_once(cols: usize) -> usize {
     ((1 << 18) / cols.max(1)).clamp(64, 1024)
 }
 
-/// Finds the nearest centroid of each row by products with all of them; `out` says at first that there is none.
+/// Finds the nearest centroid of each row by products with all of them; `out` says at first that there is none. `near` has an
+/// element per row, to which all centroids are offered, or none.
 pub fn assign_by_all<E>(
     centroids: MatRef<'_>,
     half_norms: &[f32],
     rows: MatRef<'_>,
-    out: &mut [Assignment],
+    (out, near): (&mut [Assignment], &mut [NearLists]),
     check_interrupts: impl Fn() -> Result<(), E>,
 ) -> Result<(), E> {
     let tile = (TILE / (rows.rows().max(1) * rows.cols)).clamp(16, 512);
@@ -36,8 +38,16 @@ pub fn assign_by_all<E>(
         let scores = &mut scores[..rows.rows() * some.rows()];
         matmul_nt(rows, some, scores);
         let halves = &half_norms[start..start + some.rows()];
-        for (best, scores) in out.iter_mut().zip(scores.chunks_exact(some.rows())) {
-            if let Some((i, half)) = arg_min(halves.iter().zip(scores).map(|(h, s)| h - s))
+        for (row, (best, scores)) in out
+            .iter_mut()
+            .zip(scores.chunks_exact_mut(some.rows()))
+            .enumerate()
+        {
+            scores.iter_mut().zip(halves).for_each(|(s, h)| *s = h - *s);
+            if let Some(near) = near.get_mut(row) {
+                near.offer_range(start as u32, scores);
+            }
+            if let Some((i, half)) = arg_min(scores.iter().copied())
                 && 2.0 * half < best.cost
             {
                 *best = Assignment {

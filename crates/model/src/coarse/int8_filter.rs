@@ -9,6 +9,7 @@
 //! of bytes it takes a quarter of the time of a product of floats with all.
 
 use super::flat::Assignment;
+use super::second_list::NearLists;
 use distillvq_kernels::kernels;
 use distillvq_linalg::int8::{MIN_INT8_DIM, ROW_TILE, quantize};
 use distillvq_linalg::matrix::{MatRef, squared_norm};
@@ -94,13 +95,14 @@ impl Int8Filter {
         self.0.values.len() + 3 * size_of_val(&self.0.steps[..])
     }
 
-    /// Finds the nearest centroid of each row; `out` says at first that there is none.
+    /// Finds the nearest centroid of each row; `out` says at first that there is none. `near` has an element per row, to which all
+    /// centroids are offered with their distances as the int8 products tell them, or none.
     pub fn assign<E>(
         &self,
         centroids: MatRef<'_>,
         half_norms: &[f32],
         rows: MatRef<'_>,
-        out: &mut [Assignment],
+        (out, near): (&mut [Assignment], &mut [NearLists]),
         check_interrupts: impl Fn() -> Result<(), E>,
     ) -> Result<(), E> {
         let rounded = Int8Rows::new(rows, &check_interrupts)?;
@@ -111,7 +113,8 @@ impl Int8Filter {
         for start in (0..centroids.rows()).step_by(tile) {
             check_interrupts()?;
             let end = (start + tile).min(centroids.rows());
-            self.tile(start..end, half_norms, &rounded, &mut most, &mut candidates);
+            let found = (most.as_mut_slice(), &mut *near, &mut candidates);
+            self.tile(start..end, half_norms, &rounded, found);
         }
         for candidate in candidates {
             let row = candidate.row as usize;
@@ -138,8 +141,7 @@ impl Int8Filter {
         lists: std::ops::Range<usize>,
         half_norms: &[f32],
         rows: &Int8Rows,
-        most: &mut [f32],
-        candidates: &mut Vec<Candidate>,
+        (most, near_lists, candidates): (&mut [f32], &mut [NearLists], &mut Vec<Candidate>),
     ) {
         let it = &self.0;
         let bytes = &it.values[lists.start * it.stride..lists.end * it.stride];
@@ -168,6 +170,9 @@ impl Int8Filter {
                 *near = half - step * own * *sum as f32;
                 let ruled_out = *near > limit;
                 any |= !ruled_out;
+            }
+            if let Some(near_lists) = near_lists.get_mut(i) {
+                near_lists.offer_range(lists.start as u32, &near);
             }
             if !any {
                 continue;

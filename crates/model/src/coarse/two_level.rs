@@ -11,6 +11,7 @@
 //! a sixth of the groups; a quarter makes the error a third, for about 30 % more time.
 
 use super::flat::{Assignment, assign_by_all};
+use super::second_list::NearLists;
 use distillvq_linalg::matrix::{MatRef, ROWS, half_norms, matmul_nt};
 
 /// Minimum number of centroids that have groups. Groups miss some rows' nearest centroid, and at 919 lists a query had to probe a tenth
@@ -75,13 +76,14 @@ impl TwoLevelCentroids {
         size_of::<f32>() * (self.group_centroids.len() + self.half_norms.len() + members)
     }
 
-    /// Finds a near centroid of each row: the nearest one in the groups whose heads are nearest.
+    /// Finds a near centroid of each row: the nearest one in the groups whose heads are nearest. `near` has an element per row, to
+    /// which the centroids of these groups are offered, or none.
     pub fn assign<E>(
         &self,
         centroids: MatRef<'_>,
         half_norms: &[f32],
         rows: MatRef<'_>,
-        out: &mut [Assignment],
+        (out, near_lists): (&mut [Assignment], &mut [NearLists]),
         check_interrupts: impl Fn() -> Result<(), E>,
     ) -> Result<(), E> {
         check_interrupts()?;
@@ -102,8 +104,12 @@ impl TwoLevelCentroids {
             matmul_nt(group_rows, near, &mut scores);
             for (row_id, scores) in row_ids.iter().zip(scores.chunks_exact(members.len())) {
                 let best = &mut out[*row_id as usize];
+                let mut near_lists = near_lists.get_mut(*row_id as usize);
                 for (list, score) in members.iter().zip(scores) {
                     let cost = 2.0 * (half_norms[*list as usize] - score);
+                    if let Some(near_lists) = &mut near_lists {
+                        near_lists.offer(*list, cost);
+                    }
                     // The first of equals, in whichever order the groups come.
                     if cost < best.cost || (cost == best.cost && *list < best.list) {
                         *best = Assignment { list: *list, cost };
@@ -167,7 +173,8 @@ fn members<E>(
             list: 0,
             cost: f32::INFINITY,
         });
-        assign_by_all(group_centroids, &halves, rows, nearest, &check_interrupts)?;
+        let found = (&mut *nearest, &mut [][..]);
+        assign_by_all(group_centroids, &halves, rows, found, &check_interrupts)?;
         for (i, nearest) in nearest.iter().enumerate() {
             members[nearest.list as usize].push((chunk * ROWS + i) as u32);
         }
