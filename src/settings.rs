@@ -6,6 +6,7 @@ pub mod target_recall;
 
 use self::reloptions::Options;
 use distillvq_ivf::Meta;
+use distillvq_ivf::adaptive_probes::AdaptiveProbes;
 use distillvq_ivf::rerank::Growth;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
@@ -25,7 +26,7 @@ pub fn register() {
     GucRegistry::define_int_guc(
         c"distillvq.probes",
         c"Number of inverted lists that a search probes first.",
-        c"0 uses the index parameter \"probes\" or, if that is 0, the target recall. Higher values raise recall and cost; values above \
+        c"0 uses the index parameter \"probes\" or, if that is 0, the target recall, by which queries probe different numbers of lists. Higher values raise recall and cost; values above \
           the number of lists mean all lists.",
         &PROBES,
         0,
@@ -58,8 +59,10 @@ pub fn model_cache_bytes() -> usize {
 /// Lists that searches probe.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Probing {
-    /// For the first rows; never more than there are.
+    /// For the first rows, in the mean over all queries; never more than there are.
     pub first: usize,
+    /// How many each query probes.
+    pub adaptive: AdaptiveProbes,
     /// For further rows.
     pub growth: Growth,
 }
@@ -67,10 +70,7 @@ pub struct Probing {
 /// The lists to probe: the setting, else the index's parameter, else as many as the target recall asks for; if the index was
 /// never measured, a tenth. Further rows are found as surely as the first ones.
 pub fn probing(options: &Options, meta: &Meta) -> Probing {
-    let given = match (PROBES.get(), options.probes) {
-        (set, _) if set > 0 => set as usize,
-        (_, own) => own,
-    };
+    let given = given_probes(options);
     if given == 0 {
         return for_target(target_recall::target_recall(options.target_recall), meta);
     }
@@ -78,8 +78,27 @@ pub fn probing(options: &Options, meta: &Meta) -> Probing {
     let growth = meta.calibration.map(|it| it.growth_from(first as u32));
     Probing {
         first,
+        adaptive: AdaptiveProbes::default(),
         growth: growth.unwrap_or_default(),
     }
+}
+
+/// The number of lists that the setting or the index's parameter says, 0 if neither does.
+fn given_probes(options: &Options) -> usize {
+    match PROBES.get() {
+        set if set > 0 => set as usize,
+        _ => options.probes,
+    }
+}
+
+/// What decides how many lists searches probe, as a setting with its value.
+pub fn in_force(options: &Options, meta: &Meta) -> String {
+    let (given, known) = (given_probes(options), meta.calibration.is_some());
+    let target = target_recall::target_recall(options.target_recall);
+    if given == 0 && known && target < 1.0 {
+        return format!("distillvq.target_recall = {target}");
+    }
+    format!("distillvq.probes = {}", probing(options, meta).first)
 }
 
 /// Lists that reach a target recall, all of them if none do.
@@ -95,8 +114,10 @@ fn for_target(target: f64, meta: &Meta) -> Probing {
             .max(MIN_DEFAULT_PROBES),
     };
     let growth = meta.calibration.map(|it| it.bands.growth(target));
+    let adaptive = meta.calibration.map(|it| it.adaptive_probes);
     Probing {
         first: first.min(lists),
+        adaptive: adaptive.unwrap_or_default(),
         growth: growth.unwrap_or_default(),
     }
 }

@@ -120,7 +120,11 @@ impl SearchStream {
         let store = || target.store().clone();
         let search = stage_timer::stage(Stage::Route, || {
             let search = ListSearch::new(store(), meta, model, query);
-            search.map(|search| search.with_memory(params.score_bytes()))
+            search.map(|search| {
+                search
+                    .with_memory(params.score_bytes())
+                    .with_adaptive_probes(params.adaptive_probes())
+            })
         })
         .map_err(with_index(index))?;
         let stream = if meta.refine {

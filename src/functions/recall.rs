@@ -194,8 +194,7 @@ fn settings_in_force(index: Index) -> Option<String> {
     let known = match access_method_of(index).as_str() {
         "distillvq" => {
             let meta = OpenIndex::open(index).ok()?.meta;
-            let probes = crate::settings::probing(&Options::of(index), &meta).first;
-            return Some(format!("distillvq.probes = {probes}"));
+            return Some(crate::settings::in_force(&Options::of(index), &meta));
         }
         "hnsw" => c"hnsw.ef_search",
         "ivfflat" => c"ivfflat.probes",

@@ -3,6 +3,7 @@
 
 use crate::settings::reloptions::Options;
 use crate::settings::{Probing, probing};
+use distillvq_ivf::adaptive_probes::AdaptiveProbes;
 use distillvq_ivf::rerank::{LateRows, RerankOptions};
 use distillvq_ivf::{Meta, RERANK_MARGINS};
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
@@ -116,6 +117,11 @@ impl SearchParams {
         }
     }
 
+    /// How many lists each query probes.
+    pub fn adaptive_probes(&self) -> AdaptiveProbes {
+        self.probing.adaptive
+    }
+
     /// Half of the memory is for the scores of the probed lists.
     pub fn score_bytes(&self) -> usize {
         self.memory / 2
@@ -128,7 +134,7 @@ impl SearchParams {
         RerankOptions {
             probes: self.probing.first,
             growth: self.probing.growth,
-            max_probes: self.max_probes.max(self.probing.first),
+            max_probes: self.max_probes.max(1),
             memory: self.memory / 8,
             largest_pull: largest_pull.clamp(1 << 12, 1 << 16),
             ..options.with_rerank_margin(self.rerank_margin)

@@ -43,7 +43,10 @@ pub fn private_memory(process: u32) -> u64 {
 #[must_use]
 pub fn cpu_time(process: u32) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{process}/schedstat")).unwrap_or_default();
-    let nanoseconds = stat.split_whitespace().next().and_then(|it| it.parse().ok());
+    let nanoseconds = stat
+        .split_whitespace()
+        .next()
+        .and_then(|it| it.parse().ok());
     Duration::from_nanos(nanoseconds.unwrap_or(0))
 }
 

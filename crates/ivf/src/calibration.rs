@@ -6,8 +6,11 @@
 //! change in the distribution of rows or queries, or after most rows were deleted, recall has to be measured again: the neighbors
 //! that remain lie farther apart.
 //!
+//! Where queries probe different numbers of lists ([`AdaptiveProbes`]), the numbers of lists here are means over the queries.
+//!
 //! The curve is that of the first ten neighbors. How many lists the rows behind them need is kept beside it ([`BandLists`]).
 
+use crate::adaptive_probes::AdaptiveProbes;
 use crate::bands::BandLists;
 use crate::rerank::Growth;
 
@@ -65,6 +68,8 @@ pub struct Calibration {
     pub measured_at: i64,
     /// How deep searches re-rank, one of [`RERANK_MARGINS`]: the points are of such searches.
     pub rerank_margin: f32,
+    /// How many lists each query probes: all else that is said of lists is said of their mean over the queries.
+    pub adaptive_probes: AdaptiveProbes,
     /// Lists that the rows behind the first ten need.
     pub bands: BandLists,
     points: [Point; MAX_POINTS],
@@ -81,6 +86,7 @@ impl Calibration {
             rows,
             measured_at,
             rerank_margin: RERANK_MARGINS[0],
+            adaptive_probes: AdaptiveProbes::default(),
             bands: BandLists::default(),
             points: [Point::default(); MAX_POINTS],
             len: 0,
@@ -92,6 +98,15 @@ impl Calibration {
     pub fn with_rerank_margin(self, rerank_margin: f32) -> Self {
         Calibration {
             rerank_margin,
+            ..self
+        }
+    }
+
+    /// The same of searches that probe lists so.
+    #[must_use]
+    pub fn with_adaptive_probes(self, adaptive_probes: AdaptiveProbes) -> Self {
+        Calibration {
+            adaptive_probes,
             ..self
         }
     }
@@ -206,6 +221,11 @@ pub(crate) mod tests {
             .collect();
         Calibration::new(QueryKind::Log, 400, 10, 1000, 5)
             .with_rerank_margin(RERANK_MARGINS[1])
+            .with_adaptive_probes(AdaptiveProbes {
+                temperature: 0.25,
+                lists: 100,
+                shares: std::array::from_fn(|i| (1 + i) as f32 / 16.0),
+            })
             .with_bands(BandLists::new(&[[3; 9], [1, 2, 3, 4, 5, 6, 7, 8, 9]]))
             .with_points(&points)
     }

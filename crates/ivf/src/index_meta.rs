@@ -12,11 +12,13 @@
 //!  14  points u8                     56  trained on rows u64       472  7 bands
 //!  15  bands u8
 //!  16  queries measured with u32
+//! 724  16 shares f32                788  temperature f32           792  lists that these are for u32
 //! point { probes u32, recall f32, standard error f32, rows compared f32 }
 //! band { lists for each of nine levels of recall u32 }
 //! ```
 //! What is kept of a row follows from the columns of the index ([`crate::row_format`]).
 
+use crate::adaptive_probes::{AdaptiveProbes, SHARES};
 use crate::bands::{BandLists, LEVELS};
 use crate::calibration::{Calibration, MAX_POINTS, Point, QueryKind, RERANK_MARGINS, Training};
 use crate::error::Error;
@@ -31,7 +33,8 @@ const POINTS: usize = 88;
 const POINT_SIZE: usize = 16;
 const BAND_LISTS: usize = POINTS + MAX_POINTS * POINT_SIZE;
 const BAND_SIZE: usize = LEVELS.len() * 4;
-const BODY_BYTES: usize = BAND_LISTS + BANDS * BAND_SIZE;
+const ADAPTIVE_PROBES: usize = BAND_LISTS + BANDS * BAND_SIZE;
+const BODY_BYTES: usize = ADAPTIVE_PROBES + (SHARES + 2) * 4;
 
 /// What is kept of a row where there are no lists.
 pub(crate) const UNTRAINED: CodeShape = CodeShape {
@@ -230,6 +233,7 @@ impl Record {
                 rerank_margin.ok_or(Error::damaged(0, "unknown margin of re-ranking"))?;
             let calibration = Calibration::new(kind, queries, k, rows, time(32))
                 .with_rerank_margin(rerank_margin)
+                .with_adaptive_probes(adaptive_probes(body))
                 .with_bands(BandLists::new(bands))
                 .with_points(points);
             Ok::<_, Error>(calibration)
@@ -280,6 +284,7 @@ impl Record {
                     put(body, band_lists_at(band, level), &lists.to_le_bytes());
                 }
             }
+            put_adaptive_probes(body, &it.adaptive_probes);
             for (i, point) in it.points().iter().enumerate() {
                 put_point(body, POINTS + i * POINT_SIZE, point);
             }
@@ -289,6 +294,24 @@ impl Record {
 
 fn band_lists_at(band: usize, level: usize) -> usize {
     BAND_LISTS + band * BAND_SIZE + level * 4
+}
+
+fn adaptive_probes(body: &[u8]) -> AdaptiveProbes {
+    let behind = ADAPTIVE_PROBES + SHARES * 4;
+    AdaptiveProbes {
+        temperature: get_f32(body, behind),
+        lists: get_u32(body, behind + 4),
+        shares: std::array::from_fn(|i| get_f32(body, ADAPTIVE_PROBES + i * 4)),
+    }
+}
+
+fn put_adaptive_probes(body: &mut [u8], probes: &AdaptiveProbes) {
+    let behind = ADAPTIVE_PROBES + SHARES * 4;
+    for (i, share) in probes.shares.iter().enumerate() {
+        put(body, ADAPTIVE_PROBES + i * 4, &share.to_le_bytes());
+    }
+    put(body, behind, &probes.temperature.to_le_bytes());
+    put(body, behind + 4, &probes.lists.to_le_bytes());
 }
 
 fn point(body: &[u8], at: usize) -> Point {

@@ -7,6 +7,7 @@
 //! The crate knows nothing of PostgreSQL: pages come from a [`PageStore`]. An index without a model (*untrained*) has the
 //! exact list alone.
 
+pub mod adaptive_probes;
 pub mod advice;
 mod bands;
 mod calibration;

@@ -14,6 +14,7 @@ mod share;
 
 pub use share::Shares;
 
+use crate::adaptive_probes::AdaptiveProbes;
 use crate::candidate::{Candidate, order};
 use crate::error::Error;
 use crate::index_meta::Meta;
@@ -61,6 +62,7 @@ pub struct ListSearch<S: PageStore, B: BlockScorer = PqScorer, F: BlockFilter = 
     scoring: Option<Scoring<B, F>>,
     /// All lists, best first.
     ranking: ListRanking,
+    adaptive_probes: AdaptiveProbes,
     /// The probed lists, in the order of the ranking.
     probes: Vec<Probe<B::List>>,
     /// See [`ListSearch::bound`].
@@ -113,6 +115,7 @@ impl<S: PageStore, F: BlockFilter> ListSearch<S, PqScorer, F> {
             assignments: meta.assignments,
             scoring: None,
             ranking: ListRanking::default(),
+            adaptive_probes: AdaptiveProbes::default(),
             probes: Vec::new(),
             bound: None,
             scores: Scores::new(DEFAULT_SCORE_BYTES),
@@ -147,6 +150,20 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> ListSearch<S, B, F> {
             scores: Scores::new(bytes),
             ..self
         }
+    }
+
+    /// The same, probing as many lists as these say for its query.
+    #[must_use]
+    pub fn with_adaptive_probes(self, adaptive_probes: AdaptiveProbes) -> Self {
+        ListSearch {
+            adaptive_probes,
+            ..self
+        }
+    }
+
+    /// The lists that this query probes, where queries probe `mean` lists in the mean.
+    pub fn lists_for(&mut self, mean: usize) -> usize {
+        self.adaptive_probes.lists_for(&mut self.ranking, mean)
     }
 
     /// Has this row's codes passed over, as if the lists did not have it. To be called before the first pull.

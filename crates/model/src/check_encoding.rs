@@ -4,8 +4,8 @@
 //! differ, and of two centroids or codewords that are equally near either may win. So what is stored is not compared with
 //! what encoding gives here, but judged by what makes an encoding: the nearest, up to a rounding.
 
-use crate::coarse::flat::Assignment;
 use crate::coarse::Assigner;
+use crate::coarse::flat::Assignment;
 use crate::coarse::second_list::{self, CANDIDATES, NearLists};
 use crate::format::Metric;
 use crate::model::Model;
@@ -177,10 +177,11 @@ impl Model {
         let centroids = MatRef::new(&self.data().encoder.tables.centroids, self.dim());
         let assigner = Assigner::new(centroids, half_norms).with_index(self.centroid_index());
         let (mut nearest, mut near) = ([Assignment::default()], [NearLists::default()]);
-        let Ok(()) = assigner.assign_with_near(row, &mut nearest, &mut near, || {
-            Ok::<_, Infallible>(())
-        });
-        let near = near.iter_mut().flat_map(|it| it.nearest(CHECKED_CANDIDATES));
+        let Ok(()) =
+            assigner.assign_with_near(row, &mut nearest, &mut near, || Ok::<_, Infallible>(()));
+        let near = near
+            .iter_mut()
+            .flat_map(|it| it.nearest(CHECKED_CANDIDATES));
         second_list::choose(centroids, half_norms, internal, first, near)
     }
 

@@ -179,7 +179,7 @@ impl Model {
             .map(|i| self.entry(rows.row(i), kinds[i], (nearest[i].list, corrections[i])))
             .collect();
         clear_outside(&encoded, &mut codes, m);
-        let (second_rows, second_codes) = 
+        let (second_rows, second_codes) =
             self.second_entries(&coder, rows, (&nearest, &mut near), &encoded);
         let refine = if refine {
             refine_codes(rows, &encoded)

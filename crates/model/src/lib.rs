@@ -30,6 +30,6 @@ pub use format::{
 pub use memory::can_allocate;
 pub use model::Model;
 pub use params::TrainReport;
-pub use query::ranking::ListRanking;
+pub use query::ranking::{ListRanking, softmax_weight};
 pub use query::searcher::{QueryTables, Searcher};
 pub use sq7::{RefineQuery, refine_bytes, refine_dimensions};

@@ -18,6 +18,7 @@ use crate::pg::workers::{self, SharedProgress};
 use crate::settings::Probing;
 use crate::settings::reloptions::Options;
 use crate::settings::search::SearchParams;
+use distillvq_ivf::adaptive_probes::{AdaptiveProbes, ProbeFit, RankedQuery};
 use distillvq_ivf::rerank::{BANDS, Growth, RANKS};
 use distillvq_ivf::write_calibration;
 use distillvq_ivf::{
@@ -133,6 +134,7 @@ pub fn measure(
         target,
         model,
         distances: HeapDistances::of_latest(heap, target.index),
+        adaptive_probes: AdaptiveProbes::default(),
     };
     let each = truth.queries.chunks_exact(target.meta.dim.max(1));
     let mut questions = Vec::new();
@@ -143,6 +145,16 @@ pub fn measure(
         return Ok(None);
     }
     let lists = target.meta.lists();
+    let ranked: Vec<RankedQuery> = questions
+        .iter_mut()
+        .map(|it| std::mem::take(&mut it.ranked))
+        .collect();
+    let fit = ProbeFit::choose(lists, &ranked);
+    for (question, ranked) in questions.iter_mut().zip(&ranked) {
+        question.reached = fit.means_needed(&ranked.scores, &ranked.places);
+        question.further = fit.means_needed(&ranked.scores, &question.further);
+    }
+    bench.adaptive_probes = fit.probes();
     let reached = questions.iter().map(|it| it.reached.clone());
     let mut curve = RecallCurve::new(lists, reached.collect());
     let settings = curve.probes_to_measure();
@@ -151,8 +163,7 @@ pub fn measure(
     let searched = bench.query_budget(truth.rows, widest, &questions);
     let rerank_margin = choose_rerank_margin(|rerank_margin| {
         let until = clock.share(settings.len() + 2);
-        let (recalls, compared) =
-            bench.search_all(searched, effort(widest, rerank_margin), until)?;
+        let (recalls, compared) = bench.search_all(searched, (widest, rerank_margin), until)?;
         let enough = clock.is_enough(recalls.len(), searched.len());
         let compared = if enough { compared } else { f64::INFINITY };
         Ok::<_, Error>((curve.loss(widest, &recalls), compared))
@@ -161,8 +172,7 @@ pub fn measure(
         crate::pg::progress::report_progress(done, settings.len());
         let searched = bench.query_budget(truth.rows, probes, &questions);
         let until = clock.share(settings.len() + 1 - done);
-        let (recalls, compared) =
-            bench.search_all(searched, effort(probes, rerank_margin), until)?;
+        let (recalls, compared) = bench.search_all(searched, (probes, rerank_margin), until)?;
         if clock.is_enough(recalls.len(), searched.len()) {
             curve.measured(probes, &recalls, compared);
         }
@@ -171,19 +181,11 @@ pub fn measure(
     let measured = Calibration::new(truth.kind, queries, k, truth.rows, now());
     let measured = measured
         .with_rerank_margin(rerank_margin)
+        .with_adaptive_probes(bench.adaptive_probes)
         .with_points(&curve.points());
     let bands = bench.bands(&questions, &measured, &mut clock)?;
     clock.tell(target.index);
     Ok(Some(measured.with_bands(bands)))
-}
-
-/// A search with so many lists and no others.
-fn effort(probes: u32, rerank_margin: f32) -> SearchParams {
-    let probing = Probing {
-        first: probes as usize,
-        growth: Growth::new(&[0; BANDS]),
-    };
-    SearchParams::unlimited(probing, rerank_margin)
 }
 
 /// The time that searches may take.
@@ -243,6 +245,7 @@ struct Calibrator<'a> {
     target: &'a OpenIndex,
     model: &'a Model,
     distances: HeapDistances,
+    adaptive_probes: AdaptiveProbes,
 }
 
 /// A query whose answer is known.
@@ -253,12 +256,14 @@ struct CalibrationQuery {
     /// How many neighbors are visible, and the distance of the farthest of them.
     neighbors: usize,
     farthest: f64,
-    /// Lists to be probed to reach each of them.
+    /// Its lists and the places of the neighbors, until it is known how many lists each query probes.
+    ranked: RankedQuery,
+    /// Lists that queries must probe in the mean, so that this one reaches each of them.
     reached: Vec<u32>,
-    /// The same for the neighbors behind them, by rank.
+    /// The same for the neighbors behind them, by rank; places in the ranking at first.
     further: Vec<u32>,
     /// The neighbors at each of [`RANKS`].
-    ranked: Vec<Tid>,
+    edges: Vec<Tid>,
 }
 
 impl Calibrator<'_> {
@@ -284,11 +289,11 @@ impl Calibrator<'_> {
         if !farthest.is_finite() {
             return Ok(None);
         }
-        let places = places(self.model.query(elements).ranking());
+        let (scores, places) = places(self.model.query(elements).ranking());
         // Rows of the exact list are always compared. A row in two lists is found in the one that is probed first.
         let place = |list: u32| places.get(list as usize).copied().unwrap_or(1);
         let reached = |[first, second]: [u32; 2]| place(first).min(place(second));
-        let ranked = RANKS
+        let edges = RANKS
             .iter()
             .map_while(|rank| neighbors.rows.get(*rank as usize - 1));
         Ok(Some(CalibrationQuery {
@@ -297,9 +302,13 @@ impl Calibrator<'_> {
             own: neighbors.own,
             neighbors: visible.len(),
             farthest,
-            reached: visible.iter().map(|(lists, _)| reached(*lists)).collect(),
+            ranked: RankedQuery {
+                scores,
+                places: visible.iter().map(|(lists, _)| reached(*lists)).collect(),
+            },
+            reached: Vec::new(),
             further: further.iter().map(|(_, lists)| reached(*lists)).collect(),
-            ranked: ranked.map(|(tid, _)| *tid).collect(),
+            edges: edges.map(|(tid, _)| *tid).collect(),
         }))
     }
 
@@ -333,6 +342,7 @@ impl Calibrator<'_> {
         }
         let probing = Probing {
             first: measured.probes_for(DEEP_TARGET).unwrap_or(lists) as usize,
+            adaptive: self.adaptive_probes,
             growth: bands.lists(&[]).growth(DEEP_TARGET),
         };
         let effort = SearchParams::unlimited(probing, measured.rerank_margin);
@@ -372,7 +382,7 @@ impl Calibrator<'_> {
         effort: SearchParams,
     ) -> Result<Option<Vec<f64>>> {
         let mut edges = Vec::new();
-        for tid in question.ranked.iter().take(bands + 1) {
+        for tid in question.edges.iter().take(bands + 1) {
             let distance = self.distances(&question.query, std::iter::once(*tid))?;
             let Some(Some(distance)) = distance.first() else {
                 return Ok(None);
@@ -417,14 +427,20 @@ impl Calibrator<'_> {
         questions.get(..searched).unwrap_or(questions)
     }
 
-    /// The recall of each search that looks so far, as many as begin in time and at least one, and how many rows they compared
-    /// in the mean.
+    /// The recall of each search that probes so many lists in the mean and no others, with a re-ranking margin: as many searches
+    /// as begin in time and at least one, and how many rows they compared in the mean.
     fn search_all(
         &mut self,
         questions: &[CalibrationQuery],
-        effort: SearchParams,
+        (probes, rerank_margin): (u32, f32),
         until: Instant,
     ) -> Result<(Vec<f32>, f64)> {
+        let probing = Probing {
+            first: probes as usize,
+            adaptive: self.adaptive_probes,
+            growth: Growth::new(&[0; BANDS]),
+        };
+        let effort = SearchParams::unlimited(probing, rerank_margin);
         let (mut recalls, mut compared) = (Vec::new(), 0);
         for question in questions {
             if !recalls.is_empty() && Instant::now() > until {
@@ -470,16 +486,16 @@ impl Calibrator<'_> {
     }
 }
 
-/// The place of each list in a ranking, from 1.
-fn places(mut ranking: ListRanking) -> Vec<u32> {
-    let lists = ranking.len();
-    let mut places = vec![0; lists];
-    for (place, list) in (1..).zip(ranking.lists(0, lists)) {
-        if let Some(it) = places.get_mut(list as usize) {
+/// The scores of the lists, best first, and the place of each list in that order, from 1.
+fn places(ranking: ListRanking) -> (Vec<f32>, Vec<u32>) {
+    let ranked = ranking.all();
+    let mut places = vec![0; ranked.len()];
+    for (place, (_, list)) in (1..).zip(&ranked) {
+        if let Some(it) = places.get_mut(*list as usize) {
             *it = place;
         }
     }
-    places
+    (ranked.into_iter().map(|(score, _)| score).collect(), places)
 }
 
 /// Reports an index that cannot reach its target recall.

@@ -16,7 +16,9 @@ use distillvq_harness::measure::{find_by_id, require_index, time_by_id};
 use distillvq_harness::process_tree::cpu_time;
 use distillvq_harness::report::say;
 use distillvq_harness::sessions::joined;
-use distillvq_harness::{DataSet, Error, Metric, Result, Server, Stop, Truth, Vectors, load as tables};
+use distillvq_harness::{
+    DataSet, Error, Metric, Result, Server, Stop, Truth, Vectors, load as tables,
+};
 use postgres::Client;
 use serde_json::{Value, json};
 
@@ -75,15 +77,21 @@ struct Method {
     /// Runs before the index is built.
     prepare: String,
     setting: &'static str,
-    values: &'static [u32],
+    values: &'static [&'static str],
 }
 
-/// The settings of distillvq that are measured.
-const PROBES: [u32; 14] = [1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192];
+/// What turns distillvq's searches.
+const OURS: &str = "distillvq.target_recall";
+/// The values of it that are measured.
+const TARGETS: [&str; 10] = [
+    "0.7", "0.8", "0.85", "0.9", "0.93", "0.95", "0.97", "0.98", "0.99", "0.995",
+];
 /// The settings of hnsw that are measured.
-const EF_SEARCH: [u32; 10] = [10, 20, 40, 60, 80, 120, 200, 400, 700, 1000];
-/// Those of [`PROBES`] whose time is told by stage.
-const STAGES_AT: [u32; 3] = [4, 16, 64];
+const EF_SEARCH: [&str; 10] = [
+    "10", "20", "40", "60", "80", "120", "200", "400", "700", "1000",
+];
+/// Those of [`TARGETS`] whose time is told by stage.
+const STAGES_AT: [&str; 3] = ["0.8", "0.95", "0.98"];
 
 fn methods(rows: usize, dim: usize, log: bool) -> Vec<Method> {
     let method = |name: &str, definition: &str, setting, values| Method {
@@ -113,8 +121,8 @@ fn methods(rows: usize, dim: usize, log: bool) -> Vec<Method> {
             ..method(
                 "distillvq",
                 "USING distillvq (embedding vector_cosine_ops) WITH (model = bench)",
-                "distillvq.probes",
-                &PROBES,
+                OURS,
+                &TARGETS,
             )
         },
         // The same model, so that only the refine codes differ.
@@ -123,8 +131,8 @@ fn methods(rows: usize, dim: usize, log: bool) -> Vec<Method> {
             &format!(
                 "USING distillvq (embedding vector_cosine_ops) WITH (model = bench, refine = {other})"
             ),
-            "distillvq.probes",
-            &PROBES,
+            OURS,
+            &TARGETS,
         ),
         method(
             "pgvector hnsw",
@@ -151,14 +159,14 @@ fn methods(rows: usize, dim: usize, log: bool) -> Vec<Method> {
             "pgvector ivfflat",
             &format!("USING ivfflat (embedding vector_cosine_ops) WITH (lists = {lists})"),
             "ivfflat.probes",
-            &[1, 2, 4, 8, 16, 32, 64, 128],
+            &["1", "2", "4", "8", "16", "32", "64", "128"],
         ),
     ];
     if log {
         // What those get who log no queries.
         let plain = "USING distillvq (embedding vector_cosine_ops)";
         let name = "distillvq, no query log";
-        methods.insert(1, method(name, plain, "distillvq.probes", &PROBES));
+        methods.insert(1, method(name, plain, OURS, &TARGETS));
     }
     methods
 }
@@ -289,7 +297,7 @@ fn measure(
         let recall = truth.recall(&find_by_id(&mut client, &sql, data.test.rows())?);
         let mut line =
             json!({ "kind": "point", "index": name, "setting": setting, "recall": recall });
-        if method.setting == "distillvq.probes" {
+        if method.setting == OURS {
             line["counters"] = counters(&mut client, &sql, data.test.rows())?;
         }
         drop(client);
@@ -300,7 +308,7 @@ fn measure(
         }
     }
     if let Some(library) = &task.timing
-        && method.setting == "distillvq.probes"
+        && method.setting == OURS
     {
         stages(server, method, library, task, data, output)?;
     }
@@ -396,13 +404,7 @@ impl Load {
 }
 
 /// Runs a statement by all clients at once, on whichever processors the system chooses.
-fn load(
-    server: &Server,
-    setting: &str,
-    sql: &str,
-    queries: usize,
-    time: Duration,
-) -> Result<Load> {
+fn load(server: &Server, setting: &str, sql: &str, queries: usize, time: Duration) -> Result<Load> {
     let run = || {
         let mut client = session(server, setting)?;
         let backend: i32 = client
@@ -451,8 +453,8 @@ fn stages(
     };
     let (usual, timing) = ("$libdir/distillvq", copy.to_string_lossy());
     use_library(usual, &timing)?;
-    for probes in STAGES_AT {
-        let setting = format!("{} = {probes}", method.setting);
+    for target in STAGES_AT {
+        let setting = format!("{} = {target}", method.setting);
         let before = server.log()?.len();
         load(
             server,

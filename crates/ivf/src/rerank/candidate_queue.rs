@@ -15,6 +15,8 @@ pub(super) struct CandidateQueue<C> {
     pub(super) source: C,
     /// Most lists probed ever.
     max_probes: usize,
+    /// A mean number of lists that was asked for last, and the lists of this query.
+    lists_for: (usize, usize),
     /// Lists were probed whose candidates were not pulled yet.
     fresh: bool,
     pull_size: usize,
@@ -33,13 +35,18 @@ pub(super) const TAKEN_DIVISOR: usize = 8;
 
 impl<C: CandidateSource> CandidateQueue<C> {
     /// The candidates of a source of which nothing has been probed or pulled.
-    pub(super) fn new(source: C, options: &RerankOptions, memory_for_taken: usize) -> Self {
+    pub(super) fn new(mut source: C, options: &RerankOptions, memory_for_taken: usize) -> Self {
+        let first = source.lists_for(options.probes);
         CandidateQueue {
             taken: source
                 .has_duplicates()
                 .then(|| TidSet::new(memory_for_taken)),
             source,
-            max_probes: options.max_probes,
+            max_probes: match options.max_probes {
+                0 => 0,
+                most => most.max(first),
+            },
+            lists_for: (options.probes, first),
             fresh: false,
             pull_size: FIRST_PULL.min(options.largest_pull),
             largest_pull: options.largest_pull,
@@ -48,8 +55,17 @@ impl<C: CandidateSource> CandidateQueue<C> {
         }
     }
 
-    /// Has at least so many lists probed, as far as there are so many.
-    pub(super) fn ensure_probed(&mut self, wanted: usize) -> Result<(), Error> {
+    /// The lists of this query where queries probe `mean` in the mean.
+    fn lists_for(&mut self, mean: usize) -> usize {
+        if self.lists_for.0 != mean {
+            self.lists_for = (mean, self.source.lists_for(mean));
+        }
+        self.lists_for.1
+    }
+
+    /// Has at least as many lists probed as queries probe where they probe `mean` in the mean, as far as there are so many.
+    pub(super) fn ensure_probed(&mut self, mean: usize) -> Result<(), Error> {
+        let wanted = self.lists_for(mean);
         let probed = self.source.probed();
         if probed < wanted {
             let step = (probed as f64 * MIN_PROBE_GROWTH).ceil() as usize;
@@ -142,9 +158,9 @@ impl<C: CandidateSource> CandidateQueue<C> {
         }
     }
 
-    /// Has no further list probed but the first so many.
+    /// Has no further list probed but those for a mean of `first`.
     pub(super) fn stop_probing(&mut self, first: usize) {
-        let now = self.source.probed().max(first);
+        let now = self.source.probed().max(self.lists_for(first));
         self.max_probes = self.max_probes.min(now);
         self.source.stop_probing();
     }

@@ -17,14 +17,14 @@ pub enum LateRows {
 /// How much to look at.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RerankOptions {
-    /// Lists probed for the first results, at least 1.
+    /// Lists that queries probe in the mean for the first results ([`crate::adaptive_probes`]), at least 1.
     pub probes: usize,
     /// Rows given out for which those are meant, at least [`BASE_ROWS`]: so many more than [`BASE_ROWS`] are given out ahead of the rows
     /// that are wanted.
     pub rows: usize,
     /// Lists probed for the rows behind those.
     pub growth: Growth,
-    /// Most lists probed ever; `usize::MAX` is no limit.
+    /// Most lists probed ever, but those for the first results; `usize::MAX` is no limit, 0 probes none at all.
     pub max_probes: usize,
     /// Rows compared after which no further lists are probed; `u64::MAX` is no limit.
     pub max_reranked: u64,

@@ -12,6 +12,10 @@ pub trait CandidateSource {
     fn lists(&self) -> usize;
     /// Number of lists probed so far.
     fn probed(&self) -> usize;
+    /// The lists that this query probes, where queries probe `mean` lists in the mean.
+    fn lists_for(&mut self, mean: usize) -> usize {
+        mean
+    }
     /// About how many rows all lists have; 0 if that is not known.
     fn rows(&self) -> u64 {
         0
@@ -67,6 +71,10 @@ impl<S: PageStore> CandidateSource for ListSearch<S> {
 
     fn probed(&self) -> usize {
         ListSearch::probed(self)
+    }
+
+    fn lists_for(&mut self, mean: usize) -> usize {
+        ListSearch::lists_for(self, mean)
     }
 
     fn rows(&self) -> u64 {

@@ -27,7 +27,7 @@ pub struct ListRanking {
 
 impl ListRanking {
     /// By scores, the list being the position.
-    pub(super) fn new(scores: &[f32]) -> ListRanking {
+    pub fn from_scores(scores: &[f32]) -> ListRanking {
         let keys = scores.iter().zip(0u64..);
         ListRanking {
             keys: keys
@@ -55,6 +55,34 @@ impl ListRanking {
         self.keys[from.min(to)..to].iter().map(|key| *key as u32)
     }
 
+    /// The fewest lists, best first, with this share of the softmax of the scores, at least 1 and at most `most`.
+    pub fn lists_for_share(&mut self, temperature: f32, share: f32, most: usize) -> usize {
+        let most = most.min(self.keys.len());
+        self.sort(most.min(FIRST_SORTED));
+        let Some(&best) = self.keys.first() else {
+            return 0;
+        };
+        let (best, inverse) = (score(best), 1.0 / temperature);
+        let weight = |key: &u64| softmax_weight(score(*key), best, inverse);
+        // Lanes of their own, so that the sum is quick.
+        let mut sums = [0f32; 8];
+        let chunks = self.keys.chunks_exact(sums.len());
+        let rest: f32 = chunks.remainder().iter().map(weight).sum();
+        for chunk in chunks {
+            sums.iter_mut()
+                .zip(chunk)
+                .for_each(|(sum, key)| *sum += weight(key));
+        }
+        let wanted = share * (rest + sums.iter().sum::<f32>());
+        let (mut sum, mut lists) = (0.0, 0);
+        while lists < most && (lists == 0 || sum < wanted) {
+            self.sort(lists + 1);
+            sum += self.keys.get(lists).map_or(0.0, weight);
+            lists += 1;
+        }
+        lists
+    }
+
     /// Sorts the first `n` at least, which must not be more than there are.
     fn sort(&mut self, n: usize) {
         if n <= self.sorted {
@@ -74,12 +102,33 @@ impl ListRanking {
     /// All of them with their scores, best first.
     pub fn all(mut self) -> Vec<(f32, u32)> {
         self.sort(self.keys.len());
-        let score = |key: u64| f32::from_bits(descending_key((key >> 32) as u32));
         self.keys
             .iter()
             .map(|key| (score(*key), *key as u32))
             .collect()
     }
+}
+
+/// Lists sorted at once where it is not known how many are wanted.
+const FIRST_SORTED: usize = 16;
+
+/// The score of a key.
+fn score(key: u64) -> f32 {
+    f32::from_bits(descending_key((key >> 32) as u32))
+}
+
+/// Weight of a list in the softmax of a query's scores, relative to the best list's: `exp((score − best) / temperature)` up to
+/// 1/10,000, and not below 1e-18. The same for scores that are not numbers.
+pub fn softmax_weight(score: f32, best: f32, inverse_temperature: f32) -> f32 {
+    /// Adding and subtracting it rounds to a whole number, which is in the low bits of the sum.
+    const ROUND: f32 = 12_582_912.0;
+    let exponent = ((score - best) * inverse_temperature * std::f32::consts::LOG2_E).max(-60.0);
+    let rounded = exponent + ROUND;
+    let part = (exponent - (rounded - ROUND)) * std::f32::consts::LN_2;
+    // The Taylor series of the exponential function.
+    let power = 1.0 + part * (1.0 + part * (0.5 + part * (1.0 / 6.0 + part * (1.0 / 24.0))));
+    let whole = rounded.to_bits().wrapping_sub(ROUND.to_bits()) << 23;
+    f32::from_bits(power.to_bits().wrapping_add(whole))
 }
 
 /// The order of `f32::total_cmp` turned round, for the bits of floats: greater numbers get lesser ones. Its own inverse.
@@ -97,6 +146,51 @@ mod tests {
     use super::*;
 
     #[test]
+    fn weights_are_exponentials() {
+        for i in 0..400 {
+            let x = -(i as f32) / 10.0;
+            let (weight, exact) = (softmax_weight(x, 0.0, 1.0), x.exp());
+            assert!(
+                (weight / exact - 1.0).abs() < 1e-4,
+                "{x}: {weight}, {exact}"
+            );
+        }
+        for odd in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let weight = softmax_weight(odd, odd, 1.0);
+            assert!(weight > 0.0 && weight < 1e-17);
+        }
+    }
+
+    #[test]
+    fn a_share_of_the_softmax_takes_the_fewest_lists() {
+        let scores: Vec<f32> = (0..300u32)
+            .map(|i| (i * 7919 % 300) as f32 / 30.0)
+            .collect();
+        let mut sorted = scores.clone();
+        sorted.sort_by(|a, b| b.total_cmp(a));
+        let weights: Vec<f32> = sorted
+            .iter()
+            .map(|s| ((s - sorted[0]) / 2.0).exp())
+            .collect();
+        let all: f32 = weights.iter().sum();
+        for share in [0.0, 0.01, 0.1, 0.5, 0.9, 0.999, 1.0] {
+            let lists = ListRanking::from_scores(&scores).lists_for_share(2.0, share, 300);
+            let of = |lists: usize| weights[..lists].iter().sum::<f32>() / all;
+            assert!(of(lists) >= share - 1e-3, "{share}: {lists}");
+            assert!(
+                lists == 1 || of(lists - 1) < share + 1e-3,
+                "{share}: {lists}"
+            );
+        }
+        let mut ranking = ListRanking::from_scores(&scores);
+        assert_eq!(ranking.lists_for_share(2.0, 0.9, 7), 7);
+        assert_eq!(
+            ListRanking::from_scores(&[]).lists_for_share(1.0, 0.5, 9),
+            0
+        );
+    }
+
+    #[test]
     fn rankings_are_sorted_piece_by_piece() {
         let mut scores: Vec<f32> = (0..500u32).map(|i| (i * 7919 % 83) as f32 - 40.0).collect();
         scores[17] = f32::INFINITY;
@@ -104,7 +198,7 @@ mod tests {
         scores[19] = -0.0;
         let mut expected: Vec<u32> = (0..500).collect();
         expected.sort_by(|a, b| scores[*b as usize].total_cmp(&scores[*a as usize]));
-        let ranking = ListRanking::new(&scores);
+        let ranking = ListRanking::from_scores(&scores);
         let all = ranking.clone().all().into_iter();
         assert!(all.eq(expected.iter().map(|list| (scores[*list as usize], *list))));
         let mut by_pieces = ranking;

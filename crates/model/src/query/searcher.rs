@@ -199,7 +199,7 @@ impl QueryTables {
         for (score, bias) in scores.iter_mut().zip(&it.biases) {
             *score += bias;
         }
-        ListRanking::new(&scores)
+        ListRanking::from_scores(&scores)
     }
 
     /// As [`QueryTables::score_params`], for many lists.
