@@ -31,15 +31,26 @@ class Run:
     def of(self, name, kind):
         return [line for line in self.lines if line["kind"] == kind and line["index"] == name]
 
-    def speed_at(self, name, target, clients=1):
-        """Queries a second at a recall, between two settings by interpolation (of the logarithm); none if not reached."""
-        points = sorted((p["recall"], p[f"per_second_{clients}"]) for p in self.of(name, "point"))
-        for (low, slower), (high, faster) in zip(points, points[1:]):
+    def at(self, name, target, value):
+        """A value of the points of an index at a recall, between two settings by interpolation (of the logarithm); none if the
+        recall is not reached."""
+        points = sorted((p["recall"], value(p)) for p in self.of(name, "point"))
+        for (low, before), (high, after) in zip(points, points[1:]):
             if low <= target <= high and low < high:
                 share = (target - low) / (high - low)
-                return math.exp((1 - share) * math.log(slower) + share * math.log(faster))
-        # The least setting already finds more: it is at least as fast as a lesser one would be, or so we say.
+                return math.exp((1 - share) * math.log(before) + share * math.log(after))
+        # The least setting already finds more.
         return points[0][1] if points and points[0][0] >= target else None
+
+
+def cpu(point):
+    """Processor time of the backend per query, in microseconds."""
+    return point["load"]["cpu_us"]
+
+
+def speed(point):
+    """Queries per second of all clients together."""
+    return point["load"]["per_second"]
 
 
 def table(head, rows):
@@ -49,17 +60,34 @@ def table(head, rows):
 
 
 def at_recall(run):
-    """Queries per second at equal recall, and the ratio of distillvq to each other index."""
-    columns = [(clients, target) for clients in (1, 2) for target in TARGETS]
+    """Processor time and queries per second at equal recall, and the ratio of each other index to distillvq."""
     rows = []
     for name in run.names:
         row = [name]
-        for clients, target in columns:
-            ours, theirs = run.speed_at(OURS, target, clients), run.speed_at(name, target, clients)
-            times = f" ({ours / theirs:.1f})" if ours and theirs and name != OURS else ""
-            row.append(f"{theirs:.0f}{times}" if theirs else "not reached")
+        for value, digits in ((cpu, 0), (speed, 0)):
+            for target in TARGETS:
+                ours, theirs = run.at(OURS, target, value), run.at(name, target, value)
+                ratio = "" if not (ours and theirs) or name == OURS else f" ({max(ours / theirs, theirs / ours):.1f})"
+                sign = "" if not ratio or (theirs > ours) == (value is cpu) else "better "
+                row.append(f"{theirs:.{digits}f}{ratio.replace('(', '(' + sign)}" if theirs else "not reached")
         rows.append(row)
-    return table(["index", *(f"{target}, {clients} client{'s' * (clients > 1)}" for clients, target in columns)], rows)
+    columns = [f"{what}, {target}" for what in ("CPU µs", "queries/s") for target in TARGETS]
+    return table(["index", *columns], rows)
+
+
+def counters_at_recall(run):
+    """What searches of distillvq do at equal recall."""
+    rows = []
+    for name in run.names:
+        if not all("counters" in point for point in run.of(name, "point")):
+            continue
+        row = [name]
+        for target in TARGETS:
+            values = [run.at(name, target, lambda point, key=key: point["counters"][key]) for key in ("probed", "codes", "reranked")]
+            row += [f"{value:,.0f}" if value else "not reached" for value in values]
+        rows.append(row)
+    columns = [f"{what}, {target}" for target in TARGETS for what in ("lists", "codes", "rows compared")]
+    return table(["index", *columns], rows)
 
 
 def costs(run):
@@ -95,13 +123,13 @@ def stages(run):
         found.pop("searches")
         compared = found.pop("rows")
         point = next((p for p in run.of(line["index"], "point") if p["setting"] == line["setting"]), None)
-        rest = f"{1e6 / point['per_second_1'] - sum(found.values()):.0f}" if point else ""
+        rest = f"{cpu(point) - sum(found.values()):.0f}" if point else ""
         names = list(found)
         rows.append([line["index"], line["setting"], *(f"{value:.1f}" for value in found.values()), rest, f"{compared:.1f}"])
     head = ["index", "setting", *names, "rest of the query", "rows compared"]
     return f"""
 Microseconds of a search by stage, from a library built with timers; mean of several thousand searches. The rest of the
-query is the time of executor, protocol, and waiting, as seen by the client. `load` occurs in the first search of a session; `scan` includes
+query is the processor time of executor and protocol. `load` occurs in the first search of a session; `scan` includes
 ranking by refine codes.
 
 {table(head, rows)}
@@ -110,10 +138,10 @@ ranking by refine codes.
 
 def points(run):
     rows = [
-        [line["index"], line["setting"], f"{line['recall']:.4f}", f"{line['per_second_1']:.0f}", f"{line['per_second_2']:.0f}"]
+        [line["index"], line["setting"], f"{line['recall']:.4f}", f"{cpu(line):.0f}", f"{speed(line):.0f}"]
         for name in run.names for line in run.of(name, "point")
     ]
-    return table(["index", "setting", "recall@10", "queries/s, 1 client", "2 clients"], rows)
+    return table(["index", "setting", "recall@10", "CPU µs", "queries/s"], rows)
 
 
 def section(run):
@@ -124,12 +152,16 @@ def section(run):
 {it['rows']:,} rows of {it['dim']} dimensions{log}; {it['queries']} test queries, cosine distance, LIMIT {it['k']}. PostgreSQL
 {it['server']}, pgvector {it['pgvector']}, {it['processors']} processors shared by server and clients, {it['shared_buffers']} of shared buffers.
 
-A look-up by primary key takes {1e6 / it['look_ups']:.0f} microseconds, including client and protocol.
+A look-up by primary key takes {it['look_up']['cpu_us']:.0f} microseconds of the backend's processor time.
 
-Queries per second at recall@10 of 0.9, 0.95, and 0.98, interpolated between settings; in parentheses the ratio of distillvq to
-the index:
+Processor time of the backend per query, and queries per second of two clients together, at recall@10 of 0.9, 0.95, and 0.98,
+interpolated between settings; in parentheses how many times distillvq is better:
 
 {at_recall(run)}
+
+Means per search of distillvq:
+
+{counters_at_recall(run)}
 
 {costs(run)}
 {stages(run)}
@@ -140,12 +172,12 @@ All settings:
 
 
 def curve(run, name, least):
-    """Recall and queries per second of one client at all settings of an index, from a least recall on."""
-    return sorted((p["recall"], p["per_second_1"]) for p in run.of(name, "point") if p["recall"] >= least)
+    """Recall and queries per second at all settings of an index, from a least recall on."""
+    return sorted((p["recall"], speed(p)) for p in run.of(name, "point") if p["recall"] >= least)
 
 
 def style(axis, run):
-    axis.set(xlabel="recall@10", ylabel="queries per second, 1 client", yscale="log", ylim=(30, 30_000))
+    axis.set(xlabel="recall@10", ylabel="queries per second, 2 clients", yscale="log", ylim=(30, 30_000))
     axis.set_title(f"{run.about['data'].partition('-')[0]}, {run.about['rows']:,} rows × {run.about['dim']} dimensions", fontsize=10)
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axis.yaxis.set_minor_formatter("")
@@ -216,8 +248,9 @@ def main():
 
 # Speed, size, and build time compared with pgvector
 
-One server and one table per data set, measured in one run. Statements are prepared and look up their query vector by id. Each
-client shares a processor with its backend, so that no time is spent on waking idle processors. `maintenance_work_mem` is three
+One server and one table per data set, measured in one run. Statements are prepared and look up their query vector by id. Two
+clients query without a pause, on whichever of the processors the system chooses. CPU is the processor time of a backend, user and
+system, divided by its queries: it limits how many queries a server can answer. `maintenance_work_mem` is three
 times the size of the vectors, at least 2 GB, so that the build of hnsw fits. Memory is the private memory of the processes; for a
 build it includes shared memory other than the shared buffers.
 
