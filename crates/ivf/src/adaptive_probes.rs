@@ -18,15 +18,13 @@ const MAX_RATIO: u32 = 8;
 /// Shares below this are not told apart.
 const MIN_SHARE: f32 = 1e-6;
 /// Queries that the table is made from.
-const FITTED_QUERIES: usize = 256;
+const FITTED_QUERIES: usize = 512;
 /// Fewest lists for which queries differ.
 const MIN_LISTS: u32 = 16;
 /// Temperatures tried, ascending, as fractions of the mean difference of the best and the median score of a query.
 const TEMPERATURES: [f32; 10] = [0.06, 0.08, 0.1, 0.125, 0.16, 0.2, 0.25, 0.32, 0.4, 0.5];
 /// Coverages of the neighbors at which temperatures are compared.
-const LEVELS: [f64; 3] = [0.9, 0.95, 0.98];
-/// Part of the lists that must be saved at each level.
-const MIN_SAVING: f64 = 0.03;
+const LEVELS: [f64; 4] = [0.85, 0.9, 0.95, 0.98];
 /// How many more lists than the best temperature a lower one may need: the lower it is, the more lists are probed by queries
 /// unlike those of the calibration.
 const MAX_EXCESS: f64 = 0.05;
@@ -111,13 +109,13 @@ impl ProbeFit {
         }
         let fits = TEMPERATURES.map(|fraction| {
             let fit = ProbeFit::at(lists, spread * fraction, fitted);
-            (fit.cost(fitted), fit)
+            (fit.cost(queries), fit)
         });
         let best = fits
             .iter()
             .fold(f64::INFINITY, |best, (cost, _)| best.min(*cost));
-        let allowed = (fixed.cost(fitted) + LEVELS.len() as f64 * (1.0 - MIN_SAVING).ln())
-            .min(best + LEVELS.len() as f64 * MAX_EXCESS.ln_1p());
+        let allowed = best + LEVELS.len() as f64 * MAX_EXCESS.ln_1p();
+        let allowed = allowed.min(fixed.cost(queries));
         let chosen = fits.into_iter().find(|(cost, _)| *cost <= allowed);
         chosen.map_or(fixed, |(_, fit)| fit)
     }
