@@ -6,7 +6,8 @@
 
 use crate::coarse::Assigner;
 use crate::coarse::flat::Assignment;
-use crate::coarse::second_list::{self, CANDIDATES, NearLists};
+use crate::coarse::near_lists::{CANDIDATES, NearLists};
+use crate::coarse::second_list;
 use crate::format::Metric;
 use crate::model::Model;
 use crate::preprocess::RowClass;

@@ -2,6 +2,7 @@
 
 pub mod flat;
 pub mod int8_filter;
+pub mod near_lists;
 pub mod second_list;
 pub mod two_level;
 
@@ -9,7 +10,7 @@ use distillvq_linalg::int8;
 use distillvq_linalg::matrix::MatRef;
 use flat::{Assignment, assign_by_all};
 use int8_filter::Int8Filter;
-use second_list::NearLists;
+use near_lists::NearLists;
 use two_level::TwoLevelCentroids;
 
 /// Index over centroids, which spares a row the `f32` product with every one.

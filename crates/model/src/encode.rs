@@ -2,7 +2,8 @@
 
 use crate::coarse::Assigner;
 use crate::coarse::flat::{Assignment, rows_at_once};
-use crate::coarse::second_list::{CANDIDATES, NearLists, choose};
+use crate::coarse::near_lists::{CANDIDATES, NearLists};
+use crate::coarse::second_list::choose;
 use crate::codebooks::TransposedCodebooks;
 use crate::format::Metric;
 use crate::model::Model;

@@ -1,6 +1,6 @@
 //! Nearest centroids by products with all of them.
 
-use super::second_list::NearLists;
+use super::near_lists::NearLists;
 use distillvq_linalg::matrix::{MatRef, arg_min, matmul_nt};
 
 /// Maximum number of multiply-adds between two checks for interrupts.

@@ -9,7 +9,7 @@
 //! of bytes it takes a quarter of the time of a product of floats with all.
 
 use super::flat::Assignment;
-use super::second_list::NearLists;
+use super::near_lists::NearLists;
 use distillvq_kernels::kernels;
 use distillvq_linalg::int8::{MIN_INT8_DIM, ROW_TILE, quantize};
 use distillvq_linalg::matrix::{MatRef, squared_norm};

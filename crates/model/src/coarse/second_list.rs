@@ -5,79 +5,18 @@
 //! ‖x − c'‖² + λ·⟨x − c', r⟩²/‖r‖². A query that ranks the first list low points away from r. The second term makes the residual of
 //! the second list orthogonal to r, so that the same query ranks the second list high.
 //!
-//! Only the centroids nearest to x are compared ([`NearLists`]), as the search for the first list has found them: among the nearest
+//! Only the centroids nearest to x are compared ([`super::near_lists`]), as the search for the first list has found them: among the nearest
 //! to c instead, twice the codes have to be scanned for the same recall.
 
 use super::flat::Assignment;
+use super::near_lists::by_distance;
 use distillvq_kernels::kernels;
 use distillvq_linalg::matrix::{MatRef, squared_norm};
 
 /// λ. Of 1, 2 and 4, 2 scans the fewest codes.
 const ORTHOGONALITY_WEIGHT: f32 = 2.0;
-/// Number of centroids compared per row, the first list's among them. With 16, a search scans 5 % more codes; with all, as many.
-pub const CANDIDATES: usize = 32;
 /// Minimum of ‖r‖², as a fraction of ‖x‖² + ‖c‖². The direction of a shorter residual is rounding error.
 const MIN_RESIDUAL_FRACTION: f32 = 1e-5;
-
-/// The centroids nearest to a row, up to [`CANDIDATES`].
-#[derive(Debug, Clone)]
-pub struct NearLists {
-    /// Distance on any scale that rises with it, and list; up to twice as many as are wanted.
-    found: Vec<(f32, u32)>,
-    /// Distance below which a centroid may be among them.
-    limit: f32,
-}
-
-impl Default for NearLists {
-    fn default() -> Self {
-        NearLists {
-            found: Vec::new(),
-            limit: f32::INFINITY,
-        }
-    }
-}
-
-impl NearLists {
-    /// Offers the lists from `first` on with their distances.
-    pub(super) fn offer_range(&mut self, first: u32, distances: &[f32]) {
-        // Without branches: most often there is none.
-        let limit = self.limit;
-        if distances.iter().fold(false, |any, d| any | (*d < limit)) {
-            let lists = (first..).zip(distances);
-            lists.for_each(|(list, distance)| self.offer(list, *distance));
-        }
-    }
-
-    /// Offers a list.
-    pub(super) fn offer(&mut self, list: u32, distance: f32) {
-        if distance < self.limit {
-            self.found.push((distance, list));
-            if self.found.len() >= 2 * CANDIDATES {
-                self.keep(CANDIDATES);
-            }
-        }
-    }
-
-    /// Drops all but the `count` nearest.
-    fn keep(&mut self, count: usize) {
-        if let Some(last) = count.checked_sub(1).filter(|_| count < self.found.len()) {
-            let (_, (distance, _), _) = self.found.select_nth_unstable_by(last, by_distance);
-            self.limit = *distance;
-            self.found.truncate(count);
-        }
-    }
-
-    /// The `count` nearest lists, at most [`CANDIDATES`], nearest first.
-    pub fn nearest(&mut self, count: usize) -> impl Iterator<Item = u32> {
-        self.keep(count.min(CANDIDATES));
-        self.found.sort_unstable_by(by_distance);
-        self.found.iter().map(|(_, list)| *list)
-    }
-}
-
-fn by_distance(a: &(f32, u32), b: &(f32, u32)) -> std::cmp::Ordering {
-    a.0.total_cmp(&b.0).then(a.1.cmp(&b.1))
-}
 
 /// The second list of a row whose first list is known, among `near`; `None` if there is no other list.
 pub fn choose(
@@ -134,6 +73,7 @@ pub(crate) fn loss(row: &[f32], first: &[f32], second: &[f32]) -> (f64, f64) {
 mod tests {
     use super::choose as choose_list;
     use super::*;
+    use crate::coarse::near_lists::{CANDIDATES, NearLists};
     use distillvq_linalg::matrix::half_norms;
 
     fn choose(centroids: &[f32], dim: usize, row: &[f32]) -> (u32, Option<u32>) {
@@ -190,27 +130,6 @@ mod tests {
             let best = best.fold(f64::INFINITY, f64::min);
             assert!(loss(second.unwrap()) <= best * 1.0001);
         }
-    }
-
-    #[test]
-    fn the_nearest_lists_are_kept_in_whatever_pieces_they_come() {
-        let distances: Vec<f32> = (0..500u32)
-            .map(|i| (i.wrapping_mul(2_654_435_761) >> 20) as f32)
-            .collect();
-        let mut order: Vec<u32> = (0..500).collect();
-        order.sort_by(|a, b| distances[*a as usize].total_cmp(&distances[*b as usize]));
-        for piece in [1, 7, 64, 500] {
-            let mut near = NearLists::default();
-            for (i, some) in distances.chunks(piece).enumerate() {
-                near.offer_range((i * piece) as u32, some);
-            }
-            let found: Vec<u32> = near.nearest(usize::MAX).collect();
-            assert_eq!(found, order[..CANDIDATES], "{piece}");
-            assert!(near.nearest(5).eq(order[..5].iter().copied()));
-        }
-        let mut near = NearLists::default();
-        near.offer_range(0, &[f32::NAN, 1.0, f32::INFINITY]);
-        assert!(near.nearest(9).eq([1]));
     }
 
     #[test]

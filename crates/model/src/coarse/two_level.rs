@@ -11,7 +11,7 @@
 //! a sixth of the groups; a quarter makes the error a third, for about 30 % more time.
 
 use super::flat::{Assignment, assign_by_all};
-use super::second_list::NearLists;
+use super::near_lists::NearLists;
 use distillvq_linalg::matrix::{MatRef, ROWS, half_norms, matmul_nt};
 
 /// Minimum number of centroids that have groups. Groups miss some rows' nearest centroid, and at 919 lists a query had to probe a tenth
