@@ -71,7 +71,7 @@ fn recall_rises_and_the_postings_stay() {
     let (mut db, data) = documents("recall", 8_000);
     let test = data.test.slice(0..250);
     let few = |db: &mut Database| {
-        [2, 4, 8].map(|probes| mean_recall(db, "items", Metric::Cosine, &test, probes))
+        [1, 2, 4].map(|probes| mean_recall(db, "items", Metric::Cosine, &test, probes))
     };
     let before = few(&mut db);
     let old = pages(&mut db, "one");
@@ -80,7 +80,7 @@ fn recall_rises_and_the_postings_stay() {
     assert_eq!((rows, queries), (8_000, 2_400));
     assert!(exam_after >= exam_before, "{exam_before} to {exam_after}");
     let after = few(&mut db);
-    println!("recall@10 with 2, 4, 8 lists: {before:?} to {after:?}");
+    println!("recall@10 with 1, 2, 4 lists: {before:?} to {after:?}");
     assert!(after.iter().sum::<f64>() > before.iter().sum::<f64>() + 0.003);
     let new = pages(&mut db, "one");
     let changed = old.iter().zip(&new).filter(|(old, new)| old != new);
@@ -270,7 +270,8 @@ fn reads_and_writes_go_on_meanwhile() {
         let writes = scope.spawn(move || {
             let statement = writer.prepare("INSERT INTO items VALUES ($1, $2)").unwrap();
             let mut n = 0;
-            while !done.load(Ordering::Relaxed) {
+            // So many that a search in relaxed order finds room for the addresses of all rows.
+            while !done.load(Ordering::Relaxed) && n < 20_000 {
                 let vector = Embedding(data.documents.row(3_000 + n % 5_000));
                 writer
                     .execute(&statement, &[&(3_000 + n as i64), &vector])
