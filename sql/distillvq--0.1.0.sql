@@ -121,6 +121,7 @@ CREATE TABLE distillvq.model (
     lists          integer NOT NULL,
     subquantizers  integer NOT NULL,
     bits           integer NOT NULL,
+    assignments    integer NOT NULL,
     rows           bigint NOT NULL,
     logged_queries bigint NOT NULL,
     code_recall_before  real NOT NULL,
@@ -144,7 +145,7 @@ SELECT pg_catalog.pg_extension_config_dump('distillvq.model', '');
 
 CREATE VIEW distillvq_models AS
     SELECT name, (SELECT r.rolname FROM pg_catalog.pg_roles r WHERE r.oid = m.owner::pg_catalog.oid) AS owner, metric,
-           dimensions, lists, subquantizers, bits, rows, logged_queries, code_recall_before, code_recall_after, trained_at,
+           dimensions, lists, subquantizers, bits, assignments, rows, logged_queries, code_recall_before, code_recall_after, trained_at,
            pg_catalog.octet_length(body) AS bytes
     FROM distillvq.model m;
 
@@ -157,6 +158,7 @@ COMMENT ON COLUMN distillvq_models.dimensions IS 'dimensions of the vectors';
 COMMENT ON COLUMN distillvq_models.lists IS 'inverted lists';
 COMMENT ON COLUMN distillvq_models.subquantizers IS 'codes per row';
 COMMENT ON COLUMN distillvq_models.bits IS 'bits per code';
+COMMENT ON COLUMN distillvq_models.assignments IS 'maximum number of lists per row';
 COMMENT ON COLUMN distillvq_models.rows IS 'rows sampled for the training';
 COMMENT ON COLUMN distillvq_models.logged_queries IS 'logged queries used by the training';
 COMMENT ON COLUMN distillvq_models.code_recall_before IS 'recall@10 of the codes before distillation';

@@ -48,7 +48,7 @@ fn restore(dump: &[u8], program: &str, options: &[&str], database: &str) -> Clie
     server().connect_to(database).unwrap()
 }
 
-const MODELS: &str = "SELECT concat_ws('|', name, owner, metric, dimensions, lists, subquantizers, bits, rows, logged_queries,
+const MODELS: &str = "SELECT concat_ws('|', name, owner, metric, dimensions, lists, subquantizers, bits, assignments, rows, logged_queries,
                              code_recall_before, code_recall_after, trained_at, md5(body)) FROM distillvq.model ORDER BY name";
 
 const DEFINITIONS: &str = "SELECT pg_get_indexdef(indexrelid) || indisvalid FROM pg_index i

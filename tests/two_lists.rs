@@ -144,6 +144,12 @@ fn the_parameter_decides() {
             "DROP INDEX one; CREATE INDEX one ON items USING distillvq (embedding) WITH (model = m{assignments})"
         ));
         assert_eq!(size(&mut db), bytes, "{assignments}");
+        let of_model =
+            format!("SELECT assignments FROM distillvq_models WHERE name = 'm{assignments}'");
+        assert_eq!(
+            db.one::<i32>(&of_model),
+            if assignments == 1 { 1 } else { 2 }
+        );
     }
     let refusal = db.refusal(
         "CREATE INDEX two ON items USING distillvq (embedding) WITH (model = m1, assignments = 2)",

@@ -198,7 +198,7 @@ const NEW: &str = "DO NOTHING";
 /// Puts the model in the place of an earlier one of the name.
 const REPLACE: &str = concat!(
     "(name) DO UPDATE SET metric = excluded.metric, dimensions = excluded.dimensions, lists = excluded.lists, \
-     subquantizers = excluded.subquantizers, bits = excluded.bits, rows = excluded.rows, \
+     subquantizers = excluded.subquantizers, bits = excluded.bits, assignments = excluded.assignments, rows = excluded.rows, \
      logged_queries = excluded.logged_queries, code_recall_before = excluded.code_recall_before, code_recall_after = excluded.code_recall_after, \
      trained_at = excluded.trained_at, body = excluded.body WHERE ",
     may_replace!()
@@ -217,9 +217,9 @@ pub fn store(name: &str, model: &Model, report: &TrainReport) -> Result<()> {
 /// Writes a model unless the rule for conflicts forbids it. Returns whether it did.
 fn write(name: &str, model: &Model, report: &TrainReport, conflict: &str) -> Result<bool> {
     let statement = format!(
-        "INSERT INTO distillvq.model AS m (name, owner, metric, dimensions, lists, subquantizers, bits, rows, logged_queries, \
-         code_recall_before, code_recall_after, trained_at, body) \
-         VALUES ($1, $2::distillvq.model_owner, $3, $4, $5, $6, $7, $8, $9, $10, $11, now(), $12) ON CONFLICT {conflict} RETURNING m.owner::oid"
+        "INSERT INTO distillvq.model AS m (name, owner, metric, dimensions, lists, subquantizers, bits, assignments, rows, \
+         logged_queries, code_recall_before, code_recall_after, trained_at, body) \
+         VALUES ($1, $2::distillvq.model_owner, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, now(), $13) ON CONFLICT {conflict} RETURNING m.owner::oid"
     );
     let body = model.to_bytes().map_err(|source| Error::Model {
         name: name.to_owned(),
@@ -229,7 +229,7 @@ fn write(name: &str, model: &Model, report: &TrainReport, conflict: &str) -> Res
     let metric = model.metric().to_string();
     as_extension_owner(|| {
         lock()?;
-        let arguments: [DatumWithOid<'_>; 12] = [
+        let arguments: [DatumWithOid<'_>; 13] = [
             text::argument(name),
             user.into(),
             text::argument(&metric),
@@ -237,6 +237,7 @@ fn write(name: &str, model: &Model, report: &TrainReport, conflict: &str) -> Res
             (model.lists() as i32).into(),
             (model.subquantizers() as i32).into(),
             i32::from(model.bits()).into(),
+            (model.assignments() as i32).into(),
             i64::try_from(report.rows).unwrap_or(i64::MAX).into(),
             i64::try_from(report.queries).unwrap_or(i64::MAX).into(),
             report.recall_before.into(),
