@@ -27,7 +27,7 @@ const TEMPERATURES: [f32; 10] = [0.06, 0.08, 0.1, 0.125, 0.16, 0.2, 0.25, 0.32, 
 const LEVELS: [f64; 4] = [0.85, 0.9, 0.95, 0.98];
 /// How many more lists than the best temperature a lower one may need: the lower it is, the more lists are probed by queries
 /// unlike those of the calibration.
-const MAX_EXCESS: f64 = 0.02;
+const MAX_EXCESS: f64 = 0.05;
 
 /// Numbers of lists by query. The default is the same number for all queries.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
