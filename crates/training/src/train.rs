@@ -150,7 +150,11 @@ fn fit_quantizer(
     monitor: &dyn Monitor,
 ) -> Result<BaseQuantizer, TrainError> {
     let x = MatRef::new(rows, space.dim);
-    let (mut centroids, nearest, second) = lists(x, options, monitor)?;
+    let Lists {
+        mut centroids,
+        nearest,
+        second,
+    } = lists(x, options, monitor)?;
     let (shape, most) = shape(space.dim, options);
     let chosen = sample_indices(nearest.len() + second.len(), most, options.seed ^ 2);
     let start = rotate(
@@ -182,12 +186,20 @@ fn fit_quantizer(
     })
 }
 
-/// Centroids of the lists, the list of every row, and its second list if rows have two.
+/// Lists, and which rows of the sample are in them.
+struct Lists {
+    centroids: Vec<f32>,
+    nearest: Vec<Assignment>,
+    /// Second list of each row; empty if rows have one list.
+    second: Vec<u32>,
+}
+
+/// Clusters the rows of the sample into lists.
 fn lists(
     x: MatRef<'_>,
     options: &TrainOptions,
     monitor: &dyn Monitor,
-) -> Result<(Vec<f32>, Vec<Assignment>, Vec<u32>), TrainError> {
+) -> Result<Lists, TrainError> {
     let n = x.rows();
     let lists = match options.lists {
         0 => auto_lists(options.table_rows(n)).min(n / MIN_ROWS_PER_LIST),
@@ -197,12 +209,20 @@ fn lists(
     let centroids = kmeans(x, &chosen, lists, options.seed ^ 1, monitor)?;
     if options.assignments == 2 {
         let (nearest, second) = assign_to_two(x, &centroids, monitor)?;
-        return Ok((centroids, nearest, second));
+        return Ok(Lists {
+            centroids,
+            nearest,
+            second,
+        });
     }
     let mut nearest = vec![Assignment::default(); n];
     let all = sample_indices(n, n, options.seed);
     assign_rows(x, &all, &centroids, &mut nearest, monitor)?;
-    Ok((centroids, nearest, Vec::new()))
+    Ok(Lists {
+        centroids,
+        nearest,
+        second: Vec::new(),
+    })
 }
 
 /// Rows per list that k-means uses.
