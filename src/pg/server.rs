@@ -28,6 +28,18 @@ pub fn in_binary_upgrade() -> bool {
     unsafe { pg_sys::IsBinaryUpgrade }
 }
 
+/// Whether this is a worker of autovacuum.
+pub fn is_autovacuum() -> bool {
+    // SAFETY: set as the process starts.
+    unsafe { pg_sys::MyBackendType == pg_sys::BackendType::B_AUTOVAC_WORKER }
+}
+
+/// Whether the command runs with parallel workers: then it may not begin a subtransaction.
+pub fn in_parallel_mode() -> bool {
+    // SAFETY: reads the backend's own state.
+    unsafe { pg_sys::IsInParallelMode() }
+}
+
 /// Whether a statement runs: at the end of a transaction none does any more.
 pub fn has_snapshot() -> bool {
     // SAFETY: reads the backend's own state.

@@ -71,9 +71,8 @@ pub fn move_rows<'r, S: PageStore>(
         refused = row.check_refine(&format, exact_list);
         refused.is_ok().then(|| row.to_columns(&format))
     });
-    let entries: Vec<_> = entries.collect();
-    refused?;
-    Ok(pages::move_rows(store, &meta.pages, entries, pages)?)
+    pages::move_rows(store, &meta.pages, entries, pages)?;
+    Ok(refused?)
 }
 
 /// Ends an attempt that came to the end of the exact list, `is_finished` if no row may be in a list and the exact list at once.
@@ -83,6 +82,11 @@ pub fn finish_moves<S: PageStore>(store: &S, is_finished: bool) -> Result<Meta, 
 }
 
 impl Meta {
+    /// Whether the index was built without a model, and got one later.
+    pub fn got_lists_later(&self) -> bool {
+        self.pages.row_moves != RowMoves::Never
+    }
+
     /// Whether rows of the exact list may have a place in a list.
     pub fn has_rows_to_move(&self) -> bool {
         self.pages.row_moves == RowMoves::Unfinished
