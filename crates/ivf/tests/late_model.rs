@@ -68,6 +68,12 @@ impl Table {
         builder.finish().unwrap()
     }
 
+    fn has_no_code(&self, row: &Tid) -> bool {
+        self.entries[row]
+            .iter()
+            .any(|entry| entry.list == LISTS as u32)
+    }
+
     fn add_model<S: PageStore>(&self, store: &S, model_version: u64) -> Meta {
         let new = NewModel {
             model: &self.model,
@@ -260,7 +266,12 @@ fn all_rows_move() {
             .entry(&store, done.exact_list())
             .unwrap();
         let stats = collect_stats(&store, &done, (0, 0), 1).unwrap();
-        assert_eq!(stats.exact_rows(), 70);
+        let without_codes = tids(0..3_500)
+            .iter()
+            .filter(|row| table.has_no_code(row))
+            .count();
+        assert!(without_codes >= 70);
+        assert_eq!(stats.exact_rows(), without_codes as u64);
         // Only those inserted since then, and those that the exact list got from nobody.
         assert_eq!(stats.inserted, 400);
         assert!(exact.first > 0);
@@ -517,7 +528,7 @@ fn attempts_race_with_searches() {
             for model in [model(Metric::L2, 4), two_list_model(Metric::L2, 4)] {
                 let race = Race::new(model, refine, is_trained);
                 let mut count = 0;
-                for plan in [Plan::Exhaustive(1), Plan::Random(150)] {
+                for plan in [Plan::Exhaustive(2), Plan::Random(200)] {
                     let works: (&Work<'_, Vec<Tid>>, &Work<'_, ()>) =
                         (&race.search(), &race.attempt());
                     count += interleave(&race.store, &[], plan, works, |store, found, (), at| {
@@ -527,7 +538,8 @@ fn attempts_race_with_searches() {
                         race.table.expect_moved(store, &tids(0..RACE_ROWS));
                     });
                 }
-                assert!(count > 180, "{count}");
+                println!("trained {is_trained}, refine {refine}: {count} schedules");
+                assert!(count > 400, "{count}");
             }
         }
     }
@@ -539,7 +551,7 @@ fn attempts_race_with_inserts() {
         for refine in [false, true] {
             for model in [model(Metric::L2, 4), two_list_model(Metric::L2, 4)] {
                 let race = Race::new(model, refine, is_trained);
-                for plan in [Plan::Exhaustive(1), Plan::Random(150)] {
+                for plan in [Plan::Exhaustive(2), Plan::Random(200)] {
                     let works: (&Work<'_, ()>, &Work<'_, ()>) = (&race.inserts(), &race.attempt());
                     interleave(&race.store, &[], plan, works, |store, (), (), at| {
                         let all = tids(0..RACE_ROWS + 2);
