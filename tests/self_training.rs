@@ -363,28 +363,67 @@ fn reads_and_writes_go_on_meanwhile() {
     all_found(&mut db, "items", Metric::Cosine, all.row(ROWS));
 }
 
+/// Lets VACUUM take so long that it can be stopped in the midst of the moves.
+fn slow_vacuum(client: &mut Client) {
+    client.run("SET vacuum_cost_delay = 2; SET vacuum_cost_limit = 100");
+}
+
+/// Rows of the exact list of an index, none if it has no lists yet.
+fn rows_left(client: &mut Client) -> Option<i64> {
+    info(client, "CASE WHEN lists > 0 THEN exact_rows END")
+}
+
+/// Waits until the index has lists, if it is to be stopped after that, and then so long.
+fn wait_to_stop(client: &mut Client, has_lists: bool, milliseconds: u64) {
+    if has_lists {
+        wait_for("the lists", || rows_left(client).is_some());
+    }
+    thread::sleep(Duration::from_millis(milliseconds));
+}
+
+/// Whether attempts are to be stopped after the index has lists, and after how many milliseconds.
+const STOPS: [(bool, u64); 6] = [
+    (false, 400),
+    (true, 0),
+    (true, 150),
+    (true, 300),
+    (true, 500),
+    (true, 800),
+];
+
+/// Fails unless an attempt was stopped before, in the midst of, and after some of the moves.
+#[track_caller]
+fn stopped_everywhere(states: &[Option<i64>]) {
+    println!("rows of the exact list after each attempt: {states:?}");
+    assert_eq!(states[0], None);
+    let is_midst = |state: &Option<i64>| state.is_some_and(|left| left > 0);
+    assert!(states.iter().any(is_midst), "{states:?}");
+}
+
 #[test]
 fn an_attempt_that_is_canceled_is_taken_up_again() {
     let mut db = Database::new("canceled");
     let all = vectors();
     fill(&mut db, "", &all.slice(0..ROWS));
-    let (mut canceled, mut states) = (0, Vec::new());
-    for limit in (0..).map(|i| 50 + 100 * i) {
-        db.run(&format!("SET statement_timeout = '{limit}ms'"));
-        let outcome = db.batch_execute("VACUUM items");
-        db.run("RESET statement_timeout");
-        states.push(info::<i64>(&mut db, "exact_rows"));
+    let mut states = Vec::new();
+    for (has_lists, milliseconds) in STOPS {
+        let mut vacuum = db.session();
+        slow_vacuum(&mut vacuum);
+        let process: i32 = vacuum.one("SELECT pg_backend_pid()");
+        thread::scope(|scope| {
+            let vacuumed = scope.spawn(move || vacuum.batch_execute("VACUUM items"));
+            wait_to_stop(&mut db, has_lists, milliseconds);
+            db.run(&format!("SELECT pg_cancel_backend({process})"));
+            if let Err(error) = vacuumed.join().unwrap() {
+                assert_eq!(error.code().map(|it| it.code()), Some("57014"), "{error}");
+            }
+        });
+        states.push(rows_left(&mut db));
         verified(&mut db);
         all_found(&mut db, "items", Metric::Cosine, all.row(ROWS));
-        match outcome {
-            Ok(()) => break,
-            Err(error) => assert_eq!(error.code().map(|it| it.code()), Some("57014"), "{error}"),
-        }
-        canceled += 1;
     }
-    println!("rows of the exact list after each attempt: {states:?}");
-    assert!(canceled > 1, "{states:?}");
-    trained(&mut db);
+    stopped_everywhere(&states);
+    vacuum_to_the_end(&mut db);
     let recall = mean_recall(
         &mut db,
         "items",
@@ -407,18 +446,18 @@ fn a_killed_server_loses_no_row() {
     let all = vectors();
     fill(&mut client, "WITH (assignments = 2)", &all.slice(0..ROWS));
     let mut states = Vec::new();
-    for (round, milliseconds) in (0i64..).zip([300, 600, 900, 1_200, 1_500, 2_000, 3_000, 6_000]) {
+    for (round, (has_lists, milliseconds)) in (0i64..).zip(STOPS) {
         thread::scope(|scope| {
             let mut vacuum = server.connect_to("crash").unwrap();
-            // Slowly, so that kills come in the midst of the moves.
-            vacuum.run("SET vacuum_cost_delay = 1; SET vacuum_cost_limit = 400");
+            slow_vacuum(&mut vacuum);
             scope.spawn(move || vacuum.batch_execute("VACUUM items"));
             let mut writer = server.connect_to("crash").unwrap();
             scope.spawn(move || {
                 let insert = format!("INSERT INTO items SELECT 10000 + {round} * 1000 + id, embedding FROM items WHERE id < 300");
                 writer.batch_execute(&insert)
             });
-            thread::sleep(Duration::from_millis(milliseconds));
+            let mut watcher = server.connect_to("crash").unwrap();
+            wait_to_stop(&mut watcher, has_lists, milliseconds);
             server.kill9().unwrap();
         });
         server.restart().unwrap();
@@ -426,15 +465,11 @@ fn a_killed_server_loses_no_row() {
         healthy(&log);
         undamaged(&log, "crash");
         let mut client = server.connect_to("crash").unwrap();
+        states.push(rows_left(&mut client));
         verified(&mut client);
         all_found(&mut client, "items", Metric::Cosine, all.row(ROWS));
-        let state = (
-            info::<i32>(&mut client, "lists"),
-            info::<i64>(&mut client, "exact_rows"),
-        );
-        states.push(state);
     }
-    println!("lists and rows of the exact list after each kill: {states:?}");
+    stopped_everywhere(&states);
     let mut client = server.connect_to("crash").unwrap();
     vacuum_to_the_end(&mut client);
     all_found(&mut client, "items", Metric::Cosine, all.row(ROWS));
@@ -471,8 +506,7 @@ fn a_replica_follows() {
             }
             reads
         });
-        client.run("SET vacuum_cost_delay = 1");
-        client.run("SET vacuum_cost_limit = 400");
+        slow_vacuum(&mut client);
         client.run("VACUUM items");
         client.run("SELECT pg_logical_emit_message(true, 'test', '')");
         let until: String = client.one("SELECT pg_current_wal_flush_lsn()::text");
