@@ -256,7 +256,14 @@ fn all_rows_move() {
         (3_400..3_500).for_each(|i| table.insert(&store, &untrained, i));
         table.expect_found(&store, &tids(0..3_500));
         assert_eq!(check(&store).unwrap().problems, []);
+        let has_duplicates = |meta: &Meta| {
+            let searcher = Some(table.model.searcher());
+            let search = ListSearch::new(&store, meta, searcher, &vectors(1, 4)).unwrap();
+            search.has_duplicates()
+        };
+        assert!(has_duplicates(&added));
         let done = table.move_all(&store, 2, &|_| true);
+        assert_eq!(has_duplicates(&done), table.model.assignments() > 1);
         assert_eq!(done.pages.row_moves, RowMoves::Finished);
         table.expect_moved(&store, &tids(0..3_500));
         // The exact list is as short as it can be: searches read all of it.
@@ -303,6 +310,7 @@ fn searches_pass_over_pages_without_rows() {
     assert_eq!(first(&store), 5);
     table.expect_moved(&store, &tids(0..4 * PAGE_ROWS));
     // The closed page takes no row.
+    let blocks = store.block_count().unwrap();
     insert(
         &store,
         &meta,
@@ -312,7 +320,7 @@ fn searches_pass_over_pages_without_rows() {
         },
     )
     .unwrap();
-    assert!(store.block_count().unwrap() > 6);
+    assert_eq!(store.block_count().unwrap(), blocks + 1);
     let mut search = ListSearch::new(&store, &meta, Some(table.model.searcher()), &vectors(1, 4));
     assert_eq!(exact_rows(search.as_mut().unwrap()), [tid(9_999)]);
     assert_eq!(check(&store).unwrap().problems, []);
@@ -475,24 +483,39 @@ fn pages_of_another_attempt_are_used_again() {
     other.expect_moved(&cut, &tids(0..50));
 }
 
-/// Races of one page of rows.
+/// Races over a few rows.
 struct Race {
     table: Table,
     store: MemoryStore,
+    /// Before the race.
     meta: Meta,
+    rows: BTreeSet<Tid>,
+    /// Number of the first row that is not there.
+    next: usize,
 }
 
-const RACE_ROWS: usize = 3;
-
 impl Race {
-    fn new(model: Model, refine: bool, is_trained: bool) -> Race {
-        let table = Table::new(model, refine, RACE_ROWS + 2);
+    /// An exact list of one page, or of two, the first of which has room again.
+    fn new(model: Model, refine: bool, is_trained: bool, has_two_pages: bool) -> Race {
+        let built = if has_two_pages { PAGE_ROWS + 1 } else { 3 };
+        let table = Table::new(model, refine, built + 2);
         let store = MemoryStore::new();
-        let mut meta = table.build(&store, RACE_ROWS);
+        let mut meta = table.build(&store, built);
+        let mut rows = tids(0..built);
+        if has_two_pages {
+            rows.retain(|row| *row < tid(2) || *row == tid(built - 1));
+            vacuum(&store, &mut |row| !rows.contains(&row)).unwrap();
+        }
         if is_trained {
             meta = table.add_model(&store, 6);
         }
-        Race { table, store, meta }
+        Race {
+            table,
+            store,
+            meta,
+            rows,
+            next: built,
+        }
     }
 
     fn attempt(&self) -> Box<Work<'_, ()>> {
@@ -508,55 +531,57 @@ impl Race {
     /// An insert by a session that read the metapage before, and one that reads it now.
     fn inserts(&self) -> Box<Work<'_, ()>> {
         Box::new(|store: &Actor<'_>| {
-            self.table.insert(store, &self.meta, RACE_ROWS);
+            self.table.insert(store, &self.meta, self.next);
             let meta = Meta::read(store).unwrap();
-            self.table.insert(store, &meta, RACE_ROWS + 1);
+            self.table.insert(store, &meta, self.next + 1);
         })
+    }
+}
+
+/// The races with each kind of index.
+fn races(mut run: impl FnMut(&Race)) {
+    for is_trained in [false, true] {
+        for refine in [false, true] {
+            for has_two_pages in [false, true] {
+                for model in [model(Metric::L2, 4), two_list_model(Metric::L2, 4)] {
+                    run(&Race::new(model, refine, is_trained, has_two_pages));
+                }
+            }
+        }
     }
 }
 
 #[test]
 fn attempts_race_with_searches() {
-    for is_trained in [false, true] {
-        for refine in [false, true] {
-            for model in [model(Metric::L2, 4), two_list_model(Metric::L2, 4)] {
-                let race = Race::new(model, refine, is_trained);
-                let mut count = 0;
-                for plan in [Plan::Exhaustive(2), Plan::Random(200)] {
-                    let works: (&Work<'_, Vec<Tid>>, &Work<'_, ()>) =
-                        (&race.search(), &race.attempt());
-                    count += interleave(&race.store, &[], plan, works, |store, found, (), at| {
-                        let once: BTreeSet<Tid> = found.iter().copied().collect();
-                        assert_eq!(once.len(), found.len(), "a row twice: {at:?}");
-                        assert_eq!(once, tids(0..RACE_ROWS), "{at:?}");
-                        race.table.expect_moved(store, &tids(0..RACE_ROWS));
-                    });
-                }
-                println!("trained {is_trained}, refine {refine}: {count} schedules");
-                assert!(count > 400, "{count}");
-            }
+    races(|race| {
+        let mut count = 0;
+        for plan in [Plan::Exhaustive(2), Plan::Random(200)] {
+            let works: (&Work<'_, Vec<Tid>>, &Work<'_, ()>) = (&race.search(), &race.attempt());
+            count += interleave(&race.store, &[], plan, works, |store, found, (), at| {
+                let once: BTreeSet<Tid> = found.iter().copied().collect();
+                assert_eq!(once.len(), found.len(), "a row twice: {at:?}");
+                assert_eq!(once, race.rows, "{at:?}");
+                race.table.expect_moved(store, &race.rows);
+            });
         }
-    }
+        println!("{count} schedules");
+        assert!(count > 400, "{count}");
+    });
 }
 
 #[test]
 fn attempts_race_with_inserts() {
-    for is_trained in [false, true] {
-        for refine in [false, true] {
-            for model in [model(Metric::L2, 4), two_list_model(Metric::L2, 4)] {
-                let race = Race::new(model, refine, is_trained);
-                for plan in [Plan::Exhaustive(2), Plan::Random(200)] {
-                    let works: (&Work<'_, ()>, &Work<'_, ()>) = (&race.inserts(), &race.attempt());
-                    interleave(&race.store, &[], plan, works, |store, (), (), at| {
-                        let all = tids(0..RACE_ROWS + 2);
-                        let report = check(store).unwrap();
-                        assert_eq!(report.problems, [], "{at:?}");
-                        race.table.expect_found(store, &all);
-                        let meta = Meta::read(store).unwrap();
-                        assert_eq!(meta.pages.row_moves, RowMoves::Finished);
-                    });
-                }
-            }
+    races(|race| {
+        let mut all = race.rows.clone();
+        all.extend(tids(race.next..race.next + 2));
+        for plan in [Plan::Exhaustive(2), Plan::Random(200)] {
+            let works: (&Work<'_, ()>, &Work<'_, ()>) = (&race.inserts(), &race.attempt());
+            interleave(&race.store, &[], plan, works, |store, (), (), at| {
+                assert_eq!(check(store).unwrap().problems, [], "{at:?}");
+                race.table.expect_found(store, &all);
+                let meta = Meta::read(store).unwrap();
+                assert_eq!(meta.pages.row_moves, RowMoves::Finished);
+            });
         }
-    }
+    });
 }
