@@ -37,7 +37,7 @@ use crate::pg::page_store::RelationStore;
 use crate::pg::relation::{Heap, Index, VacuumedTable};
 use crate::pg::report::warning;
 use crate::pg::role::as_role;
-use crate::pg::server::{commit_durably, in_parallel_mode, random_u64};
+use crate::pg::server::{commit_durably, flush_wal, in_parallel_mode, random_u64};
 use crate::pg::subtransaction::in_subtransaction;
 use crate::pg::vector_datum::ReadElements;
 use crate::pg::workers::{self, SharedProgress, Workers};
@@ -154,7 +154,7 @@ impl Attempt<'_> {
             model_version: random_u64(),
         };
         let meta = ivf::add_model(self.store, &new).map_err(self.failed())?;
-        commit_durably();
+        flush_wal();
         let collector = GroundTruthCollector::new(&model, queries.kind, queries.vectors);
         let meta = self.move_all(meta, &model, Some(&collector))?;
         self.calibrate(meta, &model, &collector.finish())

@@ -22,6 +22,12 @@ pub fn commit_durably() {
     unsafe { pg_sys::ForceSyncCommit() };
 }
 
+/// Waits until all that this transaction has written to the WAL is on disk: a crash would lose it otherwise, and the work with it.
+pub fn flush_wal() {
+    // SAFETY: the position of the backend's own last record, 0 if there is none.
+    unsafe { pg_sys::XLogFlush(pg_sys::XactLastRecEnd) };
+}
+
 /// Whether `pg_upgrade` is making the new server's catalogs.
 pub fn in_binary_upgrade() -> bool {
     // SAFETY: set at the server's start.
