@@ -68,6 +68,11 @@ pub struct IndexName {
 }
 
 impl IndexName {
+    /// The statement that builds the index anew beside reads and writes.
+    pub fn reindex(&self) -> String {
+        format!("REINDEX INDEX CONCURRENTLY {}", self.quoted)
+    }
+
     /// Whether `REINDEX CONCURRENTLY` gave this name to its new or old index.
     pub fn is_transient(&self) -> bool {
         let name = self.plain.trim_end_matches(|c: char| c.is_ascii_digit());

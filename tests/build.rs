@@ -306,7 +306,8 @@ fn a_thousand_rows_are_enough_to_train() {
         "999 rows",
         "1000",
         "HINT",
-        "REINDEX INDEX public.one",
+        "VACUUM",
+        "REINDEX INDEX CONCURRENTLY public.one",
     ] {
         assert!(notices.contains(words), "{words} in {notices}");
     }

@@ -68,6 +68,7 @@ fn of_kind(pages: &[Vec<u8>], kind: u8) -> Vec<usize> {
 /// Changes the pages of an index.
 type Damage = fn(&mut [Vec<u8>]);
 
+const BLOB: u8 = 2;
 const POSTING: u8 = 4;
 const REFINE: u8 = 5;
 
@@ -91,7 +92,7 @@ fn every_kind_of_damage_is_found() {
                 (|pages: &mut [Vec<u8>]| pages[0][80] ^= 64) as Damage,
             ),
             ("the blob does not have its checksum", |pages| {
-                pages[1][100] ^= 1
+                pages[of_kind(pages, BLOB)[0]][100] ^= 1
             }),
             ("unknown kind", |pages| {
                 pages[of_kind(pages, POSTING)[0]][24] = 77

@@ -229,7 +229,7 @@ fn the_planner_is_told_what_is_there() {
 }
 
 #[test]
-fn a_vacuum_that_has_nothing_to_remove_reads_nothing() {
+fn a_vacuum_that_has_nothing_to_remove_reads_few_pages() {
     let (mut db, others) = items("nothing", Metric::L2);
     db.run(
         "CREATE INDEX fine ON items USING distillvq (embedding) WITH (refine = sq7);
@@ -247,7 +247,8 @@ fn a_vacuum_that_has_nothing_to_remove_reads_nothing() {
         db.run_each(&["VACUUM items", "SELECT pg_stat_force_next_flush()"]);
         accesses(db) - before
     };
-    assert_eq!(vacuumed(&mut db), 0);
+    // The three metapages, and the rows of the index that is too small to train.
+    assert_eq!(vacuumed(&mut db), 6);
     // With something to remove it does, so accesses are seen.
     db.run("DELETE FROM items WHERE id < 100");
     assert!(vacuumed(&mut db) > 10);

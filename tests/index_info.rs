@@ -212,7 +212,7 @@ fn training_and_calibration_are_told() {
 }
 
 #[test]
-fn an_index_over_too_few_rows_is_to_be_built_anew_once_there_are_enough() {
+fn an_index_over_too_few_rows_is_to_be_vacuumed_once_there_are_enough() {
     let mut db = Database::new("untrained");
     let all = Vectors::clustered(1_200, 12, 10, 6);
     table(&mut db, "items", "vector", &all.slice(0..900));
@@ -222,6 +222,12 @@ fn an_index_over_too_few_rows_is_to_be_built_anew_once_there_are_enough() {
                 AND trained_at IS NULL AND trained_rows IS NULL AND drift IS NULL AND query_source = 'none'";
     assert!(said::<bool>(&mut db, told));
     insert(&mut db, &all.slice(900..1_200));
+    let told = advice(&mut db);
+    assert!(
+        told.starts_with("vacuum: ") && told.contains("public.items"),
+        "{told}"
+    );
+    db.run("ALTER INDEX one SET (auto_train = off)");
     let told = advice(&mut db);
     assert!(
         told.starts_with("reindex: ") && told.contains("public.one"),

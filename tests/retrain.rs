@@ -180,7 +180,7 @@ fn what_cannot_be_trained_is_told() {
         "'untrained'",
         "55000",
         "no model",
-        "REINDEX INDEX public.untrained",
+        "REINDEX INDEX CONCURRENTLY public.untrained",
     );
     expect(
         "'one', query_column => 'embedding'",

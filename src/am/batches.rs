@@ -1,8 +1,10 @@
 //! Batches of raw rows, which workers encode, and how `maintenance_work_mem` is divided among them.
 
 use crate::pg::memory::maintenance_bytes;
-use crate::pg::workers::{max_in_flight, threads};
-use distillvq_ivf::Tid;
+use crate::pg::workers::{SharedProgress, max_in_flight, threads};
+use distillvq_ivf::{GroundTruthCollector, RowEncoder, Tid};
+use distillvq_model::EncodedRows;
+use distillvq_training::{TrainError, check_interrupts};
 
 /// Bytes of raw vectors in a batch: small enough to keep many workers busy, large enough to be worth a worker's waking.
 const BATCH_BYTES: std::ops::RangeInclusive<usize> = 256 << 10..=1 << 20;
@@ -18,6 +20,33 @@ pub struct RowBatch {
     pub tids: Vec<Tid>,
     /// Elements, row-major.
     pub vectors: Vec<f32>,
+}
+
+/// What a worker makes of a batch.
+pub struct EncodedBatch {
+    /// Their addresses.
+    pub tids: Vec<Tid>,
+    /// What the index stores of them.
+    pub encoded: EncodedRows,
+}
+
+/// A worker gives up in the middle of a batch when the command ends before it.
+pub type Encoding = std::result::Result<EncodedBatch, TrainError>;
+
+/// Encodes a batch, and offers it to a search for true neighbors.
+pub fn encode(
+    encoder: RowEncoder<'_>,
+    truth: Option<&GroundTruthCollector<'_>>,
+    batch: RowBatch,
+    progress: &SharedProgress,
+) -> Encoding {
+    let RowBatch { tids, vectors } = batch;
+    let check = || check_interrupts(progress);
+    let encoded = encoder.try_encode(&vectors, check)?;
+    if let Some(truth) = truth {
+        truth.offer(&tids, &vectors, &encoded, check)?;
+    }
+    Ok(EncodedBatch { tids, encoded })
 }
 
 /// How `maintenance_work_mem` is dealt out.

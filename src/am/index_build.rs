@@ -1,7 +1,6 @@
 //! Building an index: sample, train, then one pass over the table that encodes its rows into sorted runs ([`load`]).
 
 mod load;
-mod run;
 
 use crate::am::calibration::queries::{CalibrationQueries, rows_as_queries};
 use crate::am::failure::with_index;
@@ -27,19 +26,8 @@ pub struct BuildCounts {
 
 /// Builds the index over the table's rows.
 pub fn build(heap: Heap, index: Index, info: &IndexInfo) -> Result<BuildCounts> {
-    let (element, dim, options) = (index.element()?, index.dimensions()?, Options::of(index));
-    let refine = refine(element, dim, &options)?;
-    let plan = BuildPlan {
-        index,
-        element,
-        metric: index.metric()?,
-        dim,
-        refine,
-        options: Options {
-            refine: Some(refine),
-            ..options
-        },
-    };
+    let plan = plan(index)?;
+    let dim = plan.dim;
     // At a commit, without a snapshot, nothing may fail.
     if plan.options.model.is_none() && crate::pg::server::has_snapshot() {
         let asked = train_options(&plan.options, plan.metric, (0, dim), SEED);
@@ -59,6 +47,23 @@ pub fn build(heap: Heap, index: Index, info: &IndexInfo) -> Result<BuildCounts> 
         None => train_from_table(&plan, heap)?,
     };
     load::load(&plan, heap, info, build_model, rows)
+}
+
+/// The fixed facts of an index.
+pub fn plan(index: Index) -> Result<BuildPlan> {
+    let (element, dim, options) = (index.element()?, index.dimensions()?, Options::of(index));
+    let refine = refine(element, dim, &options)?;
+    Ok(BuildPlan {
+        index,
+        element,
+        metric: index.metric()?,
+        dim,
+        refine,
+        options: Options {
+            refine: Some(refine),
+            ..options
+        },
+    })
 }
 
 /// Builds the index of an empty table. That happens at each commit to those of temporary tables `ON COMMIT DELETE ROWS`, where
@@ -103,7 +108,7 @@ fn refine(element: ElementType, dim: usize, options: &Options) -> Result<bool> {
 }
 
 /// The named model, if it fits the index.
-fn named_model(plan: &BuildPlan, name: &str) -> Result<Model> {
+pub fn named_model(plan: &BuildPlan, name: &str) -> Result<Model> {
     let model = catalog::load(name)?;
     let name = name.to_owned();
     if model.dim() != plan.dim {

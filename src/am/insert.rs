@@ -1,7 +1,8 @@
 //! Adding rows: each is encoded with the model and appended to its list.
 //!
 //! A statement opens the index once, at its first row. What an insert uses of the metapage and the model never changes in a
-//! relation's file: metric, dimensions, lists, codes, directory, and the encoder. A model that is trained again meanwhile gets
+//! relation's file once it has a model: metric, dimensions, lists, codes, directory, and the encoder. An untrained index, which may
+//! get a model at any time, is looked at again before each row; a row that goes to the exact list nevertheless is found there. A model that is trained again meanwhile gets
 //! another student, which only searches use (`distillvq_ivf::replace_student`). A build makes another file, which needs a lock
 //! that the statement's own lock on the index keeps away; in the statement's own session PostgreSQL refuses it, as the index is
 //! in use.
@@ -37,6 +38,9 @@ impl Inserter {
         tid: Tid,
         read: impl FnOnce(ElementType, &mut Vec<f32>) -> usize,
     ) -> Result<()> {
+        if self.open.is_outdated()? {
+            self.open = OpenIndex::open(self.open.index)?;
+        }
         let Self { open, vector, .. } = self;
         vector.clear();
         open.check_dimensions(read(self.element, vector))?;

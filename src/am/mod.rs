@@ -3,6 +3,7 @@
 pub mod batches;
 pub mod calibration;
 pub mod cost;
+pub mod encoded_run;
 pub mod failure;
 pub mod index_build;
 pub mod insert;
@@ -10,6 +11,7 @@ pub mod last_scan;
 pub mod model_store;
 pub mod open_index;
 pub mod scan;
+pub mod self_training;
 pub mod stage_timer;
 pub mod training;
 pub mod vacuum;

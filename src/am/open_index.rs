@@ -29,7 +29,7 @@ impl OpenIndex {
         Ok(Self::with_meta(index, store, meta))
     }
 
-    /// An index that was just built.
+    /// An index whose metapage was just written.
     pub fn built(index: Index, meta: Meta) -> Self {
         Self::with_meta(index, RelationStore::for_search(index), meta)
     }
@@ -42,6 +42,15 @@ impl OpenIndex {
             encoder: OnceCell::new(),
             searcher: OnceCell::new(),
         }
+    }
+
+    /// Whether the index was untrained as it was opened, and has a model now.
+    pub fn is_outdated(&self) -> Result<bool> {
+        if self.meta.has_model() {
+            return Ok(false);
+        }
+        let now = Meta::read(&self.store).map_err(with_index(self.index))?;
+        Ok(now.has_model())
     }
 
     /// Its pages.

@@ -3,7 +3,7 @@
 use crate::am::failure::{PageOpError, with_index};
 use crate::am::open_index::OpenIndex;
 use crate::am::stage_timer::{self, Stage, Timed, timed};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::pg::heap::HeapDistances;
 use crate::pg::page_store::RelationStore;
 use crate::pg::relation::Index;
@@ -13,7 +13,7 @@ use crate::settings::search::SearchParams;
 use distillvq_ivf::distance_range::DistanceRange;
 use distillvq_ivf::refine::RefineStream;
 use distillvq_ivf::rerank::{CandidateSource, Hit, RerankOptions, RerankStats, RerankStream};
-use distillvq_ivf::{Candidate, ListSearch, Tid};
+use distillvq_ivf::{self as ivf, Candidate, ListSearch, Tid};
 use distillvq_model::Searcher;
 use std::borrow::Cow;
 
@@ -55,6 +55,10 @@ impl SearchStats {
 pub struct IndexSearch {
     query: Option<OwnedVector>,
     stream: SearchStream,
+    /// See [`SearchStream::set_max_distance`].
+    range: Option<DistanceRange>,
+    /// What was done before the search began again.
+    before: SearchStats,
 }
 
 impl IndexSearch {
@@ -67,21 +71,51 @@ impl IndexSearch {
         target.check_dimensions(elements.len())?;
         let params = SearchParams::of_session(&Options::of(target.index), &target.meta);
         let stream = SearchStream::start(target, target.searcher()?, &elements, params)?;
-        Ok(Self { query, stream })
+        Ok(Self {
+            query,
+            stream,
+            range: None,
+            before: SearchStats::default(),
+        })
     }
 
     /// What was done so far.
     pub fn counters(&self) -> SearchStats {
-        self.stream.counters()
+        self.stream.counters().plus(self.before)
     }
 
     /// See [`SearchStream::set_max_distance`].
     pub fn set_max_distance(&mut self, range: &DistanceRange) {
         self.stream.set_max_distance(range);
+        self.range = Some(*range);
     }
 
-    /// The next row in exact order, or none after the last.
-    pub fn next(&mut self, distances: &mut HeapDistances) -> Result<Option<Hit>> {
+    /// The next row in exact order, or none after the last. If the index `open`, in which the search began, was untrained and has
+    /// a model now, it is opened again, and the search goes on there.
+    pub fn next(
+        &mut self,
+        open: &mut OpenIndex,
+        distances: &mut HeapDistances,
+    ) -> Result<Option<Hit>> {
+        match self.stream.next(self.query.as_ref(), distances) {
+            Err(Error::Pages {
+                source: ivf::Error::ModelAdded,
+                ..
+            }) => {}
+            found => return found,
+        }
+        *open = OpenIndex::open(open.index)?;
+        let before = self.counters();
+        let returned_before = self.stream.returned_before();
+        let mut again = Self::start(open, self.query.take())?;
+        again.before = before;
+        if let Some(range) = &self.range {
+            again.set_max_distance(range);
+        }
+        if let Some(hit) = returned_before {
+            again.stream.begin_at(hit);
+        }
+        *self = again;
         self.stream.next(self.query.as_ref(), distances)
     }
 }
@@ -165,6 +199,16 @@ impl SearchStream {
                 }
             });
         }
+    }
+
+    /// See [`RerankStream::returned_before`].
+    fn returned_before(&self) -> Option<Hit> {
+        with_stream!(&self.stream, it => it.returned_before())
+    }
+
+    /// See [`RerankStream::begin_at`].
+    fn begin_at(&mut self, hit: Hit) {
+        with_stream!(&mut self.stream, it => it.begin_at(hit));
     }
 
     /// Searches as if a row were not there. To be called before the first row is asked for.

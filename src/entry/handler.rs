@@ -46,8 +46,8 @@ fn describe(routine: &mut pg_sys::IndexAmRoutine) {
     routine.amcanorderbyop = true;
     // Without it the planner makes no path for ORDER BY alone; NULLs are not indexed nevertheless, as in pgvector.
     routine.amoptionalkey = true;
-    routine.amparallelvacuumoptions = (pg_sys::VACUUM_OPTION_PARALLEL_BULKDEL
-        | pg_sys::VACUUM_OPTION_PARALLEL_COND_CLEANUP) as u8;
+    // Not the cleanup: it may train the index, which is not for a parallel worker.
+    routine.amparallelvacuumoptions = pg_sys::VACUUM_OPTION_PARALLEL_BULKDEL as u8;
     routine.ambuild = Some(ambuild);
     routine.ambuildempty = Some(ambuildempty);
     routine.aminsert = Some(aminsert);
@@ -192,6 +192,7 @@ unsafe extern "C-unwind" fn amvacuumcleanup(
             }
             let index = Index::new((*info).index);
             let store = RelationStore::for_vacuum(index, (*info).strategy);
+            am::self_training::maintain(index, &store);
             let pages = store.block_count();
             if !stats.is_null() {
                 (*stats).num_pages = pages;

@@ -144,7 +144,12 @@ pub unsafe fn next(scan: pg_sys::IndexScanDesc) -> Result<bool> {
             running.set_max_distance(&range);
         }
     }
-    let found = running.next(distances)?;
+    let open = match &mut state.open {
+        Some(open) => open,
+        // SAFETY: the relation is open during the scan.
+        none => none.insert(OpenIndex::open(unsafe { Index::new(scan.indexRelation) })?),
+    };
+    let found = running.next(open, distances)?;
     // SAFETY: the relation is open during the scan.
     last_scan::set(unsafe { (*scan.indexRelation).rd_id }, state.counters());
     if let Some(hit) = found {

@@ -230,7 +230,7 @@ impl Error {
             }
             Self::OtherSession(_) => "Run the function in the session that created the index.".into(),
             Self::Untrained(index) => {
-                format!("Run REINDEX INDEX {} to train a model; the table was too small when the index was built.", index.quoted)
+                format!("Run {} to train a model; the table was too small when the index was built.", index.reindex())
             }
             Self::ModelDimensions { .. } => {
                 "Train a model on this column: SELECT distillvq_train(table, column, metric => ...).".into()

@@ -170,8 +170,12 @@ impl IndexReport {
     fn compute(locked: &LockedIndex) -> Result<Self> {
         let (index, heap) = (locked.index(), locked.heap());
         let target = OpenIndex::open(index)?;
-        let mut stats = collect_stats(target.store(), &target.meta, (ENTRIES, NEW_ROWS), SEED)
-            .map_err(with_index(index))?;
+        let stats = collect_stats(target.store(), &target.meta, (ENTRIES, NEW_ROWS), SEED);
+        if target.is_outdated()? {
+            // It got a model meanwhile, which happens once.
+            return Self::compute(locked);
+        }
+        let mut stats = stats.map_err(with_index(index))?;
         stats.sampled_tids.sort_unstable();
         stats.inserted_sample.sort_unstable_by_key(|row| row.tid);
         let (dead, looked_at) = (
@@ -327,9 +331,17 @@ impl IndexReport {
         match self.condition().advice() {
             Advice::NothingToDo => "ok".to_owned(),
             Advice::ModelMissing => self.without_model(&index),
+            Advice::Unquantized(rows) if self.meta.has_rows_to_move() => format!(
+                "vacuum: {rows} of {} rows have no code yet, so every search compares them; VACUUM {table}",
+                self.stats.rows()
+            ),
             Advice::Unquantized(rows) => format!(
                 "reindex: {rows} of {} rows have no code, so every search compares them; {rebuild}",
                 self.stats.rows()
+            ),
+            Advice::Untrained if Options::of(self.index).trains_itself() => format!(
+                "vacuum: the table was too small to train on when the index was built, so searches compare every row until VACUUM \
+                 trains it; VACUUM {table}"
             ),
             Advice::Untrained => format!(
                 "reindex: the table was too small to train on when the index was built, so searches compare every row; {reindex}"

@@ -15,7 +15,7 @@ mod values;
 pub(super) use fetch::HeapFetcher;
 pub use fetch::{HeapDistances, count_dead, fetch_live};
 pub use sample::{SampledRows, sample, sample_blocks};
-pub use table_scan::{VisibleRows, build_scan};
+pub use table_scan::{RowFn, VisibleRows, build_scan};
 pub use values::IndexInfo;
 
 use crate::pg::relation::Heap;
@@ -29,8 +29,16 @@ pub struct Snapshot(pg_sys::Snapshot);
 impl Snapshot {
     /// Takes one that sees what has been committed by now, whatever the transaction's isolation level: what a build indexes.
     pub fn latest() -> Self {
-        // SAFETY: inside a transaction; released in Drop, or by the abort after an error.
-        Self(unsafe { pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot()) })
+        // SAFETY: inside a transaction; released in Drop, or by the abort after an error. A VACUUM with parallel workers may not take
+        // the first kind; the second is as new, and copied as it is registered.
+        Self(unsafe {
+            let latest = if pg_sys::IsInParallelMode() {
+                pg_sys::GetCatalogSnapshot(pg_sys::InvalidOid)
+            } else {
+                pg_sys::GetLatestSnapshot()
+            };
+            pg_sys::RegisterSnapshot(latest)
+        })
     }
 
     /// Takes that of the running statement.

@@ -1,11 +1,15 @@
 //! Memory: limits from settings, temporary memory contexts, and the C library's allocator.
 
+use crate::pg::server::{is_autovacuum, setting};
 use pgrx::pg_sys;
 
-/// `maintenance_work_mem` in bytes.
+/// `maintenance_work_mem` in bytes, or in autovacuum `autovacuum_work_mem` if that is set.
 pub fn maintenance_bytes() -> usize {
+    let of_autovacuum = || setting(c"autovacuum_work_mem")?.parse().ok();
+    let of_autovacuum: Option<i32> = is_autovacuum().then(of_autovacuum).flatten();
     // SAFETY: an integer that only this thread changes.
     let kilobytes = unsafe { pg_sys::maintenance_work_mem };
+    let kilobytes = of_autovacuum.filter(|it| *it >= 0).unwrap_or(kilobytes);
     kilobytes.max(1024) as usize * 1024
 }
 

@@ -45,9 +45,20 @@ impl Drop for Progress {
     }
 }
 
+/// Whether the running command is one of those that `pg_stat_progress_create_index` shows: VACUUM, which trains too, has a view of
+/// its own.
+fn is_shown() -> bool {
+    let shown = pg_sys::ProgressCommandType::PROGRESS_COMMAND_CREATE_INDEX;
+    // SAFETY: null, or the backend's own status.
+    unsafe { pg_sys::MyBEEntry.as_ref() }.is_some_and(|status| status.st_progress_command == shown)
+}
+
 /// Reports the phase of an index build to `pg_stat_progress_create_index`.
 pub fn report_phase(phase: i64) {
-    // SAFETY: does nothing when no command reports progress.
+    if !is_shown() {
+        return;
+    }
+    // SAFETY: the backend's own status.
     unsafe {
         pg_sys::pgstat_progress_update_param(pg_sys::PROGRESS_CREATEIDX_SUBPHASE as i32, phase)
     };
@@ -55,6 +66,9 @@ pub fn report_phase(phase: i64) {
 
 /// Reports how far a phase of an index build is.
 pub fn report_progress(done: usize, total: usize) {
+    if !is_shown() {
+        return;
+    }
     // SAFETY: as in `report_phase`.
     unsafe {
         pg_sys::pgstat_progress_update_param(

@@ -157,6 +157,12 @@ impl Index {
         }
     }
 
+    /// Whether searches may use it: its build has come to an end.
+    pub fn is_valid(self) -> bool {
+        // SAFETY: an open index has its catalog row.
+        unsafe { (*(*self.0).rd_index).indisvalid }
+    }
+
     /// The owner of the index and its table.
     pub fn owner(self) -> pg_sys::Oid {
         // SAFETY: an open relation.
@@ -336,8 +342,7 @@ impl LockedIndex {
 
     /// Whether searches may use it: its build has come to an end.
     pub fn is_valid(&self) -> bool {
-        // SAFETY: an open index has its catalog row.
-        unsafe { (*(*self.index).rd_index).indisvalid }
+        self.index().is_valid()
     }
 
     fn persistence(&self) -> u8 {
@@ -354,6 +359,31 @@ impl Drop for LockedIndex {
                 pg_sys::index_close(self.index, self.locks.index);
                 pg_sys::table_close(self.heap, self.locks.heap);
             }
+        }
+    }
+}
+
+/// The table of an index that VACUUM has open and locked. Closed when dropped; after an error the abort does that.
+pub struct VacuumedTable(pg_sys::Relation);
+
+impl VacuumedTable {
+    /// Opens it once more.
+    pub fn of(index: Index) -> Self {
+        // SAFETY: VACUUM holds the lock.
+        Self(unsafe { pg_sys::table_open(index.table(), pg_sys::NoLock as pg_sys::LOCKMODE) })
+    }
+
+    /// The table.
+    pub fn heap(&self) -> Heap {
+        Heap(self.0)
+    }
+}
+
+impl Drop for VacuumedTable {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: opened in `of`, closed once; the lock is VACUUM's.
+            unsafe { pg_sys::table_close(self.0, pg_sys::NoLock as pg_sys::LOCKMODE) };
         }
     }
 }

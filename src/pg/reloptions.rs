@@ -17,7 +17,7 @@ pub struct OptionSpec {
     pub kind: OptionKind,
     /// Its place in [`RawOptions`].
     pub offset: usize,
-    /// Whether it affects searches only: then changing it needs no rebuild, and no lock that holds off searches.
+    /// Whether it affects searches and VACUUM only: then changing it needs no rebuild, and no lock that holds off searches.
     pub for_scans: bool,
 }
 
@@ -29,6 +29,8 @@ pub enum OptionKind {
     Real { min: f64, max: f64 },
     /// None by default.
     Text,
+    /// On or off.
+    Boolean { default: bool },
 }
 
 /// The struct that the server keeps in `rd_options`.
@@ -52,6 +54,8 @@ pub struct RawOptions {
     pub refine: i32,
     /// Negative = none.
     pub target_recall: f64,
+    /// Whether VACUUM trains an untrained index.
+    pub auto_train: bool,
 }
 
 static KIND: OnceLock<pg_sys::relopt_kind::Type> = OnceLock::new();
@@ -78,6 +82,9 @@ pub fn register(options: &'static [OptionSpec]) {
                 OptionKind::Text => {
                     pg_sys::add_string_reloption(kind, name, about, std::ptr::null(), None, lock);
                 }
+                OptionKind::Boolean { default } => {
+                    pg_sys::add_bool_reloption(kind, name, about, default, lock);
+                }
             }
         }
         let _ = KIND.set(kind);
@@ -95,6 +102,7 @@ pub fn build(
             OptionKind::Integer { .. } => pg_sys::relopt_type::RELOPT_TYPE_INT,
             OptionKind::Real { .. } => pg_sys::relopt_type::RELOPT_TYPE_REAL,
             OptionKind::Text => pg_sys::relopt_type::RELOPT_TYPE_STRING,
+            OptionKind::Boolean { .. } => pg_sys::relopt_type::RELOPT_TYPE_BOOL,
         };
         parse_element(option.name, kind, option.offset)
     };

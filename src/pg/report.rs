@@ -13,6 +13,12 @@ pub fn notice(message: &str, detail: &str, hint: &str) {
     report(state, message, Some(detail), hint).report(PgLogLevel::NOTICE);
 }
 
+/// Tells the user of something that needs attention.
+pub fn warning(message: &str, detail: &str, hint: &str) {
+    let state = PgSqlErrorCode::ERRCODE_WARNING;
+    report(state, message, Some(detail), hint).report(PgLogLevel::WARNING);
+}
+
 /// What the server is told, in the database's encoding.
 fn report(state: PgSqlErrorCode, message: &str, detail: Option<&str>, hint: &str) -> ErrorReport {
     let report =

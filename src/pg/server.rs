@@ -22,10 +22,28 @@ pub fn commit_durably() {
     unsafe { pg_sys::ForceSyncCommit() };
 }
 
+/// Waits until all that this transaction has written to the WAL is on disk: a crash would lose it otherwise, and the work with it.
+pub fn flush_wal() {
+    // SAFETY: the position of the backend's own last record, 0 if there is none.
+    unsafe { pg_sys::XLogFlush(pg_sys::XactLastRecEnd) };
+}
+
 /// Whether `pg_upgrade` is making the new server's catalogs.
 pub fn in_binary_upgrade() -> bool {
     // SAFETY: set at the server's start.
     unsafe { pg_sys::IsBinaryUpgrade }
+}
+
+/// Whether this is a worker of autovacuum.
+pub fn is_autovacuum() -> bool {
+    // SAFETY: set as the process starts.
+    unsafe { pg_sys::MyBackendType == pg_sys::BackendType::B_AUTOVAC_WORKER }
+}
+
+/// Whether the command runs with parallel workers: then it may not begin a subtransaction.
+pub fn in_parallel_mode() -> bool {
+    // SAFETY: reads the backend's own state.
+    unsafe { pg_sys::IsInParallelMode() }
 }
 
 /// Whether a statement runs: at the end of a transaction none does any more.

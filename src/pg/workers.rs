@@ -9,6 +9,7 @@
 //! midst (a termination does not unwind), and then [`stop_at_exit`] waits for the threads.
 
 use crate::error::{Error, Result};
+use crate::pg::server::is_autovacuum;
 use pgrx::pg_sys;
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -116,6 +117,10 @@ impl Drop for SignalsBlocked {
 
 /// Threads that a maintenance command may use: the leader and its permitted helpers, but no more than there are cores.
 pub fn threads() -> usize {
+    // As the server's own maintenance does there.
+    if is_autovacuum() {
+        return 1;
+    }
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     // SAFETY: an integer that only this thread changes.
     let helpers = unsafe { pg_sys::max_parallel_maintenance_workers };

@@ -32,10 +32,12 @@ pub struct Options {
     pub model: Option<String>,
     /// Whether the index keeps refine codes; none = where vectors are too long for the table's own pages.
     pub refine: Option<bool>,
+    /// Whether VACUUM trains the index if it was built over too few rows; none = it does.
+    pub auto_train: Option<bool>,
 }
 
 /// Names of all options, for hints.
-const NAMES: [&str; 8] = [
+const NAMES: [&str; 9] = [
     "lists",
     "subquantizers",
     "bits",
@@ -44,13 +46,14 @@ const NAMES: [&str; 8] = [
     "target_recall",
     "model",
     "refine",
+    "auto_train",
 ];
 
 /// The values of `refine`, and what they mean.
 const REFINE: [(&str, Option<bool>); 3] =
     [("auto", None), ("none", Some(false)), ("sq7", Some(true))];
 
-static OPTIONS: [OptionSpec; 8] = [
+static OPTIONS: [OptionSpec; 9] = [
     OptionSpec {
         name: c"lists",
         about: c"Number of inverted lists (0 = automatic)",
@@ -116,6 +119,13 @@ static OPTIONS: [OptionSpec; 8] = [
         offset: offset_of!(RawOptions, refine),
         for_scans: false,
     },
+    OptionSpec {
+        name: c"auto_train",
+        about: c"Whether VACUUM trains an index that was built over too few rows",
+        kind: OptionKind::Boolean { default: true },
+        offset: offset_of!(RawOptions, auto_train),
+        for_scans: true,
+    },
 ];
 
 /// Registers the options with the server; called once when the library is loaded.
@@ -149,7 +159,8 @@ fn check_value(name: &str, value: &str) -> Result<()> {
         {
             Err(Error::Refine(value.to_owned()))
         }
-        OptionKind::Text => Ok(()),
+        // The server itself refuses what is no boolean.
+        OptionKind::Text | OptionKind::Boolean { .. } => Ok(()),
         OptionKind::Real { min, max } => match value.trim().parse::<f64>() {
             Ok(number) if (min..=max).contains(&number) => Ok(()),
             _ => Err(Error::TargetRange {
@@ -181,6 +192,11 @@ fn check_integer(option: &'static OptionSpec, value: &str, max: i32) -> Result<(
 }
 
 impl Options {
+    /// Whether VACUUM trains the index once there are enough rows.
+    pub fn trains_itself(&self) -> bool {
+        self.auto_train != Some(false)
+    }
+
     /// The options of an open index.
     pub fn of(index: Index) -> Self {
         StoredOptions::of(index).map_or_else(Self::default, Self::from)
@@ -202,6 +218,7 @@ impl From<StoredOptions> for Options {
             refine: REFINE
                 .iter()
                 .find_map(|(name, meaning)| meaning.filter(|_| *name == refine)),
+            auto_train: Some(raw.auto_train),
         }
     }
 }

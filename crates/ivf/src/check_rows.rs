@@ -12,7 +12,7 @@ use crate::pq::{CODES, CORRECTION, NORM, REFINE, Row};
 use crate::row_encoder::RowEncoder;
 use crate::{Model, Tid};
 use distillvq_model::StoredRow;
-use distillvq_pages::{Block, Check, CheckReport, PageStore, TidLocation};
+use distillvq_pages::{Block, Check, CheckReport, PageStore, RowMoves, TidLocation};
 use std::ops::Range;
 
 /// Elements of the vectors that are encoded in one go: milliseconds.
@@ -147,8 +147,13 @@ impl<S: PageStore> Comparison<'_, S> {
             let list = self.compare_entry(vector, (tid, first), (model, None))?;
             let list = list.or(first.map(|first| first.list));
             let second = Row::second_entry(&meta, &encoded, i, tid);
-            // A row without any entry is one problem.
+            // A row without any entry is one problem, and one that has not moved yet has one entry.
             let is_missing = |tid| self.check.find(tid).is_none();
+            let is_unmoved = list == Some(meta.exact_list()) && self.may_be_unmoved();
+            let is_moving = meta.has_rows_to_move() && is_missing(tid.second());
+            if first.is_some() && (is_unmoved || is_moving) {
+                continue;
+            }
             if first.is_none() || !is_missing(tid) || !is_missing(tid.second()) {
                 self.compare_entry(vector, (tid.second(), second), (model, list))?;
             }
@@ -194,6 +199,12 @@ impl<S: PageStore> Comparison<'_, S> {
         Ok(list)
     }
 
+    /// Whether a row that has a place in a list may be in the exact list nevertheless: rows move there, or it was inserted by a
+    /// statement that began before the index had a model.
+    fn may_be_unmoved(&self) -> bool {
+        self.meta.pages.row_moves != RowMoves::Never
+    }
+
     /// The list of an entry of the index, `None` if the entry was removed meanwhile, and how it differs from what it must be.
     fn difference(
         &mut self,
@@ -206,7 +217,8 @@ impl<S: PageStore> Comparison<'_, S> {
             return Ok((None, Some("is not in the index any more")));
         };
         let list = Some(indexed.list);
-        if indexed.list == meta.exact_list() && row.list == indexed.list {
+        if indexed.list == meta.exact_list() && (row.list == indexed.list || self.may_be_unmoved())
+        {
             return Ok((list, None));
         }
         let column = |id| {

@@ -36,16 +36,14 @@ impl<'a, S: PageStore> Builder<'a, S> {
         if create.dim == 0 || create.dim > MAX_DIM {
             return Err(Error::mismatch("impossible dimension"));
         }
-        let fits = |model: &Model| model.metric() == create.metric && model.dim() == create.dim;
-        if !create.model.is_none_or(fits) {
-            let what = "the model is for another metric or dimension";
-            return Err(Error::mismatch(what));
+        if let Some(model) = create.model {
+            check_kind(model, create.metric, create.dim)?;
         }
         let refine = create.refine && create.model.is_some();
         let shape = create.model.map_or(UNTRAINED, Model::shape);
         let format = match create.model {
-            Some(_) => row_format(shape, if refine { refine_bytes(create.dim) } else { 0 }),
-            None => Some(RowFormat::default()),
+            Some(model) => model_format(model, refine)?,
+            None => RowFormat::default(),
         };
         let parts = match create.model {
             Some(model) => [model.encoder_bytes()?, model.student_bytes()?],
@@ -53,7 +51,7 @@ impl<'a, S: PageStore> Builder<'a, S> {
         };
         let meta = Meta {
             pages: Metapage {
-                format: format.ok_or(Error::mismatch("the model's codes do not fit a page"))?,
+                format,
                 blob_version: create.model_version,
                 ..Metapage::default()
             },
@@ -115,6 +113,23 @@ impl<'a, S: PageStore> Builder<'a, S> {
         let pages = self.pages.finish()?;
         Ok(Meta { pages, ..self.meta })
     }
+}
+
+/// Checks that a model is for vectors of this kind.
+pub(crate) fn check_kind(model: &Model, metric: Metric, dim: usize) -> Result<(), Error> {
+    if model.metric() == metric && model.dim() == dim {
+        Ok(())
+    } else {
+        let what = "the model is for another metric or dimension";
+        Err(Error::mismatch(what))
+    }
+}
+
+/// The columns of rows with the codes of a model, with or without refine codes.
+pub(crate) fn model_format(model: &Model, refine: bool) -> Result<RowFormat, Error> {
+    let refine = if refine { refine_bytes(model.dim()) } else { 0 };
+    let format = row_format(model.shape(), refine);
+    format.ok_or(Error::mismatch("the model's codes do not fit a page"))
 }
 
 /// Inserts a row into its list. Safe under concurrency with everything else.

@@ -13,6 +13,10 @@ pub enum Error {
     /// The bytes of the model are refused.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// The index got a model while a search compared all its rows: some may have left the list that it read. The search must begin
+    /// again ([`crate::rerank::RerankStream::returned_before`]).
+    #[error("the index got a model during the search")]
+    ModelAdded,
     /// A search of an index of rows in two lists has no memory for the addresses of the rows that it returned: it could return one
     /// twice.
     #[error("the addresses of the returned rows do not fit in {bytes} bytes")]

@@ -26,7 +26,9 @@ use crate::pq::{REFINE, code_shape};
 use crate::rerank::BANDS;
 use crate::{CodeShape, Metric, Model};
 use distillvq_model::{MAX_DIM, MAX_LISTS, refine_bytes};
-use distillvq_pages::{Metapage, PageStore, get, get_f32, get_u32, get_u64, put, replace_body};
+use distillvq_pages::{
+    Chain, Metapage, PageStore, get, get_f32, get_u32, get_u64, put, replace_body,
+};
 
 const RERANK_MARGIN: usize = 80;
 const POINTS: usize = 88;
@@ -90,7 +92,15 @@ impl Meta {
         }
         let trained = pages.lists() > 0;
         let blobs = [pages.base, pages.current];
-        if blobs.iter().any(|blob| trained != (blob.blocks > 0)) {
+        // Without a model they are pages for a later one.
+        let is_right = |blob: &&Chain| {
+            if trained {
+                blob.blocks > 0
+            } else {
+                blob.bytes == 0
+            }
+        };
+        if !blobs.iter().all(|blob| is_right(&blob)) {
             return fail("the model's pages are not inside the index");
         }
         let shape = if trained {

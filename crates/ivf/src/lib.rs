@@ -5,7 +5,7 @@
 //! ([`Calibration`]) and searches probe as many lists as it asks for.
 //!
 //! The crate knows nothing of PostgreSQL: pages come from a [`PageStore`]. An index without a model (*untrained*) has the
-//! exact list alone.
+//! exact list alone; it may get a model later ([`add_model`]).
 
 pub mod adaptive_probes;
 pub mod advice;
@@ -18,6 +18,7 @@ pub mod distance_range;
 mod error;
 mod ground_truth;
 mod index_meta;
+mod late_model;
 pub mod list_search;
 mod model_pages;
 mod pq;
@@ -38,13 +39,14 @@ pub use check_rows::{RowFn, ScanTableFn, check, check_against, check_within};
 pub use create::{Builder, CreateOptions, copy_without_rows, insert};
 pub use distillvq_model::{CodeShape, Metric, Model, ModelError};
 pub use distillvq_pages::{
-    Balance, CheckReport, IndexStats, InsertedRow, Layout, MAX_PAGES_IN_WRITE, MAX_SIDE_BYTES,
-    PAGE_SIZE, PG_HEADER_SIZE, PageStore, PageWrite, Problem, SideLocation, Tid, VacuumStats,
-    check_lock, count_rows, read_all_pages, vacuum,
+    Balance, CheckReport, ExactPages, IndexStats, InsertedRow, Layout, MAX_PAGES_IN_WRITE,
+    MAX_SIDE_BYTES, MovedPage, PAGE_SIZE, PG_HEADER_SIZE, PageStore, PageWrite, Problem,
+    SideLocation, Tid, VacuumStats, check_lock, count_rows, read_all_pages, vacuum,
 };
 pub use error::Error;
 pub use ground_truth::{CALIBRATION_K, DEEP_QUERIES, GroundTruthCollector, Neighbors, Truth};
 pub use index_meta::{Meta, write_calibration};
+pub use late_model::{NewModel, add_model, exact_pages, finish_moves, move_rows};
 pub use list_search::ListSearch;
 pub use model_pages::{encoder_bytes, load_model, model_bytes, replace_student};
 pub use pq::{PqScorer, Row, row_format};

@@ -58,6 +58,10 @@ pub struct ListSearch<S: PageStore, B: BlockScorer = PqScorer, F: BlockFilter = 
     unit: f64,
     /// Maximum number of lists per row.
     assignments: u8,
+    /// Whether rows may move from the exact list into lists.
+    may_move: bool,
+    /// Whether lists may have got rows since they were probed that the search has seen in the exact list alone.
+    is_stale: bool,
     /// `None` if the index is untrained.
     scoring: Option<Scoring<B, F>>,
     /// All lists, best first.
@@ -113,6 +117,8 @@ impl<S: PageStore, F: BlockFilter> ListSearch<S, PqScorer, F> {
             refine_bytes: meta.refine_bytes(),
             unit: 1.0,
             assignments: meta.assignments,
+            may_move: meta.has_rows_to_move(),
+            is_stale: false,
             scoring: None,
             ranking: ListRanking::default(),
             adaptive_probes: AdaptiveProbes::default(),
@@ -183,9 +189,9 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> ListSearch<S, B, F> {
         self.probes.len()
     }
 
-    /// Whether a row may be a candidate of several lists.
+    /// Whether a row may be a candidate of several lists, or of one while it is in the exact list too.
     pub fn has_duplicates(&self) -> bool {
-        self.assignments > 1
+        self.assignments > 1 || self.may_move
     }
 
     /// Approximate number of rows in all lists, extrapolated from the probed ones; 0 before the first.
@@ -312,7 +318,11 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> ListSearch<S, B, F> {
         Ok(())
     }
 
-    /// Appends the TIDs of the exact list that come next, those of a page; none at its end.
+    /// Appends the TIDs of the exact list that come next, those of a page; none at its end. To be called up to there before lists
+    /// are probed, and again after [`ListSearch::rewind`]: then no row is missed that moves from the exact list into a list.
+    ///
+    /// # Errors
+    /// [`Error::ModelAdded`] at the end, if the index was untrained and is no more.
     pub fn next_exact(&mut self, out: &mut Vec<Tid>) -> Result<(), Error> {
         let list = self.pages.exact_list();
         let layout = self.pages.layout(list)?;
@@ -336,10 +346,42 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> ListSearch<S, B, F> {
             (from, block) = (block, next);
         }
         self.exact = Some((from, block));
+        if out.len() == before {
+            self.finish_exact()?;
+        }
         Ok(())
     }
 
-    /// Begins again: all candidates of the probed lists and the rows of the exact list come once more. Scores are kept.
+    /// What is due at the end of the exact list.
+    fn finish_exact(&mut self) -> Result<(), Error> {
+        if self.scoring.is_none() && Metapage::read(&self.store)?.lists() > 0 {
+            return Err(Error::ModelAdded);
+        }
+        if std::mem::take(&mut self.is_stale) {
+            self.reload_probes()?;
+        }
+        Ok(())
+    }
+
+    /// Reads the entries of the probed lists again, and forgets their scores.
+    fn reload_probes(&mut self) -> Result<(), Error> {
+        let lists: Vec<u32> = self.probes.iter().map(|probe| probe.list).collect();
+        let entries = self.pages.directory.entries_of(&self.store, &lists)?;
+        for (probe, ListEntry { first, rows, .. }) in self.probes.iter_mut().zip(entries) {
+            (probe.first, probe.rows, probe.kept) = (first, rows, Kept::Untried);
+            probe.cursor = if first == NO_BLOCK {
+                Cursor::End
+            } else {
+                Cursor::Start
+            };
+        }
+        self.scores = self.scores.cleared();
+        self.update_bound();
+        Ok(())
+    }
+
+    /// Begins again: all candidates of the probed lists and the rows of the exact list come once more. Scores are kept, unless rows
+    /// may move.
     pub fn rewind(&mut self) {
         for probe in &mut self.probes {
             if probe.first != NO_BLOCK {
@@ -347,6 +389,7 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> ListSearch<S, B, F> {
             }
         }
         self.exact = None;
+        self.is_stale = self.may_move;
         self.update_bound();
     }
 

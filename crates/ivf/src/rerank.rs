@@ -273,6 +273,16 @@ impl<C: CandidateSource> RerankStream<C> {
         Ok(hit)
     }
 
+    /// The hit before which all rows were returned in an earlier pass, if there was one.
+    pub fn returned_before(&self) -> Option<Hit> {
+        self.ready.returned_before()
+    }
+
+    /// Leaves out all rows before this hit. To be called before the first row is asked for.
+    pub fn begin_at(&mut self, hit: Hit) {
+        self.ready.begin_at(hit);
+    }
+
     /// The source.
     pub fn source(&self) -> &C {
         &self.queue.source

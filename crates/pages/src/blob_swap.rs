@@ -48,30 +48,16 @@ pub fn replace_blob<S: PageStore>(
     blob: &[u8],
     blob_version: u64,
 ) -> Result<Metapage, Error> {
-    let mut metapage = Metapage::read(store)?;
+    let metapage = Metapage::read(store)?;
     raise_version(store, &metapage)?;
-    let in_use = blocks_in_use(store, &metapage)?;
-    let (mut last, mut block) = (NO_BLOCK, metapage.spare.start);
-    for (ordinal, chunk) in (0u32..).zip(chunks(blob)) {
-        store.check_interrupts()?;
-        let next = if ordinal < metapage.spare.blocks {
-            if in_use.contains(&block) {
-                return Err(Error::damaged(last, "the spare pages are in use"));
-            }
-            overwrite(store, &metapage.spare, block, ordinal, chunk)?
-        } else {
-            block = grow(store, last, ordinal, chunk)?;
-            metapage = Metapage::read(store)?;
-            NO_BLOCK
-        };
-        (last, block) = (block, next);
-    }
-    let new = Chain {
-        bytes: blob.len() as u64,
-        crc: crc32c::crc32c(blob),
-        ..metapage.spare
-    };
-    change(store.write()?, |metapage| {
+    let in_use = [metapage.base, metapage.current];
+    let new = write_unused(
+        store,
+        ChainOf(|metapage| &mut metapage.spare),
+        &in_use,
+        blob,
+    )?;
+    change(store.write()?, None, |metapage| {
         metapage.spare = Chain {
             bytes: 0,
             crc: 0,
@@ -82,10 +68,47 @@ pub fn replace_blob<S: PageStore>(
     })
 }
 
-/// The pages of both blobs, which a damaged link may lead the spare chain to.
-fn blocks_in_use<S: PageStore>(store: &S, metapage: &Metapage) -> Result<HashSet<u32>, Error> {
+/// One of the chains of a metapage.
+#[derive(Clone, Copy)]
+pub(crate) struct ChainOf(pub(crate) fn(&mut Metapage) -> &mut Chain);
+
+/// Writes a blob over the pages of a chain that no reader uses. Where the chain is too short it grows page by page. Returns the
+/// chain with the blob in it; the metapage has its pages, but knows of no bytes there. `in_use` are chains that a damaged link may
+/// lead to.
+pub(crate) fn write_unused<S: PageStore>(
+    store: &S,
+    chain_of: ChainOf,
+    in_use: &[Chain],
+    blob: &[u8],
+) -> Result<Chain, Error> {
+    let in_use = blocks_of(store, in_use)?;
+    let mut chain = *chain_of.0(&mut Metapage::read(store)?);
+    let (mut last, mut block) = (NO_BLOCK, chain.start);
+    for (ordinal, chunk) in (0u32..).zip(chunks(blob)) {
+        store.check_interrupts()?;
+        let next = if ordinal < chain.blocks {
+            if in_use.contains(&block) {
+                return Err(Error::damaged(last, "the unused pages are in use"));
+            }
+            overwrite(store, &chain, block, ordinal, chunk)?
+        } else {
+            block = grow(store, chain_of, last, ordinal, chunk)?;
+            chain = *chain_of.0(&mut Metapage::read(store)?);
+            NO_BLOCK
+        };
+        (last, block) = (block, next);
+    }
+    Ok(Chain {
+        bytes: blob.len() as u64,
+        crc: crc32c::crc32c(blob),
+        ..chain
+    })
+}
+
+/// The pages of chains.
+fn blocks_of<S: PageStore>(store: &S, chains: &[Chain]) -> Result<HashSet<u32>, Error> {
     let mut blocks = HashSet::new();
-    for chain in [&metapage.base, &metapage.current] {
+    for chain in chains {
         chain::walk(store, chain, chain.blocks, |block, _, _| {
             blocks.insert(block);
             Ok(())
@@ -94,10 +117,10 @@ fn blocks_in_use<S: PageStore>(store: &S, metapage: &Metapage) -> Result<HashSet
     Ok(blocks)
 }
 
-/// Writes a chunk over the `ordinal`-th page of the spare chain. Returns the next page.
+/// Writes a chunk over the `ordinal`-th page of a chain. Returns the next page.
 fn overwrite<S: PageStore>(
     store: &S,
-    spare: &Chain,
+    chain: &Chain,
     block: u32,
     ordinal: u32,
     chunk: &[u8],
@@ -105,14 +128,20 @@ fn overwrite<S: PageStore>(
     let mut write = store.write()?;
     let slot = write.lock(block)?;
     let next = read_header(write.page(slot), block, ordinal)?.next;
-    check_next(store, spare, block, ordinal, next)?;
+    check_next(store, chain, block, ordinal, next)?;
     write_chunk(write.page(slot), ordinal, next, chunk);
     write.commit()?;
     Ok(next)
 }
 
-/// Appends a page with a chunk to the spare chain, whose last page is `last`. Returns the new page.
-fn grow<S: PageStore>(store: &S, last: u32, ordinal: u32, chunk: &[u8]) -> Result<u32, Error> {
+/// Appends a page with a chunk to a chain, whose last page is `last`. Returns the new page.
+fn grow<S: PageStore>(
+    store: &S,
+    chain_of: ChainOf,
+    last: u32,
+    ordinal: u32,
+    chunk: &[u8],
+) -> Result<u32, Error> {
     let mut write = store.write()?;
     let meta_slot = write.lock(0)?;
     let mut metapage = Metapage::parse(write.page(meta_slot))?;
@@ -122,15 +151,16 @@ fn grow<S: PageStore>(store: &S, last: u32, ordinal: u32, chunk: &[u8]) -> Resul
     };
     let (new, slot) = extend_after(&mut write, last)?;
     write_chunk(write.page(slot), ordinal, NO_BLOCK, chunk);
+    let chain = chain_of.0(&mut metapage);
     if let Some((last, slot)) = tail {
         let page = write.page(slot);
         let mut header = read_header(page, last, ordinal.wrapping_sub(1))?;
         header.next = new;
         header.write(page);
     } else {
-        metapage.spare.start = new;
+        chain.start = new;
     }
-    metapage.spare.blocks = ordinal + 1;
+    chain.blocks = ordinal + 1;
     metapage.version = FORMAT.into();
     metapage.write_to(write.page(meta_slot));
     write.commit()?;

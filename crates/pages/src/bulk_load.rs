@@ -1,6 +1,6 @@
 //! Building an index: bulk load of runs sorted by list.
 //!
-//! Order of writing: an incomplete metapage, the blobs, empty directory pages, posting pages, the directory's entries,
+//! Order of writing: an incomplete metapage, the exact list's directory page, the blobs, the lists' empty directory pages, posting pages, the directory's entries,
 //! and last the metapage again, now complete. Whatever is cut short is therefore recognized as incomplete.
 //!
 //! A run writes each page once: the builder is the only writer, so the number of the page that will continue a chain is
@@ -8,10 +8,10 @@
 
 use crate::bytes::put;
 use crate::chain::{Chain, Extent, chunks, write_chunk};
-use crate::directory::{Directory, ENTRIES_PER_PAGE, ListEntry, entry_offset};
+use crate::directory::{Directory, ListEntry};
 use crate::error::Error;
-use crate::metapage::{Metapage, write_body};
-use crate::page::{FORMAT, Layout, NO_BLOCK, PageHeader, PageKind};
+use crate::metapage::{Metapage, RowMoves, write_body};
+use crate::page::{FORMAT, Layout, NO_BLOCK, PageHeader};
 use crate::posting::{append_rows, check_row, check_side, extend_after, read_header};
 use crate::row::Row;
 use crate::row_format::RowFormat;
@@ -58,23 +58,28 @@ impl<'a, S: PageStore> Builder<'a, S> {
             body,
         } = contents;
         let (first, second) = (
-            chain_at(1, base),
-            chain_at(1 + chunks(base).len() as u32, current),
+            chain_at(2, base),
+            chain_at(2 + chunks(base).len() as u32, current),
         );
         let extent = Extent {
-            start: 1 + first.blocks + second.blocks,
+            start: 2 + first.blocks + second.blocks,
             blocks: Directory::blocks_for(lists),
         };
         let metapage = Metapage {
             version: FORMAT.into(),
             complete: false,
             format,
-            directory: Directory { extent, lists },
+            directory: Directory {
+                extent,
+                lists,
+                exact: 1,
+            },
             base: first,
             current: second,
             spare: Chain::default(),
             blob_version,
             rows_at_build: 0,
+            row_moves: RowMoves::Never,
         };
         if lists > 0 {
             let layout = Layout::new(&format);
@@ -93,6 +98,8 @@ impl<'a, S: PageStore> Builder<'a, S> {
             written = write_body(page, body);
         })?;
         written?;
+        let directory = metapage.directory;
+        builder.add_page(|page, block| directory.write_page(block, &[], page))?;
         for bytes in [base, current] {
             let last = chunks(bytes).len().saturating_sub(1);
             for (ordinal, chunk) in chunks(bytes).enumerate() {
@@ -102,8 +109,8 @@ impl<'a, S: PageStore> Builder<'a, S> {
                 })?;
             }
         }
-        for ordinal in 0..extent.blocks {
-            builder.add_page(|page, _| directory_page(&metapage, ordinal, &[], page))?;
+        for _ in 0..extent.blocks {
+            builder.add_page(|page, block| directory.write_page(block, &[], page))?;
         }
         Ok(builder)
     }
@@ -151,7 +158,7 @@ impl<'a, S: PageStore> Builder<'a, S> {
             return Err(Error::Mismatch("there is no list of this number"));
         };
         let mut write = self.store.write()?;
-        let mut head = PageHeader::posting(list);
+        let mut head = PageHeader::posting(layout.list_on_page(list));
         let mut slot = None;
         if next_block.is_none() && entry.insert_block != NO_BLOCK {
             let tail = write.lock(entry.insert_block)?;
@@ -161,7 +168,7 @@ impl<'a, S: PageStore> Builder<'a, S> {
             } else {
                 head.next = self.blocks;
                 head.write(write.page(tail));
-                head = PageHeader::posting(list);
+                head = PageHeader::posting(layout.list_on_page(list));
             }
         }
         let slot = match slot {
@@ -272,14 +279,14 @@ impl<'a, S: PageStore> Builder<'a, S> {
 
     /// Writes the directory, then marks the index complete. Returns the metapage's final contents.
     pub fn finish(mut self) -> Result<Metapage, Error> {
-        let extent = self.metapage.directory.extent;
-        for ordinal in 0..extent.blocks {
+        let directory = self.metapage.directory;
+        for (block, lists) in directory.pages() {
             self.store.check_interrupts()?;
-            let from = ordinal as usize * ENTRIES_PER_PAGE;
-            let entries = self.lists.get(from..).unwrap_or_default();
+            let lists = lists.start as usize..lists.end as usize;
+            let entries = self.lists.get(lists).unwrap_or_default();
             let mut write = self.store.write()?;
-            let slot = write.lock(extent.start + ordinal)?;
-            directory_page(&self.metapage, ordinal, entries, write.page(slot));
+            let slot = write.lock(block)?;
+            directory.write_page(block, entries, write.page(slot));
             write.commit()?;
         }
         self.metapage.complete = true;
@@ -311,24 +318,6 @@ fn chain_at(start: u32, bytes: &[u8]) -> Chain {
         blocks,
         bytes: bytes.len() as u64,
         crc: crc32c::crc32c(bytes),
-    }
-}
-
-/// Writes a whole directory page; entries that are not given are empty.
-fn directory_page(metapage: &Metapage, ordinal: u32, entries: &[ListEntry], page: &mut [u8]) {
-    let count = metapage.directory.entries_on(ordinal);
-    PageHeader {
-        kind: PageKind::Directory,
-        count: count as u16,
-        list: ordinal,
-        next: NO_BLOCK,
-        inserted: 0,
-        moves: 0,
-    }
-    .write(page);
-    for i in 0..count {
-        let entry = entries.get(i).copied().unwrap_or_default();
-        entry.write(page, entry_offset(i));
     }
 }
 

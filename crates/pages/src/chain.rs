@@ -84,6 +84,7 @@ pub(crate) fn write_chunk(page: &mut [u8], ordinal: u32, next: u32, chunk: &[u8]
         next,
         inserted: 0,
         moves: 0,
+        closed: false,
     }
     .write(page);
     put(page, BODY, chunk);

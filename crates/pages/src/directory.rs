@@ -1,18 +1,20 @@
 //! The directory: where each list begins.
 //!
-//! Entries of 16 bytes, `{ first u32, insert block u32, rows u64 }`, one per list and one more for the exact list, on
-//! consecutive blocks. `first` never changes once set. An insert starts to look for room at the insert block, which is never
-//! needed for correctness; `rows` counts at build or the last vacuum.
+//! Entries of 16 bytes, `{ first u32, insert block u32, rows u64 }`: one per list, on consecutive blocks, and one more for the
+//! exact list on a page of its own, which stays where it is when an index without lists gets some ([`crate::add_lists`]).
+//! `first` never changes once set, but that of the exact list passes over closed pages without rows. An insert starts to look
+//! for room at the insert block, which is never needed for correctness; `rows` counts at build or the last vacuum.
 
 use crate::bytes::{get_u32, get_u64, put};
 use crate::chain::Extent;
 use crate::error::Error;
-use crate::page::{BODY, BODY_SIZE, PageHeader, PageKind};
+use crate::page::{BODY, BODY_SIZE, EXACT_LIST, NO_BLOCK, PageHeader, PageKind};
 use crate::store::PageStore;
+use std::ops::Range;
 
 const ENTRY_SIZE: usize = 16;
 /// Directory entries per page.
-pub(crate) const ENTRIES_PER_PAGE: usize = BODY_SIZE / ENTRY_SIZE;
+const ENTRIES_PER_PAGE: usize = BODY_SIZE / ENTRY_SIZE;
 
 /// An entry of the directory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,23 +48,40 @@ impl ListEntry {
 /// The pages of the directory and the number of lists, the exact list not counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Directory {
-    /// Its pages.
+    /// The pages of the lists' entries.
     pub extent: Extent,
     /// Lists, without the exact list.
     pub lists: u32,
+    /// The page of the exact list's entry.
+    pub exact: u32,
 }
 
 impl Directory {
-    /// Pages that a directory of this many lists has.
+    /// Pages that the entries of this many lists take.
     pub(crate) fn blocks_for(lists: u32) -> u32 {
-        (lists + 1).div_ceil(ENTRIES_PER_PAGE as u32)
+        lists.div_ceil(ENTRIES_PER_PAGE as u32)
     }
 
-    /// Entries on the `ordinal`-th page.
-    pub(crate) fn entries_on(&self, ordinal: u32) -> usize {
-        (self.lists as usize + 1)
-            .saturating_sub(ordinal as usize * ENTRIES_PER_PAGE)
-            .min(ENTRIES_PER_PAGE)
+    /// All pages, each with the lists whose entries it holds.
+    pub(crate) fn pages(&self) -> impl Iterator<Item = (u32, Range<u32>)> {
+        let (start, lists) = (self.extent.start, self.lists);
+        let each = ENTRIES_PER_PAGE as u32;
+        let pages = (0..Directory::blocks_for(lists)).map(move |ordinal| {
+            let from = ordinal * each;
+            (start.wrapping_add(ordinal), from..lists.min(from + each))
+        });
+        pages.chain([(self.exact, lists..lists + 1)])
+    }
+
+    /// The number of a page among those of its kind, and how many entries it has.
+    fn ordinal_and_entries(&self, block: u32) -> (u32, usize) {
+        if block == self.exact {
+            return (EXACT_LIST, 1);
+        }
+        let ordinal = block.wrapping_sub(self.extent.start);
+        let before = (ordinal as usize).saturating_mul(ENTRIES_PER_PAGE);
+        let entries = (self.lists as usize).saturating_sub(before);
+        (ordinal, entries.min(ENTRIES_PER_PAGE))
     }
 
     /// Block and offset of a list's entry.
@@ -70,12 +89,19 @@ impl Directory {
         if list > self.lists {
             return Err(Error::Mismatch("there is no list of this number"));
         }
-        let slot = list as usize % ENTRIES_PER_PAGE;
+        let slot = if list == self.lists {
+            0
+        } else {
+            list as usize % ENTRIES_PER_PAGE
+        };
         Ok((self.entry_page(list), entry_offset(slot)))
     }
 
     /// Block of a list's entry, if there is such a list.
     pub fn entry_page(&self, list: u32) -> u32 {
+        if list == self.lists {
+            return self.exact;
+        }
         self.extent
             .start
             .wrapping_add(list / ENTRIES_PER_PAGE as u32)
@@ -84,15 +110,34 @@ impl Directory {
     /// Checks the header of a directory page.
     pub fn check_page(&self, page: &[u8], block: u32) -> Result<(), Error> {
         let header = PageHeader::read(page, block)?;
-        let ordinal = block.wrapping_sub(self.extent.start);
+        let (ordinal, entries) = self.ordinal_and_entries(block);
         if header.kind != PageKind::Directory || header.list != ordinal {
             let what = "not the directory page expected here";
             return Err(Error::damaged(block, what));
         }
-        if usize::from(header.count) != self.entries_on(ordinal) {
+        if usize::from(header.count) != entries {
             return Err(Error::damaged(block, "wrong number of directory entries"));
         }
         Ok(())
+    }
+
+    /// Writes a whole page; entries that are not given are empty.
+    pub(crate) fn write_page(&self, block: u32, entries: &[ListEntry], page: &mut [u8]) {
+        let (ordinal, count) = self.ordinal_and_entries(block);
+        PageHeader {
+            kind: PageKind::Directory,
+            count: count as u16,
+            list: ordinal,
+            next: NO_BLOCK,
+            inserted: 0,
+            moves: 0,
+            closed: false,
+        }
+        .write(page);
+        for i in 0..count {
+            let entry = entries.get(i).copied().unwrap_or_default();
+            entry.write(page, entry_offset(i));
+        }
     }
 
     /// Reads the entry of a list.
@@ -138,13 +183,11 @@ impl Directory {
     /// Reads all entries, in the order of lists; the last one is that of the exact list.
     pub fn entries<S: PageStore>(&self, store: &S) -> Result<Vec<ListEntry>, Error> {
         let mut entries = Vec::with_capacity(self.lists as usize + 1);
-        for ordinal in 0..self.extent.blocks {
+        for (block, lists) in self.pages() {
             store.check_interrupts()?;
-            let block = self.extent.start + ordinal;
             store.read(block, |page| {
                 self.check_page(page, block)?;
-                let all = 0..self.entries_on(ordinal);
-                entries.extend(all.map(|i| ListEntry::read(page, entry_offset(i))));
+                entries.extend((0..lists.len()).map(|i| ListEntry::read(page, entry_offset(i))));
                 Ok::<(), Error>(())
             })??;
         }

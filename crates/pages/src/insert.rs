@@ -9,26 +9,35 @@ use crate::error::Error;
 use crate::metapage::{Metapage, raise_version};
 use crate::page::{Layout, NO_BLOCK, PageHeader, PageKind};
 use crate::posting::{
-    check_link, check_row, extend_after, find_free_slot, insert_row, read_header,
+    EntryOrigin, check_link, check_row, extend_after, find_free_slot, insert_row, read_header,
 };
 use crate::row::Row;
 use crate::store::{PageStore, PageWrite};
 
 /// Inserts a row into its list. Safe under concurrency with everything else.
 pub fn insert<S: PageStore>(store: &S, metapage: &Metapage, row: Row<'_>) -> Result<(), Error> {
-    check_row(metapage, &row)?;
+    insert_entry(store, metapage, (&row, EntryOrigin::Inserted))
+}
+
+/// Inserts an entry of a row into its list.
+pub(crate) fn insert_entry<S: PageStore>(
+    store: &S,
+    metapage: &Metapage,
+    (row, origin): (&Row<'_>, EntryOrigin),
+) -> Result<(), Error> {
+    check_row(metapage, row)?;
     raise_version(store, metapage)?;
     let layout = metapage.layout(row.list)?;
     loop {
         store.check_interrupts()?;
         let entry = metapage.directory.entry(store, row.list)?;
         if entry.first == NO_BLOCK {
-            if start_chain(store, metapage, &layout, &row)? {
+            if start_chain(store, metapage, &layout, (row, origin))? {
                 return Ok(());
             }
             continue; // somebody else started the chain meanwhile
         }
-        let block = insert_into_chain(store, &layout, &row, &entry)?;
+        let block = insert_into_chain(store, &layout, (row, origin), &entry)?;
         if block != entry.insert_block {
             update_insert_block(store, metapage, row.list, entry.insert_block, block)?;
         }
@@ -41,7 +50,7 @@ fn start_chain<S: PageStore>(
     store: &S,
     metapage: &Metapage,
     layout: &Layout,
-    row: &Row<'_>,
+    (row, origin): (&Row<'_>, EntryOrigin),
 ) -> Result<bool, Error> {
     let (block, at) = metapage.directory.entry_location(row.list)?;
     let mut write = store.write()?;
@@ -54,8 +63,8 @@ fn start_chain<S: PageStore>(
         return Ok(false);
     }
     let (new, slot) = extend_after(&mut write, block)?;
-    let header = PageHeader::posting(row.list);
-    insert_row(&mut write, (new, slot), header, layout, row)?;
+    let header = PageHeader::posting(layout.list_on_page(row.list));
+    insert_row(&mut write, (new, slot), header, layout, (row, origin))?;
     entry.first = new;
     entry.insert_block = new;
     entry.write(write.page(directory), at);
@@ -67,7 +76,7 @@ fn start_chain<S: PageStore>(
 fn insert_into_chain<S: PageStore>(
     store: &S,
     layout: &Layout,
-    row: &Row<'_>,
+    (row, origin): (&Row<'_>, EntryOrigin),
     entry: &ListEntry,
 ) -> Result<u32, Error> {
     let mut blocks = store.block_count()?;
@@ -91,7 +100,7 @@ fn insert_into_chain<S: PageStore>(
         let next = if full && header.next != NO_BLOCK {
             header.next
         } else {
-            match try_page(store, layout, row, block)? {
+            match try_page(store, layout, (row, origin), block)? {
                 InsertOutcome::Done(block) => return Ok(block),
                 InsertOutcome::Full { next } => next,
             }
@@ -114,14 +123,14 @@ enum InsertOutcome {
 fn try_page<S: PageStore>(
     store: &S,
     layout: &Layout,
-    row: &Row<'_>,
+    (row, origin): (&Row<'_>, EntryOrigin),
     block: u32,
 ) -> Result<InsertOutcome, Error> {
     let mut write = store.write()?;
     let slot = write.lock(block)?;
     let mut header = read_header(write.page(slot), block, row.list, layout)?;
     if find_free_slot(write.page(slot), &header, layout).is_some() {
-        insert_row(&mut write, (block, slot), header, layout, row)?;
+        insert_row(&mut write, (block, slot), header, layout, (row, origin))?;
         write.commit()?;
         return Ok(InsertOutcome::Done(block));
     }
@@ -129,8 +138,14 @@ fn try_page<S: PageStore>(
         return Ok(InsertOutcome::Full { next: header.next });
     }
     let (new, new_slot) = extend_after(&mut write, block)?;
-    let new_header = PageHeader::posting(row.list);
-    insert_row(&mut write, (new, new_slot), new_header, layout, row)?;
+    let new_header = PageHeader::posting(layout.list_on_page(row.list));
+    insert_row(
+        &mut write,
+        (new, new_slot),
+        new_header,
+        layout,
+        (row, origin),
+    )?;
     header.next = new;
     header.write(write.page(slot));
     write.commit()?;

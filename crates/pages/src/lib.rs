@@ -13,7 +13,8 @@
 //! * A page never changes lists and never leaves its chain; links lead to higher block numbers only.
 //! * Every state between two atomic changes is a valid index: readers and a crash see all of a row or nothing.
 //! * The base blob never changes; a new current blob appears in one change, and readers see the old or the new one.
-//! * A row moves only within its page, so a walk over all blocks (vacuum) meets every row that existed when it began.
+//! * A row moves only within its page, so a walk over all blocks (vacuum) meets every row that existed when it began; but for
+//!   the rows that vacuum itself moves from the exact list into lists that an index got later (`late_lists`).
 
 mod blob_swap;
 mod bulk_load;
@@ -23,6 +24,7 @@ mod check;
 mod directory;
 mod error;
 mod insert;
+mod late_lists;
 #[cfg(feature = "testing")]
 pub mod memory_store;
 mod metapage;
@@ -44,12 +46,13 @@ pub use check::{Check, CheckReport, IndexedRow, InspectFn, Problem, TidLocation,
 pub use directory::{Directory, ListEntry};
 pub use error::Error;
 pub use insert::insert;
-pub use metapage::{MAX_BODY_BYTES, Metapage, replace_body};
+pub use late_lists::{ExactPages, MovedPage, NewLists, add_lists, finish_moves, move_rows};
+pub use metapage::{MAX_BODY_BYTES, Metapage, RowMoves, replace_body};
 pub use page::{
-    BODY, Block, FORMAT, Layout, MAX_SIDE_BYTES, NO_BLOCK, PAGE_SIZE, PG_HEADER_SIZE, PageHeader,
-    PageKind,
+    BODY, Block, EXACT_LIST, FORMAT, Layout, MAX_SIDE_BYTES, NO_BLOCK, PAGE_SIZE, PG_HEADER_SIZE,
+    PageHeader, PageKind,
 };
-pub use posting::{check_link, read_header};
+pub use posting::{check_link, read_any_header, read_header};
 pub use row::{Row, SideLocation, Value};
 pub use row_format::{Column, MAX_COLUMNS, RowFormat, Stored};
 pub use stats::{Balance, IndexStats, InsertedRow, collect_stats, read_all_pages};

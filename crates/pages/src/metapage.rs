@@ -8,17 +8,17 @@
 //!   77  columns u8               136  current chain
 //!   78  bytes of the body u16    160  spare chain
 //!   80  lists u32                184  8 columns
-//!   84  directory start u32      248  reserved
-//!   88  directory blocks u32     256  body
-//!   92  crc32c of the body u32
+//!   84  directory start u32      248  exact list's directory page u32
+//!   88  directory blocks u32     252  row moves u8
+//!   92  crc32c of the body u32   256  body
 //! chain  { start u32, blocks u32, bytes u64, crc32c u32, reserved u32 }
 //! column { id u8, stored u8, bits u8, reserved u8, planes u16, reserved u16 }
 //! ```
 //! The body belongs to the crate above, which knows what the columns and blobs mean.
 //!
 //! The metapage is written incomplete when a build begins, and complete when it ends. After that only a replacement of the
-//! current blob ([`crate::replace_blob`]) and of the body change it; every other change is in the directory and the posting
-//! pages.
+//! current blob ([`crate::replace_blob`]) and of the body change it, and lists that an index gets later
+//! ([`crate::add_lists`]); every other change is in the directory and the posting pages.
 
 use crate::bytes::{get, get_u16, get_u32, get_u64, put};
 use crate::chain::{Chain, Extent};
@@ -53,8 +53,23 @@ pub struct Metapage {
     pub spare: Chain,
     /// Changes with the current blob: the key of a cache of what was made of the blobs.
     pub blob_version: u64,
-    /// Rows indexed by the build.
+    /// Rows indexed by the build, or when the index got its lists.
     pub rows_at_build: u64,
+    /// Whether rows move from the exact list into lists.
+    pub row_moves: RowMoves,
+}
+
+/// Whether rows move from the exact list into lists that the index got after its build ([`crate::add_lists`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum RowMoves {
+    /// The index has had its lists since its build, or has none.
+    #[default]
+    Never = 0,
+    /// Rows of the exact list may have a place in a list, and may be in both.
+    Unfinished = 1,
+    /// All rows that have a place in a list are there alone.
+    Finished = 2,
 }
 
 impl Metapage {
@@ -124,12 +139,19 @@ impl Metapage {
                     blocks: get_u32(page, 88),
                 },
                 lists: get_u32(page, 80),
+                exact: get_u32(page, 248),
             },
             blob_version: get_u64(page, 96),
             rows_at_build: get_u64(page, 104),
             base: Chain::read(page, 112),
             current: Chain::read(page, 136),
             spare: Chain::read(page, 160),
+            row_moves: match get::<1>(page, 252) {
+                [0] => RowMoves::Never,
+                [1] => RowMoves::Unfinished,
+                [2] => RowMoves::Finished,
+                _ => return Err(Error::damaged(0, "unknown state of row moves")),
+            },
         })
     }
 
@@ -142,6 +164,7 @@ impl Metapage {
             next: 0,
             inserted: 0,
             moves: 0,
+            closed: false,
         }
         .write(page);
         put(page, BODY, &MAGIC);
@@ -160,6 +183,8 @@ impl Metapage {
         self.current.write(page, 136);
         self.spare.write(page, 160);
         self.format.write(page, 184);
+        put(page, 248, &self.directory.exact.to_le_bytes());
+        put(page, 252, &[self.row_moves as u8]);
     }
 
     fn validate(&self, blocks: u32) -> Result<(), Error> {
@@ -189,8 +214,11 @@ impl Metapage {
         if self.spare.blocks > 0 && blobs.iter().any(|chain| chain.start == self.spare.start) {
             return fail("the spare pages are in use");
         }
-        let extent = self.directory.extent;
-        if extent.blocks != Directory::blocks_for(self.lists()) || !extent.fits(blocks) {
+        let Directory { extent, exact, .. } = self.directory;
+        // Without lists they are pages for later lists.
+        let is_long_enough = extent.blocks == Directory::blocks_for(self.lists()) || !has_columns;
+        let is_inside = extent.fits(blocks) && (1..blocks).contains(&exact);
+        if !is_long_enough || !is_inside {
             return fail("the directory's pages are not inside the index");
         }
         Ok(())
@@ -220,9 +248,10 @@ pub(crate) fn write_body(page: &mut [u8], body: &[u8]) -> Result<(), Error> {
     Ok(())
 }
 
-/// Changes the metapage alone, without its body. Returns its new contents.
+/// Changes the metapage alone, with a new body if one is given. Returns its new contents.
 pub(crate) fn change<W: PageWrite>(
     mut write: W,
+    body: Option<&[u8]>,
     change: impl FnOnce(&mut Metapage),
 ) -> Result<Metapage, Error> {
     let slot = write.lock(0)?;
@@ -230,6 +259,7 @@ pub(crate) fn change<W: PageWrite>(
     change(&mut metapage);
     metapage.version = FORMAT.into();
     metapage.write_to(write.page(slot));
+    body.map_or(Ok(()), |body| write_body(write.page(slot), body))?;
     write.commit()?;
     Ok(metapage)
 }
@@ -237,7 +267,7 @@ pub(crate) fn change<W: PageWrite>(
 /// Raises the version of an index of an older format, before a page of [`FORMAT`] is written into it.
 pub(crate) fn raise_version<S: PageStore>(store: &S, metapage: &Metapage) -> Result<(), Error> {
     if metapage.version < FORMAT.into() && Metapage::read(store)?.version < FORMAT.into() {
-        change(store.write()?, |_| {})?;
+        change(store.write()?, None, |_| {})?;
     }
     Ok(())
 }

@@ -3,14 +3,17 @@
 //! # Page map (little-endian)
 //! ```text
 //!    0 ..   24   PostgreSQL's page header
-//!   24 ..   44   head { kind u8, format u8, count u16, list u32, next u32, inserted u32, moves u32 }
-//!   44 ..   64   reserved, zero (rows then start on a cache line)
+//!   24 ..   45   head { kind u8, format u8, count u16, list u32, next u32, inserted u32, moves u32, closed u8 }
+//!   45 ..   64   reserved, zero (rows then start on a cache line)
 //!   64 .. 8192   body, no hole
 //! ```
 //! `inserted` counts the rows that were put on a posting page since the build (0 on pages of other kinds): it is changed
 //! with the row, in one step, so the sum over all pages is right after a crash too. Removing rows leaves it alone. `moves`
 //! counts the times that rows of a posting page were moved to the places of removed ones: a search that keeps what it knows of
-//! a row by its place on the page sees by it that places have changed.
+//! a row by its place on the page sees by it that places have changed. A *closed* page takes no further rows
+//! ([`crate::add_lists`]).
+//!
+//! On pages of the exact list `list` is [`EXACT_LIST`], whatever the number of lists is.
 //!
 //! `kind` 0 is a page that was never initialized: legal, and empty. Block 0 is the metapage, so `next` 0 means "none".
 //! Links only ever lead to higher block numbers, because a chain grows by pages appended to the file: a chain cannot be
@@ -47,6 +50,8 @@ use crate::error::Error;
 pub const MAX_SIDE_BYTES: usize = BODY_SIZE;
 /// "No page" in links. Block 0 is the metapage.
 pub const NO_BLOCK: u32 = 0;
+/// The number of the exact list on its pages. It does not depend on the number of lists, which an index may get later.
+pub const EXACT_LIST: u32 = u32::MAX;
 /// Format version that this library writes, and the newest that it reads.
 pub const FORMAT: u8 = if cfg!(feature = "next-format") { 2 } else { 1 };
 
@@ -92,6 +97,8 @@ pub struct PageHeader {
     pub inserted: u32,
     /// Times that rows were moved within the page (posting), modulo 2^32.
     pub moves: u32,
+    /// Whether the page takes no further rows (posting).
+    pub closed: bool,
 }
 
 impl PageHeader {
@@ -104,6 +111,7 @@ impl PageHeader {
             next: NO_BLOCK,
             inserted: 0,
             moves: 0,
+            closed: false,
         }
     }
 
@@ -116,6 +124,7 @@ impl PageHeader {
             next: owner,
             inserted: 0,
             moves: 0,
+            closed: false,
         }
     }
 
@@ -156,6 +165,7 @@ impl PageHeader {
             next: get_u32(page, 32),
             inserted: get_u32(page, 36),
             moves: get_u32(page, 40),
+            closed: get::<1>(page, 44) == [1],
         })
     }
 
@@ -172,6 +182,7 @@ impl PageHeader {
         put(page, 32, &self.next.to_le_bytes());
         put(page, 36, &self.inserted.to_le_bytes());
         put(page, 40, &self.moves.to_le_bytes());
+        put(page, 44, &[u8::from(self.closed)]);
     }
 }
 
@@ -189,6 +200,7 @@ mod tests {
             next: 99,
             inserted: 3,
             moves: 8,
+            closed: true,
             ..PageHeader::posting(5)
         };
         header.write(&mut page);

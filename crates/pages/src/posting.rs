@@ -3,7 +3,7 @@
 use crate::bytes::put;
 use crate::error::Error;
 use crate::metapage::Metapage;
-use crate::page::{Layout, NO_BLOCK, PageHeader, PageKind};
+use crate::page::{EXACT_LIST, Layout, NO_BLOCK, PageHeader, PageKind};
 use crate::row::Row;
 use crate::store::{PageStore, PageWrite};
 use crate::tid::Tid;
@@ -38,10 +38,12 @@ pub fn read_header(
         PageKind::Empty => {
             return Ok(PageHeader {
                 kind: PageKind::Empty,
-                ..PageHeader::posting(list)
+                ..PageHeader::posting(layout.list_on_page(list))
             });
         }
-        PageKind::Posting if header.list != list => "the page belongs to another list",
+        PageKind::Posting if header.list != layout.list_on_page(list) => {
+            "the page belongs to another list"
+        }
         PageKind::Posting if usize::from(header.count) > layout.capacity() => "more rows than fit",
         PageKind::Posting if header.next != NO_BLOCK && header.next <= block => {
             "link leads backwards"
@@ -52,22 +54,25 @@ pub fn read_header(
     Err(Error::damaged(block, what))
 }
 
-/// As [`read_header`], of whichever list; with the layout of its pages. `None` for a page of another kind.
-pub(crate) fn read_any_header(
+/// As [`read_header`], of whichever list; with the list and the layout of its pages. `None` for a page of another kind.
+pub fn read_any_header(
     page: &[u8],
     block: u32,
     metapage: &Metapage,
-) -> Result<Option<(PageHeader, Layout)>, Error> {
+) -> Result<Option<(u32, PageHeader, Layout)>, Error> {
     let header = PageHeader::read(page, block)?;
     if header.kind != PageKind::Posting {
         return Ok(None);
     }
-    if header.list > metapage.lists() {
-        return Err(Error::damaged(block, "the page belongs to no list"));
-    }
-    let layout = metapage.layout(header.list)?;
+    let list = match header.list {
+        EXACT_LIST => metapage.exact_list(),
+        list if list < metapage.lists() => list,
+        _ => return Err(Error::damaged(block, "the page belongs to no list")),
+    };
+    let layout = metapage.layout(list)?;
     Ok(Some((
-        read_header(page, block, header.list, &layout)?,
+        list,
+        read_header(page, block, list, &layout)?,
         layout,
     )))
 }
@@ -88,8 +93,12 @@ pub(crate) fn append_rows<'r>(
     header.write(page);
 }
 
-/// Where a row can be put: into a hole, for which there is room in the side column, or behind the others.
+/// Where a row can be put: into a hole, for which there is room in the side column, or behind the others. A closed page has no
+/// room.
 pub(crate) fn find_free_slot(page: &[u8], header: &PageHeader, layout: &Layout) -> Option<usize> {
+    if header.closed {
+        return None;
+    }
     let count = usize::from(header.count);
     // Without a side column there are no holes.
     let mut rows = 0..if layout.has_side() { count } else { 0 };
@@ -97,15 +106,24 @@ pub(crate) fn find_free_slot(page: &[u8], header: &PageHeader, layout: &Layout) 
     hole.or((count < layout.capacity()).then_some(count))
 }
 
-/// Puts one entry of a row into a page that is open for change and has room, counts a first entry as an inserted row, and puts
-/// the side column onto the side page, which is appended if it is not there yet. `block` is the page's number. Touches at most one
-/// page beside this one.
+/// Whether an entry that is put on a page is counted in [`PageHeader::inserted`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EntryOrigin {
+    /// A row of the table that is new in the index: its first entry is counted.
+    Inserted,
+    /// A row that the index has in another list, and that was counted there.
+    Moved,
+}
+
+/// Puts one entry of a row into a page that is open for change and has room, counts a first entry as an inserted row unless it
+/// moves, and puts the side column onto the side page, which is appended if it is not there yet. `block` is the page's number.
+/// Touches at most one page beside this one.
 pub(crate) fn insert_row<W: PageWrite>(
     write: &mut W,
     (block, slot): (u32, usize),
     mut header: PageHeader,
     layout: &Layout,
-    row: &Row<'_>,
+    (row, origin): (&Row<'_>, EntryOrigin),
 ) -> Result<(), Error> {
     let Some(i) = find_free_slot(write.page(slot), &header, layout) else {
         return Err(Error::Mismatch("there is no room for the row"));
@@ -127,8 +145,8 @@ pub(crate) fn insert_row<W: PageWrite>(
     }
     header.kind = PageKind::Posting;
     header.count = header.count.max(i as u16 + 1);
-    let inserted = u32::from(!row.tid.is_second());
-    header.inserted = header.inserted.saturating_add(inserted);
+    let counts = origin == EntryOrigin::Inserted && !row.tid.is_second();
+    header.inserted = header.inserted.saturating_add(counts.into());
     layout.put_row(write.page(slot), i, row);
     header.write(write.page(slot));
     Ok(())

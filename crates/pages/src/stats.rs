@@ -103,17 +103,23 @@ pub fn collect_stats<S: PageStore>(
     let mut new = ReservoirSampler::new(recent, seed);
     let pages = for_each_page(store, 1, |block| {
         store.read(block, |page| {
-            let Some((head, layout)) = read_any_header(page, block, metapage)? else {
+            let Some((list, head, layout)) = read_any_header(page, block, metapage)? else {
                 return Ok(());
             };
             stats.inserted += u64::from(head.inserted);
-            if head.list == metapage.exact_list() {
+            if list == metapage.exact_list() {
                 stats.inserted_exact += u64::from(head.inserted);
             }
-            let (first, second) =
-                count(page, &head, &layout, (metapage, column), &mut all, &mut new);
-            if let Some(list) = stats.lists.get_mut(head.list as usize) {
-                *list += first + second;
+            let (first, second) = count(
+                page,
+                &head,
+                &layout,
+                (list, metapage, column),
+                &mut all,
+                &mut new,
+            );
+            if let Some(entries) = stats.lists.get_mut(list as usize) {
+                *entries += first + second;
             }
             stats.second_entries += second;
             Ok(())
@@ -130,7 +136,7 @@ fn count(
     page: &[u8],
     head: &PageHeader,
     layout: &Layout,
-    (metapage, column): (&Metapage, u8),
+    (list, metapage, column): (u32, &Metapage, u8),
     all: &mut ReservoirSampler<Tid>,
     new: &mut ReservoirSampler<InsertedRow>,
 ) -> (u64, u64) {
@@ -140,14 +146,14 @@ fn count(
         entries.partition(|&i| layout.tid(page, i).is_second());
     let tid = |i: Option<&usize>| i.map_or_else(Tid::default, |&i| layout.tid(page, i));
     all.offer(used.len(), |i| tid(used.get(i)));
-    if head.list < metapage.lists() {
+    if list < metapage.lists() {
         let position = metapage.format.position(column);
         let old = used.len().saturating_sub(head.inserted as usize);
         new.offer(used.len() - old, |i| {
             let place = used.get(old + i);
             InsertedRow {
                 tid: tid(place),
-                list: head.list,
+                list,
                 values: place
                     .zip(position)
                     .map_or_else(Vec::new, |(&i, position)| layout.values(page, position, i)),

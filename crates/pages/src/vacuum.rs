@@ -3,10 +3,10 @@
 //! A page is read, then `dead` is asked about its rows with nothing locked, and only a page with dead rows is locked and
 //! compacted. Rows that were added meanwhile stay. At most one vacuum may run on an index.
 
-use crate::directory::{ENTRIES_PER_PAGE, ListEntry, entry_offset};
+use crate::directory::{ListEntry, entry_offset};
 use crate::error::Error;
 use crate::metapage::{Metapage, raise_version};
-use crate::page::{Layout, NO_BLOCK};
+use crate::page::{Layout, NO_BLOCK, PageHeader};
 use crate::page_walk::for_each_page;
 use crate::posting::{check_link, clear_rows, read_any_header, read_header, remove_rows};
 use crate::store::{PageStore, PageWrite};
@@ -46,7 +46,7 @@ pub fn vacuum<S: PageStore>(
     let pages = for_each_page(store, 1, |block| {
         tids.clear();
         let page = store.read(block, |page| collect(page, block, &metapage, &mut tids))??;
-        let Some((list, layout)) = page else {
+        let Some((list, head, layout)) = page else {
             return Ok(());
         };
         let mut left = tids.len();
@@ -63,7 +63,7 @@ pub fn vacuum<S: PageStore>(
         stats.empty_pages += u32::from(left == 0);
         if let Some(found) = lists.get_mut(list as usize) {
             found.rows += left as u64;
-            if found.room == NO_BLOCK && left < layout.capacity() {
+            if found.room == NO_BLOCK && left < layout.capacity() && !head.closed {
                 found.room = block;
             }
         }
@@ -111,13 +111,13 @@ fn collect(
     block: u32,
     metapage: &Metapage,
     tids: &mut Vec<Tid>,
-) -> Result<Option<(u32, Layout)>, Error> {
-    let Some((head, layout)) = read_any_header(page, block, metapage)? else {
+) -> Result<Option<(u32, PageHeader, Layout)>, Error> {
+    let Some((list, head, layout)) = read_any_header(page, block, metapage)? else {
         return Ok(None);
     };
     let rows = (0..usize::from(head.count)).map(|i| layout.tid(page, i));
     tids.extend(rows.filter(|tid| tid.row().offset != 0));
-    Ok(Some((head.list, layout)))
+    Ok(Some((list, head, layout)))
 }
 
 /// Removes rows from a page. Returns the rows left.
@@ -147,14 +147,10 @@ fn update_directory<S: PageStore>(
     metapage: &Metapage,
     lists: &[ListSummary],
 ) -> Result<(), Error> {
-    for ordinal in 0..metapage.directory.extent.blocks {
+    for (block, numbers) in metapage.directory.pages() {
         store.check_interrupts()?;
-        let block = metapage.directory.extent.start + ordinal;
-        let from = ordinal as usize * ENTRIES_PER_PAGE;
-        let found = lists.get(from..).unwrap_or_default();
-        let found = found
-            .get(..metapage.directory.entries_on(ordinal))
-            .unwrap_or_default();
+        let numbers = numbers.start as usize..numbers.end as usize;
+        let found = lists.get(numbers).unwrap_or_default();
         let stale = store.read(block, |page| {
             metapage.directory.check_page(page, block)?;
             let mut all = found.iter().enumerate();

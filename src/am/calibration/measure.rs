@@ -10,7 +10,7 @@ use crate::am::open_index::OpenIndex;
 use crate::am::scan::SearchStream;
 use crate::am::training::phases::CALIBRATING;
 use crate::error::{Error, Result};
-use crate::pg::heap::{HeapDistances, VisibleRows};
+use crate::pg::heap::{HeapDistances, RowFn, VisibleRows};
 use crate::pg::relation::{Heap, Index, LockedIndex};
 use crate::pg::role::as_role;
 use crate::pg::vector_datum::OwnedVector;
@@ -64,12 +64,13 @@ pub fn training(report: &TrainReport) -> Training {
     }
 }
 
-/// Finds the true neighbors of queries in a pass over the rows of the table that are visible now.
+/// Finds the true neighbors of queries in a pass over the rows of the table, which `scan` passes on.
 pub fn truth(
     heap: Heap,
     target: &OpenIndex,
     model: &Model,
     queries: CalibrationQueries,
+    scan: impl FnOnce(&mut RowFn<'_>) -> Result<()>,
 ) -> Result<Truth> {
     crate::pg::progress::report_phase(CALIBRATING);
     let OpenIndex { index, meta, .. } = target;
@@ -89,7 +90,6 @@ pub fn truth(
         Ok(batch.tids.len())
     };
     workers::with_workers(sizes.workers, work, |mut workers| {
-        let rows = VisibleRows::new(heap, *index)?;
         let (mut batch, mut done) = (RowBatch::default(), 0);
         let mut count = |offered: std::result::Result<usize, TrainError>| {
             done += offered.map_err(|source| Error::Train {
@@ -99,7 +99,7 @@ pub fn truth(
             crate::pg::progress::report_progress(done, expected.max(done));
             Ok::<(), Error>(())
         };
-        rows.for_each(0..u32::MAX, &mut |tid, read| {
+        scan(&mut |tid, read| {
             let dim = read(&mut batch.vectors);
             target.check_dimensions(dim)?;
             batch.tids.push(tid);
@@ -112,7 +112,7 @@ pub fn truth(
                 workers.submit(std::mem::take(&mut batch));
             }
             Ok(())
-        });
+        })?;
         workers.submit(std::mem::take(&mut batch));
         while let Some(offered) = workers.next_result()? {
             count(offered)?;
@@ -122,18 +122,19 @@ pub fn truth(
     Ok(collector.finish())
 }
 
-/// Measures a trained index with queries whose truth is known; nothing if none of their neighbors is visible.
+/// Measures a trained index with queries whose truth is known; nothing if none of their neighbors is visible. `distances` are
+/// those of the rows that count.
 pub fn measure(
-    heap: Heap,
     target: &OpenIndex,
     model: &Model,
     truth: &Truth,
+    distances: HeapDistances,
 ) -> Result<Option<Calibration>> {
     crate::pg::progress::report_phase(CALIBRATING);
     let mut bench = Calibrator {
         target,
         model,
-        distances: HeapDistances::of_latest(heap, target.index),
+        distances,
         adaptive_probes: AdaptiveProbes::default(),
     };
     let each = truth.queries.chunks_exact(target.meta.dim.max(1));
@@ -531,8 +532,11 @@ pub fn calibrate(
             Some(queries) => queries,
             None => rows_as_queries(heap, index, dim)?.0,
         };
-        let truth = truth(heap, target, model, queries)?;
-        measure(heap, target, model, &truth)
+        let truth = truth(heap, target, model, queries, |each| {
+            VisibleRows::new(heap, index)?.for_each(0..u32::MAX, each);
+            Ok(())
+        })?;
+        measure(target, model, &truth, HeapDistances::of_latest(heap, index))
     };
     // Functions in the index's definition run as the owner of the table, as in REINDEX.
     let measured = as_role(index.owner(), work)?;

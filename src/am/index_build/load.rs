@@ -10,15 +10,15 @@
 //! (0.4 ms) and with the file out of memory (3.3 and 4.0 ms): a list has three pages, read one by one anyhow.
 
 use super::BuildCounts;
-use super::run::Run;
-use crate::am::batches::{BuildMemory, MIN_RUN_BYTES, RowBatch};
+use crate::am::batches::{BuildMemory, EncodedBatch, Encoding, MIN_RUN_BYTES, RowBatch, encode};
 use crate::am::calibration::measure;
+use crate::am::encoded_run::Run;
 use crate::am::failure::with_index;
 use crate::am::open_index::OpenIndex;
 use crate::am::training::phases::{LOADING, WRITING};
 use crate::am::training::plan::{BuildModel, BuildPlan};
 use crate::error::{Error, Result};
-use crate::pg::heap::{self, IndexInfo};
+use crate::pg::heap::{self, HeapDistances, IndexInfo};
 use crate::pg::memory::trim_malloc;
 use crate::pg::page_store::RelationStore;
 use crate::pg::relation::Heap;
@@ -28,32 +28,7 @@ use distillvq_ivf::{
     Builder, CreateOptions, GroundTruthCollector, RowEncoder, Tid, Training, Truth,
     write_calibration,
 };
-use distillvq_model::{EncodedRows, Model};
-use distillvq_training::{TrainError, check_interrupts};
-
-/// What a worker makes of a batch.
-struct EncodedBatch {
-    tids: Vec<Tid>,
-    encoded: EncodedRows,
-}
-
-/// A worker gives up in the middle of a batch when the build ends before it.
-type Encoding = std::result::Result<EncodedBatch, TrainError>;
-
-fn encode(
-    encoder: RowEncoder<'_>,
-    truth: Option<&GroundTruthCollector<'_>>,
-    batch: RowBatch,
-    progress: &SharedProgress,
-) -> Encoding {
-    let RowBatch { tids, vectors } = batch;
-    let check = || check_interrupts(progress);
-    let encoded = encoder.try_encode(&vectors, check)?;
-    if let Some(truth) = truth {
-        truth.offer(&tids, &vectors, &encoded, check)?;
-    }
-    Ok(EncodedBatch { tids, encoded })
-}
+use distillvq_model::Model;
 
 /// What the pages are made with.
 fn create<'a>(plan: &BuildPlan, model: Option<&'a Model>) -> CreateOptions<'a> {
@@ -145,7 +120,8 @@ fn calibrate(
     truth: &Truth,
 ) -> Result<()> {
     let OpenIndex { index, meta, .. } = target;
-    let calibration = measure::measure(heap, target, model, truth)?;
+    let distances = HeapDistances::of_latest(heap, *index);
+    let calibration = measure::measure(target, model, truth, distances)?;
     let training = Training {
         code_error: truth.code_error,
         ..measure::training(model.report())

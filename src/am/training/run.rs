@@ -6,9 +6,10 @@ use crate::am::training::plan::{BuildModel, BuildPlan};
 use crate::am::training::sample::{
     BYTES_PER_VALUE, MAX_SAMPLE_ROWS, MemoryShare, Sample, sample_rows, training_overhead_bytes,
 };
-use crate::error::{Error, Result};
+use crate::error::{Error, IndexName, Result};
 use crate::pg::memory::trim_malloc;
 use crate::pg::relation::Heap;
+use crate::pg::vector_datum::ReadElements;
 use crate::pg::workers::SharedProgress;
 use crate::pg::{heap, workers};
 use crate::settings::reloptions::Options;
@@ -25,34 +26,60 @@ const FEW_ROWS_PER_LIST: usize = 30;
 
 /// Samples the table and trains on it; no model if it holds too little to learn from. The number is that of its rows.
 pub fn train_from_table(plan: &BuildPlan, heap: Heap) -> Result<(Option<BuildModel>, usize)> {
+    let tell = |sample: &[f32], options: &TrainOptions| {
+        notice_small_sample(&plan.index.name(), sample, plan.dim, options, (1, 1));
+    };
+    let trained = train_on_rows(
+        plan,
+        |each| heap::sample(heap, plan.index, plan.element, each),
+        tell,
+    )?;
+    if trained.model.is_none() {
+        notice_untrained(plan, trained.usable);
+    }
+    Ok((trained.model, trained.rows))
+}
+
+/// What a training on the rows of a table has given.
+pub struct TrainedOnRows {
+    /// The model; none if there are too few rows.
+    pub model: Option<BuildModel>,
+    /// Rows.
+    pub rows: usize,
+    /// Rows that can be trained on, if they are too few.
+    pub usable: usize,
+}
+
+/// Trains on a sample of the rows that `scan` passes on, after a call of `tell` with the sample.
+pub fn train_on_rows(
+    plan: &BuildPlan,
+    scan: impl FnOnce(&mut dyn FnMut(&ReadElements<'_>) -> Result<()>) -> Result<()>,
+    tell: impl FnOnce(&[f32], &TrainOptions),
+) -> Result<TrainedOnRows> {
     let Sample {
         dim,
         offered: rows,
         rows: mut sample,
-    } = sample_rows(
-        |each| heap::sample(heap, plan.index, plan.element, each),
-        SEED,
-        Some(plan.dim),
-        MemoryShare::Whole,
-    )?;
+    } = sample_rows(scan, SEED, Some(plan.dim), MemoryShare::Whole)?;
+    let outcome = |model, usable| TrainedOnRows {
+        model,
+        rows,
+        usable,
+    };
     if rows < MIN_TRAIN_ROWS {
-        notice_untrained(plan, rows);
-        return Ok((None, rows));
+        return Ok(outcome(None, rows));
     }
     let options = train_options(&plan.options, plan.metric, (rows, dim), SEED);
-    notice_small_sample(&plan.index.name(), &sample, dim, &options, (1, 1));
+    tell(&sample, &options);
     let queries = queries_of_sample(&mut sample, dim, rows);
     check_training_memory(&sample, dim)?;
     let job = |monitor: &dyn Monitor| train(sample, dim, None, &options, monitor);
     match run_training(&plan.index.name(), job) {
-        Ok(Trained { model, .. }) => Ok((Some(BuildModel { model, queries }), rows)),
+        Ok(Trained { model, .. }) => Ok(outcome(Some(BuildModel { model, queries }), rows)),
         Err(Error::Train {
             source: TrainError::TooFewRows { usable, .. },
             ..
-        }) => {
-            notice_untrained(plan, usable);
-            Ok((None, rows))
-        }
+        }) => Ok(outcome(None, usable)),
         Err(error) => Err(error),
     }
 }
@@ -151,6 +178,18 @@ pub fn run_training(
     })
 }
 
+/// How an index without a model gets one.
+fn hint_for_untrained(index: &IndexName, trains_itself: bool) -> String {
+    let reindex = index.reindex();
+    if trains_itself {
+        format!(
+            "VACUUM, by hand or by autovacuum, trains the index once the table has {MIN_TRAIN_ROWS} rows; {reindex} does so at once."
+        )
+    } else {
+        format!("When the table is filled, run {reindex}.")
+    }
+}
+
 pub fn notice_untrained(plan: &BuildPlan, rows: usize) {
     let index = plan.index.name();
     crate::pg::report::notice(
@@ -159,9 +198,6 @@ pub fn notice_untrained(plan: &BuildPlan, rows: usize) {
             "There are {rows} rows to train on; training needs at least {MIN_TRAIN_ROWS}. Searches compare every row: they are \
              exact, and slow down as the table grows."
         ),
-        &format!(
-            "When the table is filled, run REINDEX INDEX {}.",
-            plan.index.quoted_name()
-        ),
+        &hint_for_untrained(&plan.index.named(), plan.options.trains_itself()),
     );
 }

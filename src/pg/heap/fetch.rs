@@ -22,7 +22,7 @@ pub struct HeapDistances {
     /// Rows that it does not see have no distance.
     snapshot: pg_sys::Snapshot,
     /// The same, if it is not the executor's.
-    _registered: Option<Snapshot>,
+    _owned: Option<OwnedSnapshot>,
     /// For what distance functions leave behind.
     memory: TemporaryMemory,
 }
@@ -37,7 +37,7 @@ impl HeapDistances {
             rows: HeapFetcher::new(index, heap),
             index,
             snapshot,
-            _registered: None,
+            _owned: None,
             memory: TemporaryMemory::new(),
         }
     }
@@ -48,7 +48,19 @@ impl HeapDistances {
         // SAFETY: it is registered until it is dropped, with the rest.
         let distances = unsafe { Self::new(heap, index, snapshot.0) };
         Self {
-            _registered: Some(snapshot),
+            _owned: Some(OwnedSnapshot::Latest(snapshot)),
+            ..distances
+        }
+    }
+
+    /// The distances of rows that are alive when they are asked for: nothing keeps those of an older snapshot from being removed
+    /// while VACUUM runs.
+    pub fn of_live(heap: Heap, index: Index) -> Self {
+        let mut snapshot = Box::new(dirty());
+        // SAFETY: such a snapshot is not registered; it is kept with the rest.
+        let distances = unsafe { Self::new(heap, index, &raw mut *snapshot) };
+        Self {
+            _owned: Some(OwnedSnapshot::Dirty(snapshot)),
             ..distances
         }
     }
@@ -88,6 +100,13 @@ impl HeapDistances {
         let mut left = ManuallyDrop::new(self);
         left.rows.recent = None;
     }
+}
+
+/// What keeps the snapshot of [`HeapDistances`].
+#[allow(dead_code)]
+enum OwnedSnapshot {
+    Latest(Snapshot),
+    Dirty(Box<pg_sys::SnapshotData>),
 }
 
 /// What is done with each of the rows that are alive and have a vector: its place among those looked up, and a way to read

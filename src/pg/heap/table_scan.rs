@@ -14,8 +14,8 @@ use distillvq_ivf::Tid;
 use pgrx::pg_sys;
 use std::ops::Range;
 
-/// What a build does with each row: its TID, and a way to read its vector.
-type RowFn<'a> = dyn FnMut(Tid, &ReadElements<'_>) -> Result<()> + 'a;
+/// What is done with each row: its TID, and a way to read its vector.
+pub type RowFn<'a> = dyn FnMut(Tid, &ReadElements<'_>) -> Result<()> + 'a;
 
 /// The same with the value, which is alive during the call.
 pub(in crate::pg) type ValueFn<'a> = dyn FnMut(Tid, pg_sys::Datum) -> Result<()> + 'a;

@@ -52,6 +52,11 @@ impl Scores {
         }
     }
 
+    /// The same without scores.
+    pub fn cleared(&self) -> Self {
+        Scores::new(self.max_bytes)
+    }
+
     /// Asks for memory for so many more rows on so many pages or more, as far as there may be so many.
     pub fn reserve(&mut self, rows: u64, pages: usize) {
         let blocks = (rows / LANES as u64).saturating_add(pages as u64);

@@ -103,6 +103,16 @@ impl Ready {
         Ok(())
     }
 
+    /// The hit that this pass begins with, none in the first pass.
+    pub(super) fn returned_before(&self) -> Option<Hit> {
+        self.from
+    }
+
+    /// Begins with this hit: those before it were returned by another search.
+    pub(super) fn begin_at(&mut self, hit: Hit) {
+        self.from = Some(hit);
+    }
+
     /// Forgets everything.
     pub(super) fn clear(&mut self) {
         self.heap.clear();

@@ -10,7 +10,7 @@ use distillvq_kernels::{LANES, kernels};
 use distillvq_linalg::testing::never_interrupt;
 use distillvq_model::{Encoded, Placement, refine_bytes};
 use distillvq_pages::memory_store::MemoryStore;
-use distillvq_pages::{PageHeader, PageKind};
+use distillvq_pages::read_any_header;
 use distillvq_training::{NoMonitor, RetrainOptions, TrainOptions, retrain, train};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -255,11 +255,10 @@ pub fn entries(store: &MemoryStore, meta: &Meta) -> Entries {
     let mut entries = BTreeMap::new();
     for block in 1..store.block_count().unwrap() {
         let found = store.read(block, |page| {
-            let head = PageHeader::read(page, block).unwrap();
-            if head.kind != PageKind::Posting {
+            let Some((list, head, layout)) = read_any_header(page, block, &meta.pages).unwrap()
+            else {
                 return Vec::new();
-            }
-            let layout = meta.pages.layout(head.list).unwrap();
+            };
             let columns = |i: usize| {
                 let columns = 0..layout.format().columns().len();
                 columns
@@ -268,7 +267,7 @@ pub fn entries(store: &MemoryStore, meta: &Meta) -> Entries {
             };
             let rows = 0..usize::from(head.count);
             let used = rows.filter(|i| layout.tid(page, *i) != Tid::default());
-            used.map(|i| (layout.tid(page, i), (head.list, columns(i))))
+            used.map(|i| (layout.tid(page, i), (list, columns(i))))
                 .collect()
         });
         for (tid, entry) in found.unwrap() {

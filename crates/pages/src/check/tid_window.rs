@@ -104,10 +104,10 @@ impl TidWindow {
         self.rows.get(at).filter(|row| row.tid == tid).copied()
     }
 
-    /// Every row whose address another row had before.
-    pub fn duplicates(&self) -> impl Iterator<Item = &TidLocation> {
+    /// Every row whose address another row had before, behind that one.
+    pub fn duplicates(&self) -> impl Iterator<Item = (&TidLocation, &TidLocation)> {
         let pairs = self.rows.iter().zip(self.rows.iter().skip(1));
-        pairs.filter_map(|(a, b)| (a.tid == b.tid).then_some(b))
+        pairs.filter(|(a, b)| a.tid == b.tid)
     }
 }
 

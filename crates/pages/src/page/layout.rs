@@ -16,7 +16,7 @@
 //! page's list, `next` its block. With a side column rows never move: a row that vacuum removes leaves a hole, a TID of
 //! zeros, which a later row takes. So `0..count` may then have holes.
 
-use super::{BODY, BODY_SIZE, PG_HEADER_SIZE};
+use super::{BODY, BODY_SIZE, EXACT_LIST, PG_HEADER_SIZE};
 use crate::row_format::{MAX_COLUMNS, RowFormat};
 use distillvq_kernels::block::LANES;
 use std::ops::Range;
@@ -79,6 +79,15 @@ impl Layout {
             tid_blocks: next,
             tid_offsets: next + blocks * 4 * LANES,
             side,
+        }
+    }
+
+    /// The number that a list has on its pages.
+    pub fn list_on_page(&self, list: u32) -> u32 {
+        if self.format.columns().is_empty() {
+            EXACT_LIST
+        } else {
+            list
         }
     }
 
