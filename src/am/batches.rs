@@ -18,6 +18,8 @@ pub struct RowBatch {
     pub tids: Vec<Tid>,
     /// Elements, row-major.
     pub vectors: Vec<f32>,
+    /// Values of the filter columns, one row after the other.
+    pub filters: Vec<u8>,
 }
 
 /// How `maintenance_work_mem` is dealt out.

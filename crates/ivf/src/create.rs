@@ -2,6 +2,7 @@
 
 use crate::calibration::Training;
 use crate::error::Error;
+use crate::filter::FilterFormat;
 use crate::index_meta::{Meta, UNTRAINED};
 use crate::model_pages::model_bytes;
 use crate::pq::{Row, row_format};
@@ -20,6 +21,8 @@ pub struct CreateOptions<'a> {
     pub model: Option<&'a Model>,
     /// Whether rows in lists get refine codes.
     pub refine: bool,
+    /// The filter columns.
+    pub filters: FilterFormat,
     /// A random number that marks this model, see [`Meta::model_version`].
     pub model_version: u64,
 }
@@ -44,8 +47,11 @@ impl<'a, S: PageStore> Builder<'a, S> {
         let refine = create.refine && create.model.is_some();
         let shape = create.model.map_or(UNTRAINED, Model::shape);
         let format = match create.model {
-            Some(_) => row_format(shape, if refine { refine_bytes(create.dim) } else { 0 }),
-            None => Some(RowFormat::default()),
+            Some(_) => {
+                let refine = if refine { refine_bytes(create.dim) } else { 0 };
+                row_format(shape, &create.filters, refine)
+            }
+            None => RowFormat::new(&create.filters.columns()),
         };
         let parts = match create.model {
             Some(model) => [model.encoder_bytes()?, model.student_bytes()?],
@@ -61,6 +67,7 @@ impl<'a, S: PageStore> Builder<'a, S> {
             dim: create.dim,
             shape,
             refine,
+            filters: create.filters,
             assignments: create.model.map_or(1, |model| model.assignments() as u8),
             training: Training::default(),
             calibration: None,

@@ -7,9 +7,9 @@
 //!   76  complete u8              112  base chain
 //!   77  columns u8               136  current chain
 //!   78  bytes of the body u16    160  spare chain
-//!   80  lists u32                184  8 columns
-//!   84  directory start u32      248  reserved
-//!   88  directory blocks u32     256  body
+//!   80  lists u32                184  16 columns
+//!   84  directory start u32      312  reserved
+//!   88  directory blocks u32     320  body
 //!   92  crc32c of the body u32
 //! chain  { start u32, blocks u32, bytes u64, crc32c u32, reserved u32 }
 //! column { id u8, stored u8, bits u8, reserved u8, planes u16, reserved u16 }
@@ -29,7 +29,7 @@ use crate::row_format::RowFormat;
 use crate::store::{PageStore, PageWrite};
 
 const MAGIC: [u8; 8] = *b"distilvq";
-const CONTENTS: usize = 256;
+const CONTENTS: usize = 320;
 
 /// Maximum number of bytes of the body.
 pub const MAX_BODY_BYTES: usize = PAGE_SIZE - CONTENTS;
@@ -41,7 +41,7 @@ pub struct Metapage {
     pub version: u32,
     /// Whether the build was finished; [`Metapage::read`] refuses an incomplete index.
     pub complete: bool,
-    /// Columns of rows in lists; none if there are no lists.
+    /// Columns of rows; without lists only those that rows of the exact list have too.
     pub format: RowFormat,
     /// Where the lists begin.
     pub directory: Directory,
@@ -95,10 +95,12 @@ impl Metapage {
 
     /// Layout of the posting pages of a list.
     pub fn layout(&self, list: u32) -> Result<Layout, Error> {
-        if list == self.exact_list() {
-            return Ok(Layout::tids_only());
-        }
-        Layout::new(&self.format).ok_or(Error::damaged(0, "the columns do not fit a page"))
+        let layout = if list == self.exact_list() {
+            Layout::exact(&self.format)
+        } else {
+            Layout::new(&self.format)
+        };
+        layout.ok_or(Error::damaged(0, "the columns do not fit a page"))
     }
 
     /// Reads a metapage of a version that is known.
@@ -171,8 +173,11 @@ impl Metapage {
         if self.lists() == u32::MAX {
             return fail("too many lists");
         }
-        let has_columns = !self.format.columns().is_empty();
-        if has_columns != (self.lists() > 0) || has_columns && Layout::new(&self.format).is_none() {
+        let has_columns = self.format.has_list_columns();
+        if has_columns != (self.lists() > 0)
+            || has_columns && Layout::new(&self.format).is_none()
+            || Layout::exact(&self.format).is_none()
+        {
             return fail("the columns do not fit a page");
         }
         if !self.complete {
