@@ -9,6 +9,8 @@ use common::{
 };
 use distillvq_harness::{Server, Vectors};
 use postgres::Client;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 const DIM: usize = 8;
 const ROWS: usize = 1_500;
@@ -693,4 +695,59 @@ fn a_check_compares_values_with_the_table() {
     );
     db.run("REINDEX INDEX one");
     assert_eq!(db.one::<i64>(problems), 0);
+}
+
+#[test]
+fn random_conditions() {
+    let mut db = items("filter_random", ROWS);
+    let columns = [
+        ("flag", "boolean", "id % 3 = 0"),
+        ("small", "smallint", "(id * 37 % 200 - 100)::int2"),
+        ("tenant", "integer", "id % 40"),
+        ("price", "real", "(id % 90) / 4.0"),
+        (
+            "made",
+            "timestamp",
+            "timestamp '2024-01-01' + id * interval '1 hour'",
+        ),
+        ("amount", "numeric", "(id % 70) / 3.0"),
+        ("code", "uuid", "md5((id % 30)::text)::uuid"),
+        ("name", "text", "'n' || id % 20"),
+    ];
+    for (name, of_type, value) in columns {
+        add_column(&mut db, name, of_type, value);
+    }
+    db.run(
+        "CREATE INDEX one ON items USING distillvq (embedding, flag, small, tenant, price, made, amount, code, name)
+             WITH (lists = 20);
+         DELETE FROM items WHERE id % 10 = 2;
+         INSERT INTO items SELECT id + 5000, embedding, flag, small, tenant + 1, price, made, amount, code, name
+             FROM items WHERE id % 6 = 1",
+    );
+    db.run_each(&["VACUUM items"]);
+    let mut rng = ChaCha8Rng::seed_from_u64(24);
+    for _ in 0..250 {
+        let conditions = (0..rng.random_range(1..4)).map(|_| {
+            let (name, of_type, _) = columns[rng.random_range(0..columns.len())];
+            // A value of some row, NULL in some.
+            let value = |rng: &mut ChaCha8Rng| {
+                let id = rng.random_range(0..ROWS);
+                format!("(SELECT min({name}::text)::{of_type} FROM items WHERE id = {id})")
+            };
+            let operator = ["<", "<=", "=", ">=", ">"][rng.random_range(0..5)];
+            match rng.random_range(0..8) {
+                0 => format!("{name} IS NULL"),
+                1 => format!("{name} IS NOT NULL"),
+                2 | 3 => {
+                    let values: Vec<String> = (0..rng.random_range(1..12))
+                        .map(|_| value(&mut rng))
+                        .collect();
+                    format!("{name} {operator} ANY (ARRAY[{}])", values.join(", "))
+                }
+                _ => format!("{name} {operator} {}", value(&mut rng)),
+            }
+        });
+        let conditions: Vec<String> = conditions.collect();
+        same_rows(&mut db, &conditions.join(" AND "));
+    }
 }

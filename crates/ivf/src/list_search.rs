@@ -372,7 +372,10 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> ListSearch<S, B, F> {
         let mark = scores.mark();
         let scanned = self
             .choose_kept(&mut scores, &chosen, &mut best)
-            .and_then(|()| self.scan(&mut scores, &chosen, &mut best));
+            .and_then(|mut changed| {
+                changed.extend(self.scan(&mut scores, &chosen, &mut best)?);
+                Ok(changed)
+            });
         if scanned.is_err() {
             scores.return_to(mark);
         }
@@ -385,15 +388,16 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> ListSearch<S, B, F> {
         Ok(best.finish())
     }
 
-    /// Offers the candidates of the lists whose scores are kept.
+    /// Offers the candidates of the lists whose scores are kept. Returns the lists whose scores cannot be kept any more.
     fn choose_kept(
         &self,
         scores: &mut Scores,
         chosen: &impl Fn(&Probe<B::List>) -> bool,
         best: &mut TopCandidates,
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<(u32, Kept)>, Error> {
+        let mut lost = Vec::new();
         let Some(scoring) = &self.scoring else {
-            return Ok(());
+            return Ok(lost);
         };
         let mut places = Vec::new();
         for i in 0..scores.pages.len() {
@@ -419,12 +423,16 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> ListSearch<S, B, F> {
                         scoring.offer(bytes, usize::from(row), score, probe, best);
                     }
                 } else {
+                    let mut has_places = true;
                     let replace = |block, new: &[f32; LANES], mask| {
-                        scores.replace(&page, block, new, mask);
+                        has_places &= scores.replace(&page, block, new, mask);
                     };
                     let admitted =
                         scoring.scan_page(bytes, (&head, probe), &self.filter, best, replace);
                     self.count_scanned(&head, admitted);
+                    if !has_places {
+                        lost.push((page.probe, Kept::No));
+                    }
                 }
                 Ok::<u32, Error>(head.moves)
             })??;
@@ -432,7 +440,7 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> ListSearch<S, B, F> {
                 page.moves = moves;
             }
         }
-        Ok(())
+        Ok(lost)
     }
 
     /// Scans the chosen lists whose scores are not kept, and keeps them if there is room. Returns the lists that were scanned.
