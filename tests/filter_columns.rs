@@ -23,11 +23,13 @@ fn search(condition: &str, rest: &str) -> String {
     )
 }
 
-/// Adds a column to `items` and fills it with an expression of `id`, NULL in every ninth row, another one for each column.
+/// Adds a column to `items` and fills it with an expression of `id`, NULL in every ninth row, another one for each column. The
+/// table is written anew: chains of updates would keep older transactions from the indexes made afterwards.
 fn add_column(client: &mut Client, name: &str, of_type: &str, value: &str) {
     client.run(&format!(
         "ALTER TABLE items ADD COLUMN {name} {of_type};
-         UPDATE items SET {name} = CASE WHEN (id + ascii(right('{name}', 1))) % 9 <> 4 THEN ({value}) END"
+         ALTER TABLE items ALTER COLUMN {name} TYPE {of_type}
+             USING CASE WHEN (id + ascii(right('{name}', 1))) % 9 <> 4 THEN ({value}) END"
     ));
 }
 
@@ -49,6 +51,10 @@ fn same_rows(client: &mut Client, condition: &str) {
     let sql = search(condition, "");
     client.run("SET enable_seqscan = off; SET enable_sort = off; SET enable_bitmapscan = off");
     let plan = client.plan(&sql);
+    // Without the plans of subqueries.
+    let is_subplan = |line: &&str| line.trim_start().starts_with("InitPlan");
+    let plan: Vec<&str> = plan.lines().take_while(|line| !is_subplan(line)).collect();
+    let plan = plan.join("\n");
     assert!(
         plan.contains("Index Cond") && plan.contains("Order By") && !plan.contains("Filter"),
         "{condition}: {plan}"
@@ -224,6 +230,11 @@ fn all_types_and_operators() {
             }
         }
         same_rows(&mut db, "c0 IS NOT NULL AND c1 IS NOT NULL AND c2 IS NULL");
+        if kinds[0].0 == "boolean" {
+            for condition in ["c0", "NOT c0", "c0 IS TRUE", "c0 IS FALSE AND c3 > 0"] {
+                same_rows(&mut db, condition);
+            }
+        }
         same_rows(
             &mut db,
             &format!("c1 >= {0} AND c1 <= {0} AND c0 IS NOT NULL", kinds[1].2[0]),
@@ -366,9 +377,9 @@ fn rows_that_change() {
         ));
         let expect = |db: &mut Database| {
             verified(db);
-            conditions
-                .iter()
-                .for_each(|condition| same_rows(db, condition));
+            conditions.iter().for_each(|condition| {
+                same_rows(db, &format!("{condition} AND embedding IS NOT NULL"));
+            });
         };
         expect(&mut db);
         db.run(
@@ -638,10 +649,11 @@ fn values_survive_a_crash() {
     client.run(
         "CREATE INDEX one ON items USING distillvq (embedding, tenant, name) WITH (lists = 20)",
     );
+    client.run("CREATE SEQUENCE new_id START 100000");
     let mut writer = server.connect_to("crash").unwrap();
     let thread = std::thread::spawn(move || {
         let statements = [
-            "INSERT INTO items SELECT id + 100000, embedding, tenant, 'new' FROM items WHERE id % 11 = 1 AND id < 5000",
+            "INSERT INTO items SELECT nextval('new_id'), embedding, tenant, 'new' FROM items WHERE id % 11 = 1 AND id < 5000",
             "UPDATE items SET tenant = tenant + 1, name = NULL WHERE id % 13 = 5",
             "DELETE FROM items WHERE id > 100000 AND id % 2 = 0",
             "VACUUM items",
@@ -678,12 +690,12 @@ fn a_check_compares_values_with_the_table() {
     add_column(&mut db, "tenant", "int", "id % 30");
     // The result of the function changes behind the index's back.
     db.run(
-        "CREATE FUNCTION of_row(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1';
+        "CREATE FUNCTION of_row(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN $1; END';
          CREATE INDEX one ON items USING distillvq (embedding, of_row(tenant)) WITH (lists = 20)",
     );
     let problems = "SELECT count(*) FROM distillvq_check('one', heap => true)";
     assert_eq!(db.one::<i64>(problems), 0);
-    db.run("CREATE OR REPLACE FUNCTION of_row(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT CASE WHEN $1 = 7 THEN 8 ELSE $1 END'");
+    db.run("CREATE OR REPLACE FUNCTION of_row(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN CASE WHEN $1 = 7 THEN 8 ELSE $1 END; END'");
     let wrong = db.one::<i64>("SELECT count(*) FROM items WHERE tenant = 7");
     let found: Vec<String> = db.column("SELECT problem FROM distillvq_check('one', heap => true)");
     assert_eq!(found.len() as i64, wrong);

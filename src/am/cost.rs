@@ -26,7 +26,7 @@
 
 use distillvq_ivf::list_search::Shares;
 use distillvq_ivf::refine::REFINED_SPARE;
-use distillvq_ivf::rerank::{FIRST_PULL, Growth, LARGEST_PULL};
+use distillvq_ivf::rerank::{FEW_ADMITTED, FIRST_PULL, Growth, LARGEST_PULL};
 
 /// What a limit of the distance is supposed to leave if it cannot be estimated.
 pub const UNKNOWN_SHARES: Shares = Shares {
@@ -468,7 +468,12 @@ impl Inputs {
         let route = SEARCH_US
             + index.dimensions * SEARCH_DIMENSION_US
             + index.lists * (LIST_US + index.dimensions * LIST_DIMENSION_US);
-        let compared = self.compared(given);
+        let admitted = index.rows * share;
+        let (probed, compared) = if share < 1.0 && admitted <= FEW_ADMITTED {
+            (1.0, admitted)
+        } else {
+            (self.probed(passed), self.compared(given))
+        };
         // Blocks in which nothing is admitted are not scored.
         let scored = 1.0 - (1.0 - share).powi(BLOCK_ROWS);
         let code = if index.bits > 4 {
@@ -480,7 +485,7 @@ impl Inputs {
         let scan = index.pages * CODE_PAGE_US
             + codes * index.subquantizers * code * scored
             + self.filter_time(codes);
-        let scans = self.probed(passed) * scans(compared);
+        let scans = probed * scans(compared);
         route + scans * scan + self.compare_time(given, compared) + returned
     }
 

@@ -89,9 +89,11 @@ pub unsafe fn estimate_path(
 /// # Safety
 /// The path must be the planner's.
 unsafe fn index_clauses(path: &pg_sys::IndexPath) -> &[*mut pg_sys::IndexClause] {
-    let clauses: &[*mut pg_sys::Node] = unsafe { items(path.indexclauses) };
-    // SAFETY: the list is one of such nodes; pointers are alike.
-    unsafe { std::slice::from_raw_parts(clauses.as_ptr().cast(), clauses.len()) }
+    // SAFETY: the list is one of such nodes, and pointers to nodes are alike.
+    unsafe {
+        let clauses = items(path.indexclauses);
+        std::slice::from_raw_parts(clauses.as_ptr().cast(), clauses.len())
+    }
 }
 
 /// Whether a condition asks for rows without a vector, which the index does not have.

@@ -59,7 +59,7 @@ use std::cmp::Ordering;
 const AHEAD_WITHIN: f64 = 4.0;
 
 /// Maximum number of rows that are all compared before the first one is returned, where conditions on filter columns exclude others.
-const FEW_ADMITTED: f64 = 256.0;
+pub const FEW_ADMITTED: f64 = 256.0;
 
 /// Minimum standard deviation of the errors, as a fraction of the expected one. Errors of ordinary rows exceed it.
 const MIN_ERROR_FRACTION: f64 = 0.5;
