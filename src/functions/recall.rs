@@ -154,7 +154,7 @@ fn draw(
                 .rows()
                 .for_each(0..u32::MAX, &filters, &mut |tid, row| {
                     let read = |out: &mut Vec<f32>| row.append_elements(element, out);
-                    if let Some(place) = reservoir.offer_at(&read)? {
+                    if let Some(place) = reservoir.offer_at(read)? {
                         rows.resize(rows.len().max(place + 1), tid);
                         rows[place] = tid;
                     }

@@ -358,8 +358,9 @@ impl Round {
             "SELECT c.oid::text FROM pg_class c JOIN pg_am a ON a.oid = c.relam
              WHERE amname = 'distillvq' AND relkind = 'i'",
         );
-        let runs_functions =
-            self.tables.target != Target::Column || self.tables.predicate.is_some();
+        let runs_functions = self.tables.target != Target::Column
+            || self.tables.predicate.is_some()
+            || self.tables.filter_columns.contains('(');
         for index in indexes {
             let one = format!("{FIGURES} distillvq_index_info({index}::oid::regclass) f");
             let view =
