@@ -17,7 +17,7 @@ use crate::pg::relation::{Heap, Index};
 use crate::settings::reloptions::Options;
 use distillvq_ivf::filter::FilterFormat;
 use distillvq_ivf::{MAX_SIDE_BYTES, copy_without_rows};
-use distillvq_model::{Model, max_subquantizers, refine_bytes, refine_dimensions};
+use distillvq_model::{Model, refine_bytes, refine_dimensions};
 use distillvq_training::{auto_bits, auto_subquantizers};
 
 /// What a build counted.
@@ -101,7 +101,7 @@ fn limit_codes(options: &mut Options, dim: usize, filters: &FilterFormat) -> Res
         0 => auto_bits(dim),
         bits => bits as u8,
     };
-    let most = most_subquantizers(bits, filters);
+    let most = filters.max_subquantizers(bits);
     match options.subquantizers {
         0 if auto_subquantizers(dim, bits) > most => options.subquantizers = most,
         subquantizers if subquantizers > most => {
@@ -114,12 +114,6 @@ fn limit_codes(options: &mut Options, dim: usize, filters: &FilterFormat) -> Res
         _ => (),
     }
     Ok(())
-}
-
-/// Maximum number of subquantizers beside filter columns.
-fn most_subquantizers(bits: u8, filters: &FilterFormat) -> usize {
-    let taken = filters.stored_bytes() * 8 / usize::from(bits.max(1));
-    max_subquantizers(bits).saturating_sub(taken)
 }
 
 /// Whether the index keeps refine codes. Unless it is told, it does where vectors do not lie in the table's own pages: there
@@ -157,7 +151,7 @@ fn named_model(plan: &BuildPlan, name: &str) -> Result<Model> {
             type_name: plan.element.name(),
         });
     }
-    let most = most_subquantizers(model.bits(), &plan.filters.format());
+    let most = plan.filters.format().max_subquantizers(model.bits());
     if model.subquantizers() > most {
         return Err(Error::FilterSpace {
             subquantizers: model.subquantizers(),

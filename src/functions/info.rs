@@ -395,9 +395,13 @@ impl IndexReport {
             })
         };
         let Meta {
-            shape, refine, dim, ..
+            shape,
+            refine,
+            dim,
+            filters,
+            ..
         } = self.meta;
-        match FinerCodes::next_step(shape, refine, dim) {
+        match FinerCodes::next_step(shape, refine, dim, &filters) {
             FinerCodes::Subquantizers(codes) => coded(
                 format!("subquantizers => {codes}"),
                 format!("subquantizers = {codes}"),

@@ -110,7 +110,10 @@ struct FilterColumn {
 
 /// The filter columns of an index.
 #[derive(Clone, Default)]
-pub struct FilterColumns(Vec<FilterColumn>);
+pub struct FilterColumns {
+    columns: Vec<FilterColumn>,
+    format: FilterFormat,
+}
 
 /// Conditions on filter columns.
 #[derive(Default)]
@@ -159,13 +162,20 @@ impl FilterColumns {
                 hash: hash_function(of_type),
             })
         });
-        columns.collect::<Result<_>>().map(Self)
+        let columns: Vec<FilterColumn> = columns.collect::<Result<_>>()?;
+        let widths: Vec<u8> = columns
+            .iter()
+            .map(|column| column.of_type.width())
+            .collect();
+        Ok(Self {
+            format: FilterFormat::new(&widths).unwrap_or_default(),
+            columns,
+        })
     }
 
     /// What is kept of them.
     pub fn format(&self) -> FilterFormat {
-        let widths: Vec<u8> = self.0.iter().map(|column| column.of_type.width()).collect();
-        FilterFormat::new(&widths).unwrap_or_default()
+        self.format
     }
 
     /// Appends the values of a row as the index keeps them.
@@ -174,13 +184,13 @@ impl FilterColumns {
     /// The arrays must have a value of its type, or NULL, for each filter column.
     unsafe fn append(&self, values: &[pg_sys::Datum], nulls: &[bool], out: &mut Vec<u8>) {
         let mut keys = [None; MAX_FILTERS];
-        for (i, column) in self.0.iter().enumerate() {
+        for (i, column) in self.columns.iter().enumerate() {
             if !nulls[i] {
                 // SAFETY: as promised.
                 keys[i] = unsafe { column.position(values[i], column.input) }.map(|it| it.key);
             }
         }
-        self.format().encode(&keys[..self.0.len()], out);
+        self.format.encode(&keys[..self.columns.len()], out);
     }
 
     /// The conditions of the keys of a scan.
@@ -202,7 +212,7 @@ impl FilterColumns {
                 }
                 return Err(Error::NullVectors(index.name()));
             };
-            let column = self.0.get(number).ok_or(Error::NoOrder)?;
+            let column = self.columns.get(number).ok_or(Error::NoOrder)?;
             // SAFETY: as promised.
             let (test, recheck) = unsafe { column.test(key)? };
             all.tests.push((number, test));
@@ -442,6 +452,6 @@ impl<'a> RowValues<'a> {
 impl FilterColumns {
     /// Columns of the index: the vector, and these.
     pub fn index_columns(&self) -> usize {
-        1 + self.0.len()
+        1 + self.columns.len()
     }
 }

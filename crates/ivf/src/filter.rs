@@ -6,6 +6,7 @@
 use crate::filter_key::ColumnTest;
 use crate::scorer::BlockFilter;
 use distillvq_kernels::LANES;
+use distillvq_model::max_subquantizers;
 use distillvq_pages::{Block, Column, RowFormat, Stored};
 
 /// Maximum number of filter columns.
@@ -53,6 +54,12 @@ impl FilterFormat {
         let columns = self.columns();
         let bytes: usize = columns.iter().map(Column::block_bytes).sum();
         bytes.div_ceil(LANES)
+    }
+
+    /// Maximum number of subquantizers of so many bits whose codes fit on a page beside the filter columns.
+    pub fn max_subquantizers(&self, bits: u8) -> usize {
+        let taken = self.stored_bytes() * 8 / usize::from(bits.max(1));
+        max_subquantizers(bits).saturating_sub(taken)
     }
 
     /// Bytes of a row as [`FilterFormat::encode`] writes it.
@@ -312,7 +319,9 @@ fn range_mask<T: Copy + PartialOrd>(values: [T; LANES], min: T, max: T) -> u32 {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::CodeShape;
     use crate::filter_key::largest_key;
+    use crate::pq::row_format;
     use distillvq_kernels::block;
     use distillvq_pages::{Layout, PAGE_SIZE};
     use proptest::prelude::*;
@@ -410,6 +419,24 @@ mod tests {
                 let expected = tests.iter().all(|(number, test)| test.admits(keys[*number]));
                 prop_assert_eq!(admitted, expected, "row {}: {:?} {:?}", i, keys, tests);
                 prop_assert!(!admitted || !filter.admits_nothing());
+            }
+        }
+    }
+
+    #[test]
+    fn the_most_codes_fit_on_a_page_beside_filter_columns() {
+        let all = [&[][..], &[1], &[8], &[4, 8, 2], &[8; MAX_FILTERS]];
+        for filters in all.map(|widths| FilterFormat::new(widths).unwrap()) {
+            for (bits, has_norm) in [(4, true), (8, true), (4, false), (8, false)] {
+                let shape = CodeShape {
+                    subquantizers: filters.max_subquantizers(bits),
+                    bits,
+                    has_norm,
+                };
+                for refine in [0, 100] {
+                    let format = row_format(shape, &filters, refine).unwrap();
+                    assert!(Layout::new(&format).is_some(), "{filters:?} {shape:?}");
+                }
             }
         }
     }

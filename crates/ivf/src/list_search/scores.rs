@@ -215,7 +215,8 @@ mod tests {
                 }
             }
             let mark = kept.mark();
-            prop_assert!(kept.begin_page(9, 9, &PageHeader { count: 40, ..PageHeader::posting(1) }));
+            let head = PageHeader { count: 40, ..PageHeader::posting(1) };
+            prop_assert!(kept.begin_page(9, 9, &head));
             kept.push(&scores(9, 0), 7);
             kept.return_to(mark);
             let changed = changed.index(pages.len());
