@@ -27,9 +27,9 @@ fn keys(i: usize) -> [Option<u64>; 4] {
     let unless = |is_null: bool, key: usize| (!is_null).then_some(key as u64);
     [
         Some(i as u64 % 3),
-        unless(i % 11 == 0, i / 7),
+        unless(i.is_multiple_of(11), i / 7),
         unless(i % 5 == 1, (i % 100) << 40 | i),
-        unless(i % 2 == 0, i % 1000),
+        unless(i.is_multiple_of(2), i % 1000),
     ]
 }
 
