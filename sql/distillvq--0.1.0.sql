@@ -88,6 +88,198 @@ COMMENT ON OPERATOR CLASS halfvec_l2_ops USING distillvq IS 'halfvec (16-bit flo
 COMMENT ON OPERATOR CLASS halfvec_ip_ops USING distillvq IS 'halfvec (16-bit floats) by negative inner product, <#>';
 COMMENT ON OPERATOR CLASS halfvec_cosine_ops USING distillvq IS 'halfvec (16-bit floats) by cosine distance, <=>';
 
+-- Operator classes of filter columns, which follow the vector column -----------
+
+-- Strategies are those of btree. The types decide how the values are stored (src/pg/filter_columns.rs).
+
+CREATE OPERATOR FAMILY integer_ops USING distillvq;
+
+CREATE OPERATOR CLASS int2_ops DEFAULT
+    FOR TYPE int2 USING distillvq FAMILY integer_ops AS
+    OPERATOR 1 <,
+    OPERATOR 2 <=,
+    OPERATOR 3 =,
+    OPERATOR 4 >=,
+    OPERATOR 5 >;
+
+CREATE OPERATOR CLASS int4_ops DEFAULT
+    FOR TYPE int4 USING distillvq FAMILY integer_ops AS
+    OPERATOR 1 <,
+    OPERATOR 2 <=,
+    OPERATOR 3 =,
+    OPERATOR 4 >=,
+    OPERATOR 5 >;
+
+CREATE OPERATOR CLASS int8_ops DEFAULT
+    FOR TYPE int8 USING distillvq FAMILY integer_ops AS
+    OPERATOR 1 <,
+    OPERATOR 2 <=,
+    OPERATOR 3 =,
+    OPERATOR 4 >=,
+    OPERATOR 5 >;
+
+ALTER OPERATOR FAMILY integer_ops USING distillvq ADD
+    OPERATOR 1 < (int2, int4), OPERATOR 2 <= (int2, int4), OPERATOR 3 = (int2, int4), OPERATOR 4 >= (int2, int4), OPERATOR 5 > (int2, int4),
+    OPERATOR 1 < (int2, int8), OPERATOR 2 <= (int2, int8), OPERATOR 3 = (int2, int8), OPERATOR 4 >= (int2, int8), OPERATOR 5 > (int2, int8),
+    OPERATOR 1 < (int4, int2), OPERATOR 2 <= (int4, int2), OPERATOR 3 = (int4, int2), OPERATOR 4 >= (int4, int2), OPERATOR 5 > (int4, int2),
+    OPERATOR 1 < (int4, int8), OPERATOR 2 <= (int4, int8), OPERATOR 3 = (int4, int8), OPERATOR 4 >= (int4, int8), OPERATOR 5 > (int4, int8),
+    OPERATOR 1 < (int8, int2), OPERATOR 2 <= (int8, int2), OPERATOR 3 = (int8, int2), OPERATOR 4 >= (int8, int2), OPERATOR 5 > (int8, int2),
+    OPERATOR 1 < (int8, int4), OPERATOR 2 <= (int8, int4), OPERATOR 3 = (int8, int4), OPERATOR 4 >= (int8, int4), OPERATOR 5 > (int8, int4);
+
+CREATE OPERATOR FAMILY float_ops USING distillvq;
+
+CREATE OPERATOR CLASS float4_ops DEFAULT
+    FOR TYPE float4 USING distillvq FAMILY float_ops AS
+    OPERATOR 1 <,
+    OPERATOR 2 <=,
+    OPERATOR 3 =,
+    OPERATOR 4 >=,
+    OPERATOR 5 >;
+
+CREATE OPERATOR CLASS float8_ops DEFAULT
+    FOR TYPE float8 USING distillvq FAMILY float_ops AS
+    OPERATOR 1 <,
+    OPERATOR 2 <=,
+    OPERATOR 3 =,
+    OPERATOR 4 >=,
+    OPERATOR 5 >;
+
+ALTER OPERATOR FAMILY float_ops USING distillvq ADD
+    OPERATOR 1 < (float4, float8), OPERATOR 2 <= (float4, float8), OPERATOR 3 = (float4, float8), OPERATOR 4 >= (float4, float8), OPERATOR 5 > (float4, float8),
+    OPERATOR 1 < (float8, float4), OPERATOR 2 <= (float8, float4), OPERATOR 3 = (float8, float4), OPERATOR 4 >= (float8, float4), OPERATOR 5 > (float8, float4);
+
+CREATE OPERATOR CLASS bool_ops DEFAULT
+    FOR TYPE bool USING distillvq AS
+    OPERATOR 1 <,
+    OPERATOR 2 <=,
+    OPERATOR 3 =,
+    OPERATOR 4 >=,
+    OPERATOR 5 >;
+
+CREATE OPERATOR CLASS char_ops DEFAULT
+    FOR TYPE "char" USING distillvq AS
+    OPERATOR 1 <,
+    OPERATOR 2 <=,
+    OPERATOR 3 =,
+    OPERATOR 4 >=,
+    OPERATOR 5 >;
+
+CREATE OPERATOR CLASS oid_ops DEFAULT
+    FOR TYPE oid USING distillvq AS
+    OPERATOR 1 <,
+    OPERATOR 2 <=,
+    OPERATOR 3 =,
+    OPERATOR 4 >=,
+    OPERATOR 5 >;
+
+CREATE OPERATOR CLASS date_ops DEFAULT
+    FOR TYPE date USING distillvq AS
+    OPERATOR 1 <,
+    OPERATOR 2 <=,
+    OPERATOR 3 =,
+    OPERATOR 4 >=,
+    OPERATOR 5 >;
+
+CREATE OPERATOR CLASS time_ops DEFAULT
+    FOR TYPE time USING distillvq AS
+    OPERATOR 1 <,
+    OPERATOR 2 <=,
+    OPERATOR 3 =,
+    OPERATOR 4 >=,
+    OPERATOR 5 >;
+
+CREATE OPERATOR CLASS timestamp_ops DEFAULT
+    FOR TYPE timestamp USING distillvq AS
+    OPERATOR 1 <,
+    OPERATOR 2 <=,
+    OPERATOR 3 =,
+    OPERATOR 4 >=,
+    OPERATOR 5 >;
+
+CREATE OPERATOR CLASS timestamptz_ops DEFAULT
+    FOR TYPE timestamptz USING distillvq AS
+    OPERATOR 1 <,
+    OPERATOR 2 <=,
+    OPERATOR 3 =,
+    OPERATOR 4 >=,
+    OPERATOR 5 >;
+
+CREATE OPERATOR CLASS numeric_ops DEFAULT
+    FOR TYPE numeric USING distillvq AS
+    OPERATOR 1 <,
+    OPERATOR 2 <=,
+    OPERATOR 3 =,
+    OPERATOR 4 >=,
+    OPERATOR 5 >;
+
+CREATE OPERATOR CLASS uuid_ops DEFAULT
+    FOR TYPE uuid USING distillvq AS
+    OPERATOR 1 <,
+    OPERATOR 2 <=,
+    OPERATOR 3 =,
+    OPERATOR 4 >=,
+    OPERATOR 5 >;
+
+CREATE OPERATOR CLASS text_ops DEFAULT
+    FOR TYPE text USING distillvq AS
+    OPERATOR 1 <,
+    OPERATOR 2 <=,
+    OPERATOR 3 =,
+    OPERATOR 4 >=,
+    OPERATOR 5 >;
+
+CREATE OPERATOR CLASS bpchar_ops DEFAULT
+    FOR TYPE bpchar USING distillvq AS
+    OPERATOR 1 <,
+    OPERATOR 2 <=,
+    OPERATOR 3 =,
+    OPERATOR 4 >=,
+    OPERATOR 5 >;
+
+CREATE OPERATOR CLASS bytea_ops DEFAULT
+    FOR TYPE bytea USING distillvq AS
+    OPERATOR 1 <,
+    OPERATOR 2 <=,
+    OPERATOR 3 =,
+    OPERATOR 4 >=,
+    OPERATOR 5 >;
+
+CREATE OPERATOR CLASS enum_ops DEFAULT
+    FOR TYPE anyenum USING distillvq AS
+    OPERATOR 1 <,
+    OPERATOR 2 <=,
+    OPERATOR 3 =,
+    OPERATOR 4 >=,
+    OPERATOR 5 >;
+
+CREATE OPERATOR CLASS inet_ops DEFAULT
+    FOR TYPE inet USING distillvq AS
+    OPERATOR 1 <,
+    OPERATOR 2 <=,
+    OPERATOR 3 =,
+    OPERATOR 4 >=,
+    OPERATOR 5 >;
+
+COMMENT ON OPERATOR CLASS int2_ops USING distillvq IS 'filter column of type smallint';
+COMMENT ON OPERATOR CLASS int4_ops USING distillvq IS 'filter column of type integer';
+COMMENT ON OPERATOR CLASS int8_ops USING distillvq IS 'filter column of type bigint';
+COMMENT ON OPERATOR CLASS float4_ops USING distillvq IS 'filter column of type real';
+COMMENT ON OPERATOR CLASS float8_ops USING distillvq IS 'filter column of type double precision';
+COMMENT ON OPERATOR CLASS bool_ops USING distillvq IS 'filter column of type boolean';
+COMMENT ON OPERATOR CLASS char_ops USING distillvq IS 'filter column of type "char"';
+COMMENT ON OPERATOR CLASS oid_ops USING distillvq IS 'filter column of type oid';
+COMMENT ON OPERATOR CLASS date_ops USING distillvq IS 'filter column of type date';
+COMMENT ON OPERATOR CLASS time_ops USING distillvq IS 'filter column of type time';
+COMMENT ON OPERATOR CLASS timestamp_ops USING distillvq IS 'filter column of type timestamp';
+COMMENT ON OPERATOR CLASS timestamptz_ops USING distillvq IS 'filter column of type timestamp with time zone';
+COMMENT ON OPERATOR CLASS numeric_ops USING distillvq IS 'filter column of type numeric';
+COMMENT ON OPERATOR CLASS uuid_ops USING distillvq IS 'filter column of type uuid';
+COMMENT ON OPERATOR CLASS text_ops USING distillvq IS 'filter column of type text and varchar';
+COMMENT ON OPERATOR CLASS bpchar_ops USING distillvq IS 'filter column of type char(n)';
+COMMENT ON OPERATOR CLASS bytea_ops USING distillvq IS 'filter column of type bytea';
+COMMENT ON OPERATOR CLASS enum_ops USING distillvq IS 'filter column of type enum types';
+COMMENT ON OPERATOR CLASS inet_ops USING distillvq IS 'filter column of type inet and cidr';
+
 -- Models ------------------------------------------------------------------------
 
 CREATE SCHEMA distillvq;

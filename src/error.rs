@@ -139,6 +139,37 @@ pub enum Error {
         column: String,
         type_name: String,
     },
+    /// A first column of an index that is not a vector.
+    #[error("first column of index \"{index}\" is of type {type_name}, not vector or halfvec")]
+    FirstColumn { index: String, type_name: String },
+    /// A second vector column.
+    #[error("index \"{0}\" has more than one vector column")]
+    SecondVector(String),
+    /// A filter column of a type that has no keys.
+    #[error("index \"{index}\" cannot filter by a column of type {type_name}")]
+    FilterType { index: String, type_name: String },
+    /// Too many filter columns.
+    #[error("index \"{index}\" has {columns} filter columns, more than {most}")]
+    ManyFilters {
+        index: String,
+        columns: usize,
+        most: usize,
+    },
+    /// Codes that do not fit on a page beside the filter columns.
+    #[error(
+        "{subquantizers} subquantizers of {bits} bits do not fit on a page with the filter columns"
+    )]
+    FilterSpace {
+        subquantizers: usize,
+        bits: u8,
+        most: usize,
+    },
+    /// Filter columns that are not those that the index was built with.
+    #[error("filter columns of index \"{0}\" differ from those in its pages")]
+    FilterFormat(IndexName),
+    /// A scan for rows without a vector.
+    #[error("index \"{0}\" does not have rows whose vector is null")]
+    NullVectors(String),
     /// A column that the relation does not have.
     #[error("column \"{column}\" of relation \"{relation}\" does not exist")]
     NoColumn { relation: String, column: String },

@@ -329,6 +329,7 @@ pages! {
     maintenance: "docs/maintenance.md";
     sharding: "docs/sharding.md";
     limits: "docs/limits.md";
+    filter_columns: "docs/filter-columns.md";
 }
 
 /// A visitor tries these first.

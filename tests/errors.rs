@@ -207,9 +207,9 @@ fn columns() {
             ),
             (
                 "CREATE INDEX ON other USING distillvq (number)",
-                "42704",
-                &["integer", "distillvq"],
-                &["operator class"],
+                "42804",
+                &["int4", "first column"],
+                &["vector column first"],
             ),
             (
                 "CREATE INDEX ON other USING distillvq (sparse)",

@@ -20,14 +20,18 @@ pub struct RowBatch {
     pub tids: Vec<Tid>,
     /// Elements, row-major.
     pub vectors: Vec<f32>,
+    /// Values of the filter columns, one row after the other.
+    pub filters: Vec<u8>,
 }
 
 /// What a worker makes of a batch.
 pub struct EncodedBatch {
     /// Their addresses.
     pub tids: Vec<Tid>,
-    /// What the index stores of them.
+    /// What the index stores of their vectors.
     pub encoded: EncodedRows,
+    /// Values of the filter columns, as in [`RowBatch`].
+    pub filters: Vec<u8>,
 }
 
 /// A worker gives up in the middle of a batch when the command ends before it.
@@ -40,13 +44,21 @@ pub fn encode(
     batch: RowBatch,
     progress: &SharedProgress,
 ) -> Encoding {
-    let RowBatch { tids, vectors } = batch;
+    let RowBatch {
+        tids,
+        vectors,
+        filters,
+    } = batch;
     let check = || check_interrupts(progress);
     let encoded = encoder.try_encode(&vectors, check)?;
     if let Some(truth) = truth {
         truth.offer(&tids, &vectors, &encoded, check)?;
     }
-    Ok(EncodedBatch { tids, encoded })
+    Ok(EncodedBatch {
+        tids,
+        encoded,
+        filters,
+    })
 }
 
 /// How `maintenance_work_mem` is dealt out.

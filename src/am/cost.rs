@@ -26,7 +26,7 @@
 
 use distillvq_ivf::list_search::Shares;
 use distillvq_ivf::refine::REFINED_SPARE;
-use distillvq_ivf::rerank::{FIRST_PULL, Growth, LARGEST_PULL};
+use distillvq_ivf::rerank::{FEW_ADMITTED, FIRST_PULL, Growth, LARGEST_PULL};
 
 /// What a limit of the distance is supposed to leave if it cannot be estimated.
 pub const UNKNOWN_SHARES: Shares = Shares {
@@ -85,6 +85,25 @@ pub struct QueryInput {
     pub limit: Option<f64>,
     /// The planner's cost of checking the conditions of a row; 0 without conditions.
     pub conditions: f64,
+    /// What the index does with those on its filter columns.
+    pub filter: FilterInput,
+}
+
+/// The conditions on filter columns of the index.
+#[derive(Clone, Copy, Debug)]
+pub struct FilterInput {
+    /// The share of the table's rows that fulfil them; 1 without such conditions.
+    pub share: f64,
+    /// Their part of [`QueryInput::conditions`].
+    pub conditions: f64,
+}
+
+impl FilterInput {
+    /// No such conditions.
+    pub const NONE: FilterInput = FilterInput {
+        share: 1.0,
+        conditions: 0.0,
+    };
 }
 
 /// The planner's settings.
@@ -133,6 +152,8 @@ pub struct Estimate {
     pub pages: f64,
 }
 
+/// Rows of a block of codes.
+const BLOCK_ROWS: i32 = 32;
 /// Maximum of any estimate, so that sums of costs stay finite.
 const MAX_COST: f64 = 1e100;
 
@@ -158,14 +179,14 @@ pub fn estimate(inputs: &Inputs) -> Estimate {
         |rows: f64| cost_for_time(inputs.search_time(rows), scan, btree).clamp(0.0, MAX_COST);
 
     let startup = cost_of_rows(1.0);
-    let selectivity = (inputs.rows_within() / table.rows).min(1.0);
+    let selectivity = (inputs.rows_within() * query.filter.share / table.rows).min(1.0);
     // The planner goes from the first row to the last in proportion, and adds this up to the last.
     let beyond_first = (cost_of_rows(wanted) - startup).max(0.0);
     let all = startup + beyond_first * query.planned / query.wanted_of(query.planned);
     let pages = (selectivity * table.pages).ceil();
     let added = prices.random_page
         + (pages - 1.0).max(0.0) * prices.sequential_page
-        + selectivity * table.rows * (prices.row + query.conditions);
+        + selectivity * table.rows * (prices.row + query.other_conditions());
     Estimate {
         startup,
         total: (all - added).clamp(startup, MAX_COST),
@@ -236,6 +257,8 @@ const COMPARE_US: f64 = 0.35;
 const COMPARE_DIMENSION_US: f64 = 5e-4;
 /// Fetching an out-of-line vector in no order, more than in the table's order.
 const SCATTERED_US: f64 = 0.5;
+/// A row in a list whose filter columns are looked at.
+const FILTER_US: f64 = 4e-4;
 /// Ranking a row by its refine code, and the part for a dimension.
 const REFINE_US: f64 = 0.3;
 const REFINE_DIMENSION_US: f64 = 3e-4;
@@ -243,6 +266,11 @@ const REFINE_DIMENSION_US: f64 = 3e-4;
 const UNTRAINED_ROW_US: f64 = 0.15;
 
 impl QueryInput {
+    /// The planner's cost of checking the conditions that are not on filter columns.
+    fn other_conditions(&self) -> f64 {
+        (self.conditions - self.filter.conditions).max(0.0)
+    }
+
     /// How many of so many rows are wanted.
     fn wanted_of(&self, rows: f64) -> f64 {
         self.limit.map_or(rows, |limit| limit.min(rows))
@@ -299,6 +327,11 @@ impl Inputs {
                 }),
                 limit: query.limit.map(|limit| known(limit).max(1.0)),
                 conditions: known(query.conditions),
+                filter: FilterInput {
+                    // At least the rows that fulfil all conditions fulfil these.
+                    share: known(query.filter.share).clamp(matching / rows, 1.0),
+                    conditions: known(query.filter.conditions),
+                },
             },
             prices: CostSettings {
                 sequential_page: known(prices.sequential_page),
@@ -422,24 +455,37 @@ impl Inputs {
     fn search_time(&self, wanted: f64) -> f64 {
         let Inputs { index, query, .. } = self;
         let skipped = self.rows_skipped();
-        let given = skipped + wanted * (self.rows_within() - skipped) / query.rows;
+        // Rows among which those wanted are, and those of them that the filter columns admit.
+        let passed = skipped + wanted * (self.rows_within() - skipped) / query.rows;
+        let FilterInput { share, .. } = query.filter;
+        let given = passed * share;
         // The executor computes the distances of the rows that it returns once more.
-        let returned = given * self.conditions_time() + wanted * self.distance();
+        let returned = given * self.other_conditions_time() + wanted * self.distance();
         if index.lists < 1.0 {
-            return SEARCH_US + index.rows * (UNTRAINED_ROW_US + self.distance()) + returned;
+            let compared = index.rows * share * (UNTRAINED_ROW_US + self.distance());
+            return SEARCH_US + self.filter_time(index.rows) + compared + returned;
         }
         let route = SEARCH_US
             + index.dimensions * SEARCH_DIMENSION_US
             + index.lists * (LIST_US + index.dimensions * LIST_DIMENSION_US);
-        let compared = self.compared(given);
+        let admitted = index.rows * share;
+        let (probed, compared) = if share < 1.0 && admitted <= FEW_ADMITTED {
+            (1.0, admitted)
+        } else {
+            (self.probed(passed), self.compared(given))
+        };
+        // Blocks in which nothing is admitted are not scored.
+        let scored = 1.0 - (1.0 - share).powi(BLOCK_ROWS);
         let code = if index.bits > 4 {
             WIDE_CODE_US
         } else {
             CODE_US
         };
         let codes = index.rows * index.assignments;
-        let scan = index.pages * CODE_PAGE_US + codes * index.subquantizers * code;
-        let scans = self.probed(given) * scans(compared);
+        let scan = index.pages * CODE_PAGE_US
+            + codes * index.subquantizers * code * scored
+            + self.filter_time(codes);
+        let scans = probed * scans(compared);
         route + scans * scan + self.compare_time(given, compared) + returned
     }
 
@@ -451,7 +497,16 @@ impl Inputs {
 
     /// Candidates compared until so many rows were given out.
     fn compared(&self, given: f64) -> f64 {
-        (given + 25.0 * given.sqrt()).min(self.index.rows)
+        (given + 25.0 * given.sqrt()).min(self.index.rows * self.query.filter.share)
+    }
+
+    /// The time to look at the filter columns of so many rows.
+    fn filter_time(&self, rows: f64) -> f64 {
+        if self.query.filter.share < 1.0 {
+            rows * FILTER_US
+        } else {
+            0.0
+        }
     }
 
     fn compare_time(&self, given: f64, compared: f64) -> f64 {
@@ -488,10 +543,18 @@ impl Inputs {
         }
     }
 
+    /// The time to check the conditions of a row that the index returns.
+    fn other_conditions_time(&self) -> f64 {
+        self.time_of_conditions(self.query.other_conditions())
+    }
+
     /// The time to check the conditions of a row.
     fn conditions_time(&self) -> f64 {
-        let operators = self.query.conditions / self.prices.operator.max(1e-6);
-        operators * CONDITION_US
+        self.time_of_conditions(self.query.conditions)
+    }
+
+    fn time_of_conditions(&self, cost: f64) -> f64 {
+        cost / self.prices.operator.max(1e-6) * CONDITION_US
     }
 }
 

@@ -14,6 +14,8 @@ const ROWS_PER_INTERRUPT_CHECK: usize = 1 << 16;
 pub struct Run {
     tids: Vec<Tid>,
     encoded: EncodedRows,
+    /// Values of the filter columns.
+    filters: Vec<u8>,
 }
 
 impl Run {
@@ -25,10 +27,13 @@ impl Run {
             + self.encoded.codes.len()
             + self.encoded.second_codes.len()
             + self.encoded.refine.len()
+            + self.filters.len()
     }
 
     /// Adds the rows that come next in the table.
-    pub fn add(&mut self, tids: &[Tid], encoded: &EncodedRows) -> Result<()> {
+    pub fn add(&mut self, tids: &[Tid], encoded: &EncodedRows, filters: &[u8]) -> Result<()> {
+        Error::reserve(&mut self.filters, filters.len(), WHAT)?;
+        self.filters.extend_from_slice(filters);
         let EncodedRows {
             rows,
             codes,
@@ -86,13 +91,17 @@ impl Run {
 
     /// Its rows in this order.
     pub fn rows<'a>(&'a self, meta: &'a Meta, order: &'a [u32]) -> impl Iterator<Item = Row<'a>> {
-        let rows = self.tids.len();
-        order
-            .iter()
-            .filter_map(move |&i| match (i as usize).checked_sub(rows) {
-                None => Row::of(meta, &self.encoded, i as usize, self.tids[i as usize]),
-                Some(i) => Row::second_entry(meta, &self.encoded, i, self.tids[i]),
-            })
+        let (rows, width) = (self.tids.len(), meta.filters.row_bytes());
+        order.iter().filter_map(move |&entry| {
+            let second = (entry as usize).checked_sub(rows);
+            let i = second.unwrap_or(entry as usize);
+            let row = match second {
+                None => Row::of(meta, &self.encoded, i, self.tids[i]),
+                Some(_) => Row::second_entry(meta, &self.encoded, i, self.tids[i]),
+            };
+            let filters = &self.filters[i * width..(i + 1) * width];
+            row.map(|row| row.with_filters(filters))
+        })
     }
 
     /// All entries with their numbers. Checks for interrupts.

@@ -9,12 +9,15 @@ use crate::am::training::plan::{BuildModel, BuildPlan};
 use crate::am::training::run::{SEED, notice_untrained, train_from_table, train_options};
 use crate::error::{Error, Result};
 use crate::pg::element::ElementType;
+use crate::pg::filter_columns::FilterColumns;
 use crate::pg::heap::IndexInfo;
 use crate::pg::page_store::RelationStore;
 use crate::pg::relation::{Heap, Index};
 use crate::settings::reloptions::Options;
+use distillvq_ivf::filter::FilterFormat;
 use distillvq_ivf::{MAX_SIDE_BYTES, copy_without_rows};
 use distillvq_model::{Model, refine_bytes, refine_dimensions};
+use distillvq_training::{auto_bits, auto_subquantizers};
 
 /// What a build counted.
 pub struct BuildCounts {
@@ -51,14 +54,17 @@ pub fn build(heap: Heap, index: Index, info: &IndexInfo) -> Result<BuildCounts> 
 
 /// The fixed facts of an index.
 pub fn plan(index: Index) -> Result<BuildPlan> {
-    let (element, dim, options) = (index.element()?, index.dimensions()?, Options::of(index));
+    let filters = FilterColumns::of(index)?;
+    let (element, dim, mut options) = (index.element()?, index.dimensions()?, Options::of(index));
     let refine = refine(element, dim, &options)?;
+    limit_codes(&mut options, dim, &filters.format())?;
     Ok(BuildPlan {
         index,
         element,
         metric: index.metric()?,
         dim,
         refine,
+        filters,
         options: Options {
             refine: Some(refine),
             ..options
@@ -89,6 +95,30 @@ fn over_nothing(plan: &BuildPlan) -> Result<BuildCounts> {
         heap: 0.0,
         index: 0.0,
     })
+}
+
+/// Limits the subquantizers to those that fit on a page beside the filter columns.
+fn limit_codes(options: &mut Options, dim: usize, filters: &FilterFormat) -> Result<()> {
+    if filters.is_empty() {
+        return Ok(());
+    }
+    let bits = match options.bits {
+        0 => auto_bits(dim),
+        bits => bits as u8,
+    };
+    let most = filters.max_subquantizers(bits);
+    match options.subquantizers {
+        0 if auto_subquantizers(dim, bits) > most => options.subquantizers = most,
+        subquantizers if subquantizers > most => {
+            return Err(Error::FilterSpace {
+                subquantizers,
+                bits,
+                most,
+            });
+        }
+        _ => (),
+    }
+    Ok(())
 }
 
 /// Whether the index keeps refine codes. Unless it is told, it does where vectors do not lie in the table's own pages: there
@@ -124,6 +154,14 @@ pub fn named_model(plan: &BuildPlan, name: &str) -> Result<Model> {
             model: model.metric(),
             index: plan.metric,
             type_name: plan.element.name(),
+        });
+    }
+    let most = plan.filters.format().max_subquantizers(model.bits());
+    if model.subquantizers() > most {
+        return Err(Error::FilterSpace {
+            subquantizers: model.subquantizers(),
+            bits: model.bits(),
+            most,
         });
     }
     let options = &plan.options;

@@ -11,6 +11,7 @@ use crate::am::failure::with_index;
 use crate::am::open_index::OpenIndex;
 use crate::error::Result;
 use crate::pg::element::ElementType;
+use crate::pg::filter_columns::{FilterColumns, RowValues};
 use crate::pg::relation::Index;
 use distillvq_ivf::{self as ivf, Row, RowEncoder, Tid};
 
@@ -18,32 +19,45 @@ use distillvq_ivf::{self as ivf, Row, RowEncoder, Tid};
 pub struct Inserter {
     open: OpenIndex,
     element: ElementType,
+    filters: FilterColumns,
     vector: Vec<f32>,
+    /// Values of the filter columns.
+    values: Vec<u8>,
 }
 
 impl Inserter {
     /// Opens the index for the rows of a statement, which keeps it open.
     pub fn open(index: Index) -> Result<Self> {
+        let open = OpenIndex::open(index)?;
         Ok(Self {
-            open: OpenIndex::open(index)?,
             element: index.element()?,
+            filters: open.filters()?,
+            open,
             vector: Vec::new(),
+            values: Vec::new(),
         })
     }
 
-    /// Inserts a row with the vector that `read` appends to a buffer; a vector that no search could find (a zero vector under
-    /// cosine) is left out.
-    pub fn insert(
-        &mut self,
-        tid: Tid,
-        read: impl FnOnce(ElementType, &mut Vec<f32>) -> usize,
-    ) -> Result<()> {
+    /// Columns of the index.
+    pub fn columns(&self) -> usize {
+        self.filters.index_columns()
+    }
+
+    /// Inserts a row, which must have a vector; one that no search could find (a zero vector under cosine) is left out.
+    pub fn insert(&mut self, tid: Tid, row: RowValues<'_>) -> Result<()> {
         if self.open.is_outdated()? {
             self.open = OpenIndex::open(self.open.index)?;
         }
-        let Self { open, vector, .. } = self;
+        let Self {
+            open,
+            vector,
+            values,
+            ..
+        } = self;
         vector.clear();
-        open.check_dimensions(read(self.element, vector))?;
+        values.clear();
+        open.check_dimensions(row.append_elements(self.element, vector))?;
+        row.append_filters(&self.filters, values);
         let failed = with_index(open.index);
         let encoder = RowEncoder::new(&open.meta, open.encoder()?).map_err(&failed)?;
         let encoded = encoder.encode(vector);
@@ -51,7 +65,7 @@ impl Inserter {
         let second = Row::second_entry(&open.meta, &encoded, 0, tid);
         // Two changes. A row is visible only once the statement has made both.
         for entry in [first, second].into_iter().flatten() {
-            ivf::insert(open.store(), &open.meta, entry).map_err(&failed)?;
+            ivf::insert(open.store(), &open.meta, entry.with_filters(values)).map_err(&failed)?;
         }
         Ok(())
     }

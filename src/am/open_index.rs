@@ -3,6 +3,7 @@
 use crate::am::failure::with_index;
 use crate::am::model_store::cache;
 use crate::error::{Error, Result};
+use crate::pg::filter_columns::FilterColumns;
 use crate::pg::page_store::RelationStore;
 use crate::pg::relation::Index;
 use distillvq_ivf::{Meta, Model, load_model};
@@ -51,6 +52,16 @@ impl OpenIndex {
         }
         let now = Meta::read(&self.store).map_err(with_index(self.index))?;
         Ok(now.has_model())
+    }
+
+    /// Its filter columns, which must be those that its pages have.
+    pub fn filters(&self) -> Result<FilterColumns> {
+        let filters = FilterColumns::of(self.index)?;
+        if filters.format() == self.meta.filters {
+            Ok(filters)
+        } else {
+            Err(Error::FilterFormat(self.index.named()))
+        }
     }
 
     /// Its pages.

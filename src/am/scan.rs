@@ -11,9 +11,11 @@ use crate::pg::vector_datum::OwnedVector;
 use crate::settings::reloptions::Options;
 use crate::settings::search::SearchParams;
 use distillvq_ivf::distance_range::DistanceRange;
+use distillvq_ivf::filter::ColumnFilter;
+use distillvq_ivf::filter_key::ColumnTest;
 use distillvq_ivf::refine::RefineStream;
 use distillvq_ivf::rerank::{CandidateSource, Hit, RerankOptions, RerankStats, RerankStream};
-use distillvq_ivf::{self as ivf, Candidate, ListSearch, Tid};
+use distillvq_ivf::{self as ivf, Candidate, ListSearch, PqScorer, Tid};
 use distillvq_model::Searcher;
 use std::borrow::Cow;
 
@@ -26,6 +28,8 @@ pub struct SearchStats {
     pub probed: u64,
     /// Codes scanned.
     pub codes: u64,
+    /// Rows that the conditions on filter columns excluded before their codes were scored.
+    pub excluded: u64,
     /// Rows ranked by refine codes.
     pub refined: u64,
     /// Rows compared exactly.
@@ -43,6 +47,7 @@ impl SearchStats {
             lists: self.lists.max(earlier.lists),
             probed: self.probed + earlier.probed,
             codes: self.codes + earlier.codes,
+            excluded: self.excluded + earlier.excluded,
             refined: self.refined + earlier.refined,
             reranked: self.reranked + earlier.reranked,
             returned: self.returned + earlier.returned,
@@ -55,6 +60,10 @@ impl SearchStats {
 pub struct IndexSearch {
     query: Option<OwnedVector>,
     stream: SearchStream,
+    /// Tests of filter columns, by their numbers.
+    tests: Vec<(usize, ColumnTest)>,
+    /// No row fulfils the conditions.
+    is_empty: bool,
     /// See [`SearchStream::set_max_distance`].
     range: Option<DistanceRange>,
     /// What was done before the search began again.
@@ -62,18 +71,29 @@ pub struct IndexSearch {
 }
 
 impl IndexSearch {
-    /// Begins a search; a NULL query is at the same distance from everything.
-    pub fn start(target: &OpenIndex, query: Option<OwnedVector>) -> Result<Self> {
+    /// Begins a search for the rows that pass tests of filter columns, by their numbers; a NULL query is at the same distance from
+    /// everything.
+    pub fn start(
+        target: &OpenIndex,
+        query: Option<OwnedVector>,
+        tests: Vec<(usize, ColumnTest)>,
+    ) -> Result<Self> {
         let elements = query.as_ref().map_or_else(
             || Cow::Owned(vec![0.0; target.meta.dim]),
             OwnedVector::elements,
         );
         target.check_dimensions(elements.len())?;
         let params = SearchParams::of_session(&Options::of(target.index), &target.meta);
-        let stream = SearchStream::start(target, target.searcher()?, &elements, params)?;
+        let filter = ColumnFilter::new(&target.meta.pages.format, tests.clone());
+        let filter = filter.ok_or_else(|| Error::FilterFormat(target.index.named()))?;
+        let is_empty = filter.admits_nothing();
+        let model = target.searcher()?;
+        let stream = SearchStream::start(target, model, &elements, (params, filter))?;
         Ok(Self {
             query,
             stream,
+            tests,
+            is_empty,
             range: None,
             before: SearchStats::default(),
         })
@@ -97,6 +117,9 @@ impl IndexSearch {
         open: &mut OpenIndex,
         distances: &mut HeapDistances,
     ) -> Result<Option<Hit>> {
+        if self.is_empty {
+            return Ok(None);
+        }
         match self.stream.next(self.query.as_ref(), distances) {
             Err(Error::Pages {
                 source: ivf::Error::ModelAdded,
@@ -107,7 +130,8 @@ impl IndexSearch {
         *open = OpenIndex::open(open.index)?;
         let before = self.counters();
         let returned_before = self.stream.returned_before();
-        let mut again = Self::start(open, self.query.take())?;
+        let tests = std::mem::take(&mut self.tests);
+        let mut again = Self::start(open, self.query.take(), tests)?;
         again.before = before;
         if let Some(range) = &self.range {
             again.set_max_distance(range);
@@ -128,8 +152,8 @@ pub struct SearchStream {
 
 /// A stream of candidates by short codes, or by refine codes.
 enum AnyStream {
-    Coded(Box<RerankStream<Timed<ListSearch<RelationStore>>>>),
-    Refined(Box<RerankStream<Timed<RefineStream<RelationStore>>>>),
+    Coded(Box<RerankStream<Timed<ListSearch<RelationStore, PqScorer, ColumnFilter>>>>),
+    Refined(Box<RerankStream<Timed<RefineStream<RelationStore, ColumnFilter>>>>),
 }
 
 /// Does the same to either stream.
@@ -143,17 +167,18 @@ macro_rules! with_stream {
 }
 
 impl SearchStream {
-    /// Begins a search for these elements. `model` must be the index's own, none if it is untrained.
+    /// Begins a search for these elements among the rows that a filter admits. `model` must be the index's own, none if it is
+    /// untrained.
     pub fn start(
         target: &OpenIndex,
         model: Option<&Searcher>,
         query: &[f32],
-        params: SearchParams,
+        (params, filter): (SearchParams, ColumnFilter),
     ) -> Result<Self> {
         let (index, meta) = (target.index, &target.meta);
         let store = || target.store().clone();
         let search = stage_timer::stage(Stage::Route, || {
-            let search = ListSearch::new(store(), meta, model, query);
+            let search = ListSearch::with_filter(store(), meta, model, query, filter);
             search.map(|search| {
                 search
                     .with_memory(params.score_bytes())
@@ -182,6 +207,7 @@ impl SearchStream {
             lists: lists as u64,
             probed: stats.probed as u64,
             codes: stats.work.codes,
+            excluded: stats.work.excluded,
             refined: stats.work.refined,
             reranked: stats.reranked,
             returned: stats.returned,

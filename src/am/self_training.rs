@@ -31,6 +31,7 @@ use crate::am::open_index::OpenIndex;
 use crate::am::training::plan::{BuildModel, BuildPlan};
 use crate::am::training::run::train_on_rows;
 use crate::error::{Error, Result};
+use crate::pg::filter_columns::FilterColumns;
 use crate::pg::heap::{HeapDistances, RowFn, VisibleRows, fetch_live};
 use crate::pg::memory::trim_malloc;
 use crate::pg::page_store::RelationStore;
@@ -211,12 +212,19 @@ impl Attempt<'_> {
             .is_some()
         {
             tids.sort_unstable();
-            fetch_live(self.heap, self.plan.index, &tids, &mut |_, read| {
-                self.delay();
-                if outcome.is_ok() {
-                    outcome = each(read);
-                }
-            })?;
+            let filters = FilterColumns::default();
+            fetch_live(
+                self.heap,
+                self.plan.index,
+                &filters,
+                &tids,
+                &mut |_, row| {
+                    self.delay();
+                    if outcome.is_ok() {
+                        outcome = each(&|out| row.append_elements(self.plan.element, out));
+                    }
+                },
+            )?;
             if outcome.is_err() {
                 break;
             }
@@ -227,14 +235,15 @@ impl Attempt<'_> {
     /// Passes all rows of the table that belong to the index to `each`.
     fn scan_table(&self, each: &mut RowFn<'_>) -> Result<()> {
         let (heap, index) = (self.heap, self.plan.index);
+        let filters = FilterColumns::default();
         if !heap.is_heap_am() {
-            VisibleRows::new(heap, index)?.for_each(0..u32::MAX, each);
+            VisibleRows::new(heap, index)?.for_each(0..u32::MAX, &filters, each);
             return Ok(());
         }
         for from in (0..heap.blocks()).step_by(BLOCKS_PER_SNAPSHOT) {
             self.delay();
             let blocks = from..from.saturating_add(BLOCKS_PER_SNAPSHOT as u32);
-            VisibleRows::new(heap, index)?.for_each(blocks, each);
+            VisibleRows::new(heap, index)?.for_each(blocks, &filters, each);
         }
         Ok(())
     }
@@ -336,11 +345,17 @@ impl Mover<'_> {
         workers: &mut Workers<'_, RowBatch, Encoding>,
         tids: &[Tid],
     ) -> Result<usize> {
-        let (attempt, dim) = (self.attempt, self.attempt.plan.dim);
+        let attempt = self.attempt;
+        let BuildPlan {
+            element,
+            dim,
+            ref filters,
+            ..
+        } = attempt.plan;
         let (mut alive, mut outcome) = (0, Ok(()));
-        fetch_live(attempt.heap, self.index(), tids, &mut |i, read| {
+        fetch_live(attempt.heap, self.index(), filters, tids, &mut |i, row| {
             attempt.delay();
-            let found = read(&mut self.batch.vectors);
+            let found = row.append_elements(element, &mut self.batch.vectors);
             if found != dim {
                 outcome = Err(Error::Dimensions {
                     expected: dim,
@@ -350,6 +365,7 @@ impl Mover<'_> {
             if outcome.is_err() {
                 return;
             }
+            row.append_filters(filters, &mut self.batch.filters);
             self.batch.tids.extend(tids.get(i));
             alive += 1;
             if self.batch.vectors.len() + dim > self.sizes.batch {
@@ -371,11 +387,15 @@ impl Mover<'_> {
     }
 
     fn add_to_run(&mut self, done: Encoding) -> Result<()> {
-        let EncodedBatch { tids, encoded } = done.map_err(|source| Error::Train {
+        let EncodedBatch {
+            tids,
+            encoded,
+            filters,
+        } = done.map_err(|source| Error::Train {
             relation: self.index().name(),
             source,
         })?;
-        self.run.add(&tids, &encoded)
+        self.run.add(&tids, &encoded, &filters)
     }
 
     /// Moves the rows gathered so far.

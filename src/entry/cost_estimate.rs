@@ -1,7 +1,8 @@
 //! The planner's side: what a path over the index costs.
 
 use crate::am::cost::{
-    CostSettings, Estimate, IndexShape, Inputs, QueryInput, Table, UNKNOWN_SHARES, estimate,
+    CostSettings, Estimate, FilterInput, IndexShape, Inputs, QueryInput, Table, UNKNOWN_SHARES,
+    estimate,
 };
 use crate::am::model_store::cache;
 use crate::am::open_index::OpenIndex;
@@ -34,10 +35,14 @@ pub unsafe fn estimate_path(
         let info = &*(*path).indexinfo;
         (&mut *path, info, &*info.rel)
     };
-    if path.indexorderbys.is_null() {
+    // SAFETY: the planner's own structures.
+    let wants_null_vectors = unsafe { wants_null_vectors(path) };
+    if path.indexorderbys.is_null() || wants_null_vectors {
         crate::pg::compat::disable_path(&mut path.path);
         return None;
     }
+    // SAFETY: the planner's own structures.
+    let filter = unsafe { filter_input(root, path, info) };
     // SAFETY: the planner's own structures.
     let (width, wanted, range) = unsafe {
         let width = f64::from((*table.reltarget).width);
@@ -73,9 +78,71 @@ pub unsafe fn estimate_path(
             shares,
             limit: wanted.rows,
             conditions: table.baserestrictcost.per_tuple,
+            filter,
         },
         prices: prices(info.reltablespace),
     }))
+}
+
+/// The clauses of an index path.
+///
+/// # Safety
+/// The path must be the planner's.
+unsafe fn index_clauses(path: &pg_sys::IndexPath) -> &[*mut pg_sys::IndexClause] {
+    // SAFETY: the list is one of such nodes, and pointers to nodes are alike.
+    unsafe {
+        let clauses = items(path.indexclauses);
+        std::slice::from_raw_parts(clauses.as_ptr().cast(), clauses.len())
+    }
+}
+
+/// Whether a condition asks for rows without a vector, which the index does not have.
+///
+/// # Safety
+/// The path must be the planner's.
+unsafe fn wants_null_vectors(path: &pg_sys::IndexPath) -> bool {
+    // SAFETY: the clauses of an index path are such nodes, with conditions in such nodes.
+    unsafe {
+        index_clauses(path).iter().any(|&clause| {
+            let condition = (*(*clause).rinfo).clause.cast::<pg_sys::Node>();
+            (*clause).indexcol == 0
+                && (*condition).type_ == pg_sys::NodeTag::T_NullTest
+                && (*condition.cast::<pg_sys::NullTest>()).nulltesttype
+                    == pg_sys::NullTestType::IS_NULL
+        })
+    }
+}
+
+/// What the index does with conditions on its filter columns.
+///
+/// # Safety
+/// Root, path and index must be the planner's, and belong together.
+unsafe fn filter_input(
+    root: *mut pg_sys::PlannerInfo,
+    path: &pg_sys::IndexPath,
+    info: &pg_sys::IndexOptInfo,
+) -> FilterInput {
+    // SAFETY: as promised.
+    unsafe {
+        let quals = pg_sys::get_quals_from_indexclauses(path.indexclauses);
+        if quals.is_null() {
+            return FilterInput::NONE;
+        }
+        let (table, inner) = ((*info.rel).relid as i32, pg_sys::JoinType::JOIN_INNER);
+        let share = pg_sys::clauselist_selectivity(root, quals, table, inner, std::ptr::null_mut());
+        // Those that a join supplies are not among the conditions of the table.
+        let own = items((*info.rel).baserestrictinfo);
+        let mut conditions = 0.0;
+        for &clause in index_clauses(path) {
+            let condition = (*clause).rinfo;
+            if own.contains(&condition.cast()) {
+                let mut cost = pg_sys::QualCost::default();
+                pg_sys::cost_qual_eval_node(&mut cost, condition.cast(), root);
+                conditions += cost.per_tuple;
+            }
+        }
+        FilterInput { share, conditions }
+    }
 }
 
 /// Rows for which a search is fast whatever lies within a limit of the distance.

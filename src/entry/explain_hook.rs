@@ -43,6 +43,9 @@ pub fn install() {
             };
             line(c"Lists Probed", counters.probed);
             line(c"Codes Scanned", counters.codes);
+            if counters.excluded > 0 {
+                line(c"Rows Excluded by Filter Columns", counters.excluded);
+            }
             if counters.refined > 0 {
                 line(c"Refine Codes Compared", counters.refined);
             }

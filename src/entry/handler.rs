@@ -8,13 +8,13 @@
 use crate::am;
 use crate::am::insert::Inserter;
 use crate::entry::{cost_estimate, scan, validate};
+use crate::pg::filter_columns::RowValues;
 use crate::pg::guard::guard;
 use crate::pg::heap::{IndexInfo, item_pointer, tid_of};
 use crate::pg::page_store::RelationStore;
 use crate::pg::relation::{Heap, Index};
 use crate::pg::reloptions::StoredOptions;
 use crate::pg::report::or_raise;
-use crate::pg::vector_datum::append_elements;
 use crate::settings::reloptions::{self, Options};
 use distillvq_ivf::Tid;
 use pgrx::{pg_guard, pg_sys};
@@ -44,6 +44,10 @@ fn describe(routine: &mut pg_sys::IndexAmRoutine) {
     routine.type_ = pg_sys::NodeTag::T_IndexAmRoutine;
     routine.amsupport = 2;
     routine.amcanorderbyop = true;
+    // Filter columns.
+    routine.amcanmulticol = true;
+    routine.amsearcharray = true;
+    routine.amsearchnulls = true;
     // Without it the planner makes no path for ORDER BY alone; NULLs are not indexed nevertheless, as in pgvector.
     routine.amoptionalkey = true;
     // Not the cleanup: it may train the index, which is not for a parallel worker.
@@ -104,14 +108,14 @@ unsafe extern "C-unwind" fn aminsert(
     info: *mut pg_sys::IndexInfo,
 ) -> bool {
     guard(|| {
-        // SAFETY: the server passes a relation that stays open as long as `info` is used, and one value of the operator class's
-        // type. Nothing else is kept with the description.
+        // SAFETY: the server passes a relation that stays open as long as `info` is used, and values of all columns of the index.
+        // Nothing else is kept with the description.
         unsafe {
             if !*nulls {
                 let open = || Inserter::open(Index::new(index));
                 let inserter = or_raise(IndexInfo::new(info).kept_or_else(open));
-                let read = |element, out: &mut Vec<f32>| append_elements(*values, element, out);
-                or_raise(inserter.insert(tid_of(&*tid), read));
+                let row = RowValues::new(values, nulls, inserter.columns());
+                or_raise(inserter.insert(tid_of(&*tid), row));
             }
         }
         false

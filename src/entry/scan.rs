@@ -8,7 +8,9 @@ use crate::entry::executor_hook::limit;
 use crate::error::{Error, Result};
 use crate::pg::compat::{check_age, count_index_scan, count_search};
 use crate::pg::condition::DistanceLimit;
+use crate::pg::filter_columns::Conditions;
 use crate::pg::heap::{HeapDistances, item_pointer};
+use crate::pg::memory::with_temporary_memory;
 use crate::pg::relation::{Heap, Index};
 use crate::pg::vector_datum::OwnedVector;
 use pgrx::{PgMemoryContexts, pg_sys};
@@ -23,6 +25,8 @@ struct State {
     running: Option<IndexSearch>,
     /// Objects of the server's, which the scan's end releases.
     distances: Option<HeapDistances>,
+    /// Whether rows of the running search may not fulfil the conditions.
+    recheck: bool,
     /// Whether the distance that limits it is still to be found out.
     seeks_limit: bool,
     /// What the searches before the last rescan did.
@@ -66,6 +70,7 @@ pub unsafe fn begin(index: pg_sys::Relation, keys: i32, orders: i32) -> pg_sys::
         open: None,
         running: None,
         distances: None,
+        recheck: false,
         seeks_limit: false,
         before: SearchStats::default(),
     });
@@ -123,7 +128,9 @@ pub unsafe fn next(scan: pg_sys::IndexScanDesc) -> Result<bool> {
         Some(running) => running,
         none => {
             state.seeks_limit = true;
-            none.insert(start(scan, &mut state.open)?)
+            let (search, recheck) = start(scan, &mut state.open)?;
+            state.recheck = recheck;
+            none.insert(search)
         }
     };
     // SAFETY: the executor keeps the snapshot registered, and the relations open, during the scan; an index scan that returns
@@ -154,7 +161,7 @@ pub unsafe fn next(scan: pg_sys::IndexScanDesc) -> Result<bool> {
     last_scan::set(unsafe { (*scan.indexRelation).rd_id }, state.counters());
     if let Some(hit) = found {
         scan.xs_heaptid = item_pointer(hit.tid);
-        scan.xs_recheck = false;
+        scan.xs_recheck = state.recheck;
         scan.xs_recheckorderby = false;
     }
     Ok(found.is_some())
@@ -167,8 +174,12 @@ unsafe fn state_of(scan: &mut pg_sys::IndexScanDescData) -> &mut State {
     unsafe { &mut *scan.opaque.cast::<State>() }
 }
 
-/// Begins a search with the descriptor's query, in the index that is opened for the scan's first one.
-fn start(scan: &pg_sys::IndexScanDescData, open: &mut Option<OpenIndex>) -> Result<IndexSearch> {
+/// Begins a search with the descriptor's query and conditions, in the index that is opened for the scan's first one. Tells whether
+/// the conditions must be checked again.
+fn start(
+    scan: &pg_sys::IndexScanDescData,
+    open: &mut Option<OpenIndex>,
+) -> Result<(IndexSearch, bool)> {
     if scan.numberOfOrderBys != 1 {
         return Err(Error::NoOrder);
     }
@@ -197,6 +208,24 @@ fn start(scan: &pg_sys::IndexScanDescData, open: &mut Option<OpenIndex>) -> Resu
             Some(open) => open,
             none => none.insert(OpenIndex::open(index)?),
         };
-        IndexSearch::start(open, query)
+        // SAFETY: as above; the descriptor has its keys since the rescan.
+        let Conditions { tests, recheck } = unsafe { conditions(scan, open)? };
+        Ok((IndexSearch::start(open, query, tests)?, recheck))
     })
+}
+
+/// The conditions of a scan.
+///
+/// # Safety
+/// The descriptor must have been rescanned, and the index be that of the scan.
+unsafe fn conditions(scan: &pg_sys::IndexScanDescData, open: &OpenIndex) -> Result<Conditions> {
+    if scan.numberOfKeys <= 0 {
+        return Ok(Conditions::default());
+    }
+    let filters = open.filters()?;
+    // SAFETY: as promised.
+    unsafe {
+        let keys = std::slice::from_raw_parts(scan.keyData, scan.numberOfKeys as usize);
+        with_temporary_memory(|| filters.conditions(open.index, keys))
+    }
 }

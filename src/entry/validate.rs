@@ -1,12 +1,13 @@
 //! `amvalidate`: whether an operator class fits the access method (compare `bloom`'s blvalidate.c).
 
+use crate::pg::filter_columns::{FilterType, comparison_of};
 use crate::pg::opclass::{DISTANCE_PROCEDURE, METRIC_PROCEDURE};
 use crate::pg::text;
 use pgrx::pg_sys::{self, Oid, panic::ErrorReport};
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 use std::ffi::CStr;
 
-/// The only strategy: the ordering operator.
+/// The only strategy of vectors: the ordering operator.
 const ORDER_STRATEGY: i16 = 1;
 
 /// An operator class, as far as it matters here.
@@ -39,6 +40,10 @@ fn problems(class: &Opclass) -> Vec<String> {
     if class.stored != pg_sys::InvalidOid {
         problems.push("declares a storage type, which is not supported".to_owned());
     }
+    if FilterType::of_class(class.input).is_some() {
+        problems.extend(filter_problems(class));
+        return problems;
+    }
     let distance = support(class, DISTANCE_PROCEDURE);
     problems.extend(wrong_support(
         distance,
@@ -63,6 +68,41 @@ fn problems(class: &Opclass) -> Vec<String> {
     }
     problems.extend(operators.iter().filter_map(wrong_operator));
     problems
+}
+
+/// Problems of a class of filter columns: its family has the operators of all strategies for its type, and no others but comparisons.
+fn filter_problems(class: &Opclass) -> Vec<String> {
+    let operators = operators(class.family);
+    let is_missing = |strategy: &i16| {
+        let is_it = |operator: &Operator| {
+            operator.strategy == *strategy
+                && operator.left == class.input
+                && operator.right == class.input
+        };
+        !operators.iter().any(is_it)
+    };
+    let missing = (1..=5).filter(is_missing);
+    let missing = missing.map(|strategy| format!("is missing the operator of strategy {strategy}"));
+    let wrong = operators.iter().filter_map(wrong_comparison);
+    missing.chain(wrong).collect()
+}
+
+fn wrong_comparison(operator: &Operator) -> Option<String> {
+    let strategy = operator.strategy;
+    let is_known = u16::try_from(strategy).is_ok_and(|it| comparison_of(it).is_some());
+    // SAFETY: a catalog look-up.
+    let returns = unsafe { pg_sys::get_op_rettype(operator.name) };
+    let is_right = is_known
+        && operator.purpose == pg_sys::AMOP_SEARCH
+        && returns == pg_sys::BOOLOID
+        && FilterType::of_class(operator.left).is_some()
+        && FilterType::of_class(operator.right).is_some();
+    let name = operator.name.to_u32();
+    (!is_right).then(|| {
+        format!(
+            "contains operator {name} for strategy {strategy}, which is no comparison to search by"
+        )
+    })
 }
 
 fn wrong_operator(operator: &Operator) -> Option<String> {

@@ -25,7 +25,13 @@ impl Error {
                 S::ERRCODE_INVALID_PARAMETER_VALUE
             }
             Self::Dimensions { .. } => S::ERRCODE_DATA_EXCEPTION,
-            Self::ColumnType { .. } => S::ERRCODE_DATATYPE_MISMATCH,
+            Self::ColumnType { .. } | Self::FirstColumn { .. } | Self::FilterType { .. } => {
+                S::ERRCODE_DATATYPE_MISMATCH
+            }
+            Self::SecondVector(_) | Self::NullVectors(_) => S::ERRCODE_FEATURE_NOT_SUPPORTED,
+            Self::ManyFilters { .. } => S::ERRCODE_TOO_MANY_COLUMNS,
+            Self::FilterSpace { .. } => S::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            Self::FilterFormat(_) => S::ERRCODE_INDEX_CORRUPTED,
             Self::NoColumn { .. } => S::ERRCODE_UNDEFINED_COLUMN,
             Self::NoRelation(_) => S::ERRCODE_UNDEFINED_TABLE,
             Self::ColumnChoice { columns, .. } if columns.is_empty() => {
@@ -126,6 +132,23 @@ impl Error {
             Self::NoDimensions => "Declare the number of dimensions in the type of the column, as in vector(384).".into(),
             Self::Dimensions { expected, .. } => format!("Use vectors of {expected} dimensions."),
             Self::ColumnType { .. } => "Specify a column of type vector or halfvec.".into(),
+            Self::FirstColumn { .. } => {
+                "List the vector column first and the filter columns after it, as in (embedding vector_cosine_ops, tenant_id).".into()
+            }
+            Self::SecondVector(_) => "Create an index for each vector column.".into(),
+            Self::FilterType { .. } => {
+                "Omit the column; conditions on other columns are checked for the rows that the index returns.".into()
+            }
+            Self::ManyFilters { most, .. } => {
+                format!("Omit columns: an index has a vector column and at most {most} filter columns.")
+            }
+            Self::FilterSpace { most, .. } => {
+                format!("Set \"subquantizers\" to at most {most}, or omit filter columns.")
+            }
+            Self::FilterFormat(index) => {
+                format!("Run REINDEX INDEX {} to rebuild the index.", index.quoted)
+            }
+            Self::NullVectors(_) => "Search for such rows without ORDER BY.".into(),
             Self::NoColumn { .. } => "Check the name of the column.".into(),
             Self::NoRelation(_) => "Specify an existing relation.".into(),
             Self::ColumnChoice { columns, .. } if columns.is_empty() => {

@@ -4,6 +4,7 @@ use crate::am::failure::PageOpError;
 use crate::am::model_store::catalog;
 use crate::error::{Error, Operation, Result};
 use crate::functions::{check_index, check_readable};
+use crate::pg::filter_columns::FilterColumns;
 use crate::pg::heap::VisibleRows;
 use crate::pg::page_store::RelationStore;
 use crate::pg::relation::LockedIndex;
@@ -61,12 +62,15 @@ fn check_once(locked: &LockedIndex, heap: bool) -> Result<CheckReport> {
     );
     let report = if heap {
         let rows = VisibleRows::new(locked.heap(), index)?;
-        let mut vector = Vec::new();
+        let (element, filters) = (index.element()?, FilterColumns::of(index)?);
+        let (mut vector, mut values) = (Vec::new(), Vec::new());
         let mut table = |blocks: Range<u32>, each: &mut RowFn<'_, PageOpError>| {
-            rows.for_each(blocks, &mut |tid, read| {
+            rows.for_each(blocks, &filters, &mut |tid, row| {
                 vector.clear();
-                read(&mut vector);
-                each(tid, &vector).map_err(|failure| failure.with_index(index))
+                values.clear();
+                row.append_elements(element, &mut vector);
+                row.append_filters(&filters, &mut values);
+                each(tid, &vector, &values).map_err(|failure| failure.with_index(index))
             });
             Ok(())
         };

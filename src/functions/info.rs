@@ -8,6 +8,7 @@ use crate::am::model_store::catalog;
 use crate::am::open_index::OpenIndex;
 use crate::error::{Error, Operation, Result};
 use crate::functions::{check_readable, open_for_reading};
+use crate::pg::filter_columns::FilterColumns;
 use crate::pg::heap::{count_dead, fetch_live};
 use crate::pg::names::quoted_relation;
 use crate::pg::privileges::{may_inspect, may_read, rls_applies};
@@ -216,11 +217,13 @@ impl IndexReport {
         let recent = &self.stats.inserted_sample;
         let tids: Vec<Tid> = recent.iter().map(|row| row.tid).collect();
         let (mut errors, mut vector) = (Vec::new(), Vec::new());
+        let filters = FilterColumns::default();
         let looked = in_subtransaction(|| {
-            fetch_live(locked.heap(), self.index, &tids, &mut |i, read| {
+            let element = self.index.element()?;
+            fetch_live(locked.heap(), self.index, &filters, &tids, &mut |i, row| {
                 if let Some(InsertedRow { list, values, .. }) = recent.get(i) {
                     vector.clear();
-                    if read(&mut vector) == self.meta.dim {
+                    if row.append_elements(element, &mut vector) == self.meta.dim {
                         errors.extend(model.code_error(&vector, *list, values));
                     }
                 }
@@ -407,9 +410,13 @@ impl IndexReport {
             })
         };
         let Meta {
-            shape, refine, dim, ..
+            shape,
+            refine,
+            dim,
+            filters,
+            ..
         } = self.meta;
-        match FinerCodes::next_step(shape, refine, dim) {
+        match FinerCodes::next_step(shape, refine, dim, &filters) {
             FinerCodes::Subquantizers(codes) => coded(
                 format!("subquantizers => {codes}"),
                 format!("subquantizers = {codes}"),

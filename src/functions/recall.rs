@@ -8,6 +8,7 @@ use crate::am::open_index::OpenIndex;
 use crate::am::training::reservoir::VectorReservoir;
 use crate::error::{Error, Operation, Result};
 use crate::functions::{check_all_rows, check_kind, check_range, check_readable, query_log};
+use crate::pg::filter_columns::FilterColumns;
 use crate::pg::names::quoted_relation;
 use crate::pg::privileges::may_read;
 use crate::pg::recall_search::{RecallQuery, RecallSearch};
@@ -147,13 +148,19 @@ fn draw(
     let mut rows: Vec<Tid> = Vec::new();
     match log {
         Some(column) => column.scan(&mut |read| reservoir.offer(read))?,
-        None => search.rows().for_each(0..u32::MAX, &mut |tid, read| {
-            if let Some(place) = reservoir.offer_at(read)? {
-                rows.resize(rows.len().max(place + 1), tid);
-                rows[place] = tid;
-            }
-            Ok(())
-        }),
+        None => {
+            let filters = FilterColumns::default();
+            search
+                .rows()
+                .for_each(0..u32::MAX, &filters, &mut |tid, row| {
+                    let read = |out: &mut Vec<f32>| row.append_elements(element, out);
+                    if let Some(place) = reservoir.offer_at(read)? {
+                        rows.resize(rows.len().max(place + 1), tid);
+                        rows[place] = tid;
+                    }
+                    Ok(())
+                });
+        }
     }
     let queries = sample.min(reservoir.offered());
     if queries > capacity {

@@ -13,6 +13,7 @@ pub mod compat;
 pub mod condition;
 pub mod element;
 pub mod explicit_setting;
+pub mod filter_columns;
 pub mod guard;
 pub mod heap;
 pub mod join;

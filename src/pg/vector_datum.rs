@@ -44,6 +44,11 @@ impl Detoasted {
         pg_sys::Datum::from(self.value)
     }
 
+    /// The value without its length word.
+    pub(super) fn payload(&self) -> &[u8] {
+        self.bytes().get(pg_sys::VARHDRSZ..).unwrap_or_default()
+    }
+
     /// The whole value, length word included.
     fn bytes(&self) -> &[u8] {
         // SAFETY: a plain varlena tells its own length; it lives as long as `self`.

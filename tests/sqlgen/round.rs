@@ -358,8 +358,9 @@ impl Round {
             "SELECT c.oid::text FROM pg_class c JOIN pg_am a ON a.oid = c.relam
              WHERE amname = 'distillvq' AND relkind = 'i'",
         );
-        let runs_functions =
-            self.tables.target != Target::Column || self.tables.predicate.is_some();
+        let runs_functions = self.tables.target != Target::Column
+            || self.tables.predicate.is_some()
+            || self.tables.filter_columns.contains('(');
         for index in indexes {
             let one = format!("{FIGURES} distillvq_index_info({index}::oid::regclass) f");
             let view =
@@ -491,9 +492,14 @@ fn rows(records: &[Record]) -> Vec<Row> {
 
 /// Whether a plan searches an index of vectors. Partitions name their indexes themselves.
 fn searches(plan: &str) -> bool {
-    let ours = |name: &str| {
-        name.starts_with("vq") && !name.contains("_id_idx") && !name.contains("_category_idx")
-    };
+    let others = [
+        "vq_one_id_idx",
+        "vq_one_category_idx",
+        "vq_two_id_idx",
+        "vq_two_category_idx",
+    ];
+    let ours =
+        |name: &str| name.starts_with("vq") && !others.iter().any(|other| name.starts_with(other));
     plan.split("Index Scan using ").skip(1).any(ours)
 }
 

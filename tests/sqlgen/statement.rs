@@ -289,12 +289,15 @@ fn limit(frame: Frame, random: &mut ChaCha8Rng) -> Option<i64> {
 }
 
 fn filters(tables: &TestTables, frame: Frame, random: &mut ChaCha8Rng) -> Vec<Filter> {
-    const SQL: [&str; 10] = [
+    const SQL: [&str; 13] = [
         "category IS NULL",
         "category IN (1, 3)",
         "price < 0.2",
         "price IS NOT NULL",
+        "price BETWEEN 0.3 AND 0.6::float4",
         "note LIKE 'note 4%'",
+        "note = 'early'",
+        "note > 'note 5' AND category = ANY ('{0,2,NULL}')",
         "i.id % 7 = 3",
         "i.embedding IS NOT NULL",
         "category = (SELECT c FROM queries WHERE n = 1)",

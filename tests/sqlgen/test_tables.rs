@@ -17,6 +17,16 @@ pub const QUERIES: i32 = 6;
 /// Fewer rows than this are not learned from: such an index compares all of them.
 const MIN_TRAINED_ROWS: i64 = 1_000;
 
+/// Filter columns of an index.
+const FILTER_COLUMNS: [&str; 6] = [
+    "",
+    "",
+    ", category",
+    ", id, price",
+    ", note, category",
+    ", price, category, (id % 7), id, note",
+];
+
 /// How `items` is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
@@ -58,6 +68,8 @@ pub struct TestTables {
     pub shape: Shape,
     /// Condition of the index.
     pub predicate: Option<&'static str>,
+    /// Its filter columns, each behind a comma.
+    pub filter_columns: &'static str,
     /// Parameters of the index.
     pub options: String,
     /// Rows when the index is built, and those that come later.
@@ -119,6 +131,7 @@ impl TestTables {
                 ],
             ),
             predicate: predicate(target, random),
+            filter_columns: any(random, &FILTER_COLUMNS),
             options: options(random),
             built,
             grown: random.random_range(0..400),
@@ -254,9 +267,10 @@ impl TestTables {
             .predicate
             .map_or_else(String::new, |p| format!("WHERE {p}"));
         let rest = format!(
-            "USING distillvq ({} {kind}_{}_ops) {} {predicate}",
+            "USING distillvq ({} {kind}_{}_ops{}) {} {predicate}",
             self.target(""),
             self.metric.name(),
+            self.filter_columns,
             self.options
         );
         let mut statements = vec![

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use distillvq_ivf::filter::FilterFormat;
 use distillvq_ivf::{Builder, CreateOptions, ListSearch, Metric, Model, Row, Tid};
 use distillvq_model::Placement;
 use distillvq_pages::memory_store::MemoryStore;
@@ -51,6 +52,7 @@ fn build(store: &MemoryStore, model: &Model) {
             norm: row.norm,
             codes,
             refine: &[],
+            filters: &[],
         })
         .collect();
     rows.sort_by_key(|row| row.list);
@@ -59,6 +61,7 @@ fn build(store: &MemoryStore, model: &Model) {
         dim: DIM,
         model: Some(model),
         refine: false,
+        filters: FilterFormat::default(),
         model_version: 0,
     };
     let mut builder = Builder::create(store, create).unwrap();

@@ -15,7 +15,8 @@
 //!
 //! The first condition that holds decides, because a rebuild also resolves the later ones.
 
-use distillvq_model::{CodeShape, MIN_TRAIN_ROWS, max_subquantizers, refine_bytes};
+use crate::filter::FilterFormat;
+use distillvq_model::{CodeShape, MIN_TRAIN_ROWS, refine_bytes};
 use distillvq_pages::Balance;
 use distillvq_pages::MAX_SIDE_BYTES;
 
@@ -173,15 +174,15 @@ pub enum FinerCodes {
 }
 
 impl FinerCodes {
-    /// The step after codes of this shape, with or without refine codes.
-    pub fn next_step(shape: CodeShape, refine: bool, dim: usize) -> Self {
+    /// The step after codes of this shape, with or without refine codes, beside these filter columns.
+    pub fn next_step(shape: CodeShape, refine: bool, dim: usize, filters: &FilterFormat) -> Self {
         let codes = shape.subquantizers;
-        let most = max_subquantizers(shape.bits).min(dim);
+        let most = filters.max_subquantizers(shape.bits).min(dim);
         if codes < most {
             return Self::Subquantizers((2 * codes).min(most));
         }
         if shape.bits < 8 {
-            return Self::Bits(codes.min(max_subquantizers(8)));
+            return Self::Bits(codes.min(filters.max_subquantizers(8)));
         }
         // Refine codes no finer than the codes lower recall: in one dimension, 8 bits encode the residual of the list.
         let finer = codes * usize::from(shape.bits) < REFINE_BITS * dim;
@@ -283,7 +284,7 @@ mod tests {
             };
             let (mut refine, mut steps) = (false, Vec::new());
             loop {
-                let step = FinerCodes::next_step(shape, refine, dim);
+                let step = FinerCodes::next_step(shape, refine, dim, &FilterFormat::default());
                 match step {
                     FinerCodes::Subquantizers(codes) => shape.subquantizers = codes,
                     FinerCodes::Bits(codes) => (shape.subquantizers, shape.bits) = (codes, 8),

@@ -1,9 +1,9 @@
 //! Verification of an index: of its structure ([`distillvq_pages::Check`]) and its model, and against the rows of its table.
 //!
 //! Against the table: every row that must be in the index is there, in the lists and with the codes that encoding its vector
-//! again gives, or others that are as near but for a rounding ([`Model::check_encoding`]). Rows of the index that the table
-//! does not show are no problem: they are dead, or younger than the snapshot of the table. A row that the table shows has both
-//! entries: a transaction that inserted only one was aborted.
+//! again gives, or others that are as near but for a rounding ([`Model::check_encoding`]), and with the values of its filter
+//! columns. Rows of the index that the table does not show are no problem: they are dead, or younger than the snapshot of the
+//! table. A row that the table shows has both entries: a transaction that inserted only one was aborted.
 
 use crate::error::Error;
 use crate::index_meta::Meta;
@@ -18,8 +18,9 @@ use std::ops::Range;
 /// Elements of the vectors that are encoded in one go: milliseconds.
 const BATCH_ELEMENTS: usize = 1 << 16;
 
-/// Takes a row of the table: its address and its vector.
-pub type RowFn<'a, E> = dyn FnMut(Tid, &[f32]) -> Result<(), E> + 'a;
+/// Takes a row of the table: its address, its vector, and the values of its filter columns as
+/// [`crate::filter::FilterFormat::encode`] writes them.
+pub type RowFn<'a, E> = dyn FnMut(Tid, &[f32], &[u8]) -> Result<(), E> + 'a;
 
 /// Shows all rows in some blocks of the table that must be in the index: with one snapshot, taken before the check began,
 /// under the predicate of the index, with the addresses that an index has of them, without those whose vector is NULL.
@@ -114,7 +115,7 @@ impl<S: PageStore> Comparison<'_, S> {
         table: &mut ScanTableFn<'_, E>,
     ) -> Result<(), E> {
         let mut batch = RowBatch::default();
-        table(range, &mut |tid, vector| {
+        table(range, &mut |tid, vector, filters| {
             if self.check.report.is_full() {
                 return Ok(());
             }
@@ -126,6 +127,7 @@ impl<S: PageStore> Comparison<'_, S> {
             }
             batch.tids.push(tid);
             batch.vectors.extend_from_slice(vector);
+            batch.filters.extend_from_slice(filters);
             if batch.vectors.len() >= BATCH_ELEMENTS {
                 self.compare(encoder, &mut batch)?;
             }
@@ -143,10 +145,15 @@ impl<S: PageStore> Comparison<'_, S> {
             let vector = i * self.meta.dim..(i + 1) * self.meta.dim;
             let vector = batch.vectors.get(vector).unwrap_or_default();
             let (meta, model) = (self.meta, encoder.model());
+            let width = meta.filters.row_bytes();
+            let filters = batch.filters.get(i * width..(i + 1) * width);
+            let filters = filters.unwrap_or_default();
             let first = Row::of(&meta, &encoded, i, tid);
+            let first = first.map(|row| row.with_filters(filters));
             let list = self.compare_entry(vector, (tid, first), (model, None))?;
             let list = list.or(first.map(|first| first.list));
             let second = Row::second_entry(&meta, &encoded, i, tid);
+            let second = second.map(|row| row.with_filters(filters));
             // A row without any entry is one problem, and one that has not moved yet has one entry.
             let is_missing = |tid| self.check.find(tid).is_none();
             let is_unmoved = list == Some(meta.exact_list()) && self.may_be_unmoved();
@@ -160,6 +167,7 @@ impl<S: PageStore> Comparison<'_, S> {
         }
         batch.tids.clear();
         batch.vectors.clear();
+        batch.filters.clear();
         Ok(())
     }
 
@@ -217,6 +225,9 @@ impl<S: PageStore> Comparison<'_, S> {
             return Ok((None, Some("is not in the index any more")));
         };
         let list = Some(indexed.list);
+        if meta.filters.gather(&meta.pages.format, &indexed.columns) != row.filters {
+            return Ok((list, Some("has wrong values of filter columns")));
+        }
         if indexed.list == meta.exact_list() && (row.list == indexed.list || self.may_be_unmoved())
         {
             return Ok((list, None));
@@ -268,4 +279,6 @@ struct RowBatch {
     tids: Vec<Tid>,
     /// Elements, row-major.
     vectors: Vec<f32>,
+    /// Values of the filter columns of each row.
+    filters: Vec<u8>,
 }

@@ -2,6 +2,7 @@
 
 use crate::calibration::Training;
 use crate::error::Error;
+use crate::filter::FilterFormat;
 use crate::index_meta::{Meta, UNTRAINED};
 use crate::model_pages::model_bytes;
 use crate::pq::{Row, row_format};
@@ -20,6 +21,8 @@ pub struct CreateOptions<'a> {
     pub model: Option<&'a Model>,
     /// Whether rows in lists get refine codes.
     pub refine: bool,
+    /// The filter columns.
+    pub filters: FilterFormat,
     /// A random number that marks this model, see [`Meta::model_version`].
     pub model_version: u64,
 }
@@ -42,8 +45,11 @@ impl<'a, S: PageStore> Builder<'a, S> {
         let refine = create.refine && create.model.is_some();
         let shape = create.model.map_or(UNTRAINED, Model::shape);
         let format = match create.model {
-            Some(model) => model_format(model, refine)?,
-            None => RowFormat::default(),
+            Some(model) => model_format(model, &create.filters, refine)?,
+            None => {
+                let format = RowFormat::new(&create.filters.columns());
+                format.ok_or(Error::mismatch("the filter columns do not fit a page"))?
+            }
         };
         let parts = match create.model {
             Some(model) => [model.encoder_bytes()?, model.student_bytes()?],
@@ -59,6 +65,7 @@ impl<'a, S: PageStore> Builder<'a, S> {
             dim: create.dim,
             shape,
             refine,
+            filters: create.filters,
             assignments: create.model.map_or(1, |model| model.assignments() as u8),
             training: Training::default(),
             calibration: None,
@@ -125,10 +132,14 @@ pub(crate) fn check_kind(model: &Model, metric: Metric, dim: usize) -> Result<()
     }
 }
 
-/// The columns of rows with the codes of a model, with or without refine codes.
-pub(crate) fn model_format(model: &Model, refine: bool) -> Result<RowFormat, Error> {
+/// The columns of rows with the codes of a model and filter columns, with or without refine codes.
+pub(crate) fn model_format(
+    model: &Model,
+    filters: &FilterFormat,
+    refine: bool,
+) -> Result<RowFormat, Error> {
     let refine = if refine { refine_bytes(model.dim()) } else { 0 };
-    let format = row_format(model.shape(), refine);
+    let format = row_format(model.shape(), filters, refine);
     format.ok_or(Error::mismatch("the model's codes do not fit a page"))
 }
 

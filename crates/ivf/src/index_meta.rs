@@ -22,12 +22,13 @@ use crate::adaptive_probes::{AdaptiveProbes, SHARES};
 use crate::bands::{BandLists, LEVELS};
 use crate::calibration::{Calibration, MAX_POINTS, Point, QueryKind, RERANK_MARGINS, Training};
 use crate::error::Error;
+use crate::filter::FilterFormat;
 use crate::pq::{REFINE, code_shape};
 use crate::rerank::BANDS;
 use crate::{CodeShape, Metric, Model};
 use distillvq_model::{MAX_DIM, MAX_LISTS, refine_bytes};
 use distillvq_pages::{
-    Chain, Metapage, PageStore, get, get_f32, get_u32, get_u64, put, replace_body,
+    Chain, Metapage, PageStore, RowFormat, get, get_f32, get_u32, get_u64, put, replace_body,
 };
 
 const RERANK_MARGIN: usize = 80;
@@ -58,6 +59,8 @@ pub struct Meta {
     pub shape: CodeShape,
     /// Whether rows in lists have refine codes ([`distillvq_model::RefineQuery`]).
     pub refine: bool,
+    /// The filter columns.
+    pub filters: FilterFormat,
     /// Maximum number of lists per row: 1 or 2.
     pub assignments: u8,
     /// How the model came to be.
@@ -103,10 +106,12 @@ impl Meta {
         if !blobs.iter().all(|blob| is_right(&blob)) {
             return fail("the model's pages are not inside the index");
         }
+        let filters = FilterFormat::of(&pages.format).unwrap_or_default();
         let shape = if trained {
             code_shape(&pages.format)
         } else {
-            Some(UNTRAINED)
+            let only_filters = RowFormat::new(&filters.columns()) == Some(pages.format);
+            only_filters.then_some(UNTRAINED)
         };
         let refine = pages
             .format
@@ -126,6 +131,7 @@ impl Meta {
             dim,
             shape,
             refine: refine.is_some(),
+            filters,
             assignments,
             training,
             calibration,

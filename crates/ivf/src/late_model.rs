@@ -30,7 +30,7 @@ pub fn add_model<S: PageStore>(store: &S, new: &NewModel<'_>) -> Result<Meta, Er
     let NewModel { model, refine, .. } = *new;
     let meta = Meta::read(store)?;
     check_kind(model, meta.metric, meta.dim)?;
-    let format = model_format(model, refine)?;
+    let format = model_format(model, &meta.filters, refine)?;
     let parts = [model.encoder_bytes()?, model.student_bytes()?];
     let body = Meta {
         assignments: model.assignments() as u8,

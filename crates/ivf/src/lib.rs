@@ -16,6 +16,8 @@ mod check_rows;
 mod create;
 pub mod distance_range;
 mod error;
+pub mod filter;
+pub mod filter_key;
 mod ground_truth;
 mod index_meta;
 mod late_model;

@@ -39,9 +39,8 @@ const DEFAULT_SCORE_BYTES: usize = 4 << 20;
 const LISTS_INTERLEAVED: usize = 4;
 
 /// What scoring needs beside the page.
-struct Scoring<B, F> {
+struct Scoring<B> {
     scorer: B,
-    filter: F,
     layout: Layout,
     /// A row that the lists are searched without.
     excluded: Option<Tid>,
@@ -63,7 +62,8 @@ pub struct ListSearch<S: PageStore, B: BlockScorer = PqScorer, F: BlockFilter = 
     /// Whether lists may have got rows since they were probed that the search has seen in the exact list alone.
     is_stale: bool,
     /// `None` if the index is untrained.
-    scoring: Option<Scoring<B, F>>,
+    scoring: Option<Scoring<B>>,
+    filter: F,
     /// All lists, best first.
     ranking: ListRanking,
     adaptive_probes: AdaptiveProbes,
@@ -77,6 +77,8 @@ pub struct ListSearch<S: PageStore, B: BlockScorer = PqScorer, F: BlockFilter = 
     exact: Option<(u32, u32)>,
     /// See [`ListSearch::scanned`].
     scanned: Cell<u64>,
+    /// See [`ListSearch::excluded_by_filter`].
+    excluded_by_filter: Cell<u64>,
 }
 
 impl<S: PageStore> ListSearch<S> {
@@ -90,16 +92,16 @@ impl<S: PageStore> ListSearch<S> {
     ) -> Result<Self, Error> {
         ListSearch::with_filter(store, meta, model, query, NoFilter)
     }
+}
 
+impl<S: PageStore, F: BlockFilter> ListSearch<S, PqScorer, F> {
     /// The query for refine codes and the bytes of one, if the index has any.
     pub(crate) fn refine_query(&self) -> Option<(RefineQuery, usize)> {
         let scoring = self.scoring.as_ref().filter(|_| self.refine_bytes > 0)?;
         Some((scoring.scorer.tables.refine(), self.refine_bytes))
     }
-}
 
-impl<S: PageStore, F: BlockFilter> ListSearch<S, PqScorer, F> {
-    /// As [`ListSearch::new`], for the rows in lists that a filter admits.
+    /// As [`ListSearch::new`], for the rows that a filter admits.
     pub fn with_filter(
         store: S,
         meta: &Meta,
@@ -120,6 +122,7 @@ impl<S: PageStore, F: BlockFilter> ListSearch<S, PqScorer, F> {
             may_move: meta.has_rows_to_move(),
             is_stale: false,
             scoring: None,
+            filter,
             ranking: ListRanking::default(),
             adaptive_probes: AdaptiveProbes::default(),
             probes: Vec::new(),
@@ -127,6 +130,7 @@ impl<S: PageStore, F: BlockFilter> ListSearch<S, PqScorer, F> {
             scores: Scores::new(DEFAULT_SCORE_BYTES),
             exact: None,
             scanned: Cell::new(0),
+            excluded_by_filter: Cell::new(0),
         };
         if meta.has_model() {
             let model = model.ok_or(Error::mismatch("the index has a model"))?;
@@ -139,7 +143,6 @@ impl<S: PageStore, F: BlockFilter> ListSearch<S, PqScorer, F> {
             let scorer = PqScorer::new(&meta.pages.format, tables);
             search.scoring = Some(Scoring {
                 scorer: scorer.ok_or(Error::mismatch("the rows of the index have no codes"))?,
-                filter,
                 layout: meta.pages.layout(0)?,
                 excluded: None,
             });
@@ -208,9 +211,14 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> ListSearch<S, B, F> {
         scoring.map_or(0.0, |it| f64::from(it.scorer.expected_error()))
     }
 
-    /// Codes scanned so far; those that had to be scanned again count again.
+    /// Rows of lists scanned so far; those that had to be scanned again count again.
     pub fn scanned(&self) -> u64 {
         self.scanned.get()
+    }
+
+    /// Those of the rows scanned that the filter excluded.
+    pub fn excluded_by_filter(&self) -> u64 {
+        self.excluded_by_filter.get()
     }
 
     /// Adds the next lists of the ranking to those probed. Fewer are added when the ranking ends.
@@ -318,8 +326,9 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> ListSearch<S, B, F> {
         Ok(())
     }
 
-    /// Appends the TIDs of the exact list that come next, those of a page; none at its end. To be called up to there before lists
-    /// are probed, and again after [`ListSearch::rewind`]: then no row is missed that moves from the exact list into a list.
+    /// Appends the TIDs of the exact list that come next and that the filter admits, those of a page; none at its end. To be called
+    /// up to there before lists are probed, and again after [`ListSearch::rewind`]: then no row is missed that moves from the exact
+    /// list into a list.
     ///
     /// # Errors
     /// [`Error::ModelAdded`] at the end, if the index was untrained and is no more.
@@ -339,8 +348,13 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> ListSearch<S, B, F> {
                 let head = read_header(page, block, list, &layout)?;
                 let count = usize::from(head.count);
                 out.try_reserve(count).map_err(|_| Error::out_of_memory())?;
-                let rows = (0..count).map(|i| layout.tid(page, i));
-                out.extend(rows.map(Tid::row).filter(|tid| tid.offset != 0));
+                for b in 0..count.div_ceil(LANES) {
+                    let admitted = self.filter.admit(&layout.block(page, b));
+                    let rows = (0..LANES.min(count - b * LANES))
+                        .filter(|lane| admitted >> lane & 1 == 1)
+                        .map(|lane| layout.tid(page, b * LANES + lane).row());
+                    out.extend(rows.filter(|tid| tid.offset != 0));
+                }
                 Ok::<u32, Error>(head.next)
             })??;
             (from, block) = (block, next);
@@ -396,11 +410,13 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> ListSearch<S, B, F> {
     /// Has what will be read of a page brought near.
     fn prefetch_cache_lines(
         &self,
-        scoring: &Scoring<B, F>,
+        scoring: &Scoring<B>,
         turn: Option<&ListPageCursor<'_, B::List>>,
     ) {
         if let Some(turn) = turn {
-            let parts = scoring.layout.scored(turn.rows);
+            let is_read =
+                |position: usize| scoring.scorer.is_read(position) || self.filter.is_read(position);
+            let parts = scoring.layout.bytes_read(turn.rows, is_read);
             self.store.prefetch_cache_lines(turn.block, &parts);
         }
     }
@@ -417,7 +433,10 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> ListSearch<S, B, F> {
         let mark = scores.mark();
         let scanned = self
             .choose_kept(&mut scores, &chosen, &mut best)
-            .and_then(|()| self.scan(&mut scores, &chosen, &mut best));
+            .and_then(|mut changed| {
+                changed.extend(self.scan(&mut scores, &chosen, &mut best)?);
+                Ok(changed)
+            });
         if scanned.is_err() {
             scores.return_to(mark);
         }
@@ -430,15 +449,16 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> ListSearch<S, B, F> {
         Ok(best.finish())
     }
 
-    /// Offers the candidates of the lists whose scores are kept.
+    /// Offers the candidates of the lists whose scores are kept. Returns the lists whose scores cannot be kept any more.
     fn choose_kept(
         &self,
         scores: &mut Scores,
         chosen: &impl Fn(&Probe<B::List>) -> bool,
         best: &mut TopCandidates,
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<(u32, Kept)>, Error> {
+        let mut lost = Vec::new();
         let Some(scoring) = &self.scoring else {
-            return Ok(());
+            return Ok(lost);
         };
         let mut places = Vec::new();
         for i in 0..scores.pages.len() {
@@ -461,17 +481,19 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> ListSearch<S, B, F> {
                 let head = read_header(bytes, page.block, probe.list, &scoring.layout)?;
                 if head.moves == page.moves {
                     for &(row, score) in &places {
-                        let (block, lane) = (usize::from(row) / LANES, usize::from(row) % LANES);
-                        let admitted = scoring.filter.admit(&scoring.layout.block(bytes, block));
-                        if admitted >> lane & 1 == 0 {
-                            continue;
-                        }
                         scoring.offer(bytes, usize::from(row), score, probe, best);
                     }
                 } else {
-                    let replace = |block, new: &[f32; LANES]| scores.replace(&page, block, new);
-                    scoring.scan_page(bytes, &head, probe, best, replace);
-                    self.scanned.set(self.scanned.get() + u64::from(head.count));
+                    let mut has_places = true;
+                    let replace = |block, new: &[f32; LANES], mask| {
+                        has_places &= scores.replace(&page, block, new, mask);
+                    };
+                    let admitted =
+                        scoring.scan_page(bytes, (&head, probe), &self.filter, best, replace);
+                    self.count_scanned(&head, admitted);
+                    if !has_places {
+                        lost.push((page.probe, Kept::No));
+                    }
                 }
                 Ok::<u32, Error>(head.moves)
             })??;
@@ -479,7 +501,7 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> ListSearch<S, B, F> {
                 page.moves = moves;
             }
         }
-        Ok(())
+        Ok(lost)
     }
 
     /// Scans the chosen lists whose scores are not kept, and keeps them if there is room. Returns the lists that were scanned.
@@ -529,14 +551,15 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> ListSearch<S, B, F> {
             let head = self.store.read(*block, |page| {
                 let head = read_header(page, *block, probe.list, &scoring.layout)?;
                 *keeps = *keeps && scores.begin_page(*block, *index, &head);
-                scoring.scan_page(page, &head, probe, best, |_, new| {
+                let keep = |_, new: &[f32; LANES], mask| {
                     if *keeps {
-                        scores.push(new);
+                        scores.push(new, mask);
                     }
-                });
+                };
+                let admitted = scoring.scan_page(page, (&head, probe), &self.filter, best, keep);
+                self.count_scanned(&head, admitted);
                 Ok::<PageHeader, Error>(head)
             })??;
-            self.scanned.set(self.scanned.get() + u64::from(head.count));
             if head.next == NO_BLOCK {
                 scanned.push((*index, if *keeps { Kept::Yes } else { Kept::No }));
                 turns.swap_remove(turn);
@@ -549,6 +572,17 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> ListSearch<S, B, F> {
                 turn += 1;
             }
         }
+    }
+}
+
+impl<S: PageStore, B: BlockScorer, F: BlockFilter> ListSearch<S, B, F> {
+    /// Counts the rows of a page that was scanned.
+    fn count_scanned(&self, head: &PageHeader, admitted: u64) {
+        let count = u64::from(head.count);
+        self.scanned.set(self.scanned.get() + count);
+        let excluded = count.saturating_sub(admitted);
+        self.excluded_by_filter
+            .set(self.excluded_by_filter.get() + excluded);
     }
 }
 
@@ -577,37 +611,41 @@ impl<'a, L> ListPageCursor<'a, L> {
     }
 }
 
-impl<B: BlockScorer, F: BlockFilter> Scoring<B, F> {
-    /// Scores the rows of a page and offers them to `best`. `show` gets the scores of each block of rows.
-    fn scan_page(
+impl<B: BlockScorer> Scoring<B> {
+    /// Scores the rows of a page that the filter admits and offers them to `best`. `show` gets the scores of each block of rows and
+    /// the mask of those admitted. Returns the number of rows admitted.
+    fn scan_page<F: BlockFilter>(
         &self,
         page: &[u8],
-        head: &PageHeader,
-        probe: &Probe<B::List>,
+        (head, probe): (&PageHeader, &Probe<B::List>),
+        filter: &F,
         best: &mut TopCandidates,
-        mut show: impl FnMut(usize, &[f32; LANES]),
-    ) {
-        let count = usize::from(head.count);
+        mut show: impl FnMut(usize, &[f32; LANES], u32),
+    ) -> u64 {
+        let (count, mut all_admitted) = (usize::from(head.count), 0);
         let mut scores = [0.0; LANES];
         for b in 0..count.div_ceil(LANES) {
             let block = self.layout.block(page, b);
-            let threshold = best.threshold();
-            let mut wanted = self
-                .scorer
-                .score(&probe.params, &block, threshold, &mut scores);
-            show(b, &scores);
-            if wanted != 0 {
-                wanted &= self.filter.admit(&block);
+            let admitted = filter.admit(&block) & mask_of(count - b * LANES);
+            let mut wanted = admitted;
+            if admitted != 0 {
+                all_admitted += u64::from(admitted.count_ones());
+                let threshold = best.threshold();
+                wanted &= self
+                    .scorer
+                    .score(&probe.params, &block, threshold, &mut scores);
             }
+            show(b, &scores, admitted);
             while wanted != 0 {
                 let lane = wanted.trailing_zeros() as usize;
                 wanted &= wanted - 1;
-                let (score, i) = (scores[lane], b * LANES + lane);
-                if i < count && best.may_accept(score) {
-                    self.offer(page, i, score, probe, best);
+                let score = scores[lane];
+                if best.may_accept(score) {
+                    self.offer(page, b * LANES + lane, score, probe, best);
                 }
             }
         }
+        all_admitted
     }
 
     /// Offers a row of a page.
@@ -627,5 +665,14 @@ impl<B: BlockScorer, F: BlockFilter> Scoring<B, F> {
         best.offer(candidate, |c| {
             probe.cursor.is_before(c) && self.excluded != Some(c.tid)
         });
+    }
+}
+
+/// The lanes of the first `rows` rows of a block.
+fn mask_of(rows: usize) -> u32 {
+    if rows < LANES {
+        (1 << rows) - 1
+    } else {
+        u32::MAX
     }
 }

@@ -1,5 +1,6 @@
 //! Rows of product quantizer codes: their columns, and the scores of a block.
 
+use crate::filter::FilterFormat;
 use crate::scorer::BlockScorer;
 use crate::{CodeShape, Tid};
 use distillvq_kernels::{Kernels, LANES, ScoreParams, kernels};
@@ -15,9 +16,9 @@ pub(crate) const NORM: u8 = 3;
 /// Id of the side column of refine codes.
 pub(crate) const REFINE: u8 = 4;
 
-/// The columns of rows with codes of a shape and refine codes of `refine` bytes (0 = none); `None` if there are no such
-/// columns.
-pub fn row_format(shape: CodeShape, refine: usize) -> Option<RowFormat> {
+/// The columns of rows with codes of a shape, filter columns, and refine codes of `refine` bytes (0 = none); `None` if there are
+/// no such columns.
+pub fn row_format(shape: CodeShape, filters: &FilterFormat, refine: usize) -> Option<RowFormat> {
     let posting = |id, planes: usize, bits| {
         let planes = u16::try_from(planes).ok()?;
         Some(Column {
@@ -37,6 +38,7 @@ pub fn row_format(shape: CodeShape, refine: usize) -> Option<RowFormat> {
     if shape.has_norm {
         columns.push(posting(NORM, 1, 32)?);
     }
+    columns.extend(filters.columns());
     if refine > 0 {
         columns.push(Column {
             stored: Stored::Side,
@@ -57,7 +59,8 @@ pub(crate) fn code_shape(format: &RowFormat) -> Option<CodeShape> {
     let refine = format
         .column(REFINE)
         .map_or(0, |column| column.planes.into());
-    (row_format(shape, refine)? == *format).then_some(shape)
+    let filters = FilterFormat::of(format)?;
+    (row_format(shape, &filters, refine)? == *format).then_some(shape)
 }
 
 /// An entry of a row to store.
@@ -75,18 +78,22 @@ pub struct Row<'a> {
     pub codes: &'a [u8],
     /// Refine code, empty in an index without; ignored in the exact list.
     pub refine: &'a [u8],
+    /// Values of the filter columns as [`FilterFormat::encode`] writes them, empty in an index without.
+    pub filters: &'a [u8],
 }
 
 impl<'a> Row<'a> {
     /// The row in the columns of an index.
     pub(crate) fn to_columns(self, format: &RowFormat) -> pages::Row<'a> {
         let mut columns = [Value::default(); MAX_COLUMNS];
+        let filters = FilterFormat::of(format).unwrap_or_default();
         for (value, column) in columns.iter_mut().zip(format.columns()) {
             *value = match column.id {
                 CODES => Value::Bytes(self.codes),
                 CORRECTION => Value::Number(self.scale.into()),
                 NORM => Value::Number(self.norm.to_bits()),
-                _ => Value::Bytes(self.refine),
+                REFINE => Value::Bytes(self.refine),
+                id => Value::Bytes(filters.part(self.filters, id).unwrap_or_default()),
             };
         }
         pages::Row {
@@ -94,6 +101,12 @@ impl<'a> Row<'a> {
             tid: self.tid,
             columns,
         }
+    }
+
+    /// The same row with these values of the filter columns.
+    #[must_use]
+    pub fn with_filters(self, filters: &'a [u8]) -> Self {
+        Row { filters, ..self }
     }
 
     /// Whether it has a refine code exactly if an index of these columns has.
@@ -169,5 +182,9 @@ impl BlockScorer for PqScorer {
 
     fn expected_error(&self) -> f32 {
         self.tables.expected_error()
+    }
+
+    fn is_read(&self, position: usize) -> bool {
+        [self.codes, self.correction].contains(&position) || self.norm == Some(position)
     }
 }

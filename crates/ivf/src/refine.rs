@@ -8,8 +8,9 @@
 use crate::candidate::Candidate;
 use crate::error::Error;
 use crate::list_search::ListSearch;
+use crate::pq::PqScorer;
 use crate::rerank::{CandidateSource, CandidateStats, Hit, LateRows, RerankOptions, RerankStream};
-use crate::scorer::RowScorer;
+use crate::scorer::{BlockFilter, NoFilter, RowScorer};
 use crate::{CodeShape, Tid};
 use distillvq_model::RefineQuery;
 use distillvq_pages::{
@@ -24,18 +25,22 @@ pub const REFINED_SPARE: usize = 4;
 const AHEAD: usize = 8;
 
 /// The candidates of a search by their refine codes.
-pub struct RefineStream<S: PageStore> {
+pub struct RefineStream<S: PageStore, F: BlockFilter = NoFilter> {
     codes: Codes<S>,
-    stream: RerankStream<CodeSource<S>>,
+    stream: RerankStream<CodeSource<S, F>>,
     /// The worst score given out: what is still to come is plausibly no better.
     last: f32,
     ended: bool,
 }
 
-impl<S: PageStore> RefineStream<S> {
+impl<S: PageStore, F: BlockFilter> RefineStream<S, F> {
     /// The candidates of a search under way over the same store; `options` say how many lists it probes. An index without
     /// refine codes is [`distillvq_pages::Error::Mismatch`].
-    pub fn new(search: ListSearch<S>, store: S, options: RerankOptions) -> Result<Self, Error> {
+    pub fn new(
+        search: ListSearch<S, PqScorer, F>,
+        store: S,
+        options: RerankOptions,
+    ) -> Result<Self, Error> {
         let (query, bytes) = search
             .refine_query()
             .ok_or(Error::mismatch("the index has no refine codes"))?;
@@ -85,7 +90,7 @@ impl RerankOptions {
     }
 }
 
-impl<S: PageStore> CandidateSource for RefineStream<S> {
+impl<S: PageStore, F: BlockFilter> CandidateSource for RefineStream<S, F> {
     fn lists(&self) -> usize {
         self.stream.source().lists()
     }
@@ -178,9 +183,9 @@ fn ranked(hit: Hit) -> Candidate {
 }
 
 /// A search whose "distances" are negated scores. It returns no rows of the exact list.
-struct CodeSource<S: PageStore>(ListSearch<S>);
+struct CodeSource<S: PageStore, F: BlockFilter>(ListSearch<S, PqScorer, F>);
 
-impl<S: PageStore> CandidateSource for CodeSource<S> {
+impl<S: PageStore, F: BlockFilter> CandidateSource for CodeSource<S, F> {
     fn lists(&self) -> usize {
         self.0.lists()
     }

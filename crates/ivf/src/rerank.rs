@@ -10,6 +10,8 @@
 //!    probes are meant for, as many lists are probed as the index has measured that the next rows need ([`Growth`]), so that the
 //!    hundredth row is found about as surely as the tenth: a filter that few rows pass makes one of the first ten of it. When
 //!    all candidates of the probed lists are compared, twice as many are probed before the farther ones among them are given out.
+//!    Where conditions on filter columns admit a fraction of the rows, ranks are those among all rows: so further lists are probed
+//!    for the first rows too. If no more than [`FEW_ADMITTED`] rows are admitted in all, all of them are compared.
 //! 4. The order is never broken: a *late* row, which is compared only after a farther one was returned, is dropped. Once
 //!    everything is compared, the rest is sorted, so that no further row is late.
 //! 5. No TID is given out twice.
@@ -55,6 +57,9 @@ use std::cmp::Ordering;
 
 /// By which share of the rows returned the search compares ahead of them where the distance is limited.
 const AHEAD_WITHIN: f64 = 4.0;
+
+/// Maximum number of rows that are all compared before the first one is returned, where conditions on filter columns exclude others.
+pub const FEW_ADMITTED: f64 = 256.0;
 
 /// Minimum standard deviation of the errors, as a fraction of the expected one. Errors of ordinary rows exceed it.
 const MIN_ERROR_FRACTION: f64 = 0.5;
@@ -172,8 +177,10 @@ pub struct RerankStream<C: CandidateSource> {
     stats: RerankStats,
     /// Rows compared after which all others are too before the next one is returned; 0 if that is not known.
     row_limit: u64,
-    /// Lists probed when that was reckoned.
-    probed: usize,
+    /// Lists probed and codes scanned when that was computed.
+    computed_at: (usize, u64),
+    /// See [`CandidateStats::admitted_fraction`].
+    admitted: f64,
     /// Buffers of [`RerankStream::compare_batch`].
     batch: Vec<Candidate>,
     distances: Vec<Option<f64>>,
@@ -223,7 +230,8 @@ impl<C: CandidateSource> RerankStream<C> {
             errors: ErrorStats::default(),
             stats: RerankStats::default(),
             row_limit: 0,
-            probed: 0,
+            computed_at: (0, 0),
+            admitted: 1.0,
             batch: Vec::new(),
             distances: Vec::new(),
         }
@@ -458,18 +466,25 @@ impl<C: CandidateSource> RerankStream<C> {
     /// Has the lists probed that are wanted now.
     fn probe_wanted(&mut self) -> Result<(), Error> {
         self.queue.ensure_probed(self.wanted_probes())?;
-        let probed = self.source().probed();
-        if self.probed != probed {
-            self.probed = probed;
-            let rows = self.source().rows();
-            let share = if self.ready.has_room_for(rows) {
-                self.options.all_from
-            } else {
-                0.0
-            };
-            self.row_limit = (rows as f64 * share) as u64;
+        let work = self.source().work();
+        let now = (self.source().probed(), work.codes);
+        if self.computed_at != now {
+            self.computed_at = now;
+            self.admitted = work.admitted_fraction();
+            self.row_limit = self.row_limit_of(self.source().rows() as f64 * self.admitted);
         }
         Ok(())
+    }
+
+    /// See [`RerankStream::compares_all`], where the source has so many rows in all.
+    fn row_limit_of(&self, rows: f64) -> u64 {
+        if !self.ready.has_room_for(rows as u64) {
+            0
+        } else if self.admitted < 1.0 && rows <= FEW_ADMITTED {
+            1
+        } else {
+            (rows * self.options.all_from) as u64
+        }
     }
 
     /// Rule 3: the lists that the number of rows asks for. Those that are within the distance wanted will be returned.
@@ -481,7 +496,7 @@ impl<C: CandidateSource> RerankStream<C> {
         let is_early = self.stats.returned < self.options.rows as u64;
         let wanted = if is_early { 0.0 } else { self.wanted as f64 };
         let rows = self.ahead_of_returned(self.options.ahead) + wanted;
-        self.options.wanted_probes(rows as u64)
+        self.options.wanted_probes(rows as u64, self.admitted)
     }
 
     /// Whether the search is far enough ahead of the rows returned, or of all that is within the distance wanted. Rows up to that

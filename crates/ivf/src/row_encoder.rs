@@ -79,7 +79,7 @@ impl<'a> RowEncoder<'a> {
 }
 
 impl<'a> Row<'a> {
-    /// The first entry of the `i`-th encoded row, `None` if it is not to be indexed.
+    /// The first entry of the `i`-th encoded row, without values of filter columns; `None` if it is not to be indexed.
     pub fn of(meta: &Meta, encoded: &'a EncodedRows, i: usize, tid: Tid) -> Option<Row<'a>> {
         Row::entry(meta, encoded, (&encoded.rows, &encoded.codes), (i, tid))
     }
@@ -115,6 +115,7 @@ impl<'a> Row<'a> {
             norm: one.norm,
             codes: part(codes, meta.shape.subquantizers).unwrap_or_default(),
             refine: part(&encoded.refine, meta.refine_bytes()).unwrap_or_default(),
+            filters: &[],
         })
     }
 }

@@ -28,12 +28,23 @@ pub trait BlockScorer {
     fn expected_error(&self) -> f32 {
         0.0
     }
+
+    /// Whether it reads the column at this position.
+    fn is_read(&self, _position: usize) -> bool {
+        true
+    }
 }
 
-/// Which rows of a block a search may return.
+/// Which rows of a block a search may return. Blocks of the exact list are filtered too; they lack the columns that only rows
+/// in lists have.
 pub trait BlockFilter {
-    /// A mask of the lanes, lane 0 being the lowest bit.
+    /// A mask of the lanes, lane 0 being the lowest bit. Lanes without a row may have any bit.
     fn admit(&self, block: &Block<'_>) -> u32;
+
+    /// Whether it reads the column at this position.
+    fn is_read(&self, _position: usize) -> bool {
+        true
+    }
 }
 
 /// Admits every row.
@@ -44,6 +55,10 @@ impl BlockFilter for NoFilter {
     #[inline]
     fn admit(&self, _block: &Block<'_>) -> u32 {
         u32::MAX
+    }
+
+    fn is_read(&self, _position: usize) -> bool {
+        false
     }
 }
 

@@ -4,6 +4,7 @@
 mod common;
 
 use common::*;
+use distillvq_ivf::filter::FilterFormat;
 use distillvq_ivf::{
     Builder, CheckReport, CreateOptions, Error, Meta, Metric, Model, PageStore, Row, RowEncoder,
     RowFn, Tid, check, check_against, check_within, insert, vacuum,
@@ -47,6 +48,7 @@ impl Case {
             dim: DIM,
             model: model.as_ref(),
             refine,
+            filters: FilterFormat::default(),
             model_version: 5,
         };
         let mut builder = Builder::create(&store, create).unwrap();
@@ -91,7 +93,7 @@ impl Case {
             self.rows
                 .iter()
                 .filter(inside)
-                .try_for_each(|(tid, vector)| each(*tid, vector))
+                .try_for_each(|(tid, vector)| each(*tid, vector, &[]))
         };
         check_against(&self.store, memory, &mut table).unwrap()
     }
@@ -122,7 +124,12 @@ impl Case {
 
     /// Rows that a page of a list has places for: its capacity, and with refine codes a few more.
     fn places_of_a_page(&self) -> usize {
-        let [_, codes, ..] = self.meta.pages.layout(0).unwrap().scored(u64::MAX);
+        let [_, codes, ..] = self
+            .meta
+            .pages
+            .layout(0)
+            .unwrap()
+            .bytes_read(u64::MAX, |_| true);
         codes.len() / self.meta.shape.block_bytes() * 32
     }
 
@@ -373,6 +380,7 @@ fn little_memory_takes_more_passes() {
         dim: 1,
         model: None,
         refine: false,
+        filters: FilterFormat::default(),
         model_version: 1,
     };
     let store = MemoryStore::new();
@@ -389,7 +397,7 @@ fn little_memory_takes_more_passes() {
             ranges.push(blocks.clone());
             let inside = |tid: &Tid| blocks.contains(&tid.block);
             let mut rows = (0..rows).map(tid).filter(inside);
-            rows.try_for_each(|tid| each(tid, &[1.0]))
+            rows.try_for_each(|tid| each(tid, &[1.0], &[]))
         };
         let report = check_against(&store, memory, &mut table).unwrap();
         assert_eq!(report.compared, rows as u64);

@@ -5,6 +5,7 @@
 mod common;
 
 use common::*;
+use distillvq_ivf::filter::FilterFormat;
 use distillvq_ivf::scorer::BlockFilter;
 use distillvq_ivf::{
     Calibration, Candidate, ListSearch, Meta, Metric, Model, Tid, Training, row_format,
@@ -30,7 +31,10 @@ fn tag(tid: Tid) -> u16 {
 /// The columns of codes, and the tag in front of the side column if there is one.
 fn tagged_format(model: &Model, refine: bool) -> RowFormat {
     let bytes = if refine { refine_bytes(DIM) } else { 0 };
-    let mut columns = row_format(model.shape(), bytes).unwrap().columns().to_vec();
+    let mut columns = row_format(model.shape(), &FilterFormat::default(), bytes)
+        .unwrap()
+        .columns()
+        .to_vec();
     let tag = Column {
         id: TAG,
         planes: 1,
@@ -123,6 +127,7 @@ impl Index {
             dim: DIM,
             shape: self.model.shape(),
             refine: self.refine,
+            filters: FilterFormat::default(),
             assignments: self.model.assignments() as u8,
             training: Training::default(),
             calibration: None::<Calibration>,

@@ -101,7 +101,7 @@ proptest! {
     #[test]
     fn an_untrained_index_may_be_damaged_too(damages in prop::collection::vec(damage(), 1..12)) {
         let store = MemoryStore::new();
-        let create = CreateOptions { metric: Metric::InnerProduct, dim: DIM, model: None, refine: false, model_version: 7 };
+        let create = CreateOptions { metric: Metric::InnerProduct, dim: DIM, model: None, refine: false, filters: distillvq_ivf::filter::FilterFormat::default(), model_version: 7 };
         let mut builder = Builder::create(&store, create).unwrap();
         let row = |i| exact_row(tid(i));
         builder.append((0..3_000).map(row)).unwrap();

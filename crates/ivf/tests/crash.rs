@@ -4,6 +4,7 @@
 mod common;
 
 use common::*;
+use distillvq_ivf::filter::FilterFormat;
 use distillvq_ivf::refine::RefineStream;
 use distillvq_ivf::rerank::{LateRows, RerankOptions, RerankStream};
 use distillvq_ivf::{
@@ -102,7 +103,11 @@ impl Table {
             let mut shown = vectors.map(|(i, vector)| (tid(i), vector));
             shown.try_for_each(|(tid, vector)| {
                 let is_here = blocks.contains(&tid.block) && rows.contains(&tid);
-                if is_here { each(tid, vector) } else { Ok(()) }
+                if is_here {
+                    each(tid, vector, &[])
+                } else {
+                    Ok(())
+                }
             })
         };
         let report = check_against(store, usize::MAX, &mut table).unwrap();
@@ -188,6 +193,7 @@ fn build_over(store: &MemoryStore, model: &Model, refine: bool, built: usize) ->
         dim: DIM,
         model: Some(model),
         refine,
+        filters: FilterFormat::default(),
         model_version: 5,
     };
     let mut builder = Builder::create(store, create).unwrap();

@@ -9,6 +9,7 @@ mod common;
 mod fixture;
 
 use common::*;
+use distillvq_ivf::filter::FilterFormat;
 use distillvq_ivf::{
     Builder, CreateOptions, Model, PageStore, insert, replace_student, vacuum, write_calibration,
 };
@@ -56,6 +57,7 @@ fn files(recipe: Recipe) -> Vec<(String, Vec<u8>)> {
         dim: DIM,
         model: models.as_ref().map(|[model, _]| model),
         refine: recipe.refine,
+        filters: FilterFormat::default(),
         model_version: 5,
     };
     let rows = rows_of(recipe, models.as_ref());

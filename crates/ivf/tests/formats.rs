@@ -86,7 +86,7 @@ impl Index {
     fn expect_right(&self) {
         let mut table = |blocks: Range<u32>, each: &mut RowFn<'_, Error>| -> Result<(), Error> {
             let mut here = self.rows.iter().filter(|tid| blocks.contains(&tid.block));
-            here.try_for_each(|tid| each(*tid, self.vector(*tid)))
+            here.try_for_each(|tid| each(*tid, self.vector(*tid), &[]))
         };
         let report = check_against(&self.store, usize::MAX, &mut table).unwrap();
         assert_eq!(report.problems, []);

@@ -6,6 +6,7 @@ mod common;
 mod schedule;
 
 use common::*;
+use distillvq_ivf::filter::FilterFormat;
 use distillvq_ivf::refine::RefineStream;
 use distillvq_ivf::rerank::{LateRows, RerankOptions, RerankStream};
 use distillvq_ivf::{
@@ -154,7 +155,12 @@ fn row(model: &Model, refine: bool, i: usize) -> Vec<Owned> {
 /// Rows that fit a page of the list.
 fn capacity(refine: bool) -> usize {
     let bytes = if refine { DIM + 8 } else { 0 };
-    let format = row_format(model(Metric::L2, 4).shape(), bytes).unwrap();
+    let format = row_format(
+        model(Metric::L2, 4).shape(),
+        &FilterFormat::default(),
+        bytes,
+    )
+    .unwrap();
     Layout::new(&format).unwrap().capacity()
 }
 

@@ -6,6 +6,7 @@ mod common;
 mod schedule;
 
 use common::*;
+use distillvq_ivf::filter::FilterFormat;
 use distillvq_ivf::rerank::{Hit, LateRows, RerankOptions, RerankStream};
 use distillvq_ivf::{
     Builder, CreateOptions, Error, ListSearch, Meta, Metric, Model, MovedPage, NewModel, PageStore,
@@ -58,6 +59,7 @@ impl Table {
             dim: DIM,
             model: None,
             refine: self.refine,
+            filters: FilterFormat::default(),
             model_version: 5,
         };
         let mut builder = Builder::create(store, create).unwrap();

@@ -4,6 +4,7 @@
 mod common;
 
 use common::*;
+use distillvq_ivf::filter::FilterFormat;
 use distillvq_ivf::{
     Builder, CreateOptions, Error, Meta, Metric, Model, PageStore, Problem, check,
     copy_without_rows, insert, load_model, replace_student,
@@ -141,6 +142,7 @@ fn a_student_of_another_encoder_is_refused() {
         dim: DIM,
         model: None,
         refine: false,
+        filters: FilterFormat::default(),
         model_version: 1,
     };
     let builder = Builder::create(&untrained, create).unwrap();

@@ -5,6 +5,7 @@
 mod common;
 
 use common::*;
+use distillvq_ivf::filter::FilterFormat;
 use distillvq_ivf::refine::RefineStream;
 use distillvq_ivf::rerank::{CandidateSource, Hit, LateRows, RerankOptions, RerankStream};
 use distillvq_ivf::{
@@ -50,6 +51,7 @@ impl Index {
             dim: DIM,
             model: Some(model),
             refine,
+            filters: FilterFormat::default(),
             model_version: 5,
         };
         let mut builder = Builder::create(&store, create).unwrap();
@@ -160,7 +162,7 @@ fn problems<'a>(
 ) -> Vec<String> {
     let mut table = |blocks: Range<u32>, each: &mut RowFn<'_, Error>| {
         let mut visible = (0..rows).map(tid).filter(|tid| blocks.contains(&tid.block));
-        visible.try_for_each(|tid| vector(tid).map_or(Ok(()), |vector| each(tid, vector)))
+        visible.try_for_each(|tid| vector(tid).map_or(Ok(()), |vector| each(tid, vector, &[])))
     };
     let report = check_against(store, usize::MAX, &mut table).unwrap();
     report.problems.iter().map(ToString::to_string).collect()

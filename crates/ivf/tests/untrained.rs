@@ -1,6 +1,7 @@
 //! An index without a model, and what does not depend on one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use distillvq_ivf::filter::FilterFormat;
 use distillvq_ivf::rerank::{RerankOptions, RerankStream};
 use distillvq_ivf::{
     Builder, Candidate, CreateOptions, Error, ListSearch, Meta, Metric, PageStore, Row, Tid, check,
@@ -10,13 +11,16 @@ use distillvq_pages::memory_store::MemoryStore;
 use distillvq_pages::{Error as PageError, Metapage};
 use std::collections::BTreeSet;
 
-const CREATE: CreateOptions<'static> = CreateOptions {
-    metric: Metric::L2,
-    dim: 3,
-    model: None,
-    refine: false,
-    model_version: 7,
-};
+fn create() -> CreateOptions<'static> {
+    CreateOptions {
+        metric: Metric::L2,
+        dim: 3,
+        model: None,
+        refine: false,
+        filters: FilterFormat::default(),
+        model_version: 7,
+    }
+}
 
 fn row(i: u32) -> Row<'static> {
     Row {
@@ -26,6 +30,7 @@ fn row(i: u32) -> Row<'static> {
         norm: 0.0,
         codes: &[],
         refine: &[],
+        filters: &[],
     }
 }
 
@@ -37,7 +42,7 @@ fn tid(i: u32) -> Tid {
 }
 
 fn build(store: &MemoryStore, rows: u32) -> Meta {
-    let mut builder = Builder::create(store, CREATE).unwrap();
+    let mut builder = Builder::create(store, create()).unwrap();
     builder.append((0..rows).map(row)).unwrap();
     builder.finish().unwrap()
 }
@@ -103,7 +108,7 @@ fn every_page_of_a_run_is_written_once() {
 #[test]
 fn runs_continue_where_the_last_one_ended() {
     let store = MemoryStore::new();
-    let mut builder = Builder::create(&store, CREATE).unwrap();
+    let mut builder = Builder::create(&store, create()).unwrap();
     // A page holds 1344 rows: runs end inside, at and behind its end.
     for run in [0..10, 10..1344, 1344..1345, 1345..2688, 2688..6000] {
         builder.append(run.map(row)).unwrap();
@@ -124,7 +129,7 @@ fn an_unfinished_build_is_refused() {
         Meta::read(&store),
         Err(Error::Pages(PageError::NotAnIndex))
     ));
-    let mut builder = Builder::create(&store, CREATE).unwrap();
+    let mut builder = Builder::create(&store, create()).unwrap();
     builder.append((0..10).map(row)).unwrap();
     assert!(matches!(
         Meta::read(&store),
@@ -139,13 +144,13 @@ fn an_unfinished_build_is_refused() {
         Err(PageError::Incomplete)
     ));
     builder.finish().unwrap();
-    assert!(Builder::create(&store, CREATE).is_err(), "not empty");
+    assert!(Builder::create(&store, create()).is_err(), "not empty");
 }
 
 #[test]
 fn rows_that_do_not_fit_are_refused() {
     let store = MemoryStore::new();
-    let mut builder = Builder::create(&store, CREATE).unwrap();
+    let mut builder = Builder::create(&store, create()).unwrap();
     let bad = [
         Row { list: 1, ..row(0) },
         Row {

@@ -81,9 +81,10 @@ impl<'a, S: PageStore> Builder<'a, S> {
             rows_at_build: 0,
             row_moves: RowMoves::Never,
         };
-        if lists > 0 {
-            let layout = Layout::new(&format);
-            layout.ok_or(Error::Mismatch("the columns do not fit a page"))?;
+        let is_possible =
+            (lists == 0 || Layout::new(&format).is_some()) && Layout::exact(&format).is_some();
+        if !is_possible {
+            return Err(Error::Mismatch("the columns do not fit a page"));
         }
         let mut builder = Builder {
             store,

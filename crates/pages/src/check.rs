@@ -106,7 +106,7 @@ pub type InspectFn<'a> = &'a dyn Fn(&Block<'_>, usize) -> Option<&'static str>;
 pub struct IndexedRow {
     /// Its list.
     pub list: u32,
-    /// The values of each column, as [`crate::Value::Bytes`]; none in the exact list.
+    /// The values of each column, as [`crate::Value::Bytes`]; empty for those that rows of the list lack.
     pub columns: Vec<Vec<u8>>,
 }
 

@@ -41,7 +41,7 @@ use crate::tid::Tid;
 /// What an index gets.
 #[derive(Clone, Copy, Debug)]
 pub struct NewLists<'a> {
-    /// Columns of rows in lists.
+    /// Columns of rows. Those that rows of the exact list have too stay the same, in the same order.
     pub format: RowFormat,
     /// Lists, without the exact list.
     pub lists: u32,
@@ -58,7 +58,7 @@ pub struct NewLists<'a> {
 /// Prepares the pages of lists, and switches the index to them. Its rows are still in the exact list afterwards.
 ///
 /// # Errors
-/// [`Error::Mismatch`] if the index has lists, or the columns do not fit a page.
+/// [`Error::Mismatch`] if the index has lists, or the columns do not fit a page, or are others in the exact list than before.
 pub fn add_lists<S: PageStore>(store: &S, new: &NewLists<'_>) -> Result<Metapage, Error> {
     let metapage = Metapage::read(store)?;
     if metapage.lists() > 0 {
@@ -66,6 +66,14 @@ pub fn add_lists<S: PageStore>(store: &S, new: &NewLists<'_>) -> Result<Metapage
     }
     if new.lists == 0 || Layout::new(&new.format).is_none() {
         return Err(Error::Mismatch("the columns do not fit a page"));
+    }
+    if !new
+        .format
+        .exact_columns()
+        .eq(metapage.format.exact_columns())
+    {
+        let what = "rows of the exact list would have other columns";
+        return Err(Error::Mismatch(what));
     }
     raise_version(store, &metapage)?;
     let [base, current] = new.blobs;
@@ -238,7 +246,7 @@ pub fn move_rows<'r, S: PageStore>(
         moved.extend(first.map(|row| row.tid));
     }
     moved.sort_unstable();
-    let layout = Layout::tids_only();
+    let layout = metapage.layout(metapage.exact_list())?;
     for page in pages {
         store.check_interrupts()?;
         remove_moved(store, metapage, &layout, page, &moved)?;

@@ -5,9 +5,9 @@
 //!
 //! # The index
 //! Block 0 is the metapage ([`Metapage`]), followed by the pages of two blobs, the directory and posting pages. Each list is a
-//! chain of posting pages which start at the list's directory entry; one more list, the *exact list*, holds rows without
-//! columns, as TIDs only. A row in a list has the columns of the index ([`RowFormat`]); a side column lies on further pages
-//! of each posting page. The bytes of all pages are described in `metapage`, `directory`, `chain`, `page` and `page::layout`.
+//! chain of posting pages which start at the list's directory entry; one more list, the *exact list*, holds rows with
+//! their TIDs and the columns that rows of every list have. A row in a list has all columns of the index ([`RowFormat`]); a side
+//! column lies on further pages of each posting page. The bytes of all pages are described in `metapage`, `directory`, `chain`, `page` and `page::layout`.
 //!
 //! # Invariants
 //! * A page never changes lists and never leaves its chain; links lead to higher block numbers only.

@@ -7,10 +7,10 @@
 //!   76  complete u8              112  base chain
 //!   77  columns u8               136  current chain
 //!   78  bytes of the body u16    160  spare chain
-//!   80  lists u32                184  8 columns
-//!   84  directory start u32      248  exact list's directory page u32
-//!   88  directory blocks u32     252  row moves u8
-//!   92  crc32c of the body u32   256  body
+//!   80  lists u32                184  16 columns
+//!   84  directory start u32      312  exact list's directory page u32
+//!   88  directory blocks u32     316  row moves u8
+//!   92  crc32c of the body u32   320  body
 //! chain  { start u32, blocks u32, bytes u64, crc32c u32, reserved u32 }
 //! column { id u8, stored u8, bits u8, reserved u8, planes u16, reserved u16 }
 //! ```
@@ -29,7 +29,7 @@ use crate::row_format::RowFormat;
 use crate::store::{PageStore, PageWrite};
 
 const MAGIC: [u8; 8] = *b"distilvq";
-const CONTENTS: usize = 256;
+const CONTENTS: usize = 320;
 
 /// Maximum number of bytes of the body.
 pub const MAX_BODY_BYTES: usize = PAGE_SIZE - CONTENTS;
@@ -41,7 +41,7 @@ pub struct Metapage {
     pub version: u32,
     /// Whether the build was finished; [`Metapage::read`] refuses an incomplete index.
     pub complete: bool,
-    /// Columns of rows in lists; none if there are no lists.
+    /// Columns of rows; without lists only those that rows of the exact list have too.
     pub format: RowFormat,
     /// Where the lists begin.
     pub directory: Directory,
@@ -110,10 +110,12 @@ impl Metapage {
 
     /// Layout of the posting pages of a list.
     pub fn layout(&self, list: u32) -> Result<Layout, Error> {
-        if list == self.exact_list() {
-            return Ok(Layout::tids_only());
-        }
-        Layout::new(&self.format).ok_or(Error::damaged(0, "the columns do not fit a page"))
+        let layout = if list == self.exact_list() {
+            Layout::exact(&self.format)
+        } else {
+            Layout::new(&self.format)
+        };
+        layout.ok_or(Error::damaged(0, "the columns do not fit a page"))
     }
 
     /// Reads a metapage of a version that is known.
@@ -139,14 +141,14 @@ impl Metapage {
                     blocks: get_u32(page, 88),
                 },
                 lists: get_u32(page, 80),
-                exact: get_u32(page, 248),
+                exact: get_u32(page, 312),
             },
             blob_version: get_u64(page, 96),
             rows_at_build: get_u64(page, 104),
             base: Chain::read(page, 112),
             current: Chain::read(page, 136),
             spare: Chain::read(page, 160),
-            row_moves: match get::<1>(page, 252) {
+            row_moves: match get::<1>(page, 316) {
                 [0] => RowMoves::Never,
                 [1] => RowMoves::Unfinished,
                 [2] => RowMoves::Finished,
@@ -183,8 +185,8 @@ impl Metapage {
         self.current.write(page, 136);
         self.spare.write(page, 160);
         self.format.write(page, 184);
-        put(page, 248, &self.directory.exact.to_le_bytes());
-        put(page, 252, &[self.row_moves as u8]);
+        put(page, 312, &self.directory.exact.to_le_bytes());
+        put(page, 316, &[self.row_moves as u8]);
     }
 
     fn validate(&self, blocks: u32) -> Result<(), Error> {
@@ -196,8 +198,11 @@ impl Metapage {
         if self.lists() == u32::MAX {
             return fail("too many lists");
         }
-        let has_columns = !self.format.columns().is_empty();
-        if has_columns != (self.lists() > 0) || has_columns && Layout::new(&self.format).is_none() {
+        let has_columns = self.format.has_list_columns();
+        if has_columns != (self.lists() > 0)
+            || has_columns && Layout::new(&self.format).is_none()
+            || Layout::exact(&self.format).is_none()
+        {
             return fail("the columns do not fit a page");
         }
         if !self.complete {

@@ -4,7 +4,8 @@ use crate::bytes::put;
 use crate::error::Error;
 use crate::metapage::Metapage;
 use crate::page::{EXACT_LIST, Layout, NO_BLOCK, PageHeader, PageKind};
-use crate::row::Row;
+use crate::row::{Row, Value};
+use crate::row_format::{Column, Stored};
 use crate::store::{PageStore, PageWrite};
 use crate::tid::Tid;
 
@@ -16,8 +17,12 @@ pub(crate) fn check_row(metapage: &Metapage, row: &Row<'_>) -> Result<(), Error>
     if row.tid.row().offset == 0 {
         return Err(Error::Mismatch("the row has no address"));
     }
+    let is_exact = row.list == metapage.lists();
     let mut columns = metapage.format.columns().iter().zip(&row.columns);
-    if row.list < metapage.lists() && !columns.all(|(column, value)| value.fits(column)) {
+    let fits = |(column, value): (&Column, &Value<'_>)| {
+        value.fits(column) || is_exact && column.stored != Stored::EveryPosting
+    };
+    if !columns.all(fits) {
         return Err(Error::Mismatch(
             "the row has a wrong number of values for this index",
         ));

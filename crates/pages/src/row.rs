@@ -52,7 +52,7 @@ pub struct Row<'a> {
     pub list: u32,
     /// Its address.
     pub tid: Tid,
-    /// Values in the order of the columns of the index; ignored in the exact list.
+    /// Values in the order of the columns of the index; those that the pages of its list lack are ignored.
     pub columns: [Value<'a>; MAX_COLUMNS],
 }
 

@@ -1,14 +1,15 @@
 //! The columns that an index keeps of each row in a list, beside its TID.
 //!
-//! Every row has a TID, so the format does not list it; rows of the exact list have nothing else. Posting columns lie on the
-//! posting pages in the order of the format, in blocks of 32 rows as [`distillvq_kernels::block`] describes. The side column
-//! lies on pages of its own, which are read only for the rows that need it.
+//! Every row has a TID, so the format does not list it; rows of the exact list have only the columns of
+//! [`Stored::EveryPosting`] beside it. Posting columns lie on the posting pages in the order of the format, in blocks of 32 rows
+//! as [`distillvq_kernels::block`] describes. The side column lies on pages of its own, which are read only for the rows that
+//! need it.
 
 use crate::bytes::{BODY_SIZE, get, get_u16, put};
 use distillvq_kernels::block;
 
 /// Maximum number of columns.
-pub const MAX_COLUMNS: usize = 8;
+pub const MAX_COLUMNS: usize = 16;
 /// Bytes of a column in the metapage.
 const COLUMN_SIZE: usize = 8;
 
@@ -16,11 +17,13 @@ const COLUMN_SIZE: usize = 8;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Stored {
-    /// The posting pages.
+    /// The posting pages of the lists, but not those of the exact list.
     #[default]
     Posting = 0,
     /// Pages of their own.
     Side = 1,
+    /// All posting pages.
+    EveryPosting = 2,
 }
 
 /// One column: `planes` values of `bits` bits per row.
@@ -50,14 +53,14 @@ impl Column {
     /// Bytes of a block of 32 rows on a posting page.
     pub fn block_bytes(&self) -> usize {
         match self.stored {
-            Stored::Posting => block::bytes(self.planes.into(), self.bits),
+            Stored::Posting | Stored::EveryPosting => block::bytes(self.planes.into(), self.bits),
             Stored::Side => 0,
         }
     }
 
     fn is_valid(&self) -> bool {
         let is_possible = match self.stored {
-            Stored::Posting => block::WIDTHS.contains(&self.bits),
+            Stored::Posting | Stored::EveryPosting => block::WIDTHS.contains(&self.bits),
             Stored::Side => self.bits == 8 && usize::from(self.planes) <= BODY_SIZE,
         };
         self.planes > 0 && is_possible
@@ -111,6 +114,18 @@ impl RowFormat {
         all.find(|(_, column)| column.stored == Stored::Side)
     }
 
+    /// Whether rows in lists have columns that those of the exact list lack.
+    pub(crate) fn has_list_columns(&self) -> bool {
+        let is_of_lists = |column: &Column| column.stored != Stored::EveryPosting;
+        self.columns().iter().any(is_of_lists)
+    }
+
+    /// The columns that rows of the exact list have too.
+    pub(crate) fn exact_columns(&self) -> impl Iterator<Item = &Column> {
+        let is_there = |column: &&Column| column.stored == Stored::EveryPosting;
+        self.columns().iter().filter(is_there)
+    }
+
     /// Reads the format at an offset of the metapage.
     pub(crate) fn read(page: &[u8], at: usize, len: u8) -> Option<RowFormat> {
         let column = |i: usize| {
@@ -119,6 +134,7 @@ impl RowFormat {
             let stored = match stored {
                 0 => Stored::Posting,
                 1 => Stored::Side,
+                2 => Stored::EveryPosting,
                 _ => return None,
             };
             Some(Column {
@@ -165,6 +181,13 @@ mod tests {
         let mut page = vec![7; 512];
         format.write(&mut page, 100);
         assert_eq!(RowFormat::read(&page, 100, 2), Some(format));
+        let every = column(9, 2, 32, Stored::EveryPosting);
+        let all = RowFormat::new(&[posting, every, side]).unwrap();
+        let mut other = page.clone();
+        all.write(&mut other, 100);
+        assert_eq!(RowFormat::read(&other, 100, 3), Some(all));
+        assert_eq!((every.block_bytes(), every.row_bytes()), (256, 8));
+        assert!(all.has_list_columns() && !RowFormat::new(&[every]).unwrap().has_list_columns());
         assert_eq!(RowFormat::read(&page, 100, 1), RowFormat::new(&[posting]));
         assert_eq!((format.position(2), format.position(3)), (Some(1), None));
         assert_eq!(
@@ -188,7 +211,9 @@ mod tests {
                 .iter()
                 .all(|columns| RowFormat::new(columns).is_none())
         );
-        let many: Vec<Column> = (0..9).map(|id| column(id, 1, 1, Stored::Posting)).collect();
-        assert!(RowFormat::new(&many[..8]).is_some() && RowFormat::new(&many).is_none());
+        let many: Vec<Column> = (0..17)
+            .map(|id| column(id, 1, 1, Stored::Posting))
+            .collect();
+        assert!(RowFormat::new(&many[..16]).is_some() && RowFormat::new(&many).is_none());
     }
 }

@@ -10,6 +10,7 @@ use crate::am::open_index::OpenIndex;
 use crate::am::scan::SearchStream;
 use crate::am::training::phases::CALIBRATING;
 use crate::error::{Error, Result};
+use crate::pg::filter_columns::FilterColumns;
 use crate::pg::heap::{HeapDistances, RowFn, VisibleRows};
 use crate::pg::relation::{Heap, Index, LockedIndex};
 use crate::pg::role::as_role;
@@ -19,6 +20,7 @@ use crate::settings::Probing;
 use crate::settings::reloptions::Options;
 use crate::settings::search::SearchParams;
 use distillvq_ivf::adaptive_probes::{AdaptiveProbes, ProbeFit, RankedQuery};
+use distillvq_ivf::filter::ColumnFilter;
 use distillvq_ivf::rerank::{BANDS, Growth, RANKS};
 use distillvq_ivf::write_calibration;
 use distillvq_ivf::{
@@ -99,8 +101,9 @@ pub fn truth(
             crate::pg::progress::report_progress(done, expected.max(done));
             Ok::<(), Error>(())
         };
-        scan(&mut |tid, read| {
-            let dim = read(&mut batch.vectors);
+        let element = index.element()?;
+        scan(&mut |tid, row| {
+            let dim = row.append_elements(element, &mut batch.vectors);
             target.check_dimensions(dim)?;
             batch.tids.push(tid);
             if batch.vectors.len() + dim > sizes.batch {
@@ -474,7 +477,12 @@ impl Calibrator<'_> {
         each: &mut dyn FnMut(f64) -> bool,
     ) -> Result<u64> {
         let searcher = Some(self.model.searcher());
-        let mut search = SearchStream::start(self.target, searcher, &question.elements, effort)?;
+        let mut search = SearchStream::start(
+            self.target,
+            searcher,
+            &question.elements,
+            (effort, ColumnFilter::default()),
+        )?;
         // A row that meets itself is a search unlike others: its estimate is far off, and the search compares more rows.
         question.own.into_iter().for_each(|own| search.exclude(own));
         for _ in 0..rows {
@@ -533,7 +541,8 @@ pub fn calibrate(
             None => rows_as_queries(heap, index, dim)?.0,
         };
         let truth = truth(heap, target, model, queries, |each| {
-            VisibleRows::new(heap, index)?.for_each(0..u32::MAX, each);
+            let filters = FilterColumns::default();
+            VisibleRows::new(heap, index)?.for_each(0..u32::MAX, &filters, each);
             Ok(())
         })?;
         measure(target, model, &truth, HeapDistances::of_latest(heap, index))

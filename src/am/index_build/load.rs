@@ -18,11 +18,11 @@ use crate::am::open_index::OpenIndex;
 use crate::am::training::phases::{LOADING, WRITING};
 use crate::am::training::plan::{BuildModel, BuildPlan};
 use crate::error::{Error, Result};
+use crate::pg::filter_columns::RowValues;
 use crate::pg::heap::{self, HeapDistances, IndexInfo};
 use crate::pg::memory::trim_malloc;
 use crate::pg::page_store::RelationStore;
 use crate::pg::relation::Heap;
-use crate::pg::vector_datum::ReadElements;
 use crate::pg::workers::{self, SharedProgress, Workers};
 use distillvq_ivf::{
     Builder, CreateOptions, GroundTruthCollector, RowEncoder, Tid, Training, Truth,
@@ -37,6 +37,7 @@ fn create<'a>(plan: &BuildPlan, model: Option<&'a Model>) -> CreateOptions<'a> {
         dim: plan.dim,
         model,
         refine: plan.refine,
+        filters: plan.filters.format(),
         model_version: crate::pg::server::random_u64(),
     }
 }
@@ -155,9 +156,9 @@ impl Loader<'_> {
         heap: Heap,
         info: &IndexInfo,
     ) -> Result<f64> {
-        let (index, element) = (self.plan.index, self.plan.element);
-        let rows = heap::build_scan(heap, index, info, element, &mut |tid, read| {
-            self.add(workers, tid, read)
+        let BuildPlan { index, filters, .. } = self.plan;
+        let rows = heap::build_scan(heap, *index, info, filters, &mut |tid, row| {
+            self.add(workers, tid, row)
         });
         self.submit_batch(workers)?;
         while let Some(done) = workers.next_result()? {
@@ -170,15 +171,16 @@ impl Loader<'_> {
         &mut self,
         workers: &mut Workers<'_, RowBatch, Encoding>,
         tid: Tid,
-        read: &ReadElements<'_>,
+        row: RowValues<'_>,
     ) -> Result<()> {
-        let dim = read(&mut self.batch.vectors);
+        let dim = row.append_elements(self.plan.element, &mut self.batch.vectors);
         if dim != self.plan.dim {
             return Err(Error::Dimensions {
                 expected: self.plan.dim,
                 found: dim,
             });
         }
+        row.append_filters(&self.plan.filters, &mut self.batch.filters);
         self.batch.tids.push(tid);
         if self.batch.vectors.len() + dim > self.sizes.batch {
             self.submit_batch(workers)?;
@@ -199,6 +201,7 @@ impl Loader<'_> {
         let next = RowBatch {
             tids: Vec::with_capacity(self.batch.tids.len()),
             vectors: Vec::with_capacity(self.batch.vectors.len()),
+            filters: Vec::with_capacity(self.batch.filters.len()),
         };
         workers.submit(std::mem::replace(&mut self.batch, next));
         Ok(())
@@ -206,11 +209,15 @@ impl Loader<'_> {
 
     /// Adds encoded rows to the run, and writes that when it is large enough.
     fn add_to_run(&mut self, done: Encoding) -> Result<()> {
-        let EncodedBatch { tids, encoded } = done.map_err(|source| Error::Train {
+        let EncodedBatch {
+            tids,
+            encoded,
+            filters,
+        } = done.map_err(|source| Error::Train {
             relation: self.plan.index.name(),
             source,
         })?;
-        self.run.add(&tids, &encoded)?;
+        self.run.add(&tids, &encoded, &filters)?;
         self.loaded += tids.len();
         crate::pg::progress::report_progress(self.loaded, self.expected.max(self.loaded));
         if self.run.bytes() >= self.sizes.run {

@@ -2,6 +2,7 @@
 
 use crate::am::calibration::queries::CalibrationQueries;
 use crate::pg::element::ElementType;
+use crate::pg::filter_columns::FilterColumns;
 use crate::pg::relation::Index;
 use crate::settings::reloptions::Options;
 use distillvq_model::{Metric, Model};
@@ -15,6 +16,8 @@ pub struct BuildPlan {
     pub options: Options,
     /// Whether rows get refine codes.
     pub refine: bool,
+    /// The filter columns.
+    pub filters: FilterColumns,
 }
 
 /// A model, and queries to measure the index with.

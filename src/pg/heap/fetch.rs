@@ -4,11 +4,12 @@
 use super::values::Values;
 use super::{Snapshot, item_pointer};
 use crate::error::{Error, Result};
+use crate::pg::filter_columns::{FilterColumns, RowValues};
 use crate::pg::memory::{TemporaryMemory, with_temporary_memory};
 use crate::pg::recent_buffers::RecentBuffers;
 use crate::pg::relation::{Heap, Index};
 use crate::pg::role::as_role;
-use crate::pg::vector_datum::{OwnedVector, ReadElements, append_elements};
+use crate::pg::vector_datum::OwnedVector;
 use distillvq_ivf::{Candidate, Tid};
 use pgrx::pg_sys;
 use std::mem::ManuallyDrop;
@@ -109,9 +110,9 @@ enum OwnedSnapshot {
     Dirty(Box<pg_sys::SnapshotData>),
 }
 
-/// What is done with each of the rows that are alive and have a vector: its place among those looked up, and a way to read
-/// the vector.
-type LiveRowFn<'a> = dyn FnMut(usize, &ReadElements<'_>) + 'a;
+/// What is done with each of the rows that are alive and have a vector: its place among those looked up, and the values of the
+/// index's columns, which are alive during the call.
+type LiveRowFn<'a> = dyn FnMut(usize, RowValues<'_>) + 'a;
 
 /// A snapshot that sees what was not deleted for good, and whose insertion did not fail.
 fn dirty() -> pg_sys::SnapshotData {
@@ -121,18 +122,25 @@ fn dirty() -> pg_sys::SnapshotData {
     }
 }
 
-/// Looks rows up by the addresses that an index has of them, best in the order of their blocks. Functions in the index's
-/// definition run as the owner of the table.
-pub fn fetch_live(heap: Heap, index: Index, tids: &[Tid], each: &mut LiveRowFn<'_>) -> Result<()> {
-    let element = index.element()?;
+/// Looks rows up by the addresses that an index has of them, best in the order of their blocks; with the values of filter columns
+/// if these are given. Functions in the index's definition run as the owner of the table.
+pub fn fetch_live(
+    heap: Heap,
+    index: Index,
+    filters: &FilterColumns,
+    tids: &[Tid],
+    each: &mut LiveRowFn<'_>,
+) -> Result<()> {
+    index.element()?;
     let (mut snapshot, end) = (dirty(), heap.blocks());
     let look = || {
-        let mut rows = HeapFetcher::new(index, heap);
+        let mut rows = HeapFetcher::of_columns(index, heap, filters.index_columns());
         for (i, tid) in tids.iter().enumerate().filter(|(_, tid)| tid.block < end) {
             pgrx::check_for_interrupts!();
-            if let Some(value) = rows.fetch(*tid, &raw mut snapshot) {
-                // SAFETY: a value of the index's type, valid until the next row.
-                each(i, &|out| unsafe { append_elements(value, element, out) });
+            if rows.find(*tid, &raw mut snapshot)
+                && let Some(row) = rows.values.row()
+            {
+                each(i, row);
             }
         }
     };
@@ -167,11 +175,16 @@ pub(in crate::pg) struct HeapFetcher {
 
 impl HeapFetcher {
     pub(in crate::pg) fn new(index: Index, heap: Heap) -> Self {
+        Self::of_columns(index, heap, 1)
+    }
+
+    /// The same for rows of whom the values of the first `columns` columns of the index are asked for.
+    fn of_columns(index: Index, heap: Heap, columns: usize) -> Self {
         // SAFETY: the relation is open; the fetch is ended in Drop, or released by the abort after an error.
         let fetch = unsafe { pg_sys::table_index_fetch_begin(heap.as_ptr()) };
         Self {
             heap,
-            values: Values::new(index, heap),
+            values: Values::of_columns(index, heap, columns),
             fetch,
             recent: heap.is_heap_am().then(|| RecentBuffers::of(heap.data())),
         }

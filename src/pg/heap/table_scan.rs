@@ -3,42 +3,40 @@
 
 use super::{IndexInfo, Snapshot, begin_scan, tid_of};
 use crate::error::{Error, Operation, Result};
-use crate::pg::element::ElementType;
+use crate::pg::filter_columns::{FilterColumns, RowValues};
 use crate::pg::guard::guard;
 use crate::pg::memory::with_temporary_memory;
 use crate::pg::relation::{Heap, Index};
 use crate::pg::report::or_raise;
 use crate::pg::role::as_role;
-use crate::pg::vector_datum::{ReadElements, append_elements};
 use distillvq_ivf::Tid;
 use pgrx::pg_sys;
 use std::ops::Range;
 
-/// What is done with each row: its TID, and a way to read its vector.
-pub type RowFn<'a> = dyn FnMut(Tid, &ReadElements<'_>) -> Result<()> + 'a;
+/// What is done with each row: its TID, and the values of the index's columns, which are alive during the call.
+pub type RowFn<'a> = dyn FnMut(Tid, RowValues<'_>) -> Result<()> + 'a;
 
-/// The same with the value, which is alive during the call.
+/// The same with the vector.
 pub(in crate::pg) type ValueFn<'a> = dyn FnMut(Tid, pg_sys::Datum) -> Result<()> + 'a;
 
 /// What the build's callback gets back from the server.
 struct BuildState<'a, 'b> {
-    each: &'a mut ValueFn<'b>,
+    each: &'a mut RowFn<'b>,
+    /// Columns that are looked at.
+    columns: usize,
 }
 
-/// Passes every row that a build must index to `each` (NULLs left out), in the order of the table; returns the number of
-/// rows of the table. Reports the blocks scanned.
+/// Passes every row that a build must index to `each` (those without a vector left out), in the order of the table; returns the
+/// number of rows of the table. Reports the blocks scanned.
 pub fn build_scan(
     heap: Heap,
     index: Index,
     info: &IndexInfo,
-    element: ElementType,
+    filters: &FilterColumns,
     each: &mut RowFn<'_>,
 ) -> f64 {
-    let mut read = |tid, value| {
-        // SAFETY: a value of the index's type, alive during the call.
-        each(tid, &|out| unsafe { append_elements(value, element, out) })
-    };
-    let mut state = BuildState { each: &mut read };
+    let columns = filters.index_columns();
+    let mut state = BuildState { each, columns };
     let state = (&raw mut state).cast::<std::ffi::c_void>();
     let (synchronized, progress, no_scan) = (false, true, std::ptr::null_mut());
     // SAFETY: the relations are open; the callback gets back the pointer to the state, which outlives the scan.
@@ -65,12 +63,13 @@ unsafe extern "C-unwind" fn build_row(
     _alive: bool,
     state: *mut std::ffi::c_void,
 ) {
-    // SAFETY: called by the server for `build_scan` and `for_each_value` only, with their own state and one value, which is
-    // alive during the call.
+    // SAFETY: called by the server for `build_scan` and `for_each_row` only, with their own state and the values of all columns,
+    // which are alive during the call.
     guard(|| unsafe {
-        if !*nulls {
-            let state = &mut *state.cast::<BuildState<'_, '_>>();
-            or_raise((state.each)(tid_of(&*tid), *values));
+        let state = &mut *state.cast::<BuildState<'_, '_>>();
+        let row = RowValues::new(values, nulls, state.columns);
+        if !row.lacks_vector() {
+            or_raise((state.each)(tid_of(&*tid), row));
         }
     });
 }
@@ -79,7 +78,6 @@ unsafe extern "C-unwind" fn build_row(
 pub struct VisibleRows {
     heap: Heap,
     index: Index,
-    element: ElementType,
     snapshot: Snapshot,
 }
 
@@ -87,12 +85,14 @@ impl VisibleRows {
     /// Those visible now, whatever the transaction's isolation level. Whoever looks at the index afterwards finds all of these rows
     /// there.
     pub fn new(heap: Heap, index: Index) -> Result<Self> {
-        Self::with(heap, index, Snapshot::latest())
+        index.element()?;
+        Ok(Self::with(heap, index, Snapshot::latest()))
     }
 
     /// Those that the running statement sees.
     pub fn of_statement(heap: Heap, index: Index) -> Result<Self> {
-        let rows = Self::with(heap, index, Snapshot::of_statement())?;
+        index.element()?;
+        let rows = Self::with(heap, index, Snapshot::of_statement());
         if rows.may_be_older_than_the_index() {
             return Err(Error::OldSnapshot {
                 operation: Operation::Measure,
@@ -102,14 +102,12 @@ impl VisibleRows {
         Ok(rows)
     }
 
-    fn with(heap: Heap, index: Index, snapshot: Snapshot) -> Result<Self> {
-        let element = index.element()?;
-        Ok(Self {
+    fn with(heap: Heap, index: Index, snapshot: Snapshot) -> Self {
+        Self {
             heap,
             index,
-            element,
             snapshot,
-        })
+        }
     }
 
     /// Whether the snapshot is an older one of the transaction, which may see versions of rows that the index, made over a
@@ -126,26 +124,26 @@ impl VisibleRows {
         }
     }
 
-    /// Passes all rows that must be in the index (NULLs left out) and lie in these blocks of the table to `each`, with the
-    /// addresses that the index has of them. Functions in the index's definition run as the owner of the table.
-    pub fn for_each(&self, blocks: Range<u32>, each: &mut RowFn<'_>) {
-        let element = self.element;
-        self.for_each_value(blocks, &mut |tid, value| {
-            // SAFETY: a value of the index's type, alive during the call.
-            each(tid, &|out| unsafe { append_elements(value, element, out) })
-        });
+    /// As [`VisibleRows::for_each`], with the vectors alone, and for an index of whatever access method.
+    pub(in crate::pg) fn for_each_value(&self, blocks: Range<u32>, each: &mut ValueFn<'_>) {
+        let filters = FilterColumns::default();
+        self.for_each(blocks, &filters, &mut |tid, row| each(tid, row.vector()));
     }
 
-    /// As [`VisibleRows::for_each`], with the values themselves.
-    pub(in crate::pg) fn for_each_value(&self, blocks: Range<u32>, each: &mut ValueFn<'_>) {
-        let mut inside = |tid: Tid, value| {
+    /// Passes all rows that must be in the index (those without a vector left out) and lie in these blocks of the table to `each`,
+    /// with the addresses that the index has of them. Functions in the index's definition run as the owner of the table.
+    pub fn for_each(&self, blocks: Range<u32>, filters: &FilterColumns, each: &mut RowFn<'_>) {
+        let mut inside = |tid: Tid, row: RowValues<'_>| {
             if blocks.contains(&tid.block) {
-                each(tid, value)
+                each(tid, row)
             } else {
                 Ok(())
             }
         };
-        let mut state = BuildState { each: &mut inside };
+        let mut state = BuildState {
+            each: &mut inside,
+            columns: filters.index_columns(),
+        };
         let state = (&raw mut state).cast::<std::ffi::c_void>();
         let scan = || {
             // SAFETY: the relations are open; the callback gets back the pointer to the state, which outlives the scan,

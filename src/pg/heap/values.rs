@@ -1,6 +1,7 @@
-//! What an index takes from a row of its table: the column or expression that it is on, and whether its predicate holds.
+//! What an index takes from a row of its table: the columns or expressions that it is on, and whether its predicate holds.
 //! Other modules bring rows into the slot.
 
+use crate::pg::filter_columns::RowValues;
 use crate::pg::relation::{Heap, Index};
 use pgrx::{PgMemoryContexts, pg_sys};
 
@@ -41,12 +42,15 @@ impl IndexInfo {
     }
 }
 
-/// Where the indexed value of a row comes from.
+/// Maximum number of columns of an index.
+const MAX_INDEX_COLUMNS: usize = pg_sys::INDEX_MAX_KEYS as usize;
+
+/// Where the indexed values of a row come from.
 enum Source {
-    /// A column of the table.
+    /// A column of the table, for the first value alone.
     Column(i32),
-    /// An expression, evaluated by the executor.
-    Expression {
+    /// The index's definition, evaluated by the executor.
+    Definition {
         info: IndexInfo,
         estate: *mut pg_sys::EState,
     },
@@ -56,51 +60,81 @@ enum Source {
 pub(super) struct Values {
     pub(super) slot: *mut pg_sys::TupleTableSlot,
     source: Source,
+    /// Columns of the index that are asked for.
+    columns: usize,
+    values: [pg_sys::Datum; MAX_INDEX_COLUMNS],
+    nulls: [bool; MAX_INDEX_COLUMNS],
 }
 
 impl Values {
+    /// Those of the first column.
     pub(super) fn new(index: Index, heap: Heap) -> Self {
+        Self::of_columns(index, heap, 1)
+    }
+
+    /// Those of the first `columns` columns, of which the index must have as many.
+    pub(super) fn of_columns(index: Index, heap: Heap, columns: usize) -> Self {
         // SAFETY: the relations are open; slot and state are released in Drop, or by the abort after an error.
         unsafe {
             let slot = pg_sys::table_slot_create(heap.as_ptr(), std::ptr::null_mut());
             let column = i32::from(*(*(*index.as_ptr()).rd_index).indkey.values.as_ptr());
-            let source = if column > 0 {
+            let source = if column > 0 && columns == 1 {
                 Source::Column(column)
             } else {
                 let estate = executor_state(slot);
-                Source::Expression {
+                Source::Definition {
                     info: IndexInfo::of_index(index),
                     estate,
                 }
             };
-            Self { slot, source }
+            Self {
+                slot,
+                source,
+                columns,
+                values: [pg_sys::Datum::null(); MAX_INDEX_COLUMNS],
+                nulls: [true; MAX_INDEX_COLUMNS],
+            }
         }
     }
 
-    /// The indexed value of the row in the slot, valid until the next row.
+    /// The first indexed value of the row in the slot, valid until the next row.
     pub(super) fn value(&mut self) -> Option<pg_sys::Datum> {
-        // SAFETY: the slot holds a row; an expression is evaluated in the per-tuple memory, which is reset first.
+        self.read();
+        let (value, null) = (self.values[0], self.nulls[0]);
+        (!null).then_some(value)
+    }
+
+    /// The indexed values of the row in the slot, valid until the next row; none if it has no vector.
+    pub(super) fn row(&mut self) -> Option<RowValues<'_>> {
+        self.read();
+        let (values, nulls) = (self.values.as_mut_ptr(), self.nulls.as_mut_ptr());
+        // SAFETY: so many values of the row in the slot have been read, those of the first columns of the index.
+        let row = unsafe { RowValues::new(values, nulls, self.columns) };
+        (!row.lacks_vector()).then_some(row)
+    }
+
+    /// Reads the values of the row in the slot.
+    fn read(&mut self) {
+        // SAFETY: the slot holds a row; an expression is evaluated in the per-tuple memory, which is reset first. The arrays have
+        // room for the columns of any index.
         unsafe {
             match &self.source {
                 Source::Column(column) => {
-                    let mut null = false;
-                    let value = pg_sys::slot_getattr(self.slot, *column, &mut null);
-                    (!null).then_some(value)
+                    let null = &mut self.nulls[0];
+                    self.values[0] = pg_sys::slot_getattr(self.slot, *column, null);
                 }
-                Source::Expression { info, estate } => {
+                Source::Definition { info, estate } => {
                     let memory = (*per_tuple_context(*estate)).ecxt_per_tuple_memory;
                     pg_sys::MemoryContextReset(memory);
                     let previous = pg_sys::MemoryContextSwitchTo(memory);
-                    let (mut values, mut nulls) = ([pg_sys::Datum::null(); 32], [true; 32]);
                     pg_sys::FormIndexDatum(
                         info.0,
                         self.slot,
                         *estate,
-                        values.as_mut_ptr(),
-                        nulls.as_mut_ptr(),
+                        self.values.as_mut_ptr(),
+                        self.nulls.as_mut_ptr(),
                     );
                     pg_sys::MemoryContextSwitchTo(previous);
-                    (!nulls[0]).then_some(values[0])
                 }
             }
         }
@@ -113,7 +147,7 @@ impl Drop for Values {
             // SAFETY: made in `new`, released once.
             unsafe {
                 pg_sys::ExecDropSingleTupleTableSlot(self.slot);
-                if let Source::Expression { estate, .. } = self.source {
+                if let Source::Definition { estate, .. } = self.source {
                     pg_sys::FreeExecutorState(estate);
                 }
             }

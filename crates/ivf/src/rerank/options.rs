@@ -76,11 +76,14 @@ impl Default for RerankOptions {
 }
 
 impl RerankOptions {
-    /// Lists to probe before the next row is given out, where so many were.
-    pub fn wanted_probes(&self, given: u64) -> usize {
+    /// Lists to probe before the next row is given out, where so many were, of a source that admits a fraction of all rows. The
+    /// rows admitted are taken to lie as far apart among all rows: the tenth of them is about the hundredth row if one of ten is
+    /// admitted.
+    pub fn wanted_probes(&self, given: u64, admitted: f64) -> usize {
         let ahead = self.rows.saturating_sub(BASE_ROWS) as u64;
-        let returned = given.saturating_sub(ahead) as f64;
-        self.growth.lists(self.probes as f64, returned).ceil() as usize
+        let (returned, base) = (given.saturating_sub(ahead) as f64, BASE_ROWS as f64);
+        let rank = (returned + base) / admitted - base;
+        self.growth.lists(self.probes as f64, rank).ceil() as usize
     }
 
     /// The same, comparing more rows before one is given out: by how much the margin is wider.

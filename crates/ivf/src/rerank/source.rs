@@ -4,6 +4,8 @@ use crate::Tid;
 use crate::candidate::Candidate;
 use crate::error::Error;
 use crate::list_search::ListSearch;
+use crate::pq::PqScorer;
+use crate::scorer::BlockFilter;
 use distillvq_pages::PageStore;
 
 /// Where candidates come from: a [`ListSearch`], or something made up in tests.
@@ -58,13 +60,24 @@ pub trait CandidateSource {
 /// What finding candidates took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CandidateStats {
-    /// Codes scanned.
+    /// Rows of lists scanned.
     pub codes: u64,
+    /// Those of them that the conditions on filter columns excluded, before their codes were scored.
+    pub excluded: u64,
     /// Rows ranked by refine codes.
     pub refined: u64,
 }
 
-impl<S: PageStore> CandidateSource for ListSearch<S> {
+impl CandidateStats {
+    /// Estimated fraction of the rows that the conditions on filter columns admit; above 0.
+    pub fn admitted_fraction(&self) -> f64 {
+        let (codes, excluded) = (self.codes as f64, self.excluded as f64);
+        // Half a row more, so that nothing is impossible.
+        (codes - excluded + 0.5) / (codes + 0.5)
+    }
+}
+
+impl<S: PageStore, F: BlockFilter> CandidateSource for ListSearch<S, PqScorer, F> {
     fn lists(&self) -> usize {
         ListSearch::lists(self)
     }
@@ -120,6 +133,7 @@ impl<S: PageStore> CandidateSource for ListSearch<S> {
     fn work(&self) -> CandidateStats {
         CandidateStats {
             codes: self.scanned(),
+            excluded: self.excluded_by_filter(),
             refined: 0,
         }
     }

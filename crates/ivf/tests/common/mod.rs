@@ -2,6 +2,7 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use distillvq_ivf::SideLocation;
+use distillvq_ivf::filter::FilterFormat;
 use distillvq_ivf::{
     Builder, Candidate, CodeShape, CreateOptions, Error, ListSearch, Meta, Metric, Model,
     PageStore, Row, Tid,
@@ -48,6 +49,7 @@ pub fn exact_row(tid: Tid) -> Row<'static> {
         norm: 0.0,
         codes: &[],
         refine: &[],
+        filters: &[],
     }
 }
 
@@ -163,6 +165,7 @@ impl Owned {
             norm: self.norm,
             codes: &self.codes,
             refine: &self.refine,
+            filters: &[],
         }
     }
 }
@@ -236,6 +239,7 @@ pub fn build(store: &MemoryStore, model: &Model, runs: &[&[Owned]]) -> Meta {
         refine: runs
             .iter()
             .any(|run| run.iter().any(|row| !row.refine.is_empty())),
+        filters: FilterFormat::default(),
         model_version: 5,
     };
     let mut builder = Builder::create(store, create).unwrap();

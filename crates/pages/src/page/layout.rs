@@ -7,7 +7,7 @@
 //!   TID offsets       n × 32 × u16
 //!   side pages        p × u32          (with a side column only)
 //! ```
-//! Posting pages of the exact list hold TIDs only. Row `i` is lane `i % 32` of block `i / 32`; rows `0..count` are in use,
+//! Posting pages of the exact list lack the columns that only rows in lists have ([`Stored`]). Row `i` is lane `i % 32` of block `i / 32`; rows `0..count` are in use,
 //! without holes. Columns of lanes beyond `count` mean nothing.
 //!
 //! # The side column
@@ -17,7 +17,7 @@
 //! zeros, which a later row takes. So `0..count` may then have holes.
 
 use super::{BODY, BODY_SIZE, EXACT_LIST, PG_HEADER_SIZE};
-use crate::row_format::{MAX_COLUMNS, RowFormat};
+use crate::row_format::{MAX_COLUMNS, RowFormat, Stored};
 use distillvq_kernels::block::LANES;
 use std::ops::Range;
 
@@ -27,7 +27,7 @@ pub struct Layout {
     pub(super) format: RowFormat,
     /// Offset of the first block of each column.
     pub(super) starts: [usize; MAX_COLUMNS],
-    /// Bytes of a block of each column; 0 for a side column.
+    /// Bytes of a block of each column; 0 for a column that is not on these pages.
     pub(super) block_bytes: [usize; MAX_COLUMNS],
     blocks: usize,
     /// Rows that fit a page.
@@ -36,25 +36,34 @@ pub struct Layout {
     pub(super) tid_offsets: usize,
     /// Bytes of the side column per row, 0: none.
     pub(super) side: usize,
+    /// Whether it is that of the exact list.
+    is_exact: bool,
 }
 
 impl Layout {
     /// Layout of the pages of lists; `None` if there are no columns, or not even one block of rows fits a page.
     pub fn new(format: &RowFormat) -> Option<Layout> {
-        let layout = Layout::of(format);
+        let side = format.side().map_or(0, |(_, column)| column.row_bytes());
+        let layout = Layout::of(format, side, |_| true);
         (!format.columns().is_empty() && layout.blocks > 0).then_some(layout)
     }
 
-    /// Layout of the pages of the exact list.
-    pub fn tids_only() -> Layout {
-        Layout::of(&RowFormat::default())
+    /// Layout of the pages of the exact list, where columns have the same positions; `None` if not even one block of rows fits a
+    /// page.
+    pub fn exact(format: &RowFormat) -> Option<Layout> {
+        let layout = Layout::of(format, 0, |stored| stored == Stored::EveryPosting);
+        (layout.blocks > 0).then_some(Layout {
+            is_exact: true,
+            ..layout
+        })
     }
 
-    fn of(format: &RowFormat) -> Layout {
-        let side = format.side().map_or(0, |(_, column)| column.row_bytes());
+    fn of(format: &RowFormat, side: usize, is_here: impl Fn(Stored) -> bool) -> Layout {
         let mut block_bytes = [0; MAX_COLUMNS];
         for (bytes, column) in block_bytes.iter_mut().zip(format.columns()) {
-            *bytes = column.block_bytes();
+            if is_here(column.stored) {
+                *bytes = column.block_bytes();
+            }
         }
         let block = block_bytes.iter().sum::<usize>() + 6 * LANES;
         let links = |blocks: usize| match side {
@@ -79,16 +88,13 @@ impl Layout {
             tid_blocks: next,
             tid_offsets: next + blocks * 4 * LANES,
             side,
+            is_exact: false,
         }
     }
 
     /// The number that a list has on its pages.
     pub fn list_on_page(&self, list: u32) -> u32 {
-        if self.format.columns().is_empty() {
-            EXACT_LIST
-        } else {
-            list
-        }
+        if self.is_exact { EXACT_LIST } else { list }
     }
 
     /// Whether rows have a side column.
@@ -115,19 +121,30 @@ impl Layout {
         self.tid_offsets + self.blocks * 2 * LANES + size_of::<u32>() * p
     }
 
-    /// The bytes that scoring the first rows of a page reads: the headers and the posting columns.
-    pub fn scored(&self, rows: u64) -> [Range<usize>; MAX_COLUMNS + 1] {
+    /// The bytes that are read of the first rows of a page: the headers, and the posting columns at the positions that `is_read`
+    /// accepts. Ranges of other columns are empty.
+    pub fn bytes_read(
+        &self,
+        rows: u64,
+        is_read: impl Fn(usize) -> bool,
+    ) -> [Range<usize>; MAX_COLUMNS + 1] {
         let blocks = (rows.max(1).div_ceil(LANES as u64) as usize).min(self.blocks);
-        let mut parts = std::array::from_fn(|_| PG_HEADER_SIZE..BODY);
-        for ((part, start), bytes) in parts
-            .iter_mut()
-            .skip(1)
-            .zip(self.starts)
-            .zip(self.block_bytes)
-        {
-            *part = start..start + blocks * bytes;
-        }
-        parts
+        std::array::from_fn(|part| match part.checked_sub(1) {
+            None => PG_HEADER_SIZE..BODY,
+            Some(position) if is_read(position) => {
+                let start = self.starts.get(position).copied().unwrap_or(BODY);
+                let bytes = self.block_bytes.get(position).copied().unwrap_or(0);
+                start..start + blocks * bytes
+            }
+            Some(_) => BODY..BODY,
+        })
+    }
+
+    /// Whether these pages have a posting column.
+    pub(super) fn has_column(&self, position: usize) -> bool {
+        self.block_bytes
+            .get(position)
+            .is_some_and(|bytes| *bytes > 0)
     }
 
     /// Rows that fit a page: a multiple of 32, or with a side column somewhat less: as many as fill side pages.
@@ -190,7 +207,9 @@ pub(super) mod tests {
     #[test]
     fn capacities() {
         let capacity = |m, bits, word| layout(m, bits, word, 0).map(|l| l.capacity());
-        assert_eq!(Layout::tids_only().capacity(), 1344);
+        let exact = |format: &RowFormat| Layout::exact(format).map(|layout| layout.capacity());
+        assert_eq!(exact(&RowFormat::default()), Some(1344));
+        assert_eq!(exact(&format(16, 4, true, 100).unwrap()), Some(1344));
         assert_eq!(Layout::new(&RowFormat::default()), None);
         assert_eq!(capacity(16, 4, false), Some(512));
         assert_eq!(capacity(96, 4, false), Some(128));

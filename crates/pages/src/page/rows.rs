@@ -105,10 +105,10 @@ impl Layout {
         put(page, self.tid_offsets + 2 * i, &tid.offset.to_le_bytes());
     }
 
-    /// The posting columns with their positions.
+    /// The posting columns of these pages with their positions.
     fn posting_columns(&self) -> impl Iterator<Item = (usize, &Column)> {
         let all = self.format.columns().iter().enumerate();
-        all.filter(|(_, column)| column.stored == Stored::Posting)
+        all.filter(|(position, _)| self.has_column(*position))
     }
 
     /// A value of row `i`: of a posting column, by its position in the format, and of a plane.
@@ -122,9 +122,11 @@ impl Layout {
         block::get(block, (plane, i % LANES), bits)
     }
 
-    /// The values of a posting column of row `i`, as [`crate::Value::Bytes`] has them.
+    /// The values of a posting column of row `i`, as [`crate::Value::Bytes`] has them; none if these pages lack the column.
     pub fn values(&self, page: &[u8], position: usize, i: usize) -> Vec<u8> {
-        let Some(column) = self.format.columns().get(position) else {
+        let column = self.format.columns().get(position);
+        let is_here = |column: &&Column| self.has_column(position) || self.is_side(column);
+        let Some(column) = column.filter(is_here) else {
             return Vec::new();
         };
         let mut out = Vec::with_capacity(column.row_bytes());
@@ -133,6 +135,10 @@ impl Layout {
             out.extend_from_slice(value.get(..column.value_bytes()).unwrap_or_default());
         }
         out
+    }
+
+    fn is_side(&self, column: &Column) -> bool {
+        self.has_side() && column.stored == Stored::Side
     }
 
     /// Stores the posting columns and the TID of a row as row `i`.
