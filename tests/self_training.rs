@@ -363,6 +363,151 @@ fn reads_and_writes_go_on_meanwhile() {
     all_found(&mut db, "items", Metric::Cosine, all.row(ROWS));
 }
 
+/// Makes the table with columns to filter by, and an index on them before the rows come.
+fn fill_filtered(client: &mut Client, options: &str, rows: &Vectors) {
+    client.run(&format!(
+        "CREATE TABLE items (id bigint, embedding vector({DIM}), tenant int, label text);
+         CREATE INDEX one ON items USING distillvq (embedding vector_cosine_ops, tenant, (upper(label))) {options}"
+    ));
+    common::table(client, "raw", "vector", rows);
+    client.run(
+        "INSERT INTO items SELECT id, embedding, nullif(id % 31, 30), CASE WHEN id % 5 > 0 THEN 'l' || id % 7 END FROM raw;
+         ANALYZE items",
+    );
+}
+
+/// Conditions on the filter columns, the last of which no row fulfills.
+const CONDITIONS: [&str; 7] = [
+    "tenant = 7",
+    "tenant IS NULL",
+    "tenant >= 20 AND upper(label) = 'L3'",
+    "upper(label) = 'L2'",
+    "upper(label) IS NULL AND tenant < 9",
+    "tenant = ANY ('{3, 11}')",
+    "tenant > 100",
+];
+
+/// A search for the rows that fulfill a condition.
+fn search_where(condition: &str, query: &[f32]) -> String {
+    search(
+        &format!("items WHERE {condition}"),
+        Metric::Cosine,
+        query,
+        "",
+    )
+}
+
+/// The rows that never change among those that a search by the index finds under a condition.
+#[track_caller]
+fn stable_rows_where(client: &mut Client, condition: &str, query: &[f32]) -> Vec<i64> {
+    let sql = search_where(condition, query);
+    client.run("SET enable_seqscan = off; SET enable_sort = off; SET enable_bitmapscan = off");
+    let plan = client.plan(&sql);
+    assert!(
+        plan.contains("Index Cond") && !plan.contains("Filter"),
+        "{condition}: {plan}"
+    );
+    client.run("SET distillvq.iterative_scan = relaxed_order");
+    let mut found = ids(&by_index(client, &sql));
+    let all = found.len();
+    found.dedup();
+    assert_eq!(found.len(), all, "ids come twice: {condition}");
+    found.retain(|id| *id < STABLE);
+    found
+}
+
+#[test]
+fn conditions_on_filter_columns_hold_before_during_and_after() {
+    for (name, options) in [
+        ("filtered", ""),
+        ("filtered_twice", "WITH (assignments = 2, refine = sq7)"),
+    ] {
+        let mut db = Database::new(name);
+        let all = vectors();
+        let query = all.row(ROWS);
+        fill_filtered(&mut db, options, &all.slice(0..ROWS));
+        let truth: [Vec<i64>; 7] = CONDITIONS.map(|condition| {
+            let found = ids(&by_table(&mut db, &search_where(condition, query)));
+            found.into_iter().filter(|id| *id < STABLE).collect()
+        });
+        let sizes = truth.each_ref().map(Vec::len);
+        assert!(
+            sizes[..6].iter().all(|size| *size > 50) && sizes[6] == 0,
+            "{sizes:?}"
+        );
+        let expect = |client: &mut Client| {
+            for (condition, truth) in CONDITIONS.iter().zip(&truth) {
+                let found = stable_rows_where(client, condition, query);
+                assert_eq!(found, *truth, "{condition}");
+            }
+        };
+        expect(&mut db);
+        verified(&mut db);
+        let done = AtomicBool::new(false);
+        let mut rounds = 0;
+        thread::scope(|scope| {
+            let done = &done;
+            let _ending = Ending(done);
+            let mut writer = db.session();
+            scope.spawn(move || {
+                for i in 0.. {
+                    if done.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    writer.run_each(&[
+                        &format!("INSERT INTO items SELECT 1000000 + {i} * 100 + id, embedding, tenant, label FROM items WHERE id < 60"),
+                        &format!("UPDATE items SET tenant = (tenant + 1) % 30 WHERE id BETWEEN {STABLE} AND {STABLE} + 99"),
+                        &format!("DELETE FROM items WHERE id BETWEEN 1000000 AND 1000000 + {i} * 50"),
+                    ]);
+                }
+            });
+            // Searches that began before, one of which has returned rows.
+            let mut old = db.session();
+            old.run("SET enable_seqscan = off; SET enable_sort = off; SET distillvq.iterative_scan = relaxed_order; BEGIN");
+            for (number, condition) in CONDITIONS.iter().enumerate() {
+                let sql = search_where(condition, query);
+                old.run(&format!("DECLARE c{number} CURSOR FOR {sql}"));
+            }
+            let mut first: Vec<i64> = old.column("FETCH 3 FROM c0");
+            let mut vacuum = db.session();
+            slow_vacuum(&mut vacuum);
+            let vacuumed = scope.spawn(move || vacuum.run("VACUUM items"));
+            let mut reader = db.session();
+            while !vacuumed.is_finished() {
+                expect(&mut reader);
+                rounds += 1;
+            }
+            vacuumed.join().unwrap();
+            expect(&mut reader);
+            for (number, truth) in truth.iter().enumerate() {
+                let mut found = std::mem::take(&mut first);
+                found.extend(old.column::<i64>(&format!("FETCH ALL FROM c{number}")));
+                found.retain(|id| *id < STABLE);
+                found.sort_unstable();
+                assert_eq!(found, *truth, "{}", CONDITIONS[number]);
+            }
+        });
+        assert!(rounds > 1, "{rounds}");
+        vacuum_to_the_end(&mut db);
+        expect(&mut db);
+        db.run(&format!(
+            "UPDATE items SET tenant = 40 WHERE id % 50 = 3 AND id >= {STABLE};
+             INSERT INTO items SELECT 5000000 + id, embedding, 40, 'l3' FROM raw WHERE id < 200"
+        ));
+        verified(&mut db);
+        expect(&mut db);
+        for condition in CONDITIONS
+            .iter()
+            .chain(&["tenant = 40", "tenant = 40 AND upper(label) = 'L3'"])
+        {
+            let sql = search_where(condition, query);
+            db.run("SET distillvq.iterative_scan = relaxed_order");
+            let (found, truth) = (ids(&by_index(&mut db, &sql)), ids(&by_table(&mut db, &sql)));
+            assert_eq!(found, truth, "{condition}");
+        }
+    }
+}
+
 /// Lets VACUUM take so long that it can be stopped in the midst of the moves.
 fn slow_vacuum(client: &mut Client) {
     client.run("SET vacuum_cost_delay = 2; SET vacuum_cost_limit = 100");

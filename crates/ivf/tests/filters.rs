@@ -9,11 +9,14 @@ use distillvq_ivf::filter_key::ColumnTest;
 use distillvq_ivf::refine::RefineStream;
 use distillvq_ivf::rerank::{CandidateSource, RerankOptions, RerankStats, RerankStream};
 use distillvq_ivf::{
-    Builder, CreateOptions, Error, ListSearch, Meta, Metric, Model, PageStore, PageWrite, Row,
-    RowFn, check_against, insert, vacuum,
+    Builder, CreateOptions, Error, ListSearch, Meta, Metric, Model, MovedPage, NewModel, PageStore,
+    PageWrite, Row, RowFn, Training, add_model, check_against, exact_pages, finish_moves, insert,
+    move_rows, vacuum,
 };
 use distillvq_pages::memory_store::MemoryStore;
-use distillvq_pages::{PageHeader, PageKind};
+use distillvq_pages::{
+    Column, Error as PageError, NewLists, RowFormat, add_lists, read_any_header,
+};
 use std::ops::Range;
 
 /// Rows that the index is built with; further ones are inserted.
@@ -141,6 +144,38 @@ impl Index {
             insert(&self.store, &self.meta, row(&entry)).unwrap();
         }
         self.rows.push(i);
+    }
+
+    /// Gives an untrained index a model.
+    fn add_model(&mut self, model: Model, refine: bool) {
+        let new = NewModel {
+            model: &model,
+            refine,
+            rows: self.rows.len() as u64,
+            training: Training::default(),
+            model_version: 6,
+        };
+        self.meta = add_model(&self.store, &new).unwrap();
+        self.model = Some(model);
+    }
+
+    /// Moves the rows of at most so many pages of the exact list. Returns how many there were.
+    fn move_pages(&self, most: usize) -> usize {
+        let (mut pages, mut tids) = (exact_pages(&self.store, &self.meta), Vec::new());
+        for moved in 0..most {
+            let Some(block) = pages.next(&mut tids).unwrap() else {
+                return moved;
+            };
+            let rows = tids.iter().map(|tid| row_number(*tid));
+            let mut entries: Vec<(Owned, Vec<u8>)> = rows.flat_map(|i| self.entries(i)).collect();
+            entries.sort_by_key(|(row, _)| row.list);
+            let page = MovedPage {
+                block,
+                closes: true,
+            };
+            move_rows(&self.store, &self.meta, entries.iter().map(row), &[page]).unwrap();
+        }
+        most
     }
 
     /// Problems that a check finds.
@@ -295,6 +330,71 @@ fn rows_without_a_model_are_kept_and_filtered() {
 }
 
 #[test]
+fn rows_that_move_into_lists_are_kept_and_filtered() {
+    for (model, refine) in [
+        (model(Metric::L2, 4), false),
+        (model(Metric::L2, 8), true),
+        (two_list_model(Metric::L2, 4), false),
+    ] {
+        let mut index = Index::build(None, Metric::L2, false);
+        let untrained = index.meta;
+        index.add_model(model, refine);
+        assert_eq!(index.meta.filters, untrained.filters);
+        assert_eq!(index.meta.refine, refine);
+        (BUILT..BUILT + 100).for_each(|i| index.insert(i));
+        // As a session does that knows no model.
+        for i in BUILT + 100..BUILT + 200 {
+            let filters = index.filters(i);
+            let row = exact_row(tid(i)).with_filters(&filters);
+            insert(&index.store, &untrained, row).unwrap();
+            index.rows.push(i);
+        }
+        index.expect();
+        assert_eq!(index.move_pages(2), 2);
+        index.expect();
+        assert!(index.move_pages(100) > 1);
+        index.expect();
+        index.meta = finish_moves(&index.store, true).unwrap();
+        assert!(!index.meta.has_rows_to_move());
+        vacuum(&index.store, &mut |tid| row_number(tid) % 3 == 1).unwrap();
+        index.rows.retain(|i| i % 3 != 1);
+        (BUILT + 200..BUILT + 300).for_each(|i| index.insert(i));
+        index.expect();
+    }
+}
+
+#[test]
+fn lists_with_other_filter_columns_are_refused() {
+    let index = Index::build(None, Metric::L2, false);
+    let codes = Column {
+        id: 1,
+        planes: 8,
+        bits: 4,
+        ..Column::default()
+    };
+    let filters = index.meta.pages.format.columns();
+    let (first, others) = filters.split_at(1);
+    let without_first = [&[codes][..], others].concat();
+    let swapped = [&[codes][..], others, first].concat();
+    for columns in [vec![codes], without_first, swapped] {
+        let new = NewLists {
+            format: RowFormat::new(&columns).unwrap(),
+            lists: 5,
+            blobs: [&[1], &[2]],
+            blob_version: 6,
+            rows: BUILT as u64,
+            body: &[],
+        };
+        let refused = add_lists(&index.store, &new);
+        assert!(
+            matches!(refused, Err(PageError::Mismatch(_))),
+            "{refused:?}"
+        );
+        assert_eq!(Meta::read(&index.store).unwrap(), index.meta);
+    }
+}
+
+#[test]
 fn rows_with_values_of_another_length_are_refused() {
     for model in [None, Some(model(Metric::L2, 4))] {
         let index = Index::build(model, Metric::L2, false);
@@ -314,13 +414,12 @@ fn a_check_finds_every_wrong_value() {
         let first = format.columns().len() - index.meta.filters.len() - 1;
         for block in 1..index.store.block_count().unwrap() {
             let posting = |page: &[u8]| {
-                let head = PageHeader::read(page, block).unwrap();
-                (head.kind == PageKind::Posting && head.count > 0).then_some(head)
+                let found = read_any_header(page, block, &index.meta.pages).unwrap();
+                found.filter(|(_, head, _)| head.count > 0)
             };
-            let Some(head) = index.store.read(block, posting).unwrap() else {
+            let Some((_, head, layout)) = index.store.read(block, posting).unwrap() else {
                 continue;
             };
-            let layout = index.meta.pages.layout(head.list).unwrap();
             // Of the last row: each column, and the NULL bits.
             let i = usize::from(head.count) - 1;
             for position in first..format.columns().len() {

@@ -178,7 +178,7 @@ impl HeapFetcher {
         Self::of_columns(index, heap, 1)
     }
 
-    /// The same for rows of whom the values of the first `columns` columns of the index are asked for.
+    /// The same, for the values of the first `columns` columns of the index.
     fn of_columns(index: Index, heap: Heap, columns: usize) -> Self {
         // SAFETY: the relation is open; the fetch is ended in Drop, or released by the abort after an error.
         let fetch = unsafe { pg_sys::table_index_fetch_begin(heap.as_ptr()) };
