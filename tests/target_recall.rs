@@ -473,7 +473,7 @@ fn a_target_beyond_reach_is_told() {
         "SELECT setseed(0.5);
          CREATE TABLE items (id bigint, embedding vector(32));
          INSERT INTO items SELECT i, (SELECT array_agg(random() - 0.5) FROM generate_series(1, 32) j WHERE j + i > 0)::vector
-         FROM generate_series(1, 1500) i",
+         FROM generate_series(1, 4000) i",
     );
     let told = db.notices(&format!(
         "{INDEX} WITH (subquantizers = 1, assignments = 1, target_recall = 0.999)"
