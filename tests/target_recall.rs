@@ -481,8 +481,9 @@ fn a_target_beyond_reach_is_told() {
     let quiet =
         db.notices("ALTER INDEX items_idx SET (target_recall = 0.5); REINDEX INDEX items_idx");
     assert!(
-        told.contains("0.999") && told.contains("subquantizers"),
+        told.contains("below the target of 0.999") && told.contains("subquantizers"),
         "{told}"
     );
-    assert_eq!(quiet, "");
+    // On a slow machine the calibration may end at its time limit, which it reports.
+    assert!(!quiet.contains("below the target"), "{quiet}");
 }
