@@ -59,7 +59,7 @@ pub fn model_cache_bytes() -> usize {
 /// Lists that searches probe.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Probing {
-    /// For the first rows, in the mean over all queries; never more than there are.
+    /// For the first rows, on average over all queries; never more than there are.
     pub first: usize,
     /// How many each query probes.
     pub adaptive: AdaptiveProbes,

@@ -102,7 +102,8 @@ fn names_come_through_whole() {
         assert!(refusal.hint.contains(&index), "{encoding}: {refusal:?}");
         db.run(&format!(
             "CREATE TABLE few (v vector(8)); INSERT INTO few SELECT embedding FROM plain LIMIT 5;
-             CREATE INDEX {index} ON few USING distillvq (v); INSERT INTO few SELECT embedding FROM plain"
+             CREATE INDEX {index} ON few USING distillvq (v) WITH (auto_train = off);
+             INSERT INTO few SELECT embedding FROM plain"
         ));
         let advice: String = db.one(&format!(
             "SELECT advice FROM distillvq_indexes WHERE \"index\" = '{index}'::regclass"

@@ -172,7 +172,8 @@ fn very_many_queries_leave_a_session_as_it_was() {
 fn searches_keep_within_work_mem() {
     let mut db = Database::new("search_memory");
     db.run(
-        "CREATE TABLE plain (id bigint, embedding vector(4)); CREATE INDEX plain_idx ON plain USING distillvq (embedding);
+        "CREATE TABLE plain (id bigint, embedding vector(4)); CREATE INDEX plain_idx ON plain USING distillvq (embedding)
+             WITH (auto_train = off);
          SELECT setseed(0.5);
          INSERT INTO plain SELECT id, ARRAY[random(), random(), random(), random()]::vector FROM generate_series(1, 300000) AS id;
          CREATE TABLE coarse AS SELECT * FROM plain;

@@ -473,7 +473,7 @@ fn a_target_beyond_reach_is_told() {
         "SELECT setseed(0.5);
          CREATE TABLE items (id bigint, embedding vector(32));
          INSERT INTO items SELECT i, (SELECT array_agg(random() - 0.5) FROM generate_series(1, 32) j WHERE j + i > 0)::vector
-         FROM generate_series(1, 1500) i",
+         FROM generate_series(1, 4000) i",
     );
     let told = db.notices(&format!(
         "{INDEX} WITH (subquantizers = 1, assignments = 1, target_recall = 0.999)"
@@ -481,8 +481,9 @@ fn a_target_beyond_reach_is_told() {
     let quiet =
         db.notices("ALTER INDEX items_idx SET (target_recall = 0.5); REINDEX INDEX items_idx");
     assert!(
-        told.contains("0.999") && told.contains("subquantizers"),
+        told.contains("below the target of 0.999") && told.contains("subquantizers"),
         "{told}"
     );
-    assert_eq!(quiet, "");
+    // On a slow machine the calibration may end at its time limit, which it reports.
+    assert!(!quiet.contains("below the target"), "{quiet}");
 }

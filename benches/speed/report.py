@@ -60,16 +60,19 @@ def table(head, rows):
 
 
 def at_recall(run):
-    """Processor time and queries per second at equal recall, and the ratio of each other index to distillvq."""
+    """Processor time and queries per second at equal recall, and by what factor distillvq is better."""
     rows = []
     for name in run.names:
         row = [name]
-        for value, digits in ((cpu, 0), (speed, 0)):
+        for value in (cpu, speed):
             for target in TARGETS:
                 ours, theirs = run.at(OURS, target, value), run.at(name, target, value)
-                ratio = "" if not (ours and theirs) or name == OURS else f" ({max(ours / theirs, theirs / ours):.1f})"
-                sign = "" if not ratio or (theirs > ours) == (value is cpu) else "better "
-                row.append(f"{theirs:.{digits}f}{ratio.replace('(', '(' + sign)}" if theirs else "not reached")
+                if not theirs:
+                    row.append("not reached")
+                elif name == OURS or not ours:
+                    row.append(f"{theirs:.0f}")
+                else:
+                    row.append(f"{theirs:.0f} ({theirs / ours if value is cpu else ours / theirs:.1f})")
         rows.append(row)
     columns = [f"{what}, {target}" for what in ("CPU µs", "queries/s") for target in TARGETS]
     return table(["index", *columns], rows)
@@ -155,7 +158,7 @@ def section(run):
 A look-up by primary key takes {it['look_up']['cpu_us']:.0f} microseconds of the backend's processor time.
 
 Processor time of the backend per query, and queries per second of two clients together, at recall@10 of 0.9, 0.95, and 0.98,
-interpolated between settings; in parentheses how many times distillvq is better:
+interpolated between settings; in parentheses by what factor distillvq is better:
 
 {at_recall(run)}
 

@@ -1,9 +1,9 @@
-//! How many lists each query probes, where all queries together are to probe a number of lists in the mean.
+//! How many lists each query probes, where all queries together are to probe a number of lists on average.
 //!
 //! The neighbors of one query lie in one list, those of another in a hundred, and the scores of the lists tell: of a query near
 //! one centroid, the softmax of the scores is concentrated on few lists. So each query probes lists until their share of this
 //! softmax reaches a number that is the same for all queries. A calibration chooses the temperature of the softmax, and measures
-//! which share makes queries probe how many lists in the mean ([`ProbeFit`]). All that is said of recall by the number of lists
+//! which share makes queries probe how many lists on average ([`ProbeFit`]). All that is said of recall by the number of lists
 //! is then said of that mean, and a search translates it for its query ([`AdaptiveProbes::lists_for`]).
 //!
 //! Queries unlike those of the calibration have flatter scores, and probe more lists by themselves: much of the recall is kept
@@ -36,12 +36,12 @@ pub struct AdaptiveProbes {
     pub temperature: f32,
     /// Number of lists of the index.
     pub lists: u32,
-    /// The share of the softmax at which queries probe `lists^(i / (SHARES - 1))` lists in the mean, ascending.
+    /// The share of the softmax at which queries probe `lists^(i / (SHARES - 1))` lists on average, ascending.
     pub shares: [f32; SHARES],
 }
 
 impl AdaptiveProbes {
-    /// The lists that a query probes, where all queries probe `mean` in the mean.
+    /// The lists that a query probes, where all queries probe `mean` on average.
     pub fn lists_for(&self, ranking: &mut ListRanking, mean: usize) -> usize {
         let lists = ranking.len();
         if !self.is_adaptive() || mean == 0 || mean >= lists {
@@ -55,7 +55,7 @@ impl AdaptiveProbes {
         self.temperature > 0.0 && self.lists > 1
     }
 
-    /// The share at which queries probe so many lists in the mean; between two points its logarithm rises with that of the lists.
+    /// The share at which queries probe so many lists on average; between two points its logarithm rises with that of the lists.
     fn share(&self, mean: f64) -> f32 {
         let step = (SHARES - 1) as f64 * mean.max(1.0).ln() / f64::from(self.lists).ln();
         let before = (step as usize).min(SHARES - 2);

@@ -1,7 +1,7 @@
 //! Building an index: bulk load of runs sorted by list.
 //!
-//! Order of writing: an incomplete metapage, the exact list's directory page, the blobs, the lists' empty directory pages, posting pages, the directory's entries,
-//! and last the metapage again, now complete. Whatever is cut short is therefore recognized as incomplete.
+//! Order of writing: an incomplete metapage, the exact list's directory page, the blobs, the lists' empty directory pages, posting
+//! pages, the directory's entries, and last the metapage again, now complete. Whatever is cut short is therefore recognized as incomplete.
 //!
 //! A run writes each page once: the builder is the only writer, so the number of the page that will continue a chain is
 //! known in advance and its link can be written with the page before it.

@@ -55,7 +55,7 @@ impl<C: CandidateSource> CandidateQueue<C> {
         }
     }
 
-    /// The lists of this query where queries probe `mean` in the mean.
+    /// The lists of this query where queries probe `mean` on average.
     fn lists_for(&mut self, mean: usize) -> usize {
         if self.lists_for.0 != mean {
             self.lists_for = (mean, self.source.lists_for(mean));
@@ -63,7 +63,7 @@ impl<C: CandidateSource> CandidateQueue<C> {
         self.lists_for.1
     }
 
-    /// Has at least as many lists probed as queries probe where they probe `mean` in the mean, as far as there are so many.
+    /// Has at least as many lists probed as queries probe where they probe `mean` on average, as far as there are so many.
     pub(super) fn ensure_probed(&mut self, mean: usize) -> Result<(), Error> {
         let wanted = self.lists_for(mean);
         let probed = self.source.probed();

@@ -17,7 +17,7 @@ pub enum LateRows {
 /// How much to look at.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RerankOptions {
-    /// Lists that queries probe in the mean for the first results ([`crate::adaptive_probes`]), at least 1.
+    /// Lists that queries probe on average for the first results ([`crate::adaptive_probes`]), at least 1.
     pub probes: usize,
     /// Rows given out for which those are meant, at least [`BASE_ROWS`]: so many more than [`BASE_ROWS`] are given out ahead of the rows
     /// that are wanted.

@@ -14,7 +14,7 @@ pub trait CandidateSource {
     fn lists(&self) -> usize;
     /// Number of lists probed so far.
     fn probed(&self) -> usize;
-    /// The lists that this query probes, where queries probe `mean` lists in the mean.
+    /// The lists that this query probes, where queries probe `mean` lists on average.
     fn lists_for(&mut self, mean: usize) -> usize {
         mean
     }
