@@ -90,7 +90,7 @@ COMMENT ON OPERATOR CLASS halfvec_cosine_ops USING distillvq IS 'halfvec (16-bit
 
 -- Operator classes of filter columns, which follow the vector column -----------
 
--- Strategies are those of btree. The types decide how the values are stored (src/pg/filter_columns.rs).
+-- Strategies 1 to 5 are those of btree. The types decide how the values are stored (src/pg/filter_columns.rs).
 
 CREATE OPERATOR FAMILY integer_ops USING distillvq;
 
@@ -260,6 +260,14 @@ CREATE OPERATOR CLASS inet_ops DEFAULT
     OPERATOR 4 >=,
     OPERATOR 5 >;
 
+-- Labels: any array whose elements have a hash function.
+CREATE OPERATOR CLASS array_ops DEFAULT
+    FOR TYPE anyarray USING distillvq AS
+    OPERATOR 3 =,
+    OPERATOR 6 &&,
+    OPERATOR 7 @>,
+    OPERATOR 8 <@;
+
 COMMENT ON OPERATOR CLASS int2_ops USING distillvq IS 'filter column of type smallint';
 COMMENT ON OPERATOR CLASS int4_ops USING distillvq IS 'filter column of type integer';
 COMMENT ON OPERATOR CLASS int8_ops USING distillvq IS 'filter column of type bigint';
@@ -279,6 +287,7 @@ COMMENT ON OPERATOR CLASS bpchar_ops USING distillvq IS 'filter column of type c
 COMMENT ON OPERATOR CLASS bytea_ops USING distillvq IS 'filter column of type bytea';
 COMMENT ON OPERATOR CLASS enum_ops USING distillvq IS 'filter column of type enum types';
 COMMENT ON OPERATOR CLASS inet_ops USING distillvq IS 'filter column of type inet and cidr';
+COMMENT ON OPERATOR CLASS array_ops USING distillvq IS 'filter column of labels: an array';
 
 -- Models ------------------------------------------------------------------------
 
@@ -454,12 +463,12 @@ COMMENT ON FUNCTION distillvq_check(regclass, boolean) IS
 
 -- What the session's last search has done, over all its rescans; no row before the first one.
 CREATE FUNCTION distillvq_last_scan()
-    RETURNS TABLE ("index" regclass, lists bigint, probed bigint, codes bigint, refined bigint, reranked bigint,
-                   returned bigint, dropped bigint)
+    RETURNS TABLE ("index" regclass, lists bigint, probed bigint, codes bigint, excluded bigint, refined bigint,
+                   reranked bigint, returned bigint, dropped bigint)
     LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'distillvq_last_scan_wrapper';
 
 COMMENT ON FUNCTION distillvq_last_scan() IS
-    'work of the last distillvq index scan of this session: lists probed, codes scanned, rows ranked by exact distance, returned, and dropped as late';
+    'work of the last distillvq index scan of this session: lists probed, codes scanned, rows excluded by filter columns, rows ranked by exact distance, returned, and dropped as late';
 
 -- Knowing an index --------------------------------------------------------------
 

@@ -266,6 +266,82 @@ fn fits(of_type: &str) -> bool {
 }
 
 #[test]
+fn labels() {
+    let mut db = items("filter_labels", ROWS);
+    db.run("CREATE DOMAIN tags AS text[]");
+    for (name, of_type, value) in [
+        (
+            "numbers",
+            "int[]",
+            "CASE WHEN id % 11 = 0 THEN '{}' WHEN id % 11 = 1 THEN ARRAY[NULL, id % 7] ELSE ARRAY[id % 40, id % 13, 500] END::int[]",
+        ),
+        (
+            "names",
+            "tags",
+            "ARRAY['n' || id % 60, repeat('long name ', 1000) || id % 5]",
+        ),
+        (
+            "ids",
+            "uuid[]",
+            "ARRAY[[md5((id % 30)::text)::uuid], [md5((id % 4)::text)::uuid]]",
+        ),
+    ] {
+        add_column(&mut db, name, of_type, value);
+    }
+    for options in ["lists = 20", "lists = 20, assignments = 2"] {
+        db.run(&format!(
+            "CREATE INDEX one ON items USING distillvq (embedding, numbers, names, ids) WITH ({options})"
+        ));
+        for operator in ["&&", "@>", "<@", "="] {
+            for labels in [
+                "numbers {} '{12}'",
+                "numbers {} '{5,12,NULL}'",
+                "numbers {} '{3,3,500}'",
+                "numbers {} '{0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,500}'",
+                "numbers {} '{}'",
+                "numbers {} '{NULL}'",
+                "numbers {} '{{12,12},{500,12}}'",
+                "numbers {} (SELECT numbers FROM items WHERE id = 83)",
+                "names {} ARRAY['n7']",
+                "names {} ARRAY['n7', repeat('long name ', 1000) || 2]",
+                "ids {} ARRAY[md5('7')::uuid, md5('2')::uuid, md5('3')::uuid]",
+                "ids {} (SELECT ids FROM items WHERE id = 44)",
+                "names {} NULL::text[]",
+            ] {
+                let condition = labels.replace("{}", operator);
+                if labels.contains("NULL::") {
+                    let found: Vec<i64> = db.column(&format!("{} LIMIT 3", search(&condition, "")));
+                    assert_eq!(found, [0i64; 0]);
+                } else {
+                    same_rows(&mut db, &condition);
+                }
+            }
+        }
+        same_rows(&mut db, "numbers IS NULL");
+        same_rows(
+            &mut db,
+            "names && '{n5}' AND numbers @> '{500}' AND ids IS NOT NULL",
+        );
+        db.run("DROP INDEX one");
+    }
+    // Rows whose labels rule them out are excluded before their codes are scored.
+    db.run("CREATE INDEX one ON items USING distillvq (embedding, names) WITH (lists = 20)");
+    by_index(&mut db, &search("names @> '{n7}'", ""));
+    let (codes, excluded): (i64, i64) = {
+        let row = db
+            .query_one("SELECT codes, excluded FROM distillvq_last_scan()", &[])
+            .unwrap();
+        (row.get(0), row.get(1))
+    };
+    assert!(excluded > codes * 9 / 10, "{excluded} of {codes}");
+    let refusal = db.refusal(
+        "ALTER TABLE items ADD COLUMN places point[]; CREATE INDEX ON items USING distillvq (embedding, places)",
+    );
+    assert_eq!(refusal.state, "42804", "{refusal:?}");
+    assert!(refusal.message.contains("type point[]"), "{refusal:?}");
+}
+
+#[test]
 fn arrays_parameters_and_joins() {
     let mut db = items("filter_params", ROWS);
     add_column(&mut db, "tenant", "bigint", "id % 40");
@@ -526,7 +602,7 @@ fn row_level_security_becomes_an_index_condition() {
 fn mistakes_are_refused() {
     let mut db = items("filter_errors", ROWS);
     db.run(
-        "ALTER TABLE items ADD COLUMN tenant int, ADD COLUMN place point, ADD COLUMN labels int[],
+        "ALTER TABLE items ADD COLUMN tenant int, ADD COLUMN place point,
              ADD COLUMN other vector(3), ADD COLUMN name text;
          ALTER TABLE items ADD COLUMN a1 int, ADD COLUMN a2 int, ADD COLUMN a3 int, ADD COLUMN a4 int,
              ADD COLUMN a5 int, ADD COLUMN a6 int, ADD COLUMN a7 int, ADD COLUMN a8 int, ADD COLUMN a9 int",
@@ -598,7 +674,7 @@ fn mistakes_are_refused() {
          WHERE amname = 'distillvq' AND opcname NOT IN ('few_ops', 'point_ops')",
     );
     assert!(
-        valid.len() == 25 && valid.iter().all(|is_valid| *is_valid),
+        valid.len() == 26 && valid.iter().all(|is_valid| *is_valid),
         "{valid:?}"
     );
     db.run("DROP OPERATOR CLASS point_ops USING distillvq; DROP OPERATOR CLASS few_ops USING distillvq");

@@ -1,6 +1,6 @@
 //! `amvalidate`: whether an operator class fits the access method (compare `bloom`'s blvalidate.c).
 
-use crate::pg::filter_columns::{FilterType, comparison_of};
+use crate::pg::filter_columns::{FilterType, comparison_of, label_comparison_of};
 use crate::pg::opclass::{DISTANCE_PROCEDURE, METRIC_PROCEDURE};
 use crate::pg::text;
 use pgrx::pg_sys::{self, Oid, panic::ErrorReport};
@@ -40,8 +40,12 @@ fn problems(class: &Opclass) -> Vec<String> {
     if class.stored != pg_sys::InvalidOid {
         problems.push("declares a storage type, which is not supported".to_owned());
     }
-    if FilterType::of_class(class.input).is_some() {
-        problems.extend(filter_problems(class));
+    if let Some(of_type) = FilterType::of_class(class.input) {
+        let strategies: &[i16] = match of_type {
+            FilterType::Labels => &[3, 6, 7, 8],
+            _ => &[1, 2, 3, 4, 5],
+        };
+        problems.extend(filter_problems(class, strategies));
         return problems;
     }
     let distance = support(class, DISTANCE_PROCEDURE);
@@ -70,8 +74,8 @@ fn problems(class: &Opclass) -> Vec<String> {
     problems
 }
 
-/// Problems of a class of filter columns: its family has the operators of all strategies for its type, and no others but comparisons.
-fn filter_problems(class: &Opclass) -> Vec<String> {
+/// Problems of a class of filter columns: its family has the operators of these strategies for its type, and no others but comparisons.
+fn filter_problems(class: &Opclass, strategies: &[i16]) -> Vec<String> {
     let operators = operators(class.family);
     let is_missing = |strategy: &i16| {
         let is_it = |operator: &Operator| {
@@ -81,7 +85,7 @@ fn filter_problems(class: &Opclass) -> Vec<String> {
         };
         !operators.iter().any(is_it)
     };
-    let missing = (1..=5).filter(is_missing);
+    let missing = strategies.iter().filter(|it| is_missing(it));
     let missing = missing.map(|strategy| format!("is missing the operator of strategy {strategy}"));
     let wrong = operators.iter().filter_map(wrong_comparison);
     missing.chain(wrong).collect()
@@ -89,7 +93,8 @@ fn filter_problems(class: &Opclass) -> Vec<String> {
 
 fn wrong_comparison(operator: &Operator) -> Option<String> {
     let strategy = operator.strategy;
-    let is_known = u16::try_from(strategy).is_ok_and(|it| comparison_of(it).is_some());
+    let is_known = u16::try_from(strategy)
+        .is_ok_and(|it| comparison_of(it).is_some() || label_comparison_of(it).is_some());
     // SAFETY: a catalog look-up.
     let returns = unsafe { pg_sys::get_op_rettype(operator.name) };
     let is_right = is_known

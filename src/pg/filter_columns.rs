@@ -4,14 +4,15 @@
 //! which they do not hold are checked again by the executor.
 
 use crate::error::{Error, Result};
+use crate::pg::compat;
 use crate::pg::element::{ElementType, base_type, type_name};
 use crate::pg::relation::Index;
 use crate::pg::vector_datum::Detoasted;
 use distillvq_ivf::distance_range::Comparison;
 use distillvq_ivf::filter::{FilterFormat, MAX_FILTERS};
 use distillvq_ivf::filter_key::{
-    ColumnTest, KeyKind, KeyPosition, double_key, integer_position, largest_key, prefix_key,
-    single_key, single_position,
+    ColumnTest, KeyKind, KeyPosition, LabelComparison, double_key, integer_position, label_key,
+    largest_key, prefix_key, single_key, single_position,
 };
 use pgrx::pg_sys;
 
@@ -40,6 +41,8 @@ pub enum FilterType {
     Enum,
     /// A type with a hash function of PostgreSQL's.
     Hashed(pg_sys::Oid),
+    /// An array of labels: bits of the hashes of its elements.
+    Labels,
 }
 
 impl FilterType {
@@ -61,6 +64,7 @@ impl FilterType {
             pg_sys::NUMERICOID => Self::Numeric,
             pg_sys::ANYENUMOID => Self::Enum,
             pg_sys::TEXTOID | pg_sys::BPCHAROID | pg_sys::INETOID => Self::Hashed(input),
+            pg_sys::ANYARRAYOID => Self::Labels,
             _ => return None,
         })
     }
@@ -71,7 +75,7 @@ impl FilterType {
             Self::Bool | Self::Char => 1,
             Self::Integer(bytes) => bytes,
             Self::Oid | Self::Single | Self::Enum | Self::Hashed(_) => 4,
-            Self::Double | Self::Uuid | Self::Bytea | Self::Numeric => 8,
+            Self::Double | Self::Uuid | Self::Bytea | Self::Numeric | Self::Labels => 8,
         }
     }
 
@@ -84,7 +88,7 @@ impl FilterType {
             | Self::Single
             | Self::Double => KeyKind::Exact,
             Self::Uuid | Self::Bytea | Self::Numeric => KeyKind::Ordered,
-            Self::Enum | Self::Hashed(_) => KeyKind::Hash,
+            Self::Enum | Self::Hashed(_) | Self::Labels => KeyKind::Hash,
         }
     }
 
@@ -104,7 +108,7 @@ struct FilterColumn {
     /// The input type of its operator class.
     input: pg_sys::Oid,
     collation: pg_sys::Oid,
-    /// The hash function, null for other types. It belongs to the server's cache of types, which keeps it.
+    /// The hash function of values or labels, null for other types. It belongs to the server's cache of types, which keeps it.
     hash: *mut pg_sys::FmgrInfo,
 }
 
@@ -128,7 +132,7 @@ impl FilterColumns {
     /// Those of an index, all of whose columns are checked: first the vector, then what can be filtered by.
     pub fn of(index: Index) -> Result<Self> {
         let data = index.data();
-        // SAFETY: an open index has its catalog row, and operator classes and collations for its key columns.
+        // SAFETY: an open index has its catalog row and columns, and operator classes and collations for its key columns.
         let (inputs, collations) = unsafe {
             let count = (*data.rd_index).indnkeyatts.max(1) as usize;
             (
@@ -153,13 +157,18 @@ impl FilterColumns {
             });
         }
         let collations = collations.iter().skip(1);
-        let columns = others.iter().zip(collations).map(|(&input, &collation)| {
+        let columns = (1..).zip(others).zip(collations);
+        let columns = columns.map(|((number, &input), &collation)| {
             let of_type = FilterType::of_class(input).ok_or_else(|| filter_error(index, input))?;
             Ok(FilterColumn {
                 of_type,
                 input,
                 collation,
-                hash: hash_function(of_type),
+                hash: match of_type {
+                    FilterType::Hashed(input) => hash_function(input),
+                    FilterType::Labels => label_hash_function(index, number)?,
+                    _ => std::ptr::null_mut(),
+                },
             })
         });
         let columns: Vec<FilterColumn> = columns.collect::<Result<_>>()?;
@@ -234,16 +243,33 @@ fn filter_error(index: Index, input: pg_sys::Oid) -> Error {
     }
 }
 
-/// PostgreSQL's hash function of a type, null if keys are made otherwise.
-fn hash_function(of_type: FilterType) -> *mut pg_sys::FmgrInfo {
-    let FilterType::Hashed(input) = of_type else {
-        return std::ptr::null_mut();
-    };
-    // SAFETY: a look-up of a built-in type; entries of the cache are never freed.
+/// PostgreSQL's hash function of a type, null if the type has none.
+fn hash_function(of_type: pg_sys::Oid) -> *mut pg_sys::FmgrInfo {
+    // SAFETY: a look-up of a type; entries of the cache are never freed.
     unsafe {
         let flags = pg_sys::TYPECACHE_HASH_PROC_FINFO as i32;
-        &raw mut (*pg_sys::lookup_type_cache(input, flags)).hash_proc_finfo
+        let function = &raw mut (*pg_sys::lookup_type_cache(of_type, flags)).hash_proc_finfo;
+        if (*function).fn_oid == pg_sys::InvalidOid {
+            std::ptr::null_mut()
+        } else {
+            function
+        }
     }
+}
+
+/// The hash function of the elements of a column of arrays, by the number of the column from 0.
+fn label_hash_function(index: Index, number: usize) -> Result<*mut pg_sys::FmgrInfo> {
+    // SAFETY: the open index has such a column.
+    let of_type = unsafe { (*compat::attribute(index.data().rd_att, number)).atttypid };
+    // SAFETY: a catalog look-up.
+    let function = hash_function(unsafe { pg_sys::get_base_element_type(of_type) });
+    if function.is_null() {
+        return Err(Error::FilterType {
+            index: index.name(),
+            type_name: type_name(of_type),
+        });
+    }
+    Ok(function)
 }
 
 /// The comparison of a strategy number, as those of btree.
@@ -254,6 +280,16 @@ pub fn comparison_of(strategy: u16) -> Option<Comparison> {
         3 => Comparison::Equal,
         4 => Comparison::GreaterOrEqual,
         5 => Comparison::Greater,
+        _ => return None,
+    })
+}
+
+/// The comparison of labels of a strategy number, which follow those of btree.
+pub fn label_comparison_of(strategy: u16) -> Option<LabelComparison> {
+    Some(match strategy {
+        6 => LabelComparison::Overlaps,
+        7 => LabelComparison::Contains,
+        8 => LabelComparison::ContainedBy,
         _ => return None,
     })
 }
@@ -274,6 +310,15 @@ impl FilterColumn {
         // No comparison with NULL holds.
         if flags & pg_sys::SK_ISNULL != 0 {
             return Ok((ColumnTest::Nothing, false));
+        }
+        if let Some(comparison) = label_comparison_of(key.sk_strategy) {
+            // Only arrays of a domain over arrays can be compared by ANY.
+            if flags & pg_sys::SK_SEARCHARRAY != 0 {
+                return Ok((ColumnTest::NotNull, true));
+            }
+            // SAFETY: as promised; the argument of these operators is an array.
+            let labels = unsafe { self.label_keys(key.sk_argument) };
+            return Ok((ColumnTest::labels(comparison, labels), true));
         }
         let comparison = comparison_of(key.sk_strategy).ok_or(Error::NoOrder)?;
         let of_type = match key.sk_subtype {
@@ -339,13 +384,38 @@ impl FilterColumn {
                 };
                 double_key(value?)
             }
-            FilterType::Hashed(_) => {
-                // SAFETY: the hash function of the type; as promised, a value of it.
-                let hash = unsafe { pg_sys::FunctionCall1Coll(self.hash, self.collation, value) };
-                u64::from(hash.value() as u32)
+            // SAFETY: as promised, a value of the type that is hashed.
+            FilterType::Hashed(_) => unsafe { self.hash(value) }.into(),
+            FilterType::Labels => {
+                // SAFETY: as promised, an array.
+                let labels = unsafe { self.label_keys(value) };
+                labels.iter().fold(0, |all, label| all | label)
             }
         };
         Some(KeyPosition::of(key))
+    }
+
+    /// The keys of the labels in an array.
+    ///
+    /// # Safety
+    /// The column must be one of labels, and the value an array of them.
+    unsafe fn label_keys(&self, array: pg_sys::Datum) -> Vec<u64> {
+        // SAFETY: as promised.
+        unsafe {
+            let labels = array_elements(array);
+            let keys = labels.into_iter().map(|label| label_key(self.hash(label)));
+            keys.collect()
+        }
+    }
+
+    /// The hash of a value.
+    ///
+    /// # Safety
+    /// The column must have a hash function, and the value must be of its type.
+    unsafe fn hash(&self, value: pg_sys::Datum) -> u32 {
+        // SAFETY: as promised.
+        let hash = unsafe { pg_sys::FunctionCall1Coll(self.hash, self.collation, value) };
+        hash.value() as u32
     }
 }
 

@@ -289,7 +289,7 @@ fn limit(frame: Frame, random: &mut ChaCha8Rng) -> Option<i64> {
 }
 
 fn filters(tables: &TestTables, frame: Frame, random: &mut ChaCha8Rng) -> Vec<Filter> {
-    const SQL: [&str; 13] = [
+    const SQL: [&str; 15] = [
         "category IS NULL",
         "category IN (1, 3)",
         "price < 0.2",
@@ -297,6 +297,8 @@ fn filters(tables: &TestTables, frame: Frame, random: &mut ChaCha8Rng) -> Vec<Fi
         "price BETWEEN 0.3 AND 0.6::float4",
         "note LIKE 'note 4%'",
         "note = 'early'",
+        "string_to_array(note, ' ') && '{7,early}'",
+        "string_to_array(note, ' ') @> '{note}'",
         "note > 'note 5' AND category = ANY ('{0,2,NULL}')",
         "i.id % 7 = 3",
         "i.embedding IS NOT NULL",

@@ -18,12 +18,13 @@ pub const QUERIES: i32 = 6;
 const MIN_TRAINED_ROWS: i64 = 1_000;
 
 /// Filter columns of an index.
-const FILTER_COLUMNS: [&str; 6] = [
+const FILTER_COLUMNS: [&str; 7] = [
     "",
     "",
     ", category",
     ", id, price",
     ", note, category",
+    ", (string_to_array(note, ' ')), category",
     ", price, category, (id % 7), id, note",
 ];
 

@@ -16,16 +16,13 @@ const SHORTEST: Duration = Duration::from_millis(500);
 /// …and no longer than this, even if that leaves queries out.
 const LONGEST: Duration = Duration::from_secs(4);
 
-/// Shares of the rows that the filters keep, in thousandths.
-pub const THOUSANDTHS: [i32; 5] = [1000, 500, 100, 10, 1];
-
 /// A condition on the rows, and what it should find.
 #[derive(Debug)]
 pub struct Filter<'a> {
-    /// The condition in SQL.
+    /// The condition in SQL, empty for none.
     pub condition: String,
-    /// What it keeps, in thousandths.
-    pub thousandths: i32,
+    /// Number of rows that it keeps.
+    pub kept: usize,
     /// The nearest of the rows that it keeps, for every query.
     pub truth: Truth<'a>,
     /// The rows that a query should return.
@@ -33,24 +30,40 @@ pub struct Filter<'a> {
 }
 
 impl<'a> Filter<'a> {
-    /// `column < thousandths`, where `values` are the column's, by a row's number.
-    #[must_use]
-    pub fn below(
-        column: &str,
-        values: &[i32],
-        thousandths: i32,
-        documents: &'a Vectors,
-        queries: &'a Vectors,
+    /// A condition on a table with these documents, whose `id` is a row's number. The server evaluates it.
+    ///
+    /// # Errors
+    /// If the condition is invalid.
+    pub fn new(
+        client: &mut Client,
+        items: &str,
+        condition: &str,
+        (documents, queries): (&'a Vectors, &'a Vectors),
         k: usize,
-    ) -> Self {
-        let keeps = |row: usize| values.get(row).is_some_and(|&value| value < thousandths);
-        let kept = (0..documents.rows()).filter(|&row| keeps(row)).count();
-        Self {
-            condition: format!("{column} < {thousandths}"),
-            thousandths,
-            truth: Truth::among(Metric::Cosine, documents, queries, k, keeps),
-            rows: kept.min(k),
+    ) -> Result<Self> {
+        let sql = format!("SELECT id FROM {items}{}", clause(condition));
+        let mut keeps = vec![false; documents.rows()];
+        let ids = client.query(&sql, &[])?;
+        for row in &ids {
+            let id = usize::try_from(row.try_get::<_, i64>(0)?).unwrap_or(usize::MAX);
+            keeps.get_mut(id).into_iter().for_each(|keep| *keep = true);
         }
+        let keep = |row: usize| keeps.get(row).copied().unwrap_or(false);
+        Ok(Self {
+            condition: condition.to_owned(),
+            kept: ids.len(),
+            truth: Truth::among(Metric::Cosine, documents, queries, k, keep),
+            rows: ids.len().min(k),
+        })
+    }
+}
+
+/// ` WHERE …`, or nothing.
+fn clause(condition: &str) -> String {
+    if condition.is_empty() {
+        String::new()
+    } else {
+        format!(" WHERE {condition}")
     }
 }
 
@@ -140,6 +153,27 @@ pub fn measure_within(
     Ok(outcome)
 }
 
+/// Rows a second that one client inserts one by one: copies of the rows `0..count` of a table, each in a transaction of its own.
+///
+/// # Errors
+/// If an insert fails.
+pub fn inserts_per_second(
+    client: &mut Client,
+    from: &str,
+    into: &str,
+    count: usize,
+) -> Result<f64> {
+    client.batch_execute("RESET ALL")?;
+    let insert = client.prepare(&format!(
+        "INSERT INTO {into} SELECT * FROM {from} WHERE id = $1"
+    ))?;
+    let start = Instant::now();
+    for id in (0i64..).take(count) {
+        client.execute(&insert, &[&id])?;
+    }
+    Ok(count as f64 / start.elapsed().as_secs_f64())
+}
+
 /// Measures an index under each filter, with statements that set the session up. Without an index, the planner does what it
 /// likes.
 ///
@@ -148,7 +182,7 @@ pub fn measure_within(
 pub fn measure(
     client: &mut Client,
     tables: &Tables<'_>,
-    filters: &[Filter<'_>],
+    filters: &[&Filter<'_>],
     index: Option<&str>,
     settings: &str,
 ) -> Result<Vec<Outcome>> {
@@ -178,9 +212,9 @@ fn measure_one(
         count,
         k,
     } = *tables;
-    let condition = &filter.condition;
+    let condition = clause(&filter.condition);
     let sql = format!(
-        "SELECT id FROM {items} WHERE {condition}
+        "SELECT id FROM {items}{condition}
          ORDER BY embedding <=> (SELECT embedding FROM {queries} WHERE id = $1) LIMIT {k}"
     );
     if let Some(index) = index {

@@ -229,6 +229,12 @@ impl PlacedTest {
             ColumnTest::NotNull => wanted & !nulls,
             ColumnTest::Range(min, max) => wanted & !nulls & self.in_range(keys, *min, *max),
             ColumnTest::OneOf(wanted_keys) => self.one_of(keys, wanted_keys, wanted & !nulls),
+            ColumnTest::Superset(masks) => {
+                let keys = self.wide_keys(keys);
+                let found = |found, mask: &u64| found | bits_mask(keys, *mask, *mask);
+                wanted & !nulls & masks.iter().fold(0, found)
+            }
+            ColumnTest::Subset(mask) => wanted & !nulls & bits_mask(self.wide_keys(keys), !mask, 0),
         }
     }
 
@@ -256,23 +262,24 @@ impl PlacedTest {
                 rest & one_of.iter().fold(0, found)
             };
         }
-        let mut passed = 0;
+        let (keys, mut passed) = (self.wide_keys(keys), 0);
         while rest != 0 {
             let lane = rest.trailing_zeros();
             rest &= rest - 1;
-            let is_wanted = one_of.binary_search(&self.key(keys, lane as usize)).is_ok();
+            let is_wanted = one_of.binary_search(&keys[lane as usize % LANES]).is_ok();
             passed |= u32::from(is_wanted) << lane;
         }
         passed
     }
 
-    /// The key of a lane.
-    fn key(&self, keys: &[u8], lane: usize) -> u64 {
+    /// The keys of all lanes.
+    #[inline]
+    fn wide_keys(&self, keys: &[u8]) -> [u64; LANES] {
         match self.width {
-            1 => lanes(keys, u8::from_le_bytes)[lane % LANES].into(),
-            2 => lanes(keys, u16::from_le_bytes)[lane % LANES].into(),
-            4 => lanes(keys, u32::from_le_bytes)[lane % LANES].into(),
-            _ => wide_lanes(keys)[lane % LANES],
+            1 => lanes(keys, u8::from_le_bytes).map(u64::from),
+            2 => lanes(keys, u16::from_le_bytes).map(u64::from),
+            4 => lanes(keys, u32::from_le_bytes).map(u64::from),
+            _ => wide_lanes(keys),
         }
     }
 }
@@ -313,6 +320,16 @@ fn range_mask<T: Copy + PartialOrd>(values: [T; LANES], min: T, max: T) -> u32 {
         mask |= u32::from((*value >= min) & (*value <= max)) << lane;
     }
     mask
+}
+
+/// The lanes with values that have, of the bits of a mask, exactly these.
+#[inline]
+fn bits_mask(values: [u64; LANES], mask: u64, bits: u64) -> u32 {
+    let mut found = 0;
+    for (lane, value) in values.iter().enumerate() {
+        found |= u32::from(value & mask == bits) << lane;
+    }
+    found
 }
 
 #[cfg(test)]
@@ -359,6 +376,8 @@ mod tests {
             (key.clone(), key.clone()).prop_map(|(a, b)| ColumnTest::Range(a.min(b), a.max(b))),
             prop::collection::btree_set(key, 1..20)
                 .prop_map(|keys| ColumnTest::OneOf(keys.into_iter().collect())),
+            prop::collection::vec(0..12u64, 0..4).prop_map(ColumnTest::Superset),
+            any::<u64>().prop_map(ColumnTest::Subset),
         ]
     }
 

@@ -50,6 +50,21 @@ pub enum ColumnTest {
     Range(u64, u64),
     /// Certain keys, in ascending order.
     OneOf(Vec<u64>),
+    /// Keys that have all bits of at least one of these.
+    Superset(Vec<u64>),
+    /// Keys that have no other bits than these.
+    Subset(u64),
+}
+
+/// How a condition compares the labels of a row, the elements of an array, with those that it asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LabelComparison {
+    /// The row has at least one of them: `&&`.
+    Overlaps,
+    /// The row has all of them: `@>`.
+    Contains,
+    /// The row has no others: `<@`.
+    ContainedBy,
 }
 
 impl ColumnTest {
@@ -81,6 +96,21 @@ impl ColumnTest {
         })
     }
 
+    /// The keys of rows whose labels may compare so with these; see [`label_key`].
+    pub fn labels(comparison: LabelComparison, mut labels: Vec<u64>) -> ColumnTest {
+        let all = labels.iter().fold(0, |all, label| all | label);
+        match comparison {
+            LabelComparison::Overlaps if labels.is_empty() => ColumnTest::Nothing,
+            LabelComparison::Overlaps => {
+                labels.sort_unstable();
+                labels.dedup();
+                ColumnTest::Superset(labels)
+            }
+            LabelComparison::Contains => ColumnTest::Superset(vec![all]),
+            LabelComparison::ContainedBy => ColumnTest::Subset(all),
+        }
+    }
+
     fn of_keys(mut keys: Vec<u64>) -> ColumnTest {
         keys.sort_unstable();
         keys.dedup();
@@ -97,6 +127,8 @@ impl ColumnTest {
             (ColumnTest::Null, None) | (ColumnTest::NotNull, Some(_)) => true,
             (ColumnTest::Range(min, max), Some(key)) => (min..=max).contains(&&key),
             (ColumnTest::OneOf(keys), Some(key)) => keys.binary_search(&key).is_ok(),
+            (ColumnTest::Superset(masks), Some(key)) => masks.iter().any(|mask| mask & !key == 0),
+            (ColumnTest::Subset(mask), Some(key)) => key & !mask == 0,
             _ => false,
         }
     }
@@ -187,6 +219,13 @@ pub fn single_position(value: f64) -> KeyPosition {
         key: single_key(nearest),
         order,
     }
+}
+
+/// The key of a label with this hash: two bits of 64, which may be the same. The key of several labels has the bits of all.
+///
+/// Of rows with three labels, about one of 120 passes a test for another label.
+pub fn label_key(hash: u32) -> u64 {
+    1 << (hash & 63) | 1 << (hash >> 6 & 63)
 }
 
 /// The key of a string of bytes: its first eight.
@@ -342,5 +381,39 @@ mod tests {
         assert_eq!(any(Comparison::LessOrEqual, 255), ColumnTest::Range(0, 255));
         assert!(ColumnTest::Null.admits(None) && !ColumnTest::Null.admits(Some(0)));
         assert!(ColumnTest::NotNull.admits(Some(0)) && !ColumnTest::Nothing.admits(None));
+    }
+
+    proptest! {
+        #[test]
+        fn labels_that_compare_so_pass(
+            row in prop::collection::vec(0..40u32, 0..6),
+            asked in prop::collection::vec(0..40u32, 0..6),
+        ) {
+            let hash = |label: &u32| label_key(label.wrapping_mul(2_654_435_761) >> 7);
+            let key = row.iter().map(hash).fold(0, |all, key| all | key);
+            let has = |label: &u32| row.contains(label);
+            for (comparison, holds) in [
+                (LabelComparison::Overlaps, asked.iter().any(has)),
+                (LabelComparison::Contains, asked.iter().all(has)),
+                (LabelComparison::ContainedBy, row.iter().all(|label| asked.contains(label))),
+            ] {
+                let test = ColumnTest::labels(comparison, asked.iter().map(hash).collect());
+                prop_assert!(!holds || test.admits(Some(key)), "{:?}", comparison);
+                prop_assert!(!test.admits(None));
+            }
+        }
+    }
+
+    #[test]
+    fn few_rows_with_other_labels_pass() {
+        let key = |label: u32| label_key(label.wrapping_mul(2_654_435_761) >> 7);
+        let rows = 3_000..9_000u32;
+        let test = ColumnTest::labels(LabelComparison::Overlaps, vec![key(1)]);
+        let passed = rows.filter(|row| {
+            let labels = [3 * row, 3 * row + 1, 3 * row + 2].map(key);
+            test.admits(Some(labels[0] | labels[1] | labels[2]))
+        });
+        let passed = passed.count();
+        assert!((20..=100).contains(&passed), "{passed}");
     }
 }

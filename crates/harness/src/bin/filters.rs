@@ -1,7 +1,4 @@
-//! Filtered searches compared with pgvector's hnsw.
-//!
-//! Half of the filters are independent of the vectors. The others keep the rows nearest to the first row, so that most
-//! queries must probe distant lists.
+//! Filtered searches: filter columns, filters of the executor, pgvector's hnsw, and btrees compared.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -9,12 +6,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use distillvq_harness::compare::{build, seconds};
+use distillvq_harness::compare::{Built, build, megabytes, seconds};
 use distillvq_harness::filters::{
-    Filter, Outcome, THOUSANDTHS, Tables, WithinOutcome, measure, measure_within,
+    Filter, Outcome, Tables, WithinOutcome, inserts_per_second, measure, measure_within,
 };
 use distillvq_harness::report::say;
-use distillvq_harness::{DataSet, Error, Result, Server, load};
+use distillvq_harness::{DataSet, Error, Result, Server, Vectors, load};
 use postgres::Client;
 
 /// Rows asked for.
@@ -28,22 +25,83 @@ const TABLES: Tables<'static> = Tables {
     k: K,
 };
 
+/// A title, and conditions with their labels.
+type Group = (&'static str, &'static [(&'static str, &'static str)]);
+
+const GROUPS: [Group; 4] = [
+    (
+        "Ranges of a column that is independent of the vectors",
+        &[
+            ("no condition", ""),
+            ("50 %", "part < 5000"),
+            ("10 %", "part < 1000"),
+            ("1 %", "part < 100"),
+            ("0.1 %", "part < 10"),
+            ("0.01 %", "part < 1"),
+        ],
+    ),
+    (
+        "Ranges that keep the rows nearest to one row",
+        &[
+            ("50 %", "place < 5000"),
+            ("10 %", "place < 1000"),
+            ("1 %", "place < 100"),
+            ("0.1 %", "place < 10"),
+            ("0.01 %", "place < 1"),
+        ],
+    ),
+    (
+        "Other conditions",
+        &[
+            ("`=`, 10 %", "kind = 3"),
+            ("two columns, 1 %", "kind = 3 AND part < 1000"),
+            (
+                "`= ANY` of 20 values, 0.2 %",
+                "part = ANY ('{5,505,1005,1505,2005,2505,3005,3505,4005,4505,5005,5505,6005,6505,7005,7505,8005,8505,9005,9505}')",
+            ),
+        ],
+    ),
+    (
+        "Tenants, the largest first, by Zipf's law",
+        &[
+            ("1st", "tenant = 1"),
+            ("10th", "tenant = 10"),
+            ("100th", "tenant = 100"),
+            ("1,000th", "tenant = 1000"),
+        ],
+    ),
+];
+
+const PLAIN: &str = "distillvq without filter columns";
 /// The name of the line of searches that return late rows at the end.
-const RELAXED: &str = "distillvq, relaxed order";
+const RELAXED: &str = "the same, relaxed order";
+const FILTER_COLUMNS: &str = "distillvq with filter columns";
+const CHOSEN: &str = "the planner's choice of it, btrees, and table scan";
 /// Limit of the distance of the searches without `LIMIT`.
 const FARTHEST: f64 = 0.65;
+/// Rows inserted to measure the speed of inserts.
+const INSERTS: usize = 5_000;
 
-/// The name of a line of the tables, and what sets the session up.
-type Setting = (&'static str, &'static str);
+/// The name of a line of the tables, whether the planner must take the index, and what sets the session up.
+type Setting = (&'static str, bool, &'static str);
 
 /// An index, how it is built, and settings to measure it with.
-const INDEXES: [(&str, &str, &[Setting]); 2] = [
+const INDEXES: [(&str, &str, &[Setting]); 3] = [
     (
-        "distillvq_idx",
-        "USING distillvq (embedding vector_cosine_ops)",
+        "filter_columns_idx",
+        "USING distillvq (embedding vector_cosine_ops, part, place, kind, tenant) WITH (model = filters)",
+        &[(FILTER_COLUMNS, true, ""), (CHOSEN, false, "")],
+    ),
+    (
+        "plain_idx",
+        "USING distillvq (embedding vector_cosine_ops) WITH (model = filters)",
         &[
-            ("distillvq", ""),
-            (RELAXED, "SET distillvq.iterative_scan = relaxed_order"),
+            (PLAIN, true, ""),
+            (
+                RELAXED,
+                true,
+                "SET distillvq.iterative_scan = relaxed_order",
+            ),
         ],
     ),
     (
@@ -51,12 +109,22 @@ const INDEXES: [(&str, &str, &[Setting]); 2] = [
         "USING hnsw (embedding vector_cosine_ops)",
         &[(
             "pgvector hnsw, relaxed order",
+            true,
             "SET hnsw.iterative_scan = relaxed_order",
         )],
     ),
 ];
 
-/// Compares filtered searches with pgvector's hnsw, and writes a page
+/// What is indexed to compare sizes and the speed of inserts.
+const WRITTEN: [(&str, &str); 2] = [
+    ("none", "embedding vector_cosine_ops"),
+    (
+        "integer, bigint",
+        "embedding vector_cosine_ops, part, tenant",
+    ),
+];
+
+/// Compares filtered searches with pgvector's hnsw and btrees, and writes a page
 #[derive(Parser)]
 struct Arguments {
     /// Directory of a data set
@@ -69,6 +137,14 @@ struct Arguments {
 struct Line {
     name: String,
     outcomes: Vec<Outcome>,
+}
+
+/// Size, speed of inserts and of searches without conditions, with and without filter columns.
+struct Written {
+    columns: &'static str,
+    built: Built,
+    inserts: f64,
+    search: Outcome,
 }
 
 fn main() -> Result<()> {
@@ -87,38 +163,35 @@ fn main() -> Result<()> {
     let mut client = server.database("filters")?;
     load_tables(&mut client, &set)?;
     say("exact neighbors of the test queries");
-    let mut filters = Vec::new();
-    for column in ["part", "place"] {
-        let values = column_values(&mut client, column)?;
-        for thousandths in THOUSANDTHS {
-            filters.push(Filter::below(
-                column,
-                &values,
-                thousandths,
-                &set.documents,
-                &queries,
-                K,
-            ));
-        }
-    }
-    say("no index on the vectors, one on the filter's column");
+    let groups = filters(&mut client, &set.documents, &queries)?;
+    let filters: Vec<&Filter<'_>> = groups.iter().flatten().collect();
+    say("no index on the vectors, one on each filter column");
     let mut lines = vec![Line {
-        name: "btree on the filter, or table scan".into(),
+        name: "btree on the column, or table scan".into(),
         outcomes: measure(&mut client, &TABLES, &filters, None, "")?,
     }];
+    say("training");
+    client.batch_execute(
+        "RESET ALL; SET maintenance_work_mem = '2GB';
+         SELECT distillvq_train('items', 'embedding', 'filters', queries => 'query_log', query_column => 'embedding')",
+    )?;
+    let written = written(&mut client, &filters)?;
     let (mut builds, mut within) = (Vec::new(), Vec::new());
     for (index, definition, settings) in INDEXES {
         say(&format!("building {index}"));
         client.batch_execute("RESET ALL; SET maintenance_work_mem = '2GB'")?;
         let built = build(&mut client, index, &format!("items {definition}"))?;
-        builds.push(format!("{index} {}", seconds(built.build)));
-        for (name, settings) in settings {
+        client.batch_execute("ANALYZE items")?;
+        let (size, time) = (megabytes(built.bytes), seconds(built.build));
+        builds.push(format!("{index} {size} in {time}"));
+        for (name, forced, settings) in settings {
             say(name);
+            let index = forced.then_some(index);
             lines.push(Line {
                 name: (*name).to_owned(),
-                outcomes: measure(&mut client, &TABLES, &filters, Some(index), settings)?,
+                outcomes: measure(&mut client, &TABLES, &filters, index, settings)?,
             });
-            if index == "distillvq_idx" {
+            if [PLAIN, RELAXED].contains(name) {
                 let outcome = measure_within(&mut client, "items", &queries, FARTHEST, settings)?;
                 within.push((*name, outcome));
             }
@@ -127,84 +200,160 @@ fn main() -> Result<()> {
     }
     let about = format!(
         "{}: {} rows of {} dimensions, {QUERIES} test queries, cosine distance, `LIMIT {K}`, one client, one prepared \
-         statement. Build times: {}.",
+         statement. Indexes: {}.",
         set.name,
         set.documents.rows(),
         set.documents.dim(),
         builds.join(", ")
     );
-    let page = page(&about, &filters, &lines, &within);
+    let mut page = introduction(&about);
+    comparison(&mut page, &lines, &groups);
+    costs(&mut page, &written);
+    order(&mut page, &filters, &lines, &within);
     fs::write(&arguments.output, page).map_err(Error::io(&arguments.output))
 }
 
-/// `part` is independent of the vectors; `place` tells in thousandths how near a row is to the first one among all.
+/// `part` and `kind` are independent of the vectors, and `tenant` is with sizes by Zipf's law; `place` tells in ten-thousandths how
+/// near a row is to the first one among all.
 fn load_tables(client: &mut Client, set: &DataSet) -> Result<()> {
     say("loading the tables");
     load::create_table(client, "loaded", &set.documents)?;
     load::create_table(client, "test_queries", &set.test)?;
+    load::create_table(client, "query_log", &set.log)?;
     client.batch_execute(
-        "CREATE TABLE items AS SELECT id, embedding, (id * 7919 % 1000)::int AS part,
-             ntile(1000) OVER (ORDER BY embedding <=> (SELECT embedding FROM loaded WHERE id = 0)) - 1 AS place
+        "CREATE TABLE items AS SELECT id, embedding, (id * 7919 % 10000)::int AS part,
+             ntile(10000) OVER (ORDER BY embedding <=> (SELECT embedding FROM loaded WHERE id = 0)) - 1 AS place,
+             (id * 104729 / 10000 % 10)::smallint AS kind,
+             floor(exp(ln(1001) * (id * 7577 % 1000003) / 1000003))::bigint AS tenant
              FROM loaded ORDER BY id;
          DROP TABLE loaded;
          ALTER TABLE items ADD PRIMARY KEY (id);
          CREATE INDEX ON items (part);
-         CREATE INDEX ON items (place)",
+         CREATE INDEX ON items (place);
+         CREATE INDEX ON items (kind);
+         CREATE INDEX ON items (tenant)",
     )?;
     Ok(client.batch_execute("VACUUM ANALYZE")?)
 }
 
-fn column_values(client: &mut Client, column: &str) -> Result<Vec<i32>> {
-    let rows = client.query(&format!("SELECT {column} FROM items ORDER BY id"), &[])?;
-    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+fn filters<'a>(
+    client: &mut Client,
+    documents: &'a Vectors,
+    queries: &'a Vectors,
+) -> Result<Vec<Vec<Filter<'a>>>> {
+    let group = |(_, conditions): &Group| {
+        let filter = |(_, condition): &(&str, &str)| {
+            Filter::new(client, "items", condition, (documents, queries), K)
+        };
+        conditions.iter().map(filter).collect()
+    };
+    GROUPS.iter().map(group).collect()
 }
 
-fn page(
-    about: &str,
-    filters: &[Filter<'_>],
+/// Builds and measures both indexes of [`WRITTEN`], each on a copy of the table without other indexes.
+fn written(client: &mut Client, filters: &[&Filter<'_>]) -> Result<Vec<Written>> {
+    let mut all = Vec::new();
+    for (columns, definition) in WRITTEN {
+        say(&format!("size and inserts, filter columns: {columns}"));
+        client.batch_execute(
+            "RESET ALL; SET maintenance_work_mem = '2GB'; CREATE TABLE copied AS SELECT * FROM items; VACUUM ANALYZE copied",
+        )?;
+        let definition = format!("copied USING distillvq ({definition}) WITH (model = filters)");
+        let built = build(client, "copied_idx", &definition)?;
+        let tables = Tables {
+            items: "copied",
+            ..TABLES
+        };
+        let unfiltered = filters.get(..1).unwrap_or_default();
+        let search = measure(client, &tables, unfiltered, Some("copied_idx"), "")?;
+        let inserts = inserts_per_second(client, "items", "copied", INSERTS)?;
+        client.batch_execute("DROP TABLE copied")?;
+        all.extend(search.first().map(|search| Written {
+            columns,
+            built,
+            inserts,
+            search: *search,
+        }));
+    }
+    Ok(all)
+}
+
+fn introduction(about: &str) -> String {
+    format!(
+        "<!-- Generated by `make bench-filters`; do not edit. -->\n\n# Filtered searches\n\n{about}\n\n\
+         Each cell shows recall@{K} against exact search among the rows that the condition keeps, the mean query time, and the \
+         number of the {QUERIES} queries that returned fewer rows than there are, if any. The first line is PostgreSQL without a \
+         vector index. distillvq was trained with the query log, and its target recall is 0.95. hnsw stops after \
+         `hnsw.max_scan_tuples` rows, 20,000 by default.\n"
+    )
+}
+
+fn comparison(page: &mut String, lines: &[Line], groups: &[Vec<Filter<'_>>]) {
+    let mut first = 0;
+    for ((title, conditions), filters) in GROUPS.iter().zip(groups) {
+        let _ = write!(page, "\n## {title}\n\n| |");
+        for (label, _) in *conditions {
+            let _ = write!(page, " {label} |");
+        }
+        let _ = write!(page, "\n|---|{}\n| rows |", "--:|".repeat(conditions.len()));
+        for filter in filters {
+            let _ = write!(page, " {} |", filter.kept);
+        }
+        let _ = writeln!(page);
+        for line in lines {
+            let cells = line.outcomes.get(first..first + conditions.len());
+            let cells: Vec<String> = cells.into_iter().flatten().map(cell).collect();
+            let _ = writeln!(page, "| {} | {} |", line.name, cells.join(" | "));
+        }
+        first += conditions.len();
+    }
+}
+
+fn costs(page: &mut String, written: &[Written]) {
+    let _ = write!(
+        page,
+        "\n## What filter columns cost\n\nThe same model and table; {INSERTS} rows inserted one by one, by one client.\n\n\
+         | filter columns | index | build | inserts | search without a condition |\n|---|--:|--:|--:|--:|\n"
+    );
+    for it in written {
+        let _ = writeln!(
+            page,
+            "| {} | {} | {} | {:.0}/s | {} |",
+            it.columns,
+            megabytes(it.built.bytes),
+            seconds(it.built.build),
+            it.inserts,
+            cell(&it.search)
+        );
+    }
+}
+
+fn order(
+    page: &mut String,
+    filters: &[&Filter<'_>],
     lines: &[Line],
     within: &[(&str, WithinOutcome)],
-) -> String {
-    let mut text = format!(
-        "<!-- Generated by `make bench-filters`; do not edit. -->\n\n# Filtered searches\n\n{about}\n\n\
-         Each cell shows recall@{K} against exact search among the rows that the filter keeps, the mean query time, and the \
-         number of the {QUERIES} queries that returned fewer than {K} rows, if any. The first line is PostgreSQL without a vector \
-         index. hnsw stops after `hnsw.max_scan_tuples` rows, 20,000 by default.\n"
-    );
-    let halves = filters.len() / 2;
-    for (title, range) in [
-        ("Filters independent of the vectors", 0..halves),
-        (
-            "Filters that keep the rows nearest to one row",
-            halves..filters.len(),
-        ),
-    ] {
-        let _ = write!(text, "\n## {title}\n\n| |");
-        for filter in filters.get(range.clone()).unwrap_or_default() {
-            let _ = write!(text, " {} % |", f64::from(filter.thousandths) / 10.0);
-        }
-        let _ = writeln!(text, "\n|---|{}", "--:|".repeat(range.len()));
-        for line in lines {
-            let cells: Vec<String> = line.outcomes.iter().map(cell).collect();
-            let cells = cells.get(range.clone()).unwrap_or_default();
-            let _ = writeln!(text, "| {} | {} |", line.name, cells.join(" | "));
-        }
-    }
+) {
     let _ = write!(
-        text,
+        page,
         "\n## What the order costs\n\nBy default, a row found after a farther row was returned is dropped. With \
          `distillvq.iterative_scan = relaxed_order` it is returned last, out of order. The table shows the rows that all {QUERIES} \
-         queries should return, the number of them that is missing, and the mean query time. The last lines are searches for \
-         all rows within a distance, without a `LIMIT`.\n\n| | rows | missing | time | missing, relaxed | time, relaxed |\n|---|--:|--:|--:|--:|--:|\n"
+         queries should return, the number of them that is missing, and the mean query time, without filter columns. The last lines are \
+         searches for all rows within a distance, without a `LIMIT`.\n\n\
+         | | rows | missing | time | missing, relaxed | time, relaxed |\n|---|--:|--:|--:|--:|--:|\n"
     );
     let line = |name: &str| lines.iter().find(|line| line.name == name);
-    let pairs = line("distillvq").zip(line(RELAXED));
+    let pairs = line(PLAIN).zip(line(RELAXED));
     let outcomes = pairs.map(|(strict, relaxed)| strict.outcomes.iter().zip(&relaxed.outcomes));
     for (filter, (strict, relaxed)) in filters.iter().zip(outcomes.into_iter().flatten()) {
+        let condition = match filter.condition.as_str() {
+            "" => "no condition".to_owned(),
+            long if long.len() > 40 => "`part = ANY (…)`".to_owned(),
+            condition => format!("`{condition}`"),
+        };
         let _ = writeln!(
-            text,
-            "| `{}` | {} | {} | {} | {} | {} |",
-            filter.condition,
+            page,
+            "| {condition} | {} | {} | {} | {} | {} |",
             filter.rows * QUERIES,
             strict.missing,
             milliseconds(strict.mean),
@@ -214,7 +363,7 @@ fn page(
     }
     for (name, outcome) in within {
         let _ = writeln!(
-            text,
+            page,
             "\n{name}, within {FARTHEST}: {} of {} rows missing, {} of {QUERIES} queries out of order, {}.",
             outcome.missing,
             outcome.rows,
@@ -222,7 +371,6 @@ fn page(
             milliseconds(outcome.mean)
         );
     }
-    text
 }
 
 fn milliseconds(time: Duration) -> String {
@@ -230,11 +378,7 @@ fn milliseconds(time: Duration) -> String {
 }
 
 fn cell(outcome: &Outcome) -> String {
-    let mut text = format!(
-        "{:.3}, {:.2} ms",
-        outcome.recall,
-        outcome.mean.as_secs_f64() * 1e3
-    );
+    let mut text = format!("{:.3}, {}", outcome.recall, milliseconds(outcome.mean));
     if outcome.short > 0 {
         let _ = write!(text, ", {} short", outcome.short);
     }
