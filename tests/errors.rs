@@ -208,7 +208,7 @@ fn columns() {
             (
                 "CREATE INDEX ON other USING distillvq (number)",
                 "42804",
-                &["int4", "first column"],
+                &["integer", "first column"],
                 &["vector column first"],
             ),
             (
@@ -310,7 +310,7 @@ fn parameters_of_a_training() {
             (
                 &train("queries => 'items', query_column => 'id'"),
                 "42804",
-                &["\"id\"", "items", "int8"],
+                &["\"id\"", "items", "bigint"],
                 &["vector"],
             ),
         ],

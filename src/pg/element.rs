@@ -136,14 +136,15 @@ pub fn base_type(oid: pg_sys::Oid, mut modifier: i32) -> (pg_sys::Oid, i32) {
     (base, modifier)
 }
 
-/// The name of a type, for messages; a domain's base type's. With its schema, if it is one of pgvector's names.
+/// The name of a type in SQL, for messages; a domain's base type's. With its schema, if it is one of pgvector's names.
 pub fn type_name(oid: pg_sys::Oid) -> String {
     let (base, _) = base_type(oid, -1);
     let Some(row) = Row::read(base) else {
         return String::new();
     };
     if row.element().is_none() {
-        return row.name;
+        // SAFETY: the name of a type that exists, which is never null.
+        return unsafe { text::from_c(CStr::from_ptr(pg_sys::format_type_be(base))) };
     }
     // SAFETY: a catalog look-up; null means that there is no such schema any more.
     let schema = unsafe {

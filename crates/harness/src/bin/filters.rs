@@ -256,8 +256,9 @@ fn written(client: &mut Client, filters: &[&Filter<'_>]) -> Result<Vec<Written>>
     for (columns, definition) in WRITTEN {
         say(&format!("size and inserts, filter columns: {columns}"));
         client.batch_execute(
-            "RESET ALL; SET maintenance_work_mem = '2GB'; CREATE TABLE copied AS SELECT * FROM items; VACUUM ANALYZE copied",
+            "RESET ALL; SET maintenance_work_mem = '2GB'; CREATE TABLE copied AS SELECT * FROM items",
         )?;
+        client.batch_execute("VACUUM ANALYZE copied")?;
         let definition = format!("copied USING distillvq ({definition}) WITH (model = filters)");
         let built = build(client, "copied_idx", &definition)?;
         let tables = Tables {
