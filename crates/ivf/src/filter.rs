@@ -5,7 +5,8 @@
 
 use crate::filter_key::ColumnTest;
 use crate::scorer::BlockFilter;
-use distillvq_kernels::LANES;
+use distillvq_kernels::keys::widen;
+use distillvq_kernels::{LANES, kernels};
 use distillvq_model::max_subquantizers;
 use distillvq_pages::{Block, Column, RowFormat, Stored};
 
@@ -230,22 +231,19 @@ impl PlacedTest {
             ColumnTest::Range(min, max) => wanted & !nulls & self.in_range(keys, *min, *max),
             ColumnTest::OneOf(wanted_keys) => self.one_of(keys, wanted_keys, wanted & !nulls),
             ColumnTest::Superset(masks) => {
-                let keys = self.wide_keys(keys);
+                let keys = widen(keys, self.width);
                 let found = |found, mask: &u64| found | bits_mask(keys, *mask, *mask);
                 wanted & !nulls & masks.iter().fold(0, found)
             }
-            ColumnTest::Subset(mask) => wanted & !nulls & bits_mask(self.wide_keys(keys), !mask, 0),
+            ColumnTest::Subset(mask) => {
+                wanted & !nulls & bits_mask(widen(keys, self.width), !mask, 0)
+            }
         }
     }
 
     /// The lanes with keys in a range.
     fn in_range(&self, keys: &[u8], min: u64, max: u64) -> u32 {
-        match self.width {
-            1 => range_mask(lanes(keys, u8::from_le_bytes), min as u8, max as u8),
-            2 => range_mask(lanes(keys, u16::from_le_bytes), min as u16, max as u16),
-            4 => range_mask(lanes(keys, u32::from_le_bytes), min as u32, max as u32),
-            _ => range_mask(wide_lanes(keys), min, max),
-        }
+        (kernels().keys_in_range)(keys, self.width, min, max)
     }
 
     /// Those of the `wanted` lanes that have one of some keys.
@@ -262,7 +260,7 @@ impl PlacedTest {
                 rest & one_of.iter().fold(0, found)
             };
         }
-        let (keys, mut passed) = (self.wide_keys(keys), 0);
+        let (keys, mut passed) = (widen(keys, self.width), 0);
         while rest != 0 {
             let lane = rest.trailing_zeros();
             rest &= rest - 1;
@@ -271,56 +269,10 @@ impl PlacedTest {
         }
         passed
     }
-
-    /// The keys of all lanes.
-    #[inline]
-    fn wide_keys(&self, keys: &[u8]) -> [u64; LANES] {
-        match self.width {
-            1 => lanes(keys, u8::from_le_bytes).map(u64::from),
-            2 => lanes(keys, u16::from_le_bytes).map(u64::from),
-            4 => lanes(keys, u32::from_le_bytes).map(u64::from),
-            _ => wide_lanes(keys),
-        }
-    }
 }
 
 /// Maximum number of keys that each lane is compared with, all lanes at once; among more keys each lane is looked up.
 const MAX_COMPARED_KEYS: usize = 8;
-
-/// The keys of a block.
-#[inline]
-fn lanes<const BYTES: usize, T: Copy + Default>(
-    keys: &[u8],
-    read: impl Fn([u8; BYTES]) -> T,
-) -> [T; LANES] {
-    let mut out = [T::default(); LANES];
-    let (chunks, _) = keys.as_chunks::<BYTES>();
-    out.iter_mut()
-        .zip(chunks)
-        .for_each(|(key, bytes)| *key = read(*bytes));
-    out
-}
-
-/// The keys of eight bytes of a block: a plane of the lower halves, and one of the upper halves.
-#[inline]
-fn wide_lanes(keys: &[u8]) -> [u64; LANES] {
-    let (low, high) = keys.split_at_checked(4 * LANES).unwrap_or((keys, &[]));
-    let (low, high) = (
-        lanes(low, u32::from_le_bytes),
-        lanes(high, u32::from_le_bytes),
-    );
-    std::array::from_fn(|lane| u64::from(high[lane]) << 32 | u64::from(low[lane]))
-}
-
-/// The lanes with values in a range. Without branches, so that the compiler makes vector instructions of it.
-#[inline]
-fn range_mask<T: Copy + PartialOrd>(values: [T; LANES], min: T, max: T) -> u32 {
-    let mut mask = 0;
-    for (lane, value) in values.iter().enumerate() {
-        mask |= u32::from((*value >= min) & (*value <= max)) << lane;
-    }
-    mask
-}
 
 /// The lanes with values that have, of the bits of a mask, exactly these.
 #[inline]

@@ -407,6 +407,12 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> ListSearch<S, B, F> {
         self.update_bound();
     }
 
+    /// Whether the filter admits a row of most blocks, as far as was seen.
+    fn scores_most_blocks(&self) -> bool {
+        let admitted = self.scanned.get() - self.excluded_by_filter.get();
+        admitted >= self.scanned.get() / LANES as u64
+    }
+
     /// Has what will be read of a page brought near.
     fn prefetch_cache_lines(
         &self,
@@ -414,8 +420,10 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> ListSearch<S, B, F> {
         turn: Option<&ListPageCursor<'_, B::List>>,
     ) {
         if let Some(turn) = turn {
-            let is_read =
-                |position: usize| scoring.scorer.is_read(position) || self.filter.is_read(position);
+            let scores = self.scores_most_blocks();
+            let is_read = |position: usize| {
+                scores && scoring.scorer.is_read(position) || self.filter.is_read(position)
+            };
             let parts = scoring.layout.bytes_read(turn.rows, is_read);
             self.store.prefetch_cache_lines(turn.block, &parts);
         }

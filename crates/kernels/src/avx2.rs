@@ -4,7 +4,7 @@
 //! instruction sets, and every load and store below stays inside a fixed-size array or a checked slice.
 
 use crate::packed::{BYTES as PACKED_BYTES, SHIFT, VALUES as PACKED_VALUES, spread};
-use crate::{CodewordSearch, Kernels, LANES, Norms, ScoreParams, scalar};
+use crate::{CodewordSearch, Kernels, LANES, Norms, ScoreParams, keys, scalar};
 use std::arch::x86_64::*;
 
 static KERNELS: Kernels = Kernels {
@@ -18,6 +18,7 @@ static KERNELS: Kernels = Kernels {
     scan8,
     score_block,
     nearest_codewords,
+    keys_in_range: keys::in_range_avx2,
 };
 
 /// The table, if this machine can run it.

@@ -7,7 +7,7 @@
 
 use crate::avx2::{self, ByteSums, fold, load_32, store_halves};
 use crate::packed::{BYTES as PACKED_BYTES, SHIFT, VALUES as PACKED_VALUES, spread};
-use crate::{Kernels, LANES, Norms, ScoreParams, scalar, signed};
+use crate::{Kernels, LANES, Norms, ScoreParams, keys, scalar, signed};
 use std::arch::x86_64::*;
 
 static KERNELS: Kernels = Kernels {
@@ -21,6 +21,7 @@ static KERNELS: Kernels = Kernels {
     scan8,
     score_block,
     nearest_codewords: avx2::nearest_codewords,
+    keys_in_range: keys::in_range_avx2,
 };
 
 /// The table, if this machine can run it.

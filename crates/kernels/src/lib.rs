@@ -12,6 +12,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 pub mod block;
+pub mod keys;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod neon;
 mod packed;
@@ -110,6 +111,9 @@ pub struct Kernels {
     /// `nearest_codewords(search, out, out_stride)`: for each row `i` the codeword that is nearest in L2, written to
     /// `out[i·out_stride]`. Covers as many rows as both sides have.
     pub nearest_codewords: fn(&CodewordSearch<'_>, &mut [u8], usize),
+    /// `keys_in_range(keys, width, min, max)`: a mask of the lanes of a block whose keys of `width` bytes ([`keys`]) lie in a range,
+    /// ends included. Missing keys are 0.
+    pub keys_in_range: fn(&[u8], u8, u64, u64) -> u32,
 }
 
 static CHOSEN: OnceLock<&'static Kernels> = OnceLock::new();

@@ -2,7 +2,7 @@
 //!
 //! The functions need no check of the machine, and every load and store below stays inside a fixed-size array.
 
-use crate::{CodewordSearch, Kernels, LANES, Norms, ScoreParams, scalar};
+use crate::{CodewordSearch, Kernels, LANES, Norms, ScoreParams, keys, scalar};
 use std::arch::aarch64::*;
 
 pub(crate) static KERNELS: Kernels = Kernels {
@@ -16,6 +16,7 @@ pub(crate) static KERNELS: Kernels = Kernels {
     scan8,
     score_block,
     nearest_codewords,
+    keys_in_range: keys::in_range,
 };
 
 fn load_f32(x: &[f32; 4]) -> float32x4_t {

@@ -1,7 +1,7 @@
 //! The portable table; what the others must agree with.
 
 use crate::packed::{self, BYTES, VALUES};
-use crate::{CodewordSearch, Kernels, LANES, Norms, ScoreParams};
+use crate::{CodewordSearch, Kernels, LANES, Norms, ScoreParams, keys};
 
 pub(crate) static KERNELS: Kernels = Kernels {
     name: "scalar",
@@ -14,6 +14,7 @@ pub(crate) static KERNELS: Kernels = Kernels {
     scan8,
     score_block,
     nearest_codewords,
+    keys_in_range: keys::in_range,
 };
 
 /// Partial sums kept side by side, so that the compiler can vectorize.

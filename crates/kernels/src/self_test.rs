@@ -5,6 +5,7 @@
 //! are small multiples of powers of two, on which sums of floats come out exact in every order: whatever differs is a
 //! fault, not rounding, and the tolerance allows for a few odd ends only.
 
+use crate::keys::widen;
 use crate::{CodewordSearch, Kernels, LANES, ScoreParams};
 
 /// Whether `table` computes the same as `reference` on small inputs.
@@ -18,6 +19,7 @@ pub(crate) fn passes(table: &Kernels, reference: &Kernels) -> bool {
         && scan8(table, reference)
         && score_block(table, reference)
         && nearest_codewords(table, reference)
+        && keys_in_range(table, reference)
 }
 
 /// Bytes without a pattern that a mistake in the order of lanes could keep; each on its own, which is quick to compute.
@@ -231,6 +233,23 @@ fn cost(search: &CodewordSearch<'_>, row: &[f32], word: u8) -> Option<f32> {
         .map(|(x, y)| x * y)
         .sum();
     search.half_norms.get(word).map(|half| half - product)
+}
+
+fn keys_in_range(table: &Kernels, reference: &Kernels) -> bool {
+    let keys = bytes(17, 8 * LANES);
+    [1, 2, 4, 8].into_iter().all(|width: u8| {
+        let wide = widen(&keys, width);
+        let ranges = [
+            (wide[3], wide[9]),
+            (wide[9], wide[3]),
+            (wide[5], wide[5]),
+            (0, u64::MAX),
+        ];
+        ranges.iter().all(|&(min, max)| {
+            (table.keys_in_range)(&keys, width, min, max)
+                == (reference.keys_in_range)(&keys, width, min, max)
+        })
+    })
 }
 
 #[cfg(test)]
@@ -488,5 +507,22 @@ mod tests {
             },
             &SCALAR
         ));
+    }
+
+    #[test]
+    fn wrong_ranges_of_keys_are_found() {
+        let without_max: fn(&[u8], u8, u64, u64) -> u32 =
+            |keys, width, min, max| (SCALAR.keys_in_range)(keys, width, min, max.saturating_sub(1));
+        let narrow: fn(&[u8], u8, u64, u64) -> u32 =
+            |keys, width, min, max| (SCALAR.keys_in_range)(keys, width.min(4), min, max);
+        for keys_in_range in [without_max, narrow] {
+            assert!(!passes(
+                &Kernels {
+                    keys_in_range,
+                    ..copy()
+                },
+                &SCALAR
+            ));
+        }
     }
 }
