@@ -162,7 +162,7 @@ impl Round {
     fn settings(&mut self, statement: &Statement) -> Vec<SearchSettings> {
         let random = &mut self.random;
         let mut all = vec![SearchSettings::all_lists(any(random, &KEEP_ORDER))];
-        if statement.frame.computation().is_some() && self.tables.trained {
+        if statement.frame.computation().is_some() && self.tables.may_be_trained() {
             all.push(SearchSettings::any(random, &KEEP_ORDER));
         } else {
             all.push(SearchSettings::all_lists(RELAXED));

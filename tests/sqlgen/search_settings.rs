@@ -67,7 +67,7 @@ impl SearchSettings {
     pub fn guarantee(&self, tables: &TestTables, statement: &Statement) -> Guarantee {
         let relaxed = self.iterative_scan == RELAXED;
         let goes_on = self.max_probes == 0 && self.max_scan_tuples == 0;
-        let exact = !tables.trained;
+        let exact = !tables.may_be_trained();
         Guarantee {
             full: exact || relaxed && !statement.has_radius() && (self.probes == ALL || goes_on),
             late_rows_follow: relaxed,

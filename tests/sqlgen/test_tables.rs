@@ -80,8 +80,10 @@ pub struct TestTables {
     pub late_column: bool,
     /// Whether plans are run by a parallel worker.
     pub parallel: bool,
-    /// Whether an index may be one that was trained.
-    pub trained: bool,
+    /// Whether an index was built over enough rows to be trained.
+    trained: bool,
+    /// Whether VACUUM, or autovacuum at any time, trains an index once there are enough rows.
+    auto_train: bool,
     /// Id of the next row.
     pub next: i64,
 }
@@ -104,6 +106,7 @@ impl TestTables {
         };
         let late_column = one_in(random, 6);
         let parallel = one_in(random, 8);
+        let auto_train = one_in(random, 2);
         TestTables {
             kind,
             dim,
@@ -133,14 +136,20 @@ impl TestTables {
             ),
             predicate: predicate(target, random),
             filter_columns: any(random, &FILTER_COLUMNS),
-            options: options(random),
+            options: options(random, auto_train),
             built,
             grown: random.random_range(0..400),
             late_column,
             parallel,
             trained: built >= MIN_TRAINED_ROWS,
+            auto_train,
             next: 0,
         }
+    }
+
+    /// Whether an index may be one that was trained.
+    pub fn may_be_trained(&self) -> bool {
+        self.trained || self.auto_train && self.next >= MIN_TRAINED_ROWS
     }
 
     /// Whether `items` consists of several tables.
@@ -293,8 +302,11 @@ impl TestTables {
     }
 }
 
-fn options(random: &mut ChaCha8Rng) -> String {
+fn options(random: &mut ChaCha8Rng, auto_train: bool) -> String {
     let mut options = Vec::new();
+    if !auto_train {
+        options.push("auto_train = off".to_owned());
+    }
     if one_in(random, 3) {
         options.push("refine = sq7".to_owned());
     }
