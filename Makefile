@@ -57,7 +57,7 @@ test:
 	@$(with_env) cargo test --locked --no-fail-fast $(pure)
 	@$(with_env) cargo test --locked --package distillvq-ivf --features next-format --test formats
 	@echo '==> tests in private servers' >&2
-	@$(with_env) cargo test --locked --no-fail-fast --package distillvq-harness -- --test-threads=4
+	@$(with_env) cargo test --locked --no-fail-fast --package distillvq-harness --package distillvq-server-tests -- --test-threads=4
 
 ## fixtures     indexes and models of the format that this library writes, into crates/ivf/tests/fixtures (x86-64)
 .PHONY: fixtures
@@ -69,8 +69,8 @@ fixtures:
 test-assert:
 	@$(with_env) tools/build.sh
 	@PG_CONFIG=$$($(with_env) tools/source_server.sh assert) && export PG_CONFIG && $(with_env) tools/install.sh && \
-		$(with_env) cargo test --locked --no-fail-fast --package distillvq-harness -- --test-threads=4 && \
-		DISTILLVQ_SETTINGS=debug_discard_caches=1 $(with_env) cargo test --locked --package distillvq-harness --test all_features
+		$(with_env) cargo test --locked --no-fail-fast --package distillvq-harness --package distillvq-server-tests -- --test-threads=4 && \
+		DISTILLVQ_SETTINGS=debug_discard_caches=1 $(with_env) cargo test --locked --package distillvq-server-tests --test all_features
 
 ## test-valgrind all features once under valgrind, on the server with assertions
 .PHONY: test-valgrind
@@ -140,7 +140,7 @@ image:
 test-image:
 	@$(with_env) tools/test-image.sh
 
-## env          print the environment for `cargo test -p distillvq-harness`: eval "$(make -s env)"
+## env          print the environment for `cargo test -p distillvq-server-tests`: eval "$(make -s env)"
 .PHONY: env
 env:
 	@$(with_env)

@@ -9,4 +9,4 @@ OLD_PG_CONFIG=${OLD_PG_CONFIG:-$(wheel_server "$root/tools/old-server.txt")}
 export OLD_PG_CONFIG
 tools/install.sh
 PG_CONFIG=$OLD_PG_CONFIG tools/install.sh
-cargo test --locked --package distillvq-harness --test upgrade -- --ignored
+cargo test --locked --package distillvq-server-tests --test upgrade -- --ignored

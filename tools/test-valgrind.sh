@@ -17,7 +17,7 @@ supp=$(dirname "$(dirname "$PG_CONFIG")")/valgrind.supp
 DISTILLVQ_WATCHED_BY="$(command -v valgrind) --quiet --leak-check=no --trace-children=yes --num-callers=25 \
     --error-markers=VALGRINDERROR-BEGIN,VALGRINDERROR-END --suppressions=$supp --suppressions=$root/tools/valgrind.supp --log-file=$logs/%p.log"
 export DISTILLVQ_WATCHED_BY
-cargo test --locked --package distillvq-harness --test all_features
+cargo test --locked --package distillvq-server-tests --test all_features
 if reports=$(grep -l VALGRINDERROR-BEGIN "$logs"/*.log); then
     # shellcheck disable=SC2086 # a list of files
     cat $reports >&2

@@ -48,7 +48,6 @@ pub(crate) use x86::in_range_avx2;
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use crate::LANES;
-    use crate::avx2::load_32;
     use std::arch::x86_64::*;
 
     /// The same with AVX2; part of tables that are handed out only where there is AVX2.
@@ -83,7 +82,7 @@ mod x86 {
             return 0;
         };
         let (min, max) = (_mm256_set1_epi8(min as i8), _mm256_set1_epi8(max as i8));
-        let keys = load_32(keys);
+        let keys = load(keys);
         let from = _mm256_cmpeq_epi8(_mm256_max_epu8(keys, min), keys);
         let to = _mm256_cmpeq_epi8(_mm256_min_epu8(keys, max), keys);
         _mm256_movemask_epi8(_mm256_and_si256(from, to)).cast_unsigned()
@@ -96,7 +95,7 @@ mod x86 {
         };
         let (min, max) = (_mm256_set1_epi16(min as i16), _mm256_set1_epi16(max as i16));
         let [a, b] = keys.map(|keys| {
-            let keys = load_32(keys);
+            let keys = load(keys);
             let from = _mm256_cmpeq_epi16(_mm256_max_epu16(keys, min), keys);
             let to = _mm256_cmpeq_epi16(_mm256_min_epu16(keys, max), keys);
             _mm256_and_si256(from, to)
@@ -113,7 +112,7 @@ mod x86 {
         };
         let (min, max) = (_mm256_set1_epi32(min as i32), _mm256_set1_epi32(max as i32));
         let [a, b, c, d] = keys.map(|keys| {
-            let keys = load_32(keys);
+            let keys = load(keys);
             let from = _mm256_cmpeq_epi32(_mm256_max_epu32(keys, min), keys);
             let to = _mm256_cmpeq_epi32(_mm256_min_epu32(keys, max), keys);
             mask_of(_mm256_and_si256(from, to))
@@ -130,7 +129,7 @@ mod x86 {
         let ((min_high, min_low), (max_high, max_low)) = (halves(min), halves(max));
         let mut mask = 0;
         for (i, (low, high)) in low.iter().zip(high).enumerate() {
-            let (low, high) = (load_32(low), load_32(high));
+            let (low, high) = (load(low), load(high));
             // Above the end in the upper half, or equal there and not below it in the lower half; and likewise below.
             let at_min = _mm256_cmpeq_epi32(high, min_high);
             let at_max = _mm256_cmpeq_epi32(high, max_high);
@@ -144,6 +143,12 @@ mod x86 {
             mask |= mask_of(_mm256_and_si256(from, to)) << (8 * i);
         }
         mask
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    fn load(keys: &[u8; 32]) -> __m256i {
+        // SAFETY: 32 readable bytes, and the load needs no alignment.
+        unsafe { _mm256_loadu_si256(keys.as_ptr().cast()) }
     }
 
     /// A bit for each of eight numbers that is all ones.
