@@ -8,8 +8,10 @@
 //! things make a search scan codes again: a list for whose scores [`ListSearch::with_memory`] leaves no room is scanned by each
 //! pull, and a page on which a vacuum moved rows meanwhile once more.
 
+mod exact;
 mod probe;
 mod scores;
+mod scoring;
 mod share;
 
 pub use share::Shares;
@@ -25,10 +27,11 @@ use crate::{Metric, Tid};
 use distillvq_kernels::LANES;
 use distillvq_model::{ListRanking, RefineQuery, Searcher};
 use distillvq_pages::{
-    Layout, ListEntry, Metapage, NO_BLOCK, PageHeader, PageStore, check_link, read_header,
+    ListEntry, Metapage, NO_BLOCK, PageHeader, PageStore, check_link, read_header,
 };
 use probe::{Cursor, Kept, Probe};
 use scores::Scores;
+use scoring::Scoring;
 use std::cell::Cell;
 use std::cmp::Ordering;
 
@@ -37,14 +40,6 @@ const DEFAULT_SCORE_BYTES: usize = 4 << 20;
 
 /// Lists scanned by turns, a page of each, so that a page that was asked for has time to arrive.
 const LISTS_INTERLEAVED: usize = 4;
-
-/// What scoring needs beside the page.
-struct Scoring<B> {
-    scorer: B,
-    layout: Layout,
-    /// A row that the lists are searched without.
-    excluded: Option<Tid>,
-}
 
 /// A search under way. It holds no page between calls.
 pub struct ListSearch<S: PageStore, B: BlockScorer = PqScorer, F: BlockFilter = NoFilter> {
@@ -326,87 +321,6 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> ListSearch<S, B, F> {
         Ok(())
     }
 
-    /// Appends the TIDs of the exact list that come next and that the filter admits, those of a page; none at its end. To be called
-    /// up to there before lists are probed, and again after [`ListSearch::rewind`]: then no row is missed that moves from the exact
-    /// list into a list.
-    ///
-    /// # Errors
-    /// [`Error::ModelAdded`] at the end, if the index was untrained and is no more.
-    pub fn next_exact(&mut self, out: &mut Vec<Tid>) -> Result<(), Error> {
-        let list = self.pages.exact_list();
-        let layout = self.pages.layout(list)?;
-        let mut blocks = 0;
-        let (mut from, mut block) = match self.exact {
-            Some(link) => link,
-            None => (0, self.pages.directory.entry(&self.store, list)?.first),
-        };
-        let before = out.len();
-        while block != NO_BLOCK && out.len() == before {
-            check_link(&self.store, from, block, &mut blocks)?;
-            self.store.check_interrupts()?;
-            let next = self.store.read(block, |page| {
-                let head = read_header(page, block, list, &layout)?;
-                let count = usize::from(head.count);
-                out.try_reserve(count).map_err(|_| Error::out_of_memory())?;
-                for b in 0..count.div_ceil(LANES) {
-                    let admitted = self.filter.admit(&layout.block(page, b));
-                    let rows = (0..LANES.min(count - b * LANES))
-                        .filter(|lane| admitted >> lane & 1 == 1)
-                        .map(|lane| layout.tid(page, b * LANES + lane).row());
-                    out.extend(rows.filter(|tid| tid.offset != 0));
-                }
-                Ok::<u32, Error>(head.next)
-            })??;
-            (from, block) = (block, next);
-        }
-        self.exact = Some((from, block));
-        if out.len() == before {
-            self.finish_exact()?;
-        }
-        Ok(())
-    }
-
-    /// What is due at the end of the exact list.
-    fn finish_exact(&mut self) -> Result<(), Error> {
-        if self.scoring.is_none() && Metapage::read(&self.store)?.lists() > 0 {
-            return Err(Error::ModelAdded);
-        }
-        if std::mem::take(&mut self.is_stale) {
-            self.reload_probes()?;
-        }
-        Ok(())
-    }
-
-    /// Reads the entries of the probed lists again, and forgets their scores.
-    fn reload_probes(&mut self) -> Result<(), Error> {
-        let lists: Vec<u32> = self.probes.iter().map(|probe| probe.list).collect();
-        let entries = self.pages.directory.entries_of(&self.store, &lists)?;
-        for (probe, ListEntry { first, rows, .. }) in self.probes.iter_mut().zip(entries) {
-            (probe.first, probe.rows, probe.kept) = (first, rows, Kept::Untried);
-            probe.cursor = if first == NO_BLOCK {
-                Cursor::End
-            } else {
-                Cursor::Start
-            };
-        }
-        self.scores = self.scores.cleared();
-        self.update_bound();
-        Ok(())
-    }
-
-    /// Begins again: all candidates of the probed lists and the rows of the exact list come once more. Scores are kept, unless rows
-    /// may move.
-    pub fn rewind(&mut self) {
-        for probe in &mut self.probes {
-            if probe.first != NO_BLOCK {
-                probe.cursor = Cursor::Start;
-            }
-        }
-        self.exact = None;
-        self.is_stale = self.may_move;
-        self.update_bound();
-    }
-
     /// Whether the filter admits a row of most blocks, as far as was seen.
     fn scores_most_blocks(&self) -> bool {
         let admitted = self.scanned.get() - self.excluded_by_filter.get();
@@ -616,71 +530,5 @@ impl<'a, L> ListPageCursor<'a, L> {
             rows: probe.rows,
             keeps: probe.kept == Kept::Untried,
         }
-    }
-}
-
-impl<B: BlockScorer> Scoring<B> {
-    /// Scores the rows of a page that the filter admits and offers them to `best`. `show` gets the scores of each block of rows and
-    /// the mask of those admitted. Returns the number of rows admitted.
-    fn scan_page<F: BlockFilter>(
-        &self,
-        page: &[u8],
-        (head, probe): (&PageHeader, &Probe<B::List>),
-        filter: &F,
-        best: &mut TopCandidates,
-        mut show: impl FnMut(usize, &[f32; LANES], u32),
-    ) -> u64 {
-        let (count, mut all_admitted) = (usize::from(head.count), 0);
-        let mut scores = [0.0; LANES];
-        for b in 0..count.div_ceil(LANES) {
-            let block = self.layout.block(page, b);
-            let admitted = filter.admit(&block) & mask_of(count - b * LANES);
-            let mut wanted = admitted;
-            if admitted != 0 {
-                all_admitted += u64::from(admitted.count_ones());
-                let threshold = best.threshold();
-                wanted &= self
-                    .scorer
-                    .score(&probe.params, &block, threshold, &mut scores);
-            }
-            show(b, &scores, admitted);
-            while wanted != 0 {
-                let lane = wanted.trailing_zeros() as usize;
-                wanted &= wanted - 1;
-                let score = scores[lane];
-                if best.may_accept(score) {
-                    self.offer(page, b * LANES + lane, score, probe, best);
-                }
-            }
-        }
-        all_admitted
-    }
-
-    /// Offers a row of a page.
-    fn offer(
-        &self,
-        page: &[u8],
-        row: usize,
-        score: f32,
-        probe: &Probe<B::List>,
-        best: &mut TopCandidates,
-    ) {
-        let candidate = Candidate {
-            score,
-            tid: self.layout.tid(page, row).row(),
-            refine: self.layout.side_location(page, row),
-        };
-        best.offer(candidate, |c| {
-            probe.cursor.is_before(c) && self.excluded != Some(c.tid)
-        });
-    }
-}
-
-/// The lanes of the first `rows` rows of a block.
-fn mask_of(rows: usize) -> u32 {
-    if rows < LANES {
-        (1 << rows) - 1
-    } else {
-        u32::MAX
     }
 }
