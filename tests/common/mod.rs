@@ -354,6 +354,17 @@ pub fn in_order(found: &[(i64, f64)]) {
     assert_eq!(once.len(), found.len(), "ids come twice");
 }
 
+/// Whether the server evaluates all of a condition on filter columns by the index. PostgreSQL 15 and 16 do not combine ANY with an
+/// ordered scan of an index, and 15 does not recognize the columns of other access methods in conditions that are a boolean.
+pub fn is_index_condition(client: &mut Client, condition: &str) -> bool {
+    let version: i32 = client.one("SELECT current_setting('server_version_num')::int");
+    let has_array = condition.contains("ANY (") || condition.contains(" IN (");
+    let is_boolean = ["c0", "NOT c0", "c0 = true", "c0 = false"].contains(&condition)
+        || condition.starts_with("c0 IS TRUE")
+        || condition.starts_with("c0 IS FALSE");
+    (version >= 170_000 || !has_array) && (version >= 160_000 || !is_boolean)
+}
+
 /// The share of the true results among those found. A row as near as the last true one counts: ties are no misses.
 pub fn recall(found: &[(i64, f64)], truth: &[(i64, f64)]) -> f64 {
     let Some(&(_, radius)) = truth.last() else {
