@@ -62,10 +62,9 @@ mod x86 {
                 (1, [keys, ..]) => bytes(keys, min, max),
                 (2, [a, b, ..]) => words([a, b], min, max),
                 (4, [a, b, c, d, ..]) => double_words([a, b, c, d], min, max),
-                (8, [a, b, c, d, high @ ..]) => match high {
-                    [e, f, g, h, ..] => quad_words([a, b, c, d], [e, f, g, h], min, max),
-                    _ => super::in_range(keys, width, min, max),
-                },
+                (8, [a, b, c, d, e, f, g, h, ..]) => {
+                    quad_words([a, b, c, d], [e, f, g, h], min, max)
+                }
                 _ => super::in_range(keys, width, min, max),
             }
         }
