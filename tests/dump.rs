@@ -268,8 +268,8 @@ fn every_object_belongs_to_the_extension() {
             .filter(|trace| trace.starts_with(kind))
             .count()
     };
-    assert_eq!(count("operator class"), 25, "{traces:?}");
-    assert_eq!(count("operator family"), 22, "{traces:?}");
+    assert_eq!(count("operator class"), 26, "{traces:?}");
+    assert_eq!(count("operator family"), 23, "{traces:?}");
     assert_eq!(count("access method"), 1, "{traces:?}");
     assert_eq!(count("function"), 18, "{traces:?}");
     assert!(
@@ -379,7 +379,7 @@ fn the_operator_classes_are_valid() {
     let valid: Vec<bool> = db.column(
         "SELECT amvalidate(o.oid) FROM pg_opclass o JOIN pg_am a ON a.oid = opcmethod WHERE amname = 'distillvq'",
     );
-    assert_eq!(valid, [true; 25]);
+    assert_eq!(valid, [true; 26]);
 }
 
 #[test]
