@@ -252,13 +252,12 @@ impl PlacedTest {
             return 0;
         };
         let mut rest = wanted & self.in_range(keys, *min, *max);
+        if rest == 0 {
+            return 0;
+        }
         if one_of.len() <= MAX_COMPARED_KEYS {
             let found = |found, key: &u64| found | self.in_range(keys, *key, *key);
-            return if rest == 0 {
-                0
-            } else {
-                rest & one_of.iter().fold(0, found)
-            };
+            return rest & one_of.iter().fold(0, found);
         }
         let (keys, mut passed) = (widen(keys, self.width), 0);
         while rest != 0 {

@@ -321,7 +321,7 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> ListSearch<S, B, F> {
         Ok(())
     }
 
-    /// Whether the filter admits a row of most blocks, as far as was seen.
+    /// Whether most blocks have a row that the filter admits, judging by the blocks scanned so far.
     fn scores_most_blocks(&self) -> bool {
         let admitted = self.scanned.get() - self.excluded_by_filter.get();
         admitted >= self.scanned.get() / LANES as u64

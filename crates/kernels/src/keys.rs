@@ -47,14 +47,10 @@ pub(crate) use x86::in_range_avx2;
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use crate::LANES;
     use std::arch::x86_64::*;
 
     /// The same with AVX2; part of tables that are handed out only where there is AVX2.
     pub fn in_range_avx2(keys: &[u8], width: u8, min: u64, max: u64) -> u32 {
-        if keys.len() < usize::from(width) * LANES {
-            return super::in_range(keys, width, min, max);
-        }
         let (vectors, _) = keys.as_chunks::<32>();
         // SAFETY: the tables with this function are only reachable where AVX2 was seen.
         unsafe {
@@ -65,12 +61,13 @@ mod x86 {
                 (8, [a, b, c, d, e, f, g, h, ..]) => {
                     quad_words([a, b, c, d], [e, f, g, h], min, max)
                 }
+                // Keys are missing.
                 _ => super::in_range(keys, width, min, max),
             }
         }
     }
 
-    /// An end of a range of narrower keys: `None` if no key can lie within the range.
+    /// The ends of a range among keys up to `largest`, `None` if none of them lies in the range.
     fn ends(min: u64, max: u64, largest: u64) -> Option<(u64, u64)> {
         (min <= largest && min <= max).then_some((min, max.min(largest)))
     }
