@@ -379,11 +379,16 @@ fn planning_tells_nothing_to_a_role_without_rights() {
          CREATE INDEX told ON items USING distillvq ((tell(embedding)::vector(3))) WHERE model_id = 123; ANALYZE items",
     );
     let mut eve = db.session_of("eve_plans");
+    let union = "(SELECT * FROM ONLY items UNION ALL SELECT * FROM items) AS twice";
     for distance in [THREE, "tell(embedding)::vector(3) <-> '[1,2,3]'"] {
-        for settings in ["RESET enable_indexscan", "SET enable_indexscan = off"] {
+        for (settings, from) in [
+            ("RESET enable_indexscan", "items"),
+            ("SET enable_indexscan = off", "items"),
+            ("RESET enable_indexscan", union),
+        ] {
             eve.run(settings);
             let refusal = eve.refusal(&format!(
-                "EXPLAIN SELECT id FROM items WHERE model_id = 123 AND {distance} < 1 ORDER BY {distance}"
+                "EXPLAIN SELECT id FROM {from} WHERE model_id = 123 AND {distance} < 1 ORDER BY {distance}"
             ));
             assert_eq!(refusal.state, "42501", "{refusal:?}");
             assert_eq!(refusal.message, "permission denied for table items");

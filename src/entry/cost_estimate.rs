@@ -291,7 +291,7 @@ impl DistanceConditions {
 }
 
 /// Whether the role that a query runs as may read what the index takes from the table, as PostgreSQL's `examine_variable` has it:
-/// a partition by the right to the partitioned table.
+/// a partition by the right to the partitioned table. A branch of UNION ALL has a subquery as its parent, which is no table.
 unsafe fn may_count(root: *mut pg_sys::PlannerInfo, info: &pg_sys::IndexOptInfo) -> bool {
     // SAFETY: the planner's own structures; an index has one column at least, whose number is 0 for an expression.
     unsafe {
@@ -300,12 +300,17 @@ unsafe fn may_count(root: *mut pg_sys::PlannerInfo, info: &pg_sys::IndexOptInfo)
             pg_sys::InvalidOid => current_user(),
             role => role,
         };
-        let table_of = |relid: i32| (**(*root).simple_rte_array.add(relid as usize)).relid;
+        let table_of = |relid: i32| {
+            let entry = &**(*root).simple_rte_array.add(relid as usize);
+            (entry.rtekind == pg_sys::RTEKind::RTE_RELATION).then_some(entry.relid)
+        };
+        let may_select = |relid: i32, column| {
+            table_of(relid).is_some_and(|table| may_select_any(table, column, role))
+        };
         let column = Some(*info.indexkeys as i16).filter(|column| *column > 0);
         let parent = table.top_parent_relids;
-        may_select_any(table_of(table.relid as i32), column, role)
-            || (!parent.is_null()
-                && may_select_any(table_of(pg_sys::bms_next_member(parent, -1)), None, role))
+        may_select(table.relid as i32, column)
+            || (!parent.is_null() && may_select(pg_sys::bms_next_member(parent, -1), None))
     }
 }
 
