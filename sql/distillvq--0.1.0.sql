@@ -449,6 +449,13 @@ CREATE FUNCTION distillvq_calibrate(
 COMMENT ON FUNCTION distillvq_calibrate(regclass, regclass, name) IS
     'measures the recall of a distillvq index by number of probed lists, for distillvq.target_recall';
 
+-- The right is that to maintain the table. There is no function that returns the sampled queries.
+CREATE FUNCTION distillvq_reset_query_sample("index" regclass) RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'distillvq_reset_query_sample_wrapper';
+
+COMMENT ON FUNCTION distillvq_reset_query_sample(regclass) IS
+    'removes the queries that searches have left in a distillvq index; returns their number';
+
 -- Verification ------------------------------------------------------------------
 
 -- A row for each problem, none if the index is sound. The right is that to maintain the table.
@@ -512,10 +519,12 @@ CREATE TYPE distillvq.index_info AS (
     trained_at       timestamptz,
     trained_rows     bigint,
     logged_queries   bigint,
+    sampled_queries  bigint,
     code_recall_before    real,
     code_recall_after     real,
     calibration      json,
     query_source     text,
+    recall_before_calibration real,
     drift            real,
     advice           text);
 
@@ -560,10 +569,12 @@ COMMENT ON COLUMN distillvq_indexes.model IS 'name of the model, own if trained 
 COMMENT ON COLUMN distillvq_indexes.trained_at IS 'time of the last training';
 COMMENT ON COLUMN distillvq_indexes.trained_rows IS 'rows sampled for the training';
 COMMENT ON COLUMN distillvq_indexes.logged_queries IS 'logged queries used by the training';
+COMMENT ON COLUMN distillvq_indexes.sampled_queries IS 'queries in the sample that searches keep';
 COMMENT ON COLUMN distillvq_indexes.code_recall_before IS 'recall@10 of the codes before distillation';
 COMMENT ON COLUMN distillvq_indexes.code_recall_after IS 'recall@10 of the codes after distillation';
 COMMENT ON COLUMN distillvq_indexes.calibration IS 'measured recall by number of probed lists';
-COMMENT ON COLUMN distillvq_indexes.query_source IS 'log, rows, or none: the queries of the calibration';
+COMMENT ON COLUMN distillvq_indexes.query_source IS 'searches, log, rows, or none: the queries of the calibration';
+COMMENT ON COLUMN distillvq_indexes.recall_before_calibration IS 'recall of sampled queries for which VACUUM calibrated the index again';
 COMMENT ON COLUMN distillvq_indexes.drift IS 'quantization error of inserted rows, relative to that of the build; NULL if unknown or not permitted';
 COMMENT ON COLUMN distillvq_indexes.advice IS 'action, reason, and statement; ok if none is needed';
 

@@ -24,6 +24,8 @@ pub enum Operation {
     Inspect,
     /// `distillvq_prewarm`.
     Prewarm,
+    /// `distillvq_reset_query_sample`.
+    ResetQuerySample,
 }
 
 impl Operation {
@@ -36,6 +38,7 @@ impl Operation {
             Self::Inspect => "distillvq_index_info",
             Self::Prewarm => "distillvq_prewarm",
             Self::Calibrate => "distillvq_calibrate",
+            Self::ResetQuerySample => "distillvq_reset_query_sample",
         }
     }
 
@@ -54,6 +57,7 @@ impl std::fmt::Display for Operation {
             Self::Measure => "Measure",
             Self::Inspect => "Inspect",
             Self::Prewarm => "Prewarm",
+            Self::ResetQuerySample => "Reset the query sample of",
         })
     }
 }

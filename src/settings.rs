@@ -16,6 +16,9 @@ static PROBES: GucSetting<i32> = GucSetting::<i32>::new(0);
 /// `distillvq.model_cache`: how many kilobytes of decoded models a session keeps.
 static MODEL_CACHE: GucSetting<i32> = GucSetting::<i32>::new(64 << 10);
 
+/// `distillvq.sample_queries`: whether searches keep a sample of their queries.
+static SAMPLE_QUERIES: GucSetting<bool> = GucSetting::<bool>::new(true);
+
 /// The share of all lists that is probed when nobody says how many and the index does not know its recall.
 const DEFAULT_PROBES_DIVISOR: usize = 10;
 /// The fewest lists probed automatically: with few lists a tenth of them would be too little.
@@ -45,10 +48,24 @@ pub fn register() {
         GucContext::Userset,
         GucFlags::UNIT_KB,
     );
+    GucRegistry::define_bool_guc(
+        c"distillvq.sample_queries",
+        c"Whether searches keep a sample of their query vectors in the index.",
+        c"VACUUM measures and calibrates the recall of an index with the sample, and distillvq_train() learns from it. The index \
+          parameter \"sample_queries\" turns it off for an index.",
+        &SAMPLE_QUERIES,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
     reloptions::register();
     target_recall::register();
     search::register();
     crate::pg::server::reserve_setting_prefix(c"distillvq");
+}
+
+/// Whether searches of this session keep a sample of their queries.
+pub fn samples_queries() -> bool {
+    SAMPLE_QUERIES.get()
 }
 
 /// Bytes of decoded models that a session keeps.
@@ -81,6 +98,11 @@ pub fn probing(options: &Options, meta: &Meta) -> Probing {
         adaptive: AdaptiveProbes::default(),
         growth: growth.unwrap_or_default(),
     }
+}
+
+/// Whether searches probe a number of lists that somebody has set, whatever recall that gives.
+pub fn has_fixed_probes(options: &Options) -> bool {
+    given_probes(options) > 0
 }
 
 /// The number of lists that the setting or the index's parameter says, 0 if neither does.

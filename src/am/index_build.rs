@@ -5,6 +5,7 @@ mod load;
 use crate::am::calibration::queries::{CalibrationQueries, rows_as_queries};
 use crate::am::failure::with_index;
 use crate::am::model_store::catalog;
+use crate::am::query_sample;
 use crate::am::training::plan::{BuildModel, BuildPlan};
 use crate::am::training::run::{SEED, notice_untrained, train_from_table, train_options};
 use crate::error::{Error, Result};
@@ -15,7 +16,8 @@ use crate::pg::page_store::RelationStore;
 use crate::pg::relation::{Heap, Index};
 use crate::settings::reloptions::Options;
 use distillvq_ivf::filter::FilterFormat;
-use distillvq_ivf::{MAX_SIDE_BYTES, copy_without_rows};
+use distillvq_ivf::query_sample::QuerySample;
+use distillvq_ivf::{MAX_SIDE_BYTES, QueryKind, copy_without_rows};
 use distillvq_model::{Model, refine_bytes, refine_dimensions};
 use distillvq_training::{auto_bits, auto_subquantizers};
 
@@ -42,14 +44,26 @@ pub fn build(heap: Heap, index: Index, info: &IndexInfo) -> Result<BuildCounts> 
     if heap.is_empty() || crate::pg::server::in_binary_upgrade() {
         return over_nothing(&plan);
     }
-    let (build_model, rows) = match &plan.options.model {
+    let sample = if plan.options.samples_queries() {
+        query_sample::of_sibling(heap, index, dim)
+    } else {
+        QuerySample::default()
+    };
+    let (mut build_model, rows) = match &plan.options.model {
         Some(name) => {
             let (build_model, rows) = with_queries(&plan, heap, named_model(&plan, name)?)?;
             (Some(build_model), rows)
         }
         None => train_from_table(&plan, heap)?,
     };
-    load::load(&plan, heap, info, build_model, rows)
+    if let Some(build) = build_model
+        .as_mut()
+        .filter(|it| it.queries.kind == QueryKind::Rows)
+        && let Some(queries) = CalibrationQueries::of_sample(&sample, dim, rows)
+    {
+        build.queries = queries;
+    }
+    load::load(&plan, heap, info, build_model, (rows, &sample))
 }
 
 /// The fixed facts of an index.

@@ -2,6 +2,7 @@
 
 use crate::am::failure::{PageOpError, with_index};
 use crate::am::open_index::OpenIndex;
+use crate::am::query_sample;
 use crate::am::stage_timer::{self, Stage, Timed, timed};
 use crate::error::{Error, Result};
 use crate::pg::heap::HeapDistances;
@@ -89,6 +90,9 @@ impl IndexSearch {
         let is_empty = filter.admits_nothing();
         let model = target.searcher()?;
         let stream = SearchStream::start(target, model, &elements, (params, filter))?;
+        if query.is_some() {
+            query_sample::sample(target, &elements);
+        }
         Ok(Self {
             query,
             stream,

@@ -8,18 +8,11 @@
 //!    rows, in a pass of its own over the table.
 //!
 //! An attempt that is canceled or fails in step 1 leaves nothing; later it leaves an index that is searched as any other, and the
-//! next VACUUM goes on with step 3 or 4. Reads and writes go on all the time.
+//! next VACUUM goes on with step 3 or 4. Reads and writes go on all the time. See [`crate::am::maintenance`] for rights, locks and
+//! errors.
 //!
-//! # VACUUM
-//! It holds a lock on the table that keeps away other maintenance: another VACUUM, REINDEX, `distillvq_train`. It runs as the
-//! owner of the table, with restricted rights, and so do the functions in the index's definition.
-//!
-//! Nothing keeps rows that VACUUM's own snapshots see from being removed. So rows are looked up by their addresses, as they are at
-//! that moment ([`fetch_live`]), and the pass over the table takes a new snapshot every few blocks. A row that is dead by now, but
-//! that older snapshots may see, stays in the exact list; the next VACUUM, which has removed most such rows, looks at its page again.
-//!
-//! An error of the training is no error of VACUUM, which has more important work to finish: it becomes a warning, but while VACUUM
-//! has parallel workers, errors of the server cannot be caught.
+//! The pass over the table takes a new snapshot every few blocks. A row that is dead by now, but that older snapshots may see, stays in
+//! the exact list; the next VACUUM, which has removed most such rows, looks at its page again.
 
 use crate::am::batches::{BuildMemory, EncodedBatch, Encoding, MIN_RUN_BYTES, RowBatch, encode};
 use crate::am::calibration::measure::{measure, training, truth};
@@ -33,102 +26,23 @@ use crate::am::training::run::train_on_rows;
 use crate::error::{Error, Result};
 use crate::pg::filter_columns::FilterColumns;
 use crate::pg::heap::{HeapDistances, RowFn, VisibleRows, fetch_live};
-use crate::pg::memory::trim_malloc;
 use crate::pg::page_store::RelationStore;
-use crate::pg::relation::{Heap, Index, VacuumedTable};
-use crate::pg::report::warning;
-use crate::pg::role::as_role;
-use crate::pg::server::{commit_durably, flush_wal, in_parallel_mode, random_u64};
-use crate::pg::subtransaction::in_subtransaction;
+use crate::pg::relation::{Heap, Index};
+use crate::pg::server::{commit_durably, flush_wal, random_u64};
 use crate::pg::vector_datum::ReadElements;
 use crate::pg::workers::{self, SharedProgress, Workers};
-use crate::settings::reloptions::Options;
 use distillvq_ivf::{
     self as ivf, GroundTruthCollector, Meta, Model, MovedPage, NewModel, PageStore, RowEncoder,
-    Tid, Training, Truth, count_rows, exact_pages, finish_moves, move_rows, write_calibration,
+    Tid, Training, Truth, exact_pages, finish_moves, move_rows, query_sample, write_calibration,
 };
-use distillvq_model::MIN_TRAIN_ROWS;
 
 /// Blocks of the table between two snapshots of a pass over it.
 const BLOCKS_PER_SNAPSHOT: usize = 64;
 
-/// What VACUUM has to do for an index.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Task {
-    /// Nothing.
-    Nothing,
-    /// To tell that the index is untrained though it has so many rows.
-    Warn(u64),
-    /// To train it, or to go on where an earlier attempt ended.
-    Train,
-}
-
-/// Trains an index, or goes on with that, if there is reason to.
-pub fn maintain(index: Index, store: &RelationStore) {
-    // What damages an index is told by those who read all of it.
-    let task = if index.is_valid() {
-        task(index, store).unwrap_or(Task::Nothing)
-    } else {
-        Task::Nothing
-    };
-    match task {
-        Task::Nothing => {}
-        Task::Warn(rows) => warning(
-            &format!("index \"{}\" has no quantizer", index.name()),
-            &format!(
-                "Searches compare each of its {rows} rows, and VACUUM does not train the index because auto_train is off."
-            ),
-            &format!("Run {}.", index.named().reindex()),
-        ),
-        Task::Train => {
-            if let Err(message) = train(index, store) {
-                warning(
-                    &format!("VACUUM cannot train index \"{}\": {message}", index.name()),
-                    "Searches are right, but may be slow.",
-                    &format!("Run {}.", index.named().reindex()),
-                );
-            }
-        }
-    }
-}
-
-fn task(index: Index, store: &RelationStore) -> std::result::Result<Task, ivf::Error> {
-    let meta = Meta::read(store)?;
-    if meta.has_model() {
-        let is_calibrated = !meta.got_lists_later() || meta.calibration.is_some();
-        let is_done = !meta.has_rows_to_move() && is_calibrated;
-        return Ok(if is_done { Task::Nothing } else { Task::Train });
-    }
-    let rows = count_rows(store)?;
-    Ok(if rows < MIN_TRAIN_ROWS as u64 {
-        Task::Nothing
-    } else if Options::of(index).trains_itself() {
-        Task::Train
-    } else {
-        Task::Warn(rows)
-    })
-}
-
-/// Does what is to be done; the error is a message.
-fn train(index: Index, store: &RelationStore) -> std::result::Result<(), String> {
-    let attempt = || {
-        let table = VacuumedTable::of(index);
-        as_role(index.owner(), || {
-            let attempt = Attempt {
-                plan: plan(index)?,
-                store,
-                heap: table.heap(),
-            };
-            attempt.run()
-        })
-    };
-    let outcome = if in_parallel_mode() {
-        attempt()
-    } else {
-        in_subtransaction(attempt).map_err(|error| error.message)?
-    };
-    trim_malloc();
-    outcome.map_err(|error| error.to_string())
+/// Trains an index, or goes on with that.
+pub fn train(index: Index, heap: Heap, store: &RelationStore) -> Result<()> {
+    let plan = plan(index)?;
+    Attempt { plan, store, heap }.run()
 }
 
 /// An attempt under way.
@@ -281,6 +195,8 @@ impl Attempt<'_> {
             mover.move_all(&mut workers)
         })?;
         let meta = finish_moves(self.store, mover.is_finished).map_err(self.failed())?;
+        let rows = meta.pages.rows_at_build;
+        let meta = query_sample::make_room(self.store, &meta, rows).map_err(self.failed())?;
         commit_durably();
         // Counts the rows of the lists, and finds where there is room.
         ivf::vacuum(self.store, &mut |_| false).map_err(with_index(self.plan.index))?;

@@ -196,7 +196,7 @@ unsafe extern "C-unwind" fn amvacuumcleanup(
             }
             let index = Index::new((*info).index);
             let store = RelationStore::for_vacuum(index, (*info).strategy);
-            am::self_training::maintain(index, &store);
+            am::maintenance::maintain(index, &store);
             let pages = store.block_count();
             if !stats.is_null() {
                 (*stats).num_pages = pages;

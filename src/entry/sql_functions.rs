@@ -3,7 +3,9 @@
 //! Arguments and results are converted by pgrx, as `#[pg_extern]` would do it; but that raises errors again by itself, and
 //! functions of users, which run as parts of views and of indexes, raise errors that are to leave by [`guard`].
 
-use crate::functions::{self, calibrate, check, info, last_scan, models, prewarm, recall, train};
+use crate::functions::{
+    self, calibrate, check, info, last_scan, models, prewarm, recall, reset_query_sample, train,
+};
 use crate::pg::guard::guard;
 use pgrx::callconv::{ArgAbi, Args, CallCx, FcInfo, RetAbi};
 use pgrx::{PgMemoryContexts, pg_sys};
@@ -51,6 +53,7 @@ sql_functions! {
     models::distillvq_model_owner_out(role);
     prewarm::distillvq_prewarm(index);
     recall::distillvq_recall(index, k, sample, queries, query_column);
+    reset_query_sample::distillvq_reset_query_sample(index);
     train::distillvq_train(
         table, column, model, metric, queries, query_column, lists, subquantizers, bits, assignments, seed, loss
     );

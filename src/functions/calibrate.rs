@@ -1,7 +1,7 @@
 //! `distillvq_calibrate`, and the same after a training: the recall of a live index measured again.
 
 use crate::am::calibration::measure::calibrate;
-use crate::am::calibration::queries::{log_queries, model_queries};
+use crate::am::calibration::queries::{given_queries, model_queries, sampled_queries};
 use crate::am::open_index::OpenIndex;
 use crate::am::training::sample::sample_queries;
 use crate::error::{Error, Operation, Result};
@@ -11,7 +11,7 @@ use crate::pg::relation::LockedIndex;
 use crate::pg::report::or_raise;
 use crate::pg::vector_column::VectorColumn;
 use crate::settings::reloptions::Options;
-use distillvq_ivf::Calibration;
+use distillvq_ivf::{Calibration, QueryKind};
 use pgrx::iter::TableIterator;
 use pgrx::{name, pg_sys::Oid};
 use std::time::Instant;
@@ -70,9 +70,12 @@ fn run(oid: Oid, log: Option<&VectorColumn>) -> Result<(Options, Option<Calibrat
     let queries = match log {
         Some(column) => {
             let given = sample_queries(column, SEED, target.meta.dim)?;
-            log_queries(&locked, &target, &given)
+            given_queries(&locked, &target, QueryKind::Log, &given)
         }
-        None => model_queries(&locked, &target, &model)?,
+        None => match sampled_queries(&locked, &target)? {
+            Some(queries) => Some(queries),
+            None => model_queries(&locked, &target, &model)?,
+        },
     };
     let training = target.meta.training;
     let measured = calibrate(&locked, &target, &model, queries, training)?;

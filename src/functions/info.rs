@@ -21,7 +21,7 @@ use crate::settings::reloptions::Options;
 use crate::settings::target_recall;
 use distillvq_ivf::advice::{Advice, FinerCodes, IndexHealth, RecallStatus};
 use distillvq_ivf::{
-    Calibration, IndexStats, InsertedRow, Meta, Model, QueryKind, Tid, collect_stats,
+    Calibration, IndexStats, InsertedRow, Meta, Model, QueryKind, Tid, collect_stats, query_sample,
 };
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::iter::TableIterator;
@@ -53,10 +53,12 @@ type Row = (
     name!(trained_at, Option<TimestampWithTimeZone>),
     name!(trained_rows, Option<i64>),
     name!(logged_queries, Option<i64>),
+    name!(sampled_queries, Option<i64>),
     name!(code_recall_before, Option<f32>),
     name!(code_recall_after, Option<f32>),
     name!(calibration, Option<String>),
     name!(query_source, Option<&'static str>),
+    name!(recall_before_calibration, Option<f32>),
     name!(drift, Option<f32>),
     name!(advice, Vec<u8>),
 );
@@ -150,6 +152,8 @@ fn nothing_but(advice: String) -> Row {
         None,
         None,
         None,
+        None,
+        None,
         to_server(&advice),
     )
 }
@@ -163,6 +167,8 @@ struct IndexReport {
     /// Share of the entries whose rows are dead.
     dead: Option<f64>,
     drift: Option<f64>,
+    /// Queries in the sample that searches keep.
+    sampled: i64,
     /// Why the index cannot be built with the model that it names.
     unfit: Option<String>,
 }
@@ -183,6 +189,8 @@ impl IndexReport {
             count_dead(heap, index, &stats.sampled_tids),
             stats.sampled_tids.len(),
         );
+        let sample =
+            query_sample::counters(target.store(), &target.meta).map_err(with_index(index))?;
         let mut figures = Self {
             index,
             table: quoted_relation(index.table())?,
@@ -190,6 +198,7 @@ impl IndexReport {
             stats,
             dead: (looked_at > 0).then(|| dead as f64 / looked_at as f64),
             drift: None,
+            sampled: sample.newest.min(sample.capacity).into(),
             unfit: None,
         };
         if let Some(name) = Options::of(index).model {
@@ -295,14 +304,12 @@ impl IndexReport {
                 .flatten(),
             of_training(training.rows),
             of_training(training.queries),
+            trained.then_some(self.sampled),
             training.recall_before,
             training.recall_after,
             calibration.map(curve),
-            Some(match calibration.map(|it| it.kind) {
-                Some(QueryKind::Log) => "log",
-                Some(QueryKind::Rows) => "rows",
-                None => "none",
-            }),
+            Some(calibration.map_or("none", |it| it.kind.as_str())),
+            calibration.and_then(|it| it.before).map(|it| it.recall),
             self.drift.map(|drift| drift as f32),
             to_server(&self.advice()),
         )

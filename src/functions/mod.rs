@@ -7,6 +7,7 @@ pub mod last_scan;
 pub mod models;
 pub mod prewarm;
 pub mod recall;
+pub mod reset_query_sample;
 pub mod train;
 
 use crate::error::{Error, Operation, Result};

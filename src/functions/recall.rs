@@ -5,6 +5,7 @@
 //! one pass over the table for all queries, with the operator's own function and the same snapshot.
 
 use crate::am::open_index::OpenIndex;
+use crate::am::query_sample::paused;
 use crate::am::training::reservoir::VectorReservoir;
 use crate::error::{Error, Operation, Result};
 use crate::functions::{check_all_rows, check_kind, check_range, check_readable, query_log};
@@ -101,8 +102,11 @@ fn measure(oid: Oid, k: usize, sample: usize, log: Option<&VectorColumn>) -> Res
     let nearest = search.exact(&queries, k);
     let exact = time_exact(&mut search, &queries, k);
     // The first search of a session reads the model, or what else the access method keeps.
-    search.by_index(queries.get(..1).unwrap_or_default(), k);
-    let found = search.by_index(&queries, k);
+    let first = queries.get(..1).unwrap_or_default();
+    let found = paused(|| {
+        search.by_index(first, k);
+        search.by_index(&queries, k)
+    });
     let (mut shares, mut time) = (Vec::new(), Duration::ZERO);
     for (nearest, (found, took)) in nearest.iter().zip(&found) {
         if let Some(share) = nearest.recall(found) {

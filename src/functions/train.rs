@@ -4,7 +4,7 @@
 //! rollback would have to undo, since a model changes no result but its quality.
 
 use crate::am::calibration::measure::{calibrate, now, training};
-use crate::am::calibration::queries::log_queries;
+use crate::am::calibration::queries::{given_queries, sampled_queries};
 use crate::am::failure::with_index;
 use crate::am::model_store::catalog;
 use crate::am::open_index::OpenIndex;
@@ -22,7 +22,8 @@ use crate::pg::text::{from_c, from_server, to_server};
 use crate::pg::vector_column::VectorColumn;
 use crate::settings::reloptions::Options;
 use distillvq_ivf::{
-    Calibration, QueryKind, Training, encoder_bytes, replace_student, write_calibration,
+    Calibration, QueryKind, Training, encoder_bytes, query_sample, replace_student,
+    write_calibration,
 };
 use distillvq_model::{MAX_LISTS, Metric, TrainReport, max_subquantizers};
 use distillvq_training::{
@@ -146,8 +147,15 @@ fn train_index(
         .ok_or_else(|| Error::Untrained(index.named()))?;
     let _progress = Progress::start(index.table(), Some(oid));
     let rows = VectorColumn::of_index(index)?;
-    let shared = queries.is_some();
     let seed = options.seed;
+    let (kind, mut log) = match queries {
+        Some(column) => (QueryKind::Log, sample_queries(column, seed, meta.dim)?),
+        None => {
+            let sample = query_sample::read(target.store(), &meta).map_err(with_index(index))?;
+            (QueryKind::Searches, sample.all())
+        }
+    };
+    let shared = !log.is_empty();
     let Sample {
         offered,
         rows: sample,
@@ -157,13 +165,8 @@ fn train_index(
         rows_in_table: offered,
         ..*options
     };
-    let mut log = match queries {
-        Some(column) => Some(sample_queries(column, seed, meta.dim)?),
-        None => None,
-    };
-    let held_out = log.as_mut().map_or(Vec::new(), |log| {
-        split_held_out(log, meta.dim, MAX_HELD_OUT, seed)
-    });
+    let held_out = split_held_out(&mut log, meta.dim, MAX_HELD_OUT, seed);
+    let log = shared.then_some(log);
     check_training_memory(&sample, meta.dim)?;
     let trained = run_training(&index.name(), |monitor| {
         retrain(&model, sample, log.map(Cow::from), &options, monitor)
@@ -185,7 +188,7 @@ fn train_index(
     } else {
         None
     };
-    recalibrate(&locked, &trained, held_out, trained_at)?;
+    recalibrate(&locked, &trained, (kind, held_out), trained_at)?;
     Ok(outcome(index.name(), &trained.report, start))
 }
 
@@ -194,7 +197,7 @@ fn train_index(
 fn recalibrate(
     locked: &LockedIndex,
     trained: &Trained,
-    held_out: Vec<f32>,
+    (kind, held_out): (QueryKind, Vec<f32>),
     trained_at: Option<i64>,
 ) -> Result<()> {
     let target = OpenIndex::open(locked.index())?;
@@ -208,7 +211,10 @@ fn recalibrate(
         },
         None => meta.training,
     };
-    let queries = log_queries(locked, &target, &held_out);
+    let mut queries = given_queries(locked, &target, kind, &held_out);
+    if queries.is_none() && kind == QueryKind::Searches {
+        queries = sampled_queries(locked, &target)?;
+    }
     let by_log = |it: &Calibration| it.kind == QueryKind::Log;
     if queries.is_none() && meta.calibration.as_ref().is_some_and(by_log) {
         let again = write_calibration(

@@ -30,6 +30,7 @@ pub mod reloptions;
 pub mod report;
 pub mod role;
 pub mod server;
+pub mod sibling_index;
 pub mod spi;
 pub mod subtransaction;
 pub mod text;

@@ -200,6 +200,38 @@ impl PageStore for RelationStore {
         })
     }
 
+    fn try_hint<T>(
+        &self,
+        block: u32,
+        change: impl FnOnce(&mut [u8]) -> (T, bool),
+    ) -> Result<Option<T>, Error> {
+        if !self.has(block) {
+            return Err(Error::damaged(block, "link leads beyond the end"));
+        }
+        let buffer = self.read_buffer(block);
+        // SAFETY: the buffer is pinned, and passes into a guard if it is locked too.
+        unsafe {
+            if !pg_sys::ConditionalLockBuffer(buffer) {
+                pg_sys::ReleaseBuffer(buffer);
+                return Ok(None);
+            }
+        }
+        let page = Locked(buffer);
+        // SAFETY: pinned and exclusively locked while the guard lives; a page has PAGE_SIZE bytes. A change without WAL of a page
+        // that is locked exclusively is what the free space map does.
+        unsafe {
+            let bytes = std::slice::from_raw_parts_mut(
+                pg_sys::BufferGetPage(page.0).cast::<u8>(),
+                PAGE_SIZE,
+            );
+            let (value, is_changed) = change(bytes);
+            if is_changed {
+                pg_sys::MarkBufferDirtyHint(page.0, false);
+            }
+            Ok(Some(value))
+        }
+    }
+
     fn prefetch(&self, block: u32) {
         // What was found in shared buffers before is most likely still there.
         if self.recent.as_ref().is_some_and(|it| it.contains(block)) {
@@ -236,9 +268,28 @@ pub struct RelationWrite<'a> {
 }
 
 impl RelationWrite<'_> {
+    /// Locks a page, of which the log gets the difference or a full image.
+    fn lock_page(&mut self, block: u32, full_image: bool) -> Result<usize, Error> {
+        // SAFETY: the buffer is pinned.
+        let number = |(page, _): &(Locked, _)| unsafe { pg_sys::BufferGetBlockNumber(page.0) };
+        check_lock(
+            self.pages.last().map(number),
+            block,
+            self.store.block_count(),
+        )?;
+        let page = Locked::new(self.store.read_buffer(block), pg_sys::BUFFER_LOCK_EXCLUSIVE);
+        // A page that a crash left all zero has not even PostgreSQL's header.
+        let fresh = page.bytes()[..16].iter().all(|&byte| byte == 0);
+        let slot = self.register(page, full_image || fresh);
+        if fresh {
+            init_page(self.pages[slot].1.cast());
+        }
+        Ok(slot)
+    }
+
     /// Registers a locked page and gives its slot.
-    fn register(&mut self, page: Locked, fresh: bool) -> usize {
-        let flags = if fresh {
+    fn register(&mut self, page: Locked, full_image: bool) -> usize {
+        let flags = if full_image {
             pg_sys::GENERIC_XLOG_FULL_IMAGE as i32
         } else {
             0
@@ -251,9 +302,6 @@ impl RelationWrite<'_> {
                 pg_sys::GenericXLogRegisterBuffer(self.wal, page.0, flags)
             }
         };
-        if fresh {
-            init_page(image);
-        }
         self.pages.push((page, image.cast::<u8>()));
         self.pages.len() - 1
     }
@@ -271,17 +319,11 @@ fn init_page(image: pg_sys::Page) {
 
 impl PageWrite for RelationWrite<'_> {
     fn lock(&mut self, block: u32) -> Result<usize, Error> {
-        // SAFETY: the buffer is pinned.
-        let number = |(page, _): &(Locked, _)| unsafe { pg_sys::BufferGetBlockNumber(page.0) };
-        check_lock(
-            self.pages.last().map(number),
-            block,
-            self.store.block_count(),
-        )?;
-        let page = Locked::new(self.store.read_buffer(block), pg_sys::BUFFER_LOCK_EXCLUSIVE);
-        // A page that a crash left all zero has not even PostgreSQL's header.
-        let fresh = page.bytes()[..16].iter().all(|&byte| byte == 0);
-        Ok(self.register(page, fresh))
+        self.lock_page(block, false)
+    }
+
+    fn lock_whole(&mut self, block: u32) -> Result<usize, Error> {
+        self.lock_page(block, true)
     }
 
     fn extend(&mut self) -> Result<(u32, usize), Error> {
@@ -293,7 +335,9 @@ impl PageWrite for RelationWrite<'_> {
             let block = pg_sys::BufferGetBlockNumber(page.0);
             (page, block)
         };
-        Ok((block, self.register(page, true)))
+        let slot = self.register(page, true);
+        init_page(self.pages[slot].1.cast());
+        Ok((block, slot))
     }
 
     fn page(&mut self, slot: usize) -> &mut [u8] {

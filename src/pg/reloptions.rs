@@ -56,6 +56,7 @@ pub struct RawOptions {
     pub target_recall: f64,
     /// Whether VACUUM trains an untrained index.
     pub auto_train: bool,
+    pub sample_queries: bool,
 }
 
 static KIND: OnceLock<pg_sys::relopt_kind::Type> = OnceLock::new();

@@ -19,6 +19,15 @@ pub fn warning(message: &str, detail: &str, hint: &str) {
     report(state, message, Some(detail), hint).report(PgLogLevel::WARNING);
 }
 
+/// Writes what was done without anybody's order to the server's log.
+pub fn log_event(message: &str, detail: &str) {
+    let state = PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
+    let report = ErrorReport::new(state, text::message(message), "distillvq");
+    report
+        .set_detail(text::message(detail))
+        .report(PgLogLevel::LOG);
+}
+
 /// What the server is told, in the database's encoding.
 fn report(state: PgSqlErrorCode, message: &str, detail: Option<&str>, hint: &str) -> ErrorReport {
     let report =

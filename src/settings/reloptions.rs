@@ -34,10 +34,12 @@ pub struct Options {
     pub refine: Option<bool>,
     /// Whether VACUUM trains the index if it was built over too few rows; none = it does.
     pub auto_train: Option<bool>,
+    /// Whether searches keep a sample of their queries, with which VACUUM calibrates the index; none = they do.
+    pub sample_queries: Option<bool>,
 }
 
 /// Names of all options, for hints.
-const NAMES: [&str; 9] = [
+const NAMES: [&str; 10] = [
     "lists",
     "subquantizers",
     "bits",
@@ -47,13 +49,14 @@ const NAMES: [&str; 9] = [
     "model",
     "refine",
     "auto_train",
+    "sample_queries",
 ];
 
 /// The values of `refine`, and what they mean.
 const REFINE: [(&str, Option<bool>); 3] =
     [("auto", None), ("none", Some(false)), ("sq7", Some(true))];
 
-static OPTIONS: [OptionSpec; 9] = [
+static OPTIONS: [OptionSpec; 10] = [
     OptionSpec {
         name: c"lists",
         about: c"Number of inverted lists (0 = automatic)",
@@ -124,6 +127,13 @@ static OPTIONS: [OptionSpec; 9] = [
         about: c"Whether VACUUM trains an index that was built over too few rows",
         kind: OptionKind::Boolean { default: true },
         offset: offset_of!(RawOptions, auto_train),
+        for_scans: true,
+    },
+    OptionSpec {
+        name: c"sample_queries",
+        about: c"Whether searches keep a sample of their queries, with which VACUUM calibrates the index",
+        kind: OptionKind::Boolean { default: true },
+        offset: offset_of!(RawOptions, sample_queries),
         for_scans: true,
     },
 ];
@@ -197,6 +207,11 @@ impl Options {
         self.auto_train != Some(false)
     }
 
+    /// Whether searches sample their queries, as far as the index decides.
+    pub fn samples_queries(&self) -> bool {
+        self.sample_queries != Some(false)
+    }
+
     /// The options of an open index.
     pub fn of(index: Index) -> Self {
         StoredOptions::of(index).map_or_else(Self::default, Self::from)
@@ -219,6 +234,7 @@ impl From<StoredOptions> for Options {
                 .iter()
                 .find_map(|(name, meaning)| meaning.filter(|_| *name == refine)),
             auto_train: Some(raw.auto_train),
+            sample_queries: Some(raw.sample_queries),
         }
     }
 }

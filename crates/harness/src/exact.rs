@@ -156,6 +156,13 @@ impl<'a> Truth<'a> {
         hits as f64 / wanted.max(1) as f64
     }
 
+    /// The same for one query.
+    #[must_use]
+    pub fn recall_of(&self, query: usize, ids: &[i64]) -> f64 {
+        let nearest = self.nearest.get(query).map_or(&[][..], Vec::as_slice);
+        self.hits(query, ids, nearest) as f64 / nearest.len().max(1) as f64
+    }
+
     fn hits(&self, query: usize, ids: &[i64], nearest: &[(f32, usize)]) -> usize {
         let Some(&(radius, _)) = nearest.last() else {
             return 0;

@@ -9,6 +9,7 @@
 //! * [`compare`]: comparison of indexes
 //! * [`filters`]: the same with filters
 //! * [`plans`]: the planner's choices compared with measured times
+//! * [`query_sets`]: tables with queries of several kinds
 //! * [`sessions`]: threads that work until they are stopped
 //! * [`report`]: progress messages, and pages of results
 //!
@@ -27,6 +28,7 @@ pub mod measure;
 pub mod npy;
 pub mod plans;
 pub mod process_tree;
+pub mod query_sets;
 pub mod report;
 pub mod server;
 pub mod sessions;

@@ -28,6 +28,8 @@ pub enum QueryKind {
     Rows,
     /// Logged queries.
     Log,
+    /// Queries that the index was searched with ([`crate::query_sample`]).
+    Searches,
 }
 
 impl QueryKind {
@@ -36,6 +38,7 @@ impl QueryKind {
         match self {
             QueryKind::Rows => "rows",
             QueryKind::Log => "log",
+            QueryKind::Searches => "searches",
         }
     }
 }
@@ -51,6 +54,46 @@ pub struct Point {
     pub error: f32,
     /// Rows compared exactly, in the mean.
     pub reranked: f32,
+}
+
+/// The recall that searches were found to have.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FoundRecall {
+    /// Mean recall of the queries.
+    pub recall: f32,
+    /// The recall that they aimed at.
+    pub target: f32,
+}
+
+/// Difference of recall and target that calls for a new calibration: too low, or so high that searches do more than is asked.
+const MAX_SHORTFALL: f64 = 0.01;
+const MAX_EXCESS: f64 = 0.03;
+
+/// The recall of searches with a sample of queries.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SampledRecall {
+    /// The mean.
+    pub mean: f64,
+    /// Its standard error.
+    pub error: f64,
+}
+
+impl SampledRecall {
+    /// From the recall of each search; none without any.
+    pub fn of(recalls: &[f32]) -> Option<Self> {
+        let n = recalls.len() as f64;
+        let values = || recalls.iter().map(|recall| f64::from(*recall));
+        let mean = values().sum::<f64>() / n;
+        let squares: f64 = values().map(|recall| (recall - mean).powi(2)).sum();
+        let error = (squares / (n - 1.0).max(1.0) / n).sqrt();
+        (!recalls.is_empty()).then_some(Self { mean, error })
+    }
+
+    /// Whether it misses a target by more than the sample leaves open.
+    pub fn is_wrong(&self, target: f64) -> bool {
+        let sure = 2.0 * self.error;
+        self.mean < target - MAX_SHORTFALL.max(sure) || self.mean > target + MAX_EXCESS.max(sure)
+    }
 }
 
 /// The recall of an index, as measured on its finished pages.
@@ -72,6 +115,8 @@ pub struct Calibration {
     pub adaptive_probes: AdaptiveProbes,
     /// Lists that the rows behind the first ten need.
     pub bands: BandLists,
+    /// What searches had reached by the calibration before, if that was the reason to measure again.
+    pub before: Option<FoundRecall>,
     points: [Point; MAX_POINTS],
     len: u8,
 }
@@ -88,6 +133,7 @@ impl Calibration {
             rerank_margin: RERANK_MARGINS[0],
             adaptive_probes: AdaptiveProbes::default(),
             bands: BandLists::default(),
+            before: None,
             points: [Point::default(); MAX_POINTS],
             len: 0,
         }
@@ -115,6 +161,12 @@ impl Calibration {
     #[must_use]
     pub fn with_bands(self, bands: BandLists) -> Self {
         Calibration { bands, ..self }
+    }
+
+    /// The same, measured because searches had another recall than they should.
+    #[must_use]
+    pub fn with_before(self, before: Option<FoundRecall>) -> Self {
+        Calibration { before, ..self }
     }
 
     /// The same with these points, in the order of their probes; those beyond [`MAX_POINTS`] are left out.

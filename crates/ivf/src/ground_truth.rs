@@ -209,7 +209,7 @@ impl<'a> GroundTruthCollector<'a> {
             best.truncate(kept(query));
             let own = match self.kind {
                 QueryKind::Rows => best.iter().position(|near| near.same),
-                QueryKind::Log => None,
+                QueryKind::Log | QueryKind::Searches => None,
             };
             let own = own.map(|i| best.remove(i).tid);
             let rows = best.iter().take(kept(query) - 1);

@@ -6,13 +6,14 @@
 //!   0  metric u8                     20  error of the codes f32     64  trained with queries u64
 //!   1  maximum lists per row u8      24  rows when measured u64     72  recall before f32
 //!   4  dim u32
-//!  12  queries u8: 0 not             32  measured at i64            76  recall after f32
-//!      measured, 1 rows, 2 log       40  built at i64               80  re-ranking margin f32
+//!  12  queries u8: 0 not measured,   32  measured at i64            76  recall after f32
+//!      1 rows, 2 log, 3 searches     40  built at i64               80  re-ranking margin f32
 //!  13  k u8                          48  trained at i64             88  24 points
 //!  14  points u8                     56  trained on rows u64       472  7 bands
 //!  15  bands u8
 //!  16  queries measured with u32
 //! 724  16 shares f32                788  temperature f32           792  lists that these are for u32
+//! 796  recall found before f32      800  target then f32
 //! point { probes u32, recall f32, standard error f32, rows compared f32 }
 //! band { lists for each of nine levels of recall u32 }
 //! ```
@@ -20,7 +21,9 @@
 
 use crate::adaptive_probes::{AdaptiveProbes, SHARES};
 use crate::bands::{BandLists, LEVELS};
-use crate::calibration::{Calibration, MAX_POINTS, Point, QueryKind, RERANK_MARGINS, Training};
+use crate::calibration::{
+    Calibration, FoundRecall, MAX_POINTS, Point, QueryKind, RERANK_MARGINS, Training,
+};
 use crate::error::Error;
 use crate::filter::FilterFormat;
 use crate::pq::{REFINE, code_shape};
@@ -37,7 +40,8 @@ const POINT_SIZE: usize = 16;
 const BAND_LISTS: usize = POINTS + MAX_POINTS * POINT_SIZE;
 const BAND_SIZE: usize = LEVELS.len() * 4;
 const ADAPTIVE_PROBES: usize = BAND_LISTS + BANDS * BAND_SIZE;
-const BODY_BYTES: usize = ADAPTIVE_PROBES + (SHARES + 2) * 4;
+const BEFORE: usize = ADAPTIVE_PROBES + (SHARES + 2) * 4;
+const BODY_BYTES: usize = BEFORE + 8;
 
 /// What is kept of a row where there are no lists.
 pub(crate) const UNTRAINED: CodeShape = CodeShape {
@@ -232,6 +236,7 @@ impl Record {
             0 => None,
             1 => Some(QueryKind::Rows),
             2 => Some(QueryKind::Log),
+            3 => Some(QueryKind::Searches),
             _ => return Err(Error::damaged(0, "unknown kind of calibration")),
         };
         let calibration = kind.map(|kind| {
@@ -252,7 +257,9 @@ impl Record {
                 .with_adaptive_probes(adaptive_probes(body))
                 .with_bands(BandLists::new(bands))
                 .with_points(points);
-            Ok::<_, Error>(calibration)
+            let before = share(BEFORE).zip(share(BEFORE + 4));
+            let before = before.map(|(recall, target)| FoundRecall { recall, target });
+            Ok::<_, Error>(calibration.with_before(before))
         });
         let calibration = calibration.transpose()?;
         Ok(Record {
@@ -284,6 +291,7 @@ impl Record {
             let kind = match it.kind {
                 QueryKind::Rows => 1,
                 QueryKind::Log => 2,
+                QueryKind::Searches => 3,
             };
             let bands = it.bands.bands();
             put(
@@ -301,6 +309,8 @@ impl Record {
                 }
             }
             put_adaptive_probes(body, &it.adaptive_probes);
+            put(body, BEFORE, &share(it.before.map(|it| it.recall)));
+            put(body, BEFORE + 4, &share(it.before.map(|it| it.target)));
             for (i, point) in it.points().iter().enumerate() {
                 put_point(body, POINTS + i * POINT_SIZE, point);
             }

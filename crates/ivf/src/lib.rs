@@ -24,6 +24,7 @@ mod late_model;
 pub mod list_search;
 mod model_pages;
 mod pq;
+pub mod query_sample;
 mod recall_curve;
 pub mod recall_estimate;
 pub mod refine;
@@ -35,14 +36,16 @@ mod tidset;
 mod top_candidates;
 
 pub use bands::{BandLists, Bands, LEVELS};
-pub use calibration::{Calibration, MAX_POINTS, Point, QueryKind, RERANK_MARGINS, Training};
+pub use calibration::{
+    Calibration, FoundRecall, MAX_POINTS, Point, QueryKind, RERANK_MARGINS, SampledRecall, Training,
+};
 pub use candidate::Candidate;
 pub use check_rows::{RowFn, ScanTableFn, check, check_against, check_within};
 pub use create::{Builder, CreateOptions, copy_without_rows, insert};
 pub use distillvq_model::{CodeShape, Metric, Model, ModelError};
 pub use distillvq_pages::{
-    Balance, CheckReport, ExactPages, IndexStats, InsertedRow, Layout, MAX_PAGES_IN_WRITE,
-    MAX_SIDE_BYTES, MovedPage, PAGE_SIZE, PG_HEADER_SIZE, PageStore, PageWrite, Problem,
+    Balance, CheckReport, Draw, ExactPages, IndexStats, InsertedRow, Layout, MAX_PAGES_IN_WRITE,
+    MAX_SIDE_BYTES, MovedPage, Offer, PAGE_SIZE, PG_HEADER_SIZE, PageStore, PageWrite, Problem,
     SideLocation, Tid, VacuumStats, check_lock, count_rows, read_all_pages, vacuum,
 };
 pub use error::Error;

@@ -10,8 +10,10 @@ mod fixture;
 
 use common::*;
 use distillvq_ivf::filter::FilterFormat;
+use distillvq_ivf::query_sample::{make_room, offer};
 use distillvq_ivf::{
-    Builder, CreateOptions, Model, PageStore, insert, replace_student, vacuum, write_calibration,
+    Builder, CreateOptions, Draw, Model, Offer, PageStore, insert, replace_student, vacuum,
+    write_calibration,
 };
 use distillvq_pages::FORMAT;
 use distillvq_pages::memory_store::MemoryStore;
@@ -28,7 +30,7 @@ fn the_command_makes_the_files_again() {
     if is_making {
         fs::create_dir_all(&folder).unwrap();
     }
-    let (mut bytes, mut kinds) = (0, [false; 6]);
+    let (mut bytes, mut kinds) = (0, [false; 7]);
     for recipe in RECIPES {
         for (file, found) in files(recipe) {
             let path = folder.join(&file);
@@ -71,6 +73,17 @@ fn files(recipe: Recipe) -> Vec<(String, Vec<u8>)> {
     let meta = builder.finish().unwrap();
     if recipe.trained {
         write_calibration(&store, 5, training(), Some(calibration())).unwrap();
+    }
+    if recipe.samples {
+        let meta = make_room(&store, &meta, BUILT as u64).unwrap();
+        for (query, now) in sampled().chunks(DIM).zip(1..) {
+            let draw = Draw {
+                now,
+                interval: 0,
+                random: 0,
+            };
+            assert_eq!(offer(&store, &meta, query, draw).unwrap(), Offer::Kept);
+        }
     }
     let insert_all = |rows: &[Owned]| {
         rows.iter()

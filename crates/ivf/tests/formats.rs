@@ -12,7 +12,7 @@ use distillvq_ivf::refine::RefineStream;
 use distillvq_ivf::rerank::{CandidateSource, RerankOptions, RerankStream};
 use distillvq_ivf::{
     Error, ListSearch, Meta, Model, ModelError, PAGE_SIZE, PageStore, PageWrite, RowFn, Tid, check,
-    check_against, copy_without_rows, count_rows, encoder_bytes, insert, load_model,
+    check_against, copy_without_rows, count_rows, encoder_bytes, insert, load_model, query_sample,
     replace_student, vacuum, write_calibration,
 };
 use distillvq_pages::memory_store::MemoryStore;
@@ -196,6 +196,17 @@ fn indexes_of_released_formats_are_used() {
             (recipe.metric, DIM, recipe.refine)
         );
         assert_eq!(meta.has_model(), recipe.trained);
+        let sample = query_sample::read(&index.store, &meta).unwrap();
+        let expected = if recipe.samples {
+            sampled()
+        } else {
+            Vec::new()
+        };
+        let kept = sample.queries.iter().rev().flat_map(|it| &it.elements);
+        assert_eq!(kept.clone().count(), expected.len());
+        for (kept, expected) in kept.zip(expected) {
+            assert!((kept - expected).abs() <= 2e-3 * expected.abs() + 1e-3);
+        }
         if recipe.trained {
             assert_eq!(meta.lists() as usize, FEW_LISTS);
             assert_eq!((meta.shape.bits, meta.model_version()), (recipe.bits, 6));

@@ -80,6 +80,7 @@ impl<'a, S: PageStore> Builder<'a, S> {
             blob_version,
             rows_at_build: 0,
             row_moves: RowMoves::Never,
+            sample: NO_BLOCK,
         };
         let is_possible =
             (lists == 0 || Layout::new(&format).is_some()) && Layout::exact(&format).is_some();

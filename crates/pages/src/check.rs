@@ -14,6 +14,7 @@ use crate::metapage::{Metapage, RowMoves};
 use crate::page::{Block, EXACT_LIST, Layout, NO_BLOCK, PageHeader, PageKind};
 use crate::page_walk::PREFETCH_PAGES;
 use crate::posting::{check_link, check_side, read_any_header, read_header};
+use crate::sample;
 use crate::store::PageStore;
 use crate::tid::Tid;
 use distillvq_kernels::block::LANES;
@@ -174,6 +175,7 @@ impl<'a, S: PageStore> Check<'a, S> {
             return Ok(false);
         };
         self.check_blob_pages()?;
+        self.check_sample()?;
         for (list, entry) in (0u32..).zip(&directory) {
             let layout = self.metapage.layout(list)?;
             let entries = self.chain(list, &layout, entry, inspect)?;
@@ -272,6 +274,27 @@ impl<'a, S: PageStore> Check<'a, S> {
             if self.report.is_sound() {
                 self.report.record_damage(walked)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Verifies the pages of the sample. Records that a crash has torn are no damage.
+    fn check_sample(&mut self) -> Result<(), Error> {
+        let first = self.metapage.sample;
+        if first == NO_BLOCK {
+            return Ok(());
+        }
+        let blocks = sample::sample_blocks(self.store, &self.metapage);
+        let blocks = self.report.record_damage(blocks)?.unwrap_or_default();
+        for (ordinal, block) in (0..).zip(std::iter::once(first).chain(blocks)) {
+            if !self.visit(block) {
+                let what = "a page of the sample is in use elsewhere";
+                self.report.add(Some(block), what);
+                continue;
+            }
+            let store = self.store;
+            let header = store.read(block, |page| sample::check_header(page, block, ordinal))?;
+            self.report.record_damage(header)?;
         }
         Ok(())
     }

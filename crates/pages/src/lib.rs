@@ -7,7 +7,7 @@
 //! Block 0 is the metapage ([`Metapage`]), followed by the pages of two blobs, the directory and posting pages. Each list is a
 //! chain of posting pages which start at the list's directory entry; one more list, the *exact list*, holds rows with
 //! their TIDs and the columns that rows of every list have. A row in a list has all columns of the index ([`RowFormat`]); a side
-//! column lies on further pages of each posting page. The bytes of all pages are described in `metapage`, `directory`, `chain`, `page` and `page::layout`.
+//! column lies on further pages of each posting page. Pages of their own hold a sample of records ([`make_room`]). The bytes of all pages are described in `metapage`, `directory`, `chain`, `page` and `page::layout`.
 //!
 //! # Invariants
 //! * A page never changes lists and never leaves its chain; links lead to higher block numbers only.
@@ -33,6 +33,7 @@ mod page_walk;
 mod posting;
 mod row;
 mod row_format;
+mod sample;
 mod stats;
 mod store;
 mod tid;
@@ -55,6 +56,10 @@ pub use page::{
 pub use posting::{check_link, read_any_header, read_header};
 pub use row::{Row, SideLocation, Value};
 pub use row_format::{Column, MAX_COLUMNS, RowFormat, Stored};
+pub use sample::{
+    Draw, MAX_RECORD_BYTES, Offer, SampleCounters, make_room, mark_checked, offer_record,
+    read_records, remove_records, sample_counters,
+};
 pub use stats::{Balance, IndexStats, InsertedRow, collect_stats, read_all_pages};
 pub use store::{MAX_PAGES_IN_WRITE, PageStore, PageWrite, check_lock};
 pub use tid::Tid;

@@ -16,6 +16,8 @@ pub enum StoreChange {
     Extend,
     /// These pages got these bytes, all at once.
     Commit(Vec<(u32, Page)>),
+    /// A page got these bytes by a hint, which a crash may take away.
+    Hint(u32, Page),
 }
 
 thread_local! {
@@ -48,6 +50,14 @@ impl Slot {
         }
         *locked = true;
         LOCKS.set(LOCKS.get() + 1);
+    }
+
+    /// Locks the page if nobody has.
+    fn try_lock(&self) -> bool {
+        let mut locked = guard(&self.locked);
+        let is_free = !std::mem::replace(&mut *locked, true);
+        LOCKS.set(LOCKS.get() + usize::from(is_free));
+        is_free
     }
 
     fn unlock(&self) {
@@ -109,6 +119,9 @@ impl MemoryStore {
             StoreChange::Commit(pages) => pages.iter().for_each(|(block, page)| {
                 self.mutate(*block, |bytes| bytes.copy_from_slice(page));
             }),
+            StoreChange::Hint(block, page) => {
+                self.mutate(*block, |bytes| bytes.copy_from_slice(page));
+            }
         }
     }
 
@@ -167,6 +180,30 @@ impl PageStore for MemoryStore {
             store: self,
             pages: Vec::new(),
         })
+    }
+
+    fn try_hint<T>(
+        &self,
+        block: u32,
+        change: impl FnOnce(&mut [u8]) -> (T, bool),
+    ) -> Result<Option<T>, Error> {
+        assert_eq!(LOCKS.get(), 0, "a hint is written under another lock");
+        let slot = self.slot(block)?;
+        if !slot.try_lock() {
+            return Ok(None);
+        }
+        let mut page = slot
+            .bytes
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let (value, is_changed) = change(&mut page);
+        if is_changed {
+            self.mutate(block, |bytes| bytes.copy_from_slice(&page));
+            self.record(|| StoreChange::Hint(block, page));
+        }
+        slot.unlock();
+        Ok(Some(value))
     }
 
     fn check_interrupts(&self) -> Result<(), Error> {

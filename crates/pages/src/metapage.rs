@@ -10,26 +10,28 @@
 //!   80  lists u32                184  16 columns
 //!   84  directory start u32      312  exact list's directory page u32
 //!   88  directory blocks u32     316  row moves u8
-//!   92  crc32c of the body u32   320  body
+//!   92  crc32c of the body u32   320  first page of the sample u32
+//!                                324  reserved u32
+//!                                328  body
 //! chain  { start u32, blocks u32, bytes u64, crc32c u32, reserved u32 }
 //! column { id u8, stored u8, bits u8, reserved u8, planes u16, reserved u16 }
 //! ```
 //! The body belongs to the crate above, which knows what the columns and blobs mean.
 //!
 //! The metapage is written incomplete when a build begins, and complete when it ends. After that only a replacement of the
-//! current blob ([`crate::replace_blob`]) and of the body change it, and lists that an index gets later
-//! ([`crate::add_lists`]); every other change is in the directory and the posting pages.
+//! current blob ([`crate::replace_blob`]) and of the body change it, lists that an index gets later ([`crate::add_lists`]), and
+//! the first page of a sample ([`crate::make_room`]); every other change is in the directory and the posting pages.
 
 use crate::bytes::{get, get_u16, get_u32, get_u64, put};
 use crate::chain::{Chain, Extent};
 use crate::directory::Directory;
 use crate::error::Error;
-use crate::page::{BODY, FORMAT, Layout, PAGE_SIZE, PageHeader, PageKind, check_format};
+use crate::page::{BODY, FORMAT, Layout, NO_BLOCK, PAGE_SIZE, PageHeader, PageKind, check_format};
 use crate::row_format::RowFormat;
 use crate::store::{PageStore, PageWrite};
 
 const MAGIC: [u8; 8] = *b"distilvq";
-const CONTENTS: usize = 320;
+const CONTENTS: usize = 328;
 
 /// Maximum number of bytes of the body.
 pub const MAX_BODY_BYTES: usize = PAGE_SIZE - CONTENTS;
@@ -57,6 +59,8 @@ pub struct Metapage {
     pub rows_at_build: u64,
     /// Whether rows move from the exact list into lists.
     pub row_moves: RowMoves,
+    /// First page of the sample of records ([`crate::make_room`]), or 0.
+    pub sample: u32,
 }
 
 /// Whether rows move from the exact list into lists that the index got after its build ([`crate::add_lists`]).
@@ -154,6 +158,7 @@ impl Metapage {
                 [2] => RowMoves::Finished,
                 _ => return Err(Error::damaged(0, "unknown state of row moves")),
             },
+            sample: get_u32(page, 320),
         })
     }
 
@@ -187,6 +192,7 @@ impl Metapage {
         self.format.write(page, 184);
         put(page, 312, &self.directory.exact.to_le_bytes());
         put(page, 316, &[self.row_moves as u8]);
+        put(page, 320, &self.sample.to_le_bytes());
     }
 
     fn validate(&self, blocks: u32) -> Result<(), Error> {
@@ -218,6 +224,9 @@ impl Metapage {
         }
         if self.spare.blocks > 0 && blobs.iter().any(|chain| chain.start == self.spare.start) {
             return fail("the spare pages are in use");
+        }
+        if self.sample != NO_BLOCK && self.sample >= blocks {
+            return fail("the sample's first page is not inside the index");
         }
         let Directory { extent, exact, .. } = self.directory;
         // Without lists they are pages for later lists.

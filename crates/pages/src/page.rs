@@ -80,6 +80,8 @@ pub enum PageKind {
     Posting = 4,
     /// The side column of the rows of one posting page.
     Side = 5,
+    /// Records of a sample, or their counters.
+    Sample = 6,
 }
 
 /// The header of a page.
@@ -89,7 +91,7 @@ pub struct PageHeader {
     pub kind: PageKind,
     /// Rows (posting), entries (directory), bytes (blob).
     pub count: u16,
-    /// The list (posting), or the ordinal of the page in its extent or chain.
+    /// The list (posting), or the ordinal of the page in its extent, chain or sample.
     pub list: u32,
     /// Next page of the chain, or [`NO_BLOCK`].
     pub next: u32,
@@ -153,6 +155,7 @@ impl PageHeader {
             3 => PageKind::Directory,
             4 => PageKind::Posting,
             5 => PageKind::Side,
+            6 => PageKind::Sample,
             _ => return Err(Error::damaged(block, "unknown kind of page")),
         };
         if kind != PageKind::Empty && format == 0 {

@@ -28,6 +28,17 @@ pub trait PageStore {
     /// Begins an atomic change.
     fn write(&self) -> Result<Self::Write<'_>, Error>;
 
+    /// Changes a page without making that durable: a crash may take the change away, or leave a part of it. `change` tells whether
+    /// it has changed anything; it must be quick and may not touch the store. Returns `None`, without waiting, if the page is
+    /// locked. A store that has no such changes says that of all pages.
+    fn try_hint<T>(
+        &self,
+        _block: u32,
+        _change: impl FnOnce(&mut [u8]) -> (T, bool),
+    ) -> Result<Option<T>, Error> {
+        Ok(None)
+    }
+
     /// Hints that the page will be read soon: it should come from disk.
     fn prefetch(&self, _block: u32) {}
 
@@ -45,6 +56,11 @@ pub trait PageStore {
 pub trait PageWrite {
     /// Locks a page exclusively and returns its slot in this change, if [`check_lock`] allows it.
     fn lock(&mut self, block: u32) -> Result<usize, Error>;
+
+    /// As [`PageWrite::lock`], for a page that hints may have changed: the whole page becomes durable, not the difference.
+    fn lock_whole(&mut self, block: u32) -> Result<usize, Error> {
+        self.lock(block)
+    }
 
     /// Appends a page, all zero after PostgreSQL's header, locked. Returns its block number, which is greater than that
     /// of every page seen before, and its slot.
@@ -90,6 +106,14 @@ impl<T: PageStore> PageStore for &T {
 
     fn write(&self) -> Result<Self::Write<'_>, Error> {
         T::write(self)
+    }
+
+    fn try_hint<R>(
+        &self,
+        block: u32,
+        change: impl FnOnce(&mut [u8]) -> (R, bool),
+    ) -> Result<Option<R>, Error> {
+        T::try_hint(self, block, change)
     }
 
     fn prefetch(&self, block: u32) {

@@ -25,7 +25,8 @@ use distillvq_ivf::rerank::{BANDS, Growth, RANKS};
 use distillvq_ivf::write_calibration;
 use distillvq_ivf::{
     BandLists, Bands, CALIBRATION_K, Calibration, Candidate, DEEP_QUERIES, GroundTruthCollector,
-    Meta, Neighbors, RecallCurve, RowEncoder, Tid, Training, Truth, choose_rerank_margin,
+    Meta, Neighbors, RERANK_MARGINS, RecallCurve, RowEncoder, SampledRecall, Tid, Training, Truth,
+    choose_rerank_margin,
 };
 use distillvq_model::{ListRanking, Model, TrainReport};
 use distillvq_training::{TrainError, check_interrupts};
@@ -190,6 +191,35 @@ pub fn measure(
     let bands = bench.bands(&questions, &measured, &mut clock)?;
     clock.tell(target.index);
     Ok(Some(measured.with_bands(bands)))
+}
+
+/// The recall of the searches that users run, with queries whose truth is known; none if none of their neighbors is visible.
+pub fn recall_of_searches(
+    target: &OpenIndex,
+    model: &Model,
+    truth: &Truth,
+    distances: HeapDistances,
+) -> Result<Option<SampledRecall>> {
+    let probing = crate::settings::probing(&Options::of(target.index), &target.meta);
+    let margin = target
+        .meta
+        .calibration
+        .map_or(RERANK_MARGINS[0], |it| it.rerank_margin);
+    let params = SearchParams::unlimited(probing, margin);
+    let mut bench = Calibrator {
+        target,
+        model,
+        distances,
+        adaptive_probes: probing.adaptive,
+    };
+    let mut recalls = Vec::new();
+    let each = truth.queries.chunks_exact(target.meta.dim.max(1));
+    for (elements, neighbors) in each.zip(&truth.neighbors) {
+        if let Some(question) = bench.question(elements, neighbors)? {
+            recalls.push(bench.search(&question, params)?.0);
+        }
+    }
+    Ok(SampledRecall::of(&recalls))
 }
 
 /// The time that searches may take.

@@ -1,5 +1,6 @@
 //! The queries that an index is calibrated with: logged ones, or rows of the table.
 
+use crate::am::failure::with_index;
 use crate::am::model_store::catalog;
 use crate::am::open_index::OpenIndex;
 use crate::am::training::phases::SAMPLING;
@@ -8,6 +9,7 @@ use crate::pg::heap::{self, SampledRows};
 use crate::pg::relation::{Heap, Index, LockedIndex};
 use crate::settings::reloptions::Options;
 use distillvq_ivf::QueryKind;
+use distillvq_ivf::query_sample::{self, QuerySample};
 use distillvq_model::Model;
 use distillvq_training::{MAX_HELD_OUT, sample_vectors, split_held_out};
 use rand::SeedableRng;
@@ -36,11 +38,25 @@ pub struct CalibrationQueries {
 impl CalibrationQueries {
     /// Logged queries, as many of them as an index over so many rows is measured with; none if there are none.
     pub fn of_log(vectors: &[f32], dim: usize, rows: usize) -> Option<Self> {
+        Self::of_kind(QueryKind::Log, vectors, dim, rows)
+    }
+
+    fn of_kind(kind: QueryKind, vectors: &[f32], dim: usize, rows: usize) -> Option<Self> {
         let vectors = sample_vectors(vectors, dim, query_budget(rows, dim), SEED);
-        (!vectors.is_empty()).then_some(Self {
-            kind: QueryKind::Log,
-            vectors,
-        })
+        (!vectors.is_empty()).then_some(Self { kind, vectors })
+    }
+
+    /// The recent queries of a sample, as many of them as an index over so many rows is measured with; none if they are too few.
+    pub fn of_sample(sample: &QuerySample, dim: usize, rows: usize) -> Option<Self> {
+        Self::of_kind(QueryKind::Searches, &sample.recent(), dim, rows)
+    }
+
+    /// Sampled queries, at most so many of them.
+    pub fn of_searches(vectors: &[f32], dim: usize, most: usize) -> Self {
+        Self {
+            kind: QueryKind::Searches,
+            vectors: sample_vectors(vectors, dim, most, SEED),
+        }
     }
 
     /// Rows of a table of so many, picked from a sample by `take`, which is told how many.
@@ -86,13 +102,26 @@ pub fn queries_of_sample(sample: &mut Vec<f32>, dim: usize, rows: usize) -> Cali
     })
 }
 
-/// Queries of a log, as many as are wanted.
-pub fn log_queries(
+/// Given queries of a kind, as many as are wanted.
+pub fn given_queries(
     locked: &LockedIndex,
     target: &OpenIndex,
+    kind: QueryKind,
     vectors: &[f32],
 ) -> Option<CalibrationQueries> {
-    CalibrationQueries::of_log(vectors, target.meta.dim, locked.heap().estimated_rows())
+    let (dim, rows) = (target.meta.dim, locked.heap().estimated_rows());
+    CalibrationQueries::of_kind(kind, vectors, dim, rows)
+}
+
+/// The recent queries of searches, if the index has sampled enough of them.
+pub fn sampled_queries(
+    locked: &LockedIndex,
+    target: &OpenIndex,
+) -> Result<Option<CalibrationQueries>> {
+    let sample = query_sample::read(target.store(), &target.meta);
+    let sample = sample.map_err(with_index(target.index))?;
+    let (dim, rows) = (target.meta.dim, locked.heap().estimated_rows());
+    Ok(CalibrationQueries::of_sample(&sample, dim, rows))
 }
 
 /// The held-out queries of the model that the index was built with, if that is still there.
@@ -110,5 +139,6 @@ pub fn model_queries(
         Err(error) => return Err(error),
     };
     let same = named.dim() == model.dim() && named.metric() == model.metric();
-    Ok(log_queries(locked, target, named.held_out()).filter(|_| same))
+    let queries = given_queries(locked, target, QueryKind::Log, named.held_out());
+    Ok(queries.filter(|_| same))
 }

@@ -24,8 +24,9 @@ use crate::pg::memory::trim_malloc;
 use crate::pg::page_store::RelationStore;
 use crate::pg::relation::Heap;
 use crate::pg::workers::{self, SharedProgress, Workers};
+use distillvq_ivf::query_sample::{self, QuerySample};
 use distillvq_ivf::{
-    Builder, CreateOptions, GroundTruthCollector, RowEncoder, Tid, Training, Truth,
+    Builder, CreateOptions, GroundTruthCollector, QueryKind, RowEncoder, Tid, Training, Truth,
     write_calibration,
 };
 use distillvq_model::Model;
@@ -58,19 +59,22 @@ pub fn load_nothing(plan: &BuildPlan, model: Option<&Model>) -> Result<()> {
     Ok(())
 }
 
-/// Builds the pages over the table's rows, of which there should be `expected`.
+/// Builds the pages over the table's rows, of which there should be `expected`, with the sampled queries of another index.
 pub fn load(
     plan: &BuildPlan,
     heap: Heap,
     info: &IndexInfo,
     build_model: Option<BuildModel>,
-    expected: usize,
+    (expected, sample): (usize, &QuerySample),
 ) -> Result<BuildCounts> {
     crate::pg::progress::report_phase(LOADING);
     crate::pg::progress::report_progress(0, expected);
     let (model, queries) =
         build_model.map_or((None, None), |it| (Some(it.model), Some(it.queries)));
     let model = model.as_ref();
+    let by_sample = queries
+        .as_ref()
+        .is_some_and(|it| it.kind == QueryKind::Searches);
     let truth = model
         .zip(queries)
         .map(|(model, queries)| GroundTruthCollector::new(model, queries.kind, queries.vectors));
@@ -102,6 +106,11 @@ pub fn load(
     if let (Some(model), Some(truth)) = (model, truth) {
         let target = OpenIndex::built(plan.index, meta);
         calibrate(heap, &target, &store, model, &truth.finish())?;
+    }
+    if plan.options.samples_queries() {
+        let failed = with_index(plan.index);
+        let meta = query_sample::make_room(&store, &meta, indexed).map_err(&failed)?;
+        query_sample::fill(&store, &meta, sample, by_sample).map_err(&failed)?;
     }
     // A concurrent build goes on to wait for others: what it has loaded stays to be read.
     crate::pg::progress::report_progress(loader.loaded, loader.loaded);

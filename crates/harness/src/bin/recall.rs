@@ -4,24 +4,20 @@
 //! `recall --help` lists the arguments.
 
 use std::fmt::Write as _;
-use std::path::Path;
 use std::time::Instant;
 
 use clap::Parser;
 use distillvq_harness::affinity::Together;
 use distillvq_harness::measure::{find_by_id, nearest_by_id};
+use distillvq_harness::query_sets::QuerySet;
 use distillvq_harness::report::Page;
-use distillvq_harness::{DataSet, Metric, Result, Server, Truth, Vectors, load};
+use distillvq_harness::{Metric, Result, Server, Truth, Vectors, load};
 use postgres::Client;
 
 /// Neighbors asked for.
 const K: usize = 10;
 /// Recalls asked for.
 const TARGETS: [f64; 4] = [0.90, 0.95, 0.98, 0.99];
-/// Rows that are taken out of the table, to be queries like the rows.
-const LIKE_ROWS: usize = 1_000;
-/// Queries in the log of a generated set.
-const LOGGED: usize = 20_000;
 const DATABASE: &str = "recall";
 
 const INTRODUCTION: &str = "# Requested and measured recall
@@ -71,125 +67,42 @@ struct Set {
     tests: Vec<Test>,
 }
 
-/// What a set is made of.
-struct Material {
-    name: String,
-    metric: Metric,
-    rows: Vectors,
-    /// More of the same kind.
-    like_rows: Vectors,
-    /// Queries of another kind: those to train with, and those to test with.
-    log: Vectors,
-    test: Vectors,
-}
-
 impl Set {
     /// The sets of this name: one with a query log, one without.
     fn named(name: &str) -> Result<[Self; 2]> {
-        let material = match name {
-            "texts" => Material::generated(
-                "200,000 vectors like texts' × 768, cosine",
-                Metric::Cosine,
-                200_000,
-                |rows| Vectors::like_texts(rows, 768, 1, 0),
-            ),
-            "mixture" => Material::generated(
-                "100,000 points of a mixture × 128, L2",
-                Metric::L2,
-                100_000,
-                |rows| Vectors::clustered(rows, 128, 2_000, 1),
-            ),
-            "noise" => Material::generated(
-                "100,000 points of one cloud × 32, inner product",
-                Metric::InnerProduct,
-                100_000,
-                |rows| Vectors::noise(rows, 32, 1),
-            ),
-            directory => Material::on_disk(Path::new(directory))?,
-        };
-        Ok(material.sets())
-    }
-}
-
-impl Material {
-    /// Drawn from one distribution by `draw`; the queries of another kind lie midway between two of it.
-    fn generated(name: &str, metric: Metric, rows: usize, draw: impl Fn(usize) -> Vectors) -> Self {
-        let all = draw(rows + LIKE_ROWS + LOGGED + LIKE_ROWS + 2);
-        let rest = all.slice(rows..all.rows());
-        let log = rest.slice(LIKE_ROWS..LIKE_ROWS + LOGGED + 1);
-        let test = rest.slice(LIKE_ROWS + LOGGED + 1..rest.rows());
-        Self {
-            name: name.to_owned(),
+        let QuerySet {
+            name,
             metric,
-            rows: all.slice(0..rows),
-            like_rows: rest.slice(0..LIKE_ROWS),
-            log: log.midway(),
-            test: test.midway(),
-        }
-    }
-
-    fn on_disk(directory: &Path) -> Result<Self> {
-        let set = DataSet::open(directory)?;
-        let rows = set.documents.rows() - LIKE_ROWS;
-        // Neighbors in the file may be of one kind: halves of the table and the queries are drawn from everywhere.
-        let step = (set.documents.rows() as f64 * 0.618) as usize;
-        let step = (step..).find(|step| coprime(*step, set.documents.rows()));
-        let mut order =
-            (0..set.documents.rows()).map(|i| i * step.unwrap_or(1) % set.documents.rows());
-        let dim = set.documents.dim();
-        let mut draw = |n: usize| {
-            let drawn = order.by_ref().take(n);
-            let values = drawn.flat_map(|i| set.documents.row(i).to_vec()).collect();
-            Vectors::new(dim, values)
-        };
-        Ok(Self {
-            name: format!("{}, {rows} rows × {dim}, cosine", set.name),
-            metric: Metric::Cosine,
-            like_rows: draw(LIKE_ROWS)?,
-            rows: draw(rows)?,
-            log: set.log.clone(),
-            test: set.test.clone(),
-        })
-    }
-
-    fn sets(self) -> [Set; 2] {
+            rows,
+            like_rows,
+            log,
+            test,
+        } = QuerySet::named(name)?;
         let test = Test {
             name: "test queries",
-            queries: self.test,
+            queries: test,
         };
         let like_rows = Test {
             name: "queries like the rows",
-            queries: self.like_rows,
+            queries: like_rows,
         };
-        let set = |name: &str, rows: Vectors, log, tests| Set {
-            name: format!("{}, {name}", self.name),
-            metric: self.metric,
+        let set = |kind: &str, rows: Vectors, log, tests| Set {
+            name: format!("{name}, {kind}"),
+            metric,
             rows,
             log,
             tests,
         };
-        [
+        Ok([
             set(
                 "with a query log",
-                self.rows.clone(),
-                Some(self.log),
+                rows.clone(),
+                Some(log),
                 vec![test.clone()],
             ),
-            set(
-                "without a query log",
-                self.rows,
-                None,
-                vec![like_rows, test],
-            ),
-        ]
+            set("without a query log", rows, None, vec![like_rows, test]),
+        ])
     }
-}
-
-fn coprime(mut a: usize, mut b: usize) -> bool {
-    while b > 0 {
-        (a, b) = (b, a % b);
-    }
-    a == 1
 }
 
 fn main() -> Result<()> {

@@ -1,0 +1,216 @@
+//! What an index learns from the queries that it is searched with: recall and codes scanned before any search, after some
+//! searches and a VACUUM, and after a training with the sample.
+//!
+//! `searches --help` lists the arguments.
+
+use std::fmt::Write as _;
+use std::time::Instant;
+
+use clap::Parser;
+use distillvq_harness::measure::nearest_by_id;
+use distillvq_harness::query_sets::QuerySet;
+use distillvq_harness::report::Page;
+use distillvq_harness::{Result, Server, Truth, Vectors, load};
+use postgres::Client;
+
+/// Neighbors asked for.
+const K: usize = 10;
+/// Recalls asked for.
+const TARGETS: [f64; 4] = [0.90, 0.95, 0.98, 0.99];
+/// Searches that an index learns from.
+const SEARCHES: usize = 2_000;
+const DATABASE: &str = "searches";
+
+const INTRODUCTION: &str = "# Learning from searches
+
+`make bench-searches` writes this page. Searches keep a sample of their queries in the index, and no query log is used. Each table shows
+the target, the measured recall@10 on test queries that neither training nor calibration has seen, the recall of the worst twentieth of
+these queries, and the mean number of codes that a search scans, in these states of an index on all rows:
+
+* *built*: before any search;
+* *vacuumed*: after 2,000 searches with other queries of the same kind and one `VACUUM`;
+* *trained*: after `SELECT distillvq_train('items_idx')`, which learns from the sample;
+* *changed*: after 2,000 searches with queries like the rows and one `VACUUM`, measured with queries like the rows.
+
+The last two columns compare codes at equal recall: codes that searches would scan for exactly the target, interpolated between the
+measured points, in the trained index relative to the vacuumed one.
+";
+
+/// Measures what an index learns from searches, and writes a page
+#[derive(Parser)]
+struct Arguments {
+    /// The generated vectors texts, mixture, noise or products, or the directory of a data set
+    #[arg(long)]
+    set: String,
+    #[command(flatten)]
+    page: Page,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let set = QuerySet::named(&arguments.set)?;
+    eprintln!("==> {}", set.name);
+    let server = Server::start("searches")?;
+    let mut client = server.database(DATABASE)?;
+    client.batch_execute("SET maintenance_work_mem = '512MB'")?;
+    let section = measure(&mut client, &set)?;
+    arguments.page.write(INTRODUCTION, &arguments.set, &section)
+}
+
+/// What searches with one target showed.
+struct Shown {
+    recall: f64,
+    /// Mean recall of the worst twentieth of the queries.
+    worst: f64,
+    codes: f64,
+}
+
+/// The table of test queries, these queries, and their neighbors.
+type Asked<'a> = (&'a str, &'a Vectors, &'a Truth<'a>);
+
+/// A state of the index, the seconds to reach it, and what was shown there for each target.
+struct State {
+    name: &'static str,
+    seconds: f64,
+    shown: Vec<Shown>,
+}
+
+fn measure(client: &mut Client, set: &QuerySet) -> Result<String> {
+    load::create_table(client, "items", &set.rows)?;
+    for (table, queries) in [
+        ("learn", &set.log),
+        ("test", &set.test),
+        ("like_rows", &set.like_rows),
+    ] {
+        load::create_table(client, table, queries)?;
+    }
+    client.batch_execute("ANALYZE; SET enable_seqscan = off; SET enable_sort = off")?;
+    let metric = set.metric.name();
+    let create =
+        format!("CREATE INDEX items_idx ON items USING distillvq (embedding vector_{metric}_ops)");
+    let test = Truth::new(set.metric, &set.rows, &set.test, K);
+    let like_rows = Truth::new(set.metric, &set.rows, &set.like_rows, K);
+    let mut states = Vec::new();
+    let mut state = |client: &mut Client, name, work: &[&str], asked: Asked<'_>| {
+        let start = Instant::now();
+        for statement in work {
+            client.batch_execute(statement)?;
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        let shown = ask(client, set, asked)?;
+        states.push(State {
+            name,
+            seconds,
+            shown,
+        });
+        Ok::<_, distillvq_harness::Error>(())
+    };
+    let tests = ("test", &set.test, &test);
+    state(client, "built", &[&create, "VACUUM ANALYZE items"], tests)?;
+    search(client, set, "learn", SEARCHES.min(set.log.rows()))?;
+    state(client, "vacuumed", &["VACUUM items"], tests)?;
+    state(
+        client,
+        "trained",
+        &["SELECT distillvq_train('items_idx')"],
+        tests,
+    )?;
+    search(client, set, "like_rows", SEARCHES.min(set.like_rows.rows()))?;
+    let like_rows = ("like_rows", &set.like_rows, &like_rows);
+    state(client, "changed", &["VACUUM items"], like_rows)?;
+    Ok(section(set, &states))
+}
+
+/// Searches with the first queries of a table, which are sampled.
+fn search(client: &mut Client, set: &QuerySet, table: &str, count: usize) -> Result<()> {
+    let statement = client.prepare(&nearest_by_id("items", table, set.metric, K))?;
+    for id in 0..count as i64 {
+        client.query(&statement, &[&id])?;
+    }
+    Ok(())
+}
+
+/// What searches for test queries, which are not sampled, find with each target.
+fn ask(
+    client: &mut Client,
+    set: &QuerySet,
+    (table, queries, truth): Asked<'_>,
+) -> Result<Vec<Shown>> {
+    let sql = nearest_by_id("items", table, set.metric, K);
+    client.batch_execute("SET distillvq.sample_queries = off")?;
+    let mut all = Vec::new();
+    for target in TARGETS {
+        client.batch_execute(&format!("SET distillvq.target_recall = {target}"))?;
+        let statement = client.prepare(&sql)?;
+        let (mut recalls, mut codes) = (Vec::new(), 0);
+        for id in 0..queries.rows() {
+            let rows = client.query(&statement, &[&(id as i64)])?;
+            let found: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
+            recalls.push(truth.recall_of(id, &found));
+            let row = client.query_one("SELECT codes FROM distillvq_last_scan()", &[])?;
+            codes += row.try_get::<_, i64>(0)?;
+        }
+        recalls.sort_unstable_by(f64::total_cmp);
+        let mean = |recalls: &[f64]| recalls.iter().sum::<f64>() / recalls.len().max(1) as f64;
+        let shown = Shown {
+            recall: mean(&recalls),
+            worst: mean(&recalls[..recalls.len().div_ceil(20)]),
+            codes: codes as f64 / queries.rows() as f64,
+        };
+        eprintln!(
+            "{table} {target}: {:.4} {:.3} {:.0}",
+            shown.recall, shown.worst, shown.codes
+        );
+        all.push(shown);
+    }
+    client.batch_execute("RESET distillvq.target_recall; RESET distillvq.sample_queries")?;
+    Ok(all)
+}
+
+/// Codes for a recall, interpolated by the logarithm of the recall's shortfall; none beyond what was measured.
+fn codes_for(shown: &[Shown], recall: f64) -> Option<f64> {
+    let pair = shown
+        .windows(2)
+        .find(|pair| matches!(pair, [a, b] if a.recall <= recall && recall <= b.recall))?;
+    let [from, to] = pair else { return None };
+    let lost = |recall: f64| (1.0 - recall).max(1e-4).ln();
+    let way = (lost(recall) - lost(from.recall)) / (lost(to.recall) - lost(from.recall));
+    let way = if way.is_finite() { way } else { 0.0 };
+    Some((from.codes.ln() + way * (to.codes / from.codes).ln()).exp())
+}
+
+/// The set's table in Markdown.
+fn section(set: &QuerySet, states: &[State]) -> String {
+    let mut text = format!("\n## {}\n", set.name);
+    let heads: Vec<&str> = states.iter().map(|state| state.name).collect();
+    let _ = writeln!(
+        text,
+        "\n| target | {} | codes, trained / vacuumed |",
+        heads.join(" | ")
+    );
+    let _ = writeln!(text, "|---|{}---|", "---|".repeat(heads.len()));
+    for (i, target) in TARGETS.iter().enumerate() {
+        let cells: Vec<String> = states
+            .iter()
+            .filter_map(|state| state.shown.get(i))
+            .map(|it| format!("{:.3} ({:.2}; {:.0})", it.recall, it.worst, it.codes))
+            .collect();
+        let codes = |name: &str| {
+            let state = states.iter().find(|state| state.name == name)?;
+            codes_for(&state.shown, *target)
+        };
+        let ratio = codes("trained").zip(codes("vacuumed"));
+        let ratio = ratio.map_or("–".to_owned(), |(a, b)| format!("{:.2}", a / b));
+        let _ = writeln!(text, "| {target:.2} | {} | {ratio} |", cells.join(" | "));
+    }
+    let seconds: Vec<String> = states
+        .iter()
+        .map(|state| format!("{} {:.1} s", state.name, state.seconds))
+        .collect();
+    let _ = writeln!(
+        text,
+        "\nIn brackets: recall of the worst twentieth; codes. Time to reach each state: {}.",
+        seconds.join("; ")
+    );
+    text
+}
