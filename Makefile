@@ -44,6 +44,11 @@ bench-plans:
 bench-recall:
 	@tools/bench-recall.sh "$(or $(DATA),data/wordnet-20k)" "$(ONLY)"
 
+## bench-searches recall before and after an index learns from searches; writes docs/searches.md; DATA=… in addition to generated data sets; ONLY=one data set
+.PHONY: bench-searches
+bench-searches:
+	@tools/bench-recall.sh "$(or $(DATA),data/wordnet-20k)" "$(ONLY)" searches
+
 ## bench-parameters automatic parameters compared with a sweep; writes docs/parameters.md; DATA=… in addition to generated data sets; ONLY=one data set
 .PHONY: bench-parameters
 bench-parameters:

@@ -426,7 +426,7 @@ fn the_model_of_a_small_table_is_small() {
         table(&mut db, "items", "vector", &vectors);
         db.run(&format!(
             "CREATE INDEX one ON items USING distillvq (embedding)
-             WITH (refine = none, assignments = 1, {options})"
+             WITH (refine = none, assignments = 1, sample_queries = off, {options})"
         ));
         let size: i64 = db.one("SELECT pg_relation_size('one')");
         let vectors = 1_100 * 4 * dim as i64;

@@ -200,6 +200,8 @@ fn the_sample_outlives_maintenance() {
         "VACUUM items",
         "SELECT distillvq_train('one')",
         "REINDEX INDEX CONCURRENTLY one",
+        "REINDEX INDEX one",
+        "VACUUM FULL items",
     ] {
         db.run(statement);
         assert_eq!(sampled(&mut db), count, "{statement}");

@@ -1,15 +1,22 @@
 #!/usr/bin/env bash
-# bench-recall.sh FOLDER [ONLY]: compares requested with measured recall, on a data set and on generated ones (ONLY selects one:
-# the folder, texts, mixture, or noise), and writes docs/recall.md.
-# The results stay in benches/recall/, one file per data set.
+# bench-recall.sh FOLDER [ONLY] [PAGE]: measures a data set and generated ones (ONLY selects one: the folder or a generated one), and
+# writes docs/PAGE.md: recall, requested and measured, or searches, what an index learns from them.
+# The results stay in benches/PAGE/, one file per data set.
 
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-folder=$1 only=${2:-}
+folder=$1 only=${2:-} page=${3:-recall}
+case $page in
+    recall) generated=(texts mixture noise) ;;
+    searches) generated=(products mixture) ;;
+    *) fail "there is no page $page" ;;
+esac
 
 "$root/tools/with_env.sh" "$root/tools/install.sh"
-for set in ${only:-"$folder" texts mixture noise}; do
+sets=("$folder" "${generated[@]}")
+[ -z "$only" ] || sets=("$only")
+for set in "${sets[@]}"; do
     say "measuring $set"
-    "$root/tools/with_env.sh" cargo run --locked --release --package distillvq-harness --bin recall -- \
-        --set "$set" --results "$root/benches/recall" --output "$root/docs/recall.md"
+    "$root/tools/with_env.sh" cargo run --locked --release --package distillvq-harness --bin "$page" -- \
+        --set "$set" --results "$root/benches/$page" --output "$root/docs/$page.md"
 done

@@ -45,7 +45,7 @@ pub fn build(heap: Heap, index: Index, info: &IndexInfo) -> Result<BuildCounts> 
         return over_nothing(&plan);
     }
     let sample = if plan.options.samples_queries() {
-        query_sample::of_sibling(heap, index, dim)
+        query_sample::inherited(heap, index, dim)
     } else {
         QuerySample::default()
     };

@@ -3,7 +3,7 @@
 //! The second form changes decoder and routing alone, in the index's pages and not by transaction: nothing that a later
 //! rollback would have to undo, since a model changes no result but its quality.
 
-use crate::am::calibration::measure::{calibrate, now, training};
+use crate::am::calibration::measure::{calibrate, training};
 use crate::am::calibration::queries::{given_queries, sampled_queries};
 use crate::am::failure::with_index;
 use crate::am::model_store::catalog;
@@ -18,6 +18,7 @@ use crate::pg::names::relation_name;
 use crate::pg::progress::Progress;
 use crate::pg::relation::{LockedIndex, RelationKind, refuse_if_read_only, relation_kind};
 use crate::pg::report::or_raise;
+use crate::pg::server::now;
 use crate::pg::text::{from_c, from_server, to_server};
 use crate::pg::vector_column::VectorColumn;
 use crate::settings::reloptions::Options;

@@ -116,6 +116,57 @@ impl Locator {
         same && mine == others
     }
 
+    /// Another file of the same database, by its tablespace and number in the catalog.
+    pub fn other_file(self, tablespace: pg_sys::Oid, number: pg_sys::Oid) -> Self {
+        let tablespace = match tablespace {
+            // SAFETY: set as the session begins.
+            pg_sys::InvalidOid => unsafe { pg_sys::MyDatabaseTableSpace },
+            given => given,
+        };
+        let mut file = self.0;
+        #[cfg(feature = "pg15")]
+        {
+            (file.spcNode, file.relNode) = (tablespace, number);
+        }
+        #[cfg(not(feature = "pg15"))]
+        {
+            (file.spcOid, file.relNumber) = (tablespace, number);
+        }
+        Self(file, self.1)
+    }
+
+    /// The blocks of its main fork; none if there is no such file.
+    pub fn blocks(&self) -> Option<u32> {
+        let fork = pg_sys::ForkNumber::MAIN_FORKNUM;
+        // SAFETY: plain look-ups; what is opened is closed at the end of the transaction.
+        unsafe {
+            let file = pg_sys::smgropen(self.0, self.1);
+            pg_sys::smgrexists(file, fork).then(|| pg_sys::smgrnblocks(file, fork))
+        }
+    }
+
+    /// A pinned buffer with a block of its main fork, which must be there.
+    ///
+    /// # Safety
+    /// It must be no file of a temporary relation.
+    pub unsafe fn read(&self, block: u32, is_permanent: bool) -> pg_sys::Buffer {
+        let (fork, mode) = (
+            pg_sys::ForkNumber::MAIN_FORKNUM,
+            pg_sys::ReadBufferMode::RBM_NORMAL,
+        );
+        // SAFETY: as promised by the caller.
+        unsafe {
+            pg_sys::ReadBufferWithoutRelcache(
+                self.0,
+                fork,
+                block,
+                mode,
+                std::ptr::null_mut(),
+                is_permanent,
+            )
+        }
+    }
+
     /// Pins a buffer if it holds this block of the main fork.
     pub fn pin(&self, block: u32, buffer: pg_sys::Buffer) -> bool {
         let fork = pg_sys::ForkNumber::MAIN_FORKNUM;
@@ -330,6 +381,16 @@ pub fn created_in_this_transaction(relation: &pg_sys::RelationData) -> bool {
     let first = relation.rd_firstRelfilelocatorSubid;
     // 0 is InvalidSubTransactionId.
     relation.rd_createSubid != 0 || first != 0
+}
+
+/// Whether the relation is older than the running transaction, and got another file in it.
+pub fn has_new_file(relation: &pg_sys::RelationData) -> bool {
+    #[cfg(feature = "pg15")]
+    let new = relation.rd_newRelfilenodeSubid;
+    #[cfg(not(feature = "pg15"))]
+    let new = relation.rd_newRelfilelocatorSubid;
+    // 0 is InvalidSubTransactionId.
+    relation.rd_createSubid == 0 && new != 0
 }
 
 /// Counts an index scan in the cumulative statistics (`pgstat_count_index_scan` of pgstat.h).

@@ -14,6 +14,7 @@ pub mod condition;
 pub mod element;
 pub mod explicit_setting;
 pub mod filter_columns;
+pub mod former_file;
 pub mod guard;
 pub mod heap;
 pub mod join;

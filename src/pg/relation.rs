@@ -163,6 +163,12 @@ impl Index {
         unsafe { (*(*self.0).rd_index).indisvalid }
     }
 
+    /// Whether it is permanent, unlogged, or temporary: one of `RELPERSISTENCE_…`.
+    pub fn persistence(self) -> u8 {
+        // SAFETY: an open relation has a catalog row.
+        unsafe { (*(*self.0).rd_rel).relpersistence as u8 }
+    }
+
     /// The owner of the index and its table.
     pub fn owner(self) -> pg_sys::Oid {
         // SAFETY: an open relation.
@@ -346,8 +352,7 @@ impl LockedIndex {
     }
 
     fn persistence(&self) -> u8 {
-        // SAFETY: an open relation has a catalog row.
-        unsafe { (*(*self.index).rd_rel).relpersistence as u8 }
+        Index(self.index).persistence()
     }
 }
 

@@ -16,6 +16,12 @@ pub fn random_u64() -> u64 {
     unsafe { pg_sys::pg_prng_uint64(&raw mut pg_sys::pg_global_prng_state) }
 }
 
+/// Microseconds since 1970.
+pub fn now() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_micros() as i64)
+}
+
 /// Lets the transaction's end wait until its WAL is on disk, though it has changed no row.
 pub fn commit_durably() {
     // SAFETY: sets a flag of the running transaction.

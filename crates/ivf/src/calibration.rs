@@ -318,6 +318,29 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_sample_that_leaves_the_target_open_is_no_reason() {
+        let of = |recalls: &[f32]| SampledRecall::of(recalls).unwrap();
+        let many = |share: usize| -> Vec<f32> {
+            let hit = |i: usize| f32::from(u8::from(i % 1_000 < share));
+            (0..100_000).map(hit).collect()
+        };
+        for (share, is_wrong) in [
+            (930, true),
+            (941, false),
+            (950, false),
+            (979, false),
+            (982, true),
+        ] {
+            assert_eq!(of(&many(share)).is_wrong(0.95), is_wrong, "{share}");
+        }
+        let few = of(&[1.0, 1.0, 0.7, 0.9, 1.0, 0.9]);
+        assert!((few.mean - 0.916).abs() < 0.01 && few.error > 0.03);
+        assert!(!few.is_wrong(0.95) && few.is_wrong(0.6));
+        assert!(SampledRecall::of(&[]).is_none());
+        assert_eq!(of(&[0.5]).error, 0.0);
+    }
+
+    #[test]
     fn points_without_a_rise_are_no_trouble() {
         let it = curve(&[(1, 0.9, 0.0), (2, 0.9, 0.0), (7, 0.9, 0.0), (9, 0.95, 0.0)]);
         assert_eq!(it.probes_for(0.89), Some(1));

@@ -14,6 +14,7 @@ use crate::pg::filter_columns::FilterColumns;
 use crate::pg::heap::{HeapDistances, RowFn, VisibleRows};
 use crate::pg::relation::{Heap, Index, LockedIndex};
 use crate::pg::role::as_role;
+use crate::pg::server::now;
 use crate::pg::vector_datum::OwnedVector;
 use crate::pg::workers::{self, SharedProgress};
 use crate::settings::Probing;
@@ -44,12 +45,6 @@ const MIN_SEARCHES: usize = 8;
 /// Queries that are searched for rows behind the first ten, and the recall that these searches aim at.
 const DEEP_SEARCHES: usize = 32;
 const DEEP_TARGET: f64 = 0.95;
-
-/// Microseconds since 1970.
-pub fn now() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_micros() as i64)
-}
 
 /// What a report tells of the training of an index that is built now.
 pub fn training(report: &TrainReport) -> Training {
