@@ -30,6 +30,14 @@ fn everything_once() {
         ));
         let recall = mean_recall(&mut db, "items", metric, &queries, ALL);
         assert!(recall >= 0.98, "{recall}");
+        // Enough searches for VACUUM to measure their recall.
+        let operator = metric.operator();
+        db.run(&format!(
+            "SET enable_seqscan = off;
+             SELECT (SELECT i.id FROM items i ORDER BY i.embedding {operator} q.embedding LIMIT 1)
+             FROM items q WHERE q.id < 100;
+             RESET enable_seqscan"
+        ));
         db.run_each(&[
             "INSERT INTO items SELECT id + 5000, embedding FROM items WHERE id < 60",
             "UPDATE items SET id = -id WHERE id BETWEEN 100 AND 120",
@@ -40,6 +48,7 @@ fn everything_once() {
             "SELECT distillvq_import_model('n', distillvq_export_model('m'), replace => true)",
             "REINDEX INDEX CONCURRENTLY one",
         ]);
+        assert!(db.one::<i64>("SELECT distillvq_reset_query_sample('one')") >= 64);
         all_found(&mut db, "items", metric, queries.row(0));
         let sql = search(
             "items WHERE id % 3 = 0",

@@ -271,7 +271,7 @@ fn every_object_belongs_to_the_extension() {
     assert_eq!(count("operator class"), 26, "{traces:?}");
     assert_eq!(count("operator family"), 23, "{traces:?}");
     assert_eq!(count("access method"), 1, "{traces:?}");
-    assert_eq!(count("function"), 18, "{traces:?}");
+    assert_eq!(count("function"), 19, "{traces:?}");
     assert!(
         traces.contains(&"table distillvq.model".to_owned()),
         "{traces:?}"

@@ -81,7 +81,7 @@ pub fn make_room<S: PageStore>(store: &S, meta: &Meta, rows: u64) -> Result<Meta
         return Ok(*meta);
     }
     let queries = (rows / ROWS_PER_QUERY).clamp(MIN_QUERIES as u64, MAX_QUERIES as u64);
-    let pages = pages::make_room(store, length, queries as usize)?;
+    let pages = pages::make_room(store, &meta.pages, length, queries as usize)?;
     Ok(Meta { pages, ..*meta })
 }
 

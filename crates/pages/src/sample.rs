@@ -139,28 +139,27 @@ struct Place {
 /// [`Error::Mismatch`] if a record does not fit a page.
 pub fn make_room<S: PageStore>(
     store: &S,
+    metapage: &Metapage,
     length: usize,
     records: usize,
 ) -> Result<Metapage, Error> {
     if length > MAX_RECORD_BYTES {
         return Err(Error::Mismatch("a record does not fit a page"));
     }
-    let mut metapage = Metapage::read(store)?;
-    let wanted = records.div_ceil(records_per_page(length) as usize);
-    let wanted = wanted.min(MAX_PAGES) as u32;
-    if wanted == 0 {
-        return Ok(metapage);
+    let per_page = records_per_page(length);
+    let wanted = records.div_ceil(per_page as usize).min(MAX_PAGES) as u32;
+    let present = sample_counters(store, metapage, length)?.capacity / per_page;
+    if present >= wanted {
+        return Ok(*metapage);
     }
+    let mut metapage = Metapage::read(store)?;
     if metapage.sample == NO_BLOCK {
         raise_version(store, &metapage)?;
         metapage = add_first_page(store)?;
     }
-    let first = metapage.sample;
-    let pages = |page: &[u8]| Ok::<_, Error>(FirstPage::read(page, first, length)?.pages());
-    let present = store.read(first, pages)??;
     for ordinal in present + 1..=wanted {
         store.check_interrupts()?;
-        add_page(store, first, ordinal)?;
+        add_page(store, metapage.sample, ordinal)?;
     }
     Ok(metapage)
 }

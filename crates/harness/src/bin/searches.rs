@@ -19,6 +19,9 @@ const K: usize = 10;
 const TARGETS: [f64; 4] = [0.90, 0.95, 0.98, 0.99];
 /// Searches that an index learns from.
 const SEARCHES: usize = 2_000;
+/// Turns of searches that are timed, and searches of a turn.
+const TURNS: usize = 15;
+const TURN: usize = 250;
 const DATABASE: &str = "searches";
 
 const INTRODUCTION: &str = "# Learning from searches
@@ -32,7 +35,7 @@ these queries, and the mean number of codes that a search scans, in these states
 * *trained*: after `SELECT distillvq_train('items_idx')`, which learns from the sample;
 * *changed*: after 2,000 searches with queries like the rows and one `VACUUM`, measured with queries like the rows.
 
-The last two columns compare codes at equal recall: codes that searches would scan for exactly the target, interpolated between the
+The last column compares codes at equal recall: codes that searches would scan for exactly the target, interpolated between the
 measured points, in the trained index relative to the vacuumed one.
 ";
 
@@ -118,7 +121,61 @@ fn measure(client: &mut Client, set: &QuerySet) -> Result<String> {
     search(client, set, "like_rows", SEARCHES.min(set.like_rows.rows()))?;
     let like_rows = ("like_rows", &set.like_rows, &like_rows);
     state(client, "changed", &["VACUUM items"], like_rows)?;
-    Ok(section(set, &states))
+    let cost = cost(client, set)?;
+    Ok(section(set, &states, &cost))
+}
+
+/// What sampling costs.
+struct Cost {
+    /// Time of searches that fill the sample, and of those when it is full, relative to searches that sample nothing.
+    filling: f64,
+    full: f64,
+    /// Bytes of WAL and seconds of the searches in between.
+    wal: f64,
+    seconds: f64,
+}
+
+/// Times searches with and without sampling in turns: each turn begins with another of the three.
+fn cost(client: &mut Client, set: &QuerySet) -> Result<Cost> {
+    let statement = client.prepare(&nearest_by_id("items", "test", set.metric, K))?;
+    let turn = |client: &mut Client, setting: &str| {
+        client.batch_execute(&format!("SET distillvq.sample_queries = {setting}"))?;
+        let start = Instant::now();
+        for id in 0..TURN as i64 {
+            client.query(&statement, &[&id])?;
+        }
+        Ok::<_, distillvq_harness::Error>(start.elapsed().as_secs_f64())
+    };
+    let position = "SELECT (pg_current_wal_insert_lsn() - '0/0')::float8";
+    client.batch_execute("CHECKPOINT")?;
+    let (start, before) = (
+        Instant::now(),
+        client.query_one(position, &[])?.get::<_, f64>(0),
+    );
+    let (mut filling, mut full) = (Vec::new(), Vec::new());
+    for _ in 0..TURNS {
+        // An empty sample is filled by the first searches.
+        client.batch_execute("SELECT distillvq_reset_query_sample('items_idx')")?;
+        let times = [turn(client, "off")?, turn(client, "on")?];
+        filling.push(times[1] / times[0]);
+        for _ in 0..4 {
+            turn(client, "on")?;
+        }
+        let times = [turn(client, "on")?, turn(client, "off")?];
+        full.push(times[0] / times[1]);
+    }
+    let after: f64 = client.query_one(position, &[])?.get(0);
+    Ok(Cost {
+        filling: median(filling),
+        full: median(full),
+        wal: after - before,
+        seconds: start.elapsed().as_secs_f64(),
+    })
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// Searches with the first queries of a table, which are sampled.
@@ -180,7 +237,7 @@ fn codes_for(shown: &[Shown], recall: f64) -> Option<f64> {
 }
 
 /// The set's table in Markdown.
-fn section(set: &QuerySet, states: &[State]) -> String {
+fn section(set: &QuerySet, states: &[State], cost: &Cost) -> String {
     let mut text = format!("\n## {}\n", set.name);
     let heads: Vec<&str> = states.iter().map(|state| state.name).collect();
     let _ = writeln!(
@@ -211,6 +268,14 @@ fn section(set: &QuerySet, states: &[State]) -> String {
         text,
         "\nIn brackets: recall of the worst twentieth; codes. Time to reach each state: {}.",
         seconds.join("; ")
+    );
+    let _ = writeln!(
+        text,
+        "\nTime of searches by one client, relative to searches without sampling: {:.3} while the sample is filled, {:.3} when it is \
+         full. WAL: {:.0} kB per minute, of a sample that was emptied {TURNS} times.",
+        cost.filling,
+        cost.full,
+        60.0 * cost.wal / cost.seconds / 1e3
     );
     text
 }
