@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use distillvq_harness::measure::nearest_by_id;
+use distillvq_harness::process_tree::cpu_time;
 use distillvq_harness::query_sets::QuerySet;
 use distillvq_harness::report::Page;
 use distillvq_harness::{Result, Server, Truth, Vectors, load};
@@ -127,50 +128,60 @@ fn measure(client: &mut Client, set: &QuerySet) -> Result<String> {
 
 /// What sampling costs.
 struct Cost {
-    /// Time of searches that fill the sample, and of those when it is full, relative to searches that sample nothing.
+    /// Processor time of searches that fill the sample, and of those when it is full, relative to searches that sample nothing.
     filling: f64,
     full: f64,
-    /// Bytes of WAL and seconds of the searches in between.
+    /// Bytes of WAL of the latter after a checkpoint, without those of searches that sample nothing, and seconds.
     wal: f64,
     seconds: f64,
 }
 
-/// Times searches with and without sampling in turns: each turn begins with another of the three.
+/// Measures the processor time of searches with and without sampling, in turns.
 fn cost(client: &mut Client, set: &QuerySet) -> Result<Cost> {
     let statement = client.prepare(&nearest_by_id("items", "test", set.metric, K))?;
+    let process: i32 = client.query_one("SELECT pg_backend_pid()", &[])?.get(0);
     let turn = |client: &mut Client, setting: &str| {
         client.batch_execute(&format!("SET distillvq.sample_queries = {setting}"))?;
-        let start = Instant::now();
+        let before = cpu_time(process as u32);
         for id in 0..TURN as i64 {
             client.query(&statement, &[&id])?;
         }
-        Ok::<_, distillvq_harness::Error>(start.elapsed().as_secs_f64())
+        let took = cpu_time(process as u32).saturating_sub(before);
+        Ok::<_, distillvq_harness::Error>(took.as_secs_f64())
     };
-    let position = "SELECT (pg_current_wal_insert_lsn() - '0/0')::float8";
-    client.batch_execute("CHECKPOINT")?;
-    let (start, before) = (
-        Instant::now(),
-        client.query_one(position, &[])?.get::<_, f64>(0),
-    );
     let (mut filling, mut full) = (Vec::new(), Vec::new());
     for _ in 0..TURNS {
-        // An empty sample is filled by the first searches.
+        // The first searches fill the sample that is empty then.
         client.batch_execute("SELECT distillvq_reset_query_sample('items_idx')")?;
-        let times = [turn(client, "off")?, turn(client, "on")?];
-        filling.push(times[1] / times[0]);
-        for _ in 0..4 {
-            turn(client, "on")?;
-        }
-        let times = [turn(client, "on")?, turn(client, "off")?];
-        full.push(times[0] / times[1]);
+        let (without, with) = (turn(client, "off")?, turn(client, "on")?);
+        filling.push(with / without);
     }
-    let after: f64 = client.query_one(position, &[])?.get(0);
+    for _ in 0..4 {
+        turn(client, "on")?;
+    }
+    client.batch_execute("CHECKPOINT")?;
+    let (mut wal, mut seconds) = (0.0, 0.0);
+    for _ in 0..TURNS {
+        let (first, start) = (wal_position(client)?, Instant::now());
+        let with = turn(client, "on")?;
+        seconds += start.elapsed().as_secs_f64();
+        let second = wal_position(client)?;
+        let without = turn(client, "off")?;
+        wal += second - first - (wal_position(client)? - second);
+        full.push(with / without);
+    }
     Ok(Cost {
         filling: median(filling),
         full: median(full),
-        wal: after - before,
-        seconds: start.elapsed().as_secs_f64(),
+        wal,
+        seconds,
     })
+}
+
+/// Bytes of WAL so far.
+fn wal_position(client: &mut Client) -> Result<f64> {
+    let sql = "SELECT (pg_current_wal_insert_lsn() - '0/0')::float8";
+    Ok(client.query_one(sql, &[])?.get(0))
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -271,8 +282,8 @@ fn section(set: &QuerySet, states: &[State], cost: &Cost) -> String {
     );
     let _ = writeln!(
         text,
-        "\nTime of searches by one client, relative to searches without sampling: {:.3} while the sample is filled, {:.3} when it is \
-         full. WAL: {:.0} kB per minute, of a sample that was emptied {TURNS} times.",
+        "\nProcessor time of searches, relative to searches without sampling: {:.3} while the sample is filled, {:.3} when it is full \
+         (medians of {TURNS} turns of {TURN} searches). WAL after a checkpoint: {:.0} kB per minute.",
         cost.filling,
         cost.full,
         60.0 * cost.wal / cost.seconds / 1e3
