@@ -195,8 +195,12 @@ impl Attempt<'_> {
             mover.move_all(&mut workers)
         })?;
         let meta = finish_moves(self.store, mover.is_finished).map_err(self.failed())?;
-        let rows = meta.pages.rows_at_build;
-        let meta = query_sample::make_room(self.store, &meta, rows).map_err(self.failed())?;
+        let meta = if self.plan.options.samples_queries() {
+            let rows = meta.pages.rows_at_build;
+            query_sample::make_room(self.store, &meta, rows).map_err(self.failed())?
+        } else {
+            meta
+        };
         commit_durably();
         // Counts the rows of the lists, and finds where there is room.
         ivf::vacuum(self.store, &mut |_| false).map_err(with_index(self.plan.index))?;
