@@ -140,7 +140,7 @@ fn damaged_links_hang_nobody() {
     db.damaged = true;
     db.run("CREATE INDEX one ON items USING distillvq (embedding) WITH (refine = sq7)");
     type Damage = fn(&mut File);
-    let damages: [(&str, Damage); 8] = [
+    let damages: [(&str, Damage); 9] = [
         ("all postings to themselves", |file| {
             file.pages(POSTING)
                 .into_iter()
@@ -177,19 +177,25 @@ fn damaged_links_hang_nobody() {
                 .into_iter()
                 .for_each(|page| file.put(page, NEXT, page));
         }),
-        ("rows to far beyond the table's end", |file| {
-            // The exact list has the addresses at the start of its pages, the others somewhere behind the codes.
-            for page in file.pages(POSTING) {
-                for at in (64..8_000).step_by(4) {
-                    if (1..60).contains(&file.number(page, at)) {
-                        file.put(page, at, FAR);
-                    }
-                }
-            }
+        ("rows to far beyond the table's end", |file| rows(file, FAR)),
+        ("rows to no page at all", |file| {
+            rows(file, u32::MAX as usize)
         }),
     ];
     for (what, damage) in damages {
         damaged_so(&mut db, what, damage);
+    }
+}
+
+/// Has all rows be in one page of the table.
+fn rows(file: &mut File, table_page: usize) {
+    // The exact list has the addresses at the start of its pages, the others somewhere behind the codes.
+    for page in file.pages(POSTING) {
+        for at in (64..8_000).step_by(4) {
+            if (1..60).contains(&file.number(page, at)) {
+                file.put(page, at, table_page);
+            }
+        }
     }
 }
 
@@ -244,6 +250,39 @@ fn damaged_so(db: &mut Database, what: &str, damage: fn(&mut File)) {
             Err(None) => panic!("{what}: {statement}: the session is gone"),
         }
     }
+}
+
+#[test]
+fn filter_columns_of_another_width_are_told() {
+    if !can_evict() {
+        return;
+    }
+    let mut db = Database::new("filter_width");
+    db.damaged = true;
+    db.run(
+        "CREATE TABLE items (part bigint, embedding vector(8));
+         CREATE INDEX one ON items USING distillvq (embedding vector_l2_ops, part);
+         INSERT INTO items SELECT i, ARRAY[i, i % 7, i % 11, i % 13, 1, 1, 1, 1]::vector(8) FROM generate_series(1, 3000) i;
+         CHECKPOINT;
+         ALTER DATABASE filter_width SET ignore_checksum_failure = on",
+    );
+    let path: String = db.one("SELECT pg_relation_filepath('one')");
+    let path = server().data().join(path);
+    let sound = File(fs::read(&path).unwrap());
+    // The first column of the metapage, the keys of `part`: one plane of 32 bits instead of two.
+    let (mut file, planes) = (File(sound.0.clone()), 184 + 4);
+    assert_eq!(file.0[planes], 2);
+    file.0[planes] = 1;
+    evict(&mut db, "one");
+    write(&path, &file.0);
+    let notices = db.notices("VACUUM items");
+    for words in ["filter columns", "REINDEX INDEX"] {
+        assert!(notices.contains(words), "{words} in {notices}");
+    }
+    evict(&mut db, "one");
+    write(&path, &sound.0);
+    assert_eq!(db.notices("VACUUM items"), "");
+    assert!(db.one::<bool>("SELECT lists > 0 FROM distillvq_index_info('one')"));
 }
 
 /// Overwrites a file in place: the server keeps it open.

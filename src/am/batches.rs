@@ -12,6 +12,8 @@ const BATCH_BYTES: std::ops::RangeInclusive<usize> = 256 << 10..=1 << 20;
 const BATCHES_DIVISOR: usize = 8;
 /// Bytes of a run, however little `maintenance_work_mem` is: a shorter one would be all last pages of lists.
 pub const MIN_RUN_BYTES: usize = 8 << 20;
+/// Bytes of a run, however large `maintenance_work_mem` is: its entries, of 12 bytes or more, are counted with 32 bits.
+const MAX_RUN_BYTES: usize = 32 << 30;
 
 /// Raw rows.
 #[derive(Default)]
@@ -84,7 +86,9 @@ impl BuildMemory {
         Self {
             workers,
             batch: batch / size_of::<f32>(),
-            run: memory.saturating_sub(beside).max(MIN_RUN_BYTES),
+            run: memory
+                .saturating_sub(beside)
+                .clamp(MIN_RUN_BYTES, MAX_RUN_BYTES),
         }
     }
 }

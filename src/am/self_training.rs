@@ -55,6 +55,7 @@ struct Attempt<'a> {
 impl Attempt<'_> {
     fn run(&self) -> Result<()> {
         let meta = Meta::read(self.store).map_err(self.failed())?;
+        OpenIndex::built(self.plan.index, meta).filters()?;
         if meta.has_model() {
             return self.go_on(meta);
         }

@@ -279,7 +279,7 @@ impl IndexReport {
         let (rows, balance) = (self.stats.rows(), self.stats.balance());
         let (meta, training) = (&self.meta, &self.meta.training);
         let trained = meta.has_model();
-        let listed = rows - self.stats.exact_rows();
+        let listed = rows.saturating_sub(self.stats.exact_rows());
         let bytes = self.index.bytes();
         let calibration = meta.calibration.as_ref();
         let of_training = |value: u64| trained.then_some(value as i64);

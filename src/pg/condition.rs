@@ -84,8 +84,9 @@ pub unsafe fn limit_of(
 
 impl Scope {
     unsafe fn limit(&self, clause: *mut pg_sys::Node) -> DistanceLimit {
-        // SAFETY: an expression of the plan; its tag says what it is.
+        // SAFETY: an expression of the plan; its tag says what it is. Its depth is the user's.
         unsafe {
+            pg_sys::check_stack_depth();
             match (*clause).type_ {
                 pg_sys::NodeTag::T_OpExpr => self.comparison(clause),
                 pg_sys::NodeTag::T_BoolExpr => {
@@ -138,8 +139,9 @@ impl Scope {
 
     /// An expression as a formula of the distance.
     unsafe fn formula(&self, node: *mut pg_sys::Node) -> Result<Formula, Unusable> {
-        // SAFETY: an expression of the plan; its tag says what it is.
+        // SAFETY: an expression of the plan; its tag says what it is. Its depth is the user's.
         unsafe {
+            pg_sys::check_stack_depth();
             if self.is_distance(node) {
                 return Ok(Formula::Distance);
             }

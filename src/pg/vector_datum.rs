@@ -107,7 +107,9 @@ fn decode(bytes: &[u8], element: ElementType, out: &mut Vec<f32>) -> Result<usiz
 fn checked(bytes: &[u8], element: ElementType) -> Result<&[u8]> {
     match bytes.split_at_checked(HEADER) {
         Some((&[_, _, _, _, low, high, _, _], payload))
-            if usize::from(u16::from_ne_bytes([low, high])) * element.bytes() == payload.len() =>
+            if !payload.is_empty()
+                && usize::from(u16::from_ne_bytes([low, high])) * element.bytes()
+                    == payload.len() =>
         {
             Ok(payload)
         }

@@ -403,15 +403,17 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> ListSearch<S, B, F> {
                 let head = read_header(bytes, page.block, probe.list, &scoring.layout)?;
                 if head.moves == page.moves {
                     for &(row, score) in &places {
-                        scoring.offer(bytes, usize::from(row), score, probe, best);
+                        let page = (page.block, bytes);
+                        scoring.offer(page, usize::from(row), score, probe, best);
                     }
                 } else {
                     let mut has_places = true;
                     let replace = |block, new: &[f32; LANES], mask| {
                         has_places &= scores.replace(&page, block, new, mask);
                     };
+                    let place = (page.block, bytes);
                     let admitted =
-                        scoring.scan_page(bytes, (&head, probe), &self.filter, best, replace);
+                        scoring.scan_page(place, (&head, probe), &self.filter, best, replace);
                     self.count_scanned(&head, admitted);
                     if !has_places {
                         lost.push((page.probe, Kept::No));
@@ -478,7 +480,8 @@ impl<S: PageStore, B: BlockScorer, F: BlockFilter> ListSearch<S, B, F> {
                         scores.push(new, mask);
                     }
                 };
-                let admitted = scoring.scan_page(page, (&head, probe), &self.filter, best, keep);
+                let place = (*block, page);
+                let admitted = scoring.scan_page(place, (&head, probe), &self.filter, best, keep);
                 self.count_scanned(&head, admitted);
                 Ok::<PageHeader, Error>(head)
             })??;

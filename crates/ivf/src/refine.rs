@@ -290,15 +290,19 @@ impl<S: PageStore> Codes<S> {
             .prefetch_cache_lines(place.block, &[PG_HEADER_SIZE..BODY, at..at + self.bytes]);
     }
 
-    fn score(&self, SideLocation { block, at }: SideLocation) -> Result<(f32, f32), Error> {
+    fn score(&self, place: SideLocation) -> Result<(f32, f32), Error> {
+        let SideLocation { block, owner, at } = place;
         self.store.read(block, |page| {
             let head = PageHeader::read(page, block)?;
             let code = page.get(usize::from(at)..).unwrap_or_default();
             match (head.kind, code.get(..self.bytes)) {
-                (PageKind::Side, Some(code)) if block != NO_BLOCK => {
+                (PageKind::Side, Some(code)) if block != NO_BLOCK && head.next == owner => {
                     Ok(RowScorer::score(&self.query, code))
                 }
-                _ => Err(Error::damaged(block, "not a page of refine codes")),
+                _ => Err(Error::damaged(
+                    block,
+                    "not the page of refine codes expected here",
+                )),
             }
         })?
     }

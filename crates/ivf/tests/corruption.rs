@@ -5,7 +5,7 @@ mod common;
 
 use common::*;
 use distillvq_ivf::refine::RefineStream;
-use distillvq_ivf::rerank::{RerankOptions, RerankStream};
+use distillvq_ivf::rerank::{CandidateSource, RerankOptions, RerankStream};
 use distillvq_ivf::{
     Builder, CreateOptions, Error, ListSearch, Meta, Metric, Model, PAGE_SIZE, PG_HEADER_SIZE,
     PageStore, check, collect_stats, copy_without_rows, count_rows, insert, load_model,
@@ -294,6 +294,34 @@ fn a_link_to_the_page_itself_is_refused_before_its_lock() {
         .iter()
         .any(|it| it.what == "link to a side page leads backwards");
     assert!(told, "{problems:?}");
+}
+
+#[test]
+fn refine_codes_of_another_page_are_refused() {
+    let model = model(Metric::L2, 4);
+    let (store, _) = index(&model, true);
+    let meta = Meta::read(&store).unwrap();
+    let search = || {
+        let lists = ListSearch::new(&store, &meta, Some(model.searcher()), &vectors(1, 1));
+        let options = RerankOptions::for_refine_codes(meta.shape);
+        let mut codes = RefineStream::new(lists.unwrap(), &store, options).unwrap();
+        codes.probe(usize::MAX)?;
+        codes.pull(100_000, &mut Vec::new())
+    };
+    search().unwrap();
+    let blocks = 0..store.block_count().unwrap();
+    let links: Vec<Link> = blocks.flat_map(|it| refine_links(&store, it)).collect();
+    let [first, second] = [links[0], links[links.len() - 1]];
+    assert_ne!(first.0, second.0);
+    let other = get(&store, second);
+    store.mutate(first.0, |page| {
+        page[first.1..first.1 + 4].copy_from_slice(&other.to_le_bytes());
+    });
+    let refused = search().unwrap_err().to_string();
+    assert!(
+        refused.contains("not the page of refine codes expected here"),
+        "{refused}"
+    );
 }
 
 #[test]

@@ -88,7 +88,8 @@ impl Codebooks {
 
     fn add_rest(&self, codes: &[u8], out: &mut [f32]) {
         for (s, code) in codes.iter().enumerate() {
-            let pairs = out[self.range(s)].iter_mut().zip(self.word(s, *code));
+            let part = out.get_mut(self.range(s)).unwrap_or_default();
+            let pairs = part.iter_mut().zip(self.word(s, *code));
             pairs.for_each(|(o, c)| *o += c);
         }
     }

@@ -74,6 +74,7 @@ pub(crate) fn from_bytes(bytes: &[u8]) -> Result<ModelData, ModelError> {
     let (student, queries) = split(STUDENT, rest)?;
     let mut body = from_parts(encoder, student)?;
     if !queries.is_empty() {
+        check_memory(queries.len())?;
         let HeldOut(held_out) = decoded(unwrap(QUERIES, queries)?)?;
         body.held_out = held_out;
     }

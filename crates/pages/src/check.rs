@@ -223,7 +223,10 @@ impl<'a, S: PageStore> Check<'a, S> {
                 let columns = columns
                     .map(|position| layout.values(page, position, i))
                     .collect();
-                (IndexedRow { list, columns }, layout.side_location(page, i))
+                (
+                    IndexedRow { list, columns },
+                    layout.side_location(page, block, i),
+                )
             }))
         })??;
         let Some((mut row, side)) = found else {
@@ -234,10 +237,10 @@ impl<'a, S: PageStore> Check<'a, S> {
             check_link(self.store, block, side.block, &mut self.blocks)?;
             let at = usize::from(side.at);
             let bytes = self.store.read(side.block, |page| {
-                page.get(at..at + column.row_bytes())
-                    .unwrap_or_default()
-                    .to_vec()
-            })?;
+                check_side(page, side.block, row.list, block)?;
+                let bytes = page.get(at..at + column.row_bytes());
+                Ok::<_, Error>(bytes.unwrap_or_default().to_vec())
+            })??;
             if let Some(values) = row.columns.get_mut(position) {
                 *values = bytes;
             }

@@ -72,6 +72,8 @@ impl<'a> Row<'a> {
 pub struct SideLocation {
     /// The page, 0 if there is none.
     pub block: u32,
+    /// The posting page of the row, which the side page names too.
+    pub owner: u32,
     /// Offset of the first byte.
     pub at: u16,
 }

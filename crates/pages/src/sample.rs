@@ -326,8 +326,11 @@ pub fn mark_checked<S: PageStore>(
 ) -> Result<(), Error> {
     if metapage.sample != NO_BLOCK {
         store.try_hint(metapage.sample, |page| {
-            put(page, CHECKED, &newest.to_le_bytes());
-            ((), true)
+            let is_first = check_header(page, metapage.sample, 0).is_ok();
+            if is_first {
+                put(page, CHECKED, &newest.to_le_bytes());
+            }
+            ((), is_first)
         })?;
     }
     Ok(())

@@ -60,7 +60,8 @@ pub struct Balance {
 impl IndexStats {
     /// All rows.
     pub fn rows(&self) -> u64 {
-        self.lists.iter().sum::<u64>() - self.second_entries
+        let entries = self.lists.iter().sum::<u64>();
+        entries.saturating_sub(self.second_entries)
     }
 
     /// Rows of the exact list.

@@ -49,6 +49,8 @@ trait Part: Clone {
     fn decode(bytes: &[Vec<u8>], meta: &Meta) -> std::result::Result<Self, Error>;
     fn hold(self) -> CachedModel;
     fn of(held: &CachedModel) -> Option<&Self>;
+    /// Checks that it is what the metapage tells of, which may have been damaged since it was decoded.
+    fn check(&self, meta: &Meta) -> std::result::Result<(), Error>;
 }
 
 impl Part for Model {
@@ -73,6 +75,10 @@ impl Part for Model {
             CachedModel::Searcher(_) => None,
         }
     }
+
+    fn check(&self, meta: &Meta) -> std::result::Result<(), Error> {
+        meta.check_model(self)
+    }
 }
 
 impl Part for Searcher {
@@ -96,6 +102,11 @@ impl Part for Searcher {
             CachedModel::Searcher(searcher) => Some(searcher),
             CachedModel::Encoder(_) => None,
         }
+    }
+
+    /// A search compares the shape of the codes that it reads with its own.
+    fn check(&self, _meta: &Meta) -> std::result::Result<(), Error> {
+        Ok(())
     }
 }
 
@@ -125,8 +136,11 @@ pub fn searcher(index: Index, store: &RelationStore, meta: &Meta) -> Result<Sear
 
 fn get<P: Part>(index: Index, store: &RelationStore, meta: &Meta) -> Result<P> {
     let of = (index.oid(), meta.model_version());
-    match find(|entry| entry.indexes.get(&of.0) == Some(&of.1)) {
-        Some(found) => Ok(found),
+    match find::<P>(|entry| entry.indexes.get(&of.0) == Some(&of.1)) {
+        Some(found) => {
+            found.check(meta).map_err(with_index(index))?;
+            Ok(found)
+        }
         None => stage_timer::stage(Stage::Load, || load(index, store, *meta)),
     }
 }

@@ -194,6 +194,11 @@ impl HeapFetcher {
     /// names, but the table does not have.
     fn prefetch(&self, rows: &[Candidate]) -> Option<u32> {
         let recent = self.recent.as_ref()?;
+        // To be refused first: places of remembered pages are shared, and reading this block would add a page to the table.
+        let no_block = pg_sys::InvalidBlockNumber;
+        if rows.iter().any(|row| row.tid.block == no_block) {
+            return Some(no_block);
+        }
         let (heap, fork) = (self.heap.as_ptr(), pg_sys::ForkNumber::MAIN_FORKNUM);
         let mut blocks = 0;
         for same_page in rows.chunk_by(|a, b| a.tid.block == b.tid.block) {

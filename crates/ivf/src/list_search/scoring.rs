@@ -17,11 +17,11 @@ pub(super) struct Scoring<B> {
 }
 
 impl<B: BlockScorer> Scoring<B> {
-    /// Scores the rows of a page that the filter admits and offers them to `best`. `show` gets the scores of each block of rows and
+    /// Scores the rows of a page, which comes with its number, that the filter admits and offers them to `best`. `show` gets the scores of each block of rows and
     /// the mask of those admitted. Returns the number of rows admitted.
     pub fn scan_page<F: BlockFilter>(
         &self,
-        page: &[u8],
+        (number, page): (u32, &[u8]),
         (head, probe): (&PageHeader, &Probe<B::List>),
         filter: &F,
         best: &mut TopCandidates,
@@ -46,17 +46,17 @@ impl<B: BlockScorer> Scoring<B> {
                 wanted &= wanted - 1;
                 let score = scores[lane];
                 if best.may_accept(score) {
-                    self.offer(page, b * LANES + lane, score, probe, best);
+                    self.offer((number, page), b * LANES + lane, score, probe, best);
                 }
             }
         }
         all_admitted
     }
 
-    /// Offers a row of a page.
+    /// Offers a row of a page, which comes with its number.
     pub fn offer(
         &self,
-        page: &[u8],
+        (number, page): (u32, &[u8]),
         row: usize,
         score: f32,
         probe: &Probe<B::List>,
@@ -65,7 +65,7 @@ impl<B: BlockScorer> Scoring<B> {
         let candidate = Candidate {
             score,
             tid: self.layout.tid(page, row).row(),
-            refine: self.layout.side_location(page, row),
+            refine: self.layout.side_location(page, number, row),
         };
         best.offer(candidate, |c| {
             probe.cursor.is_before(c) && self.excluded != Some(c.tid)

@@ -26,12 +26,6 @@ impl<'a> Block<'a> {
     pub fn tid(&self, lane: usize) -> Tid {
         self.layout.tid(self.page, self.index * LANES + lane)
     }
-
-    /// Location of the side column of a lane, if there is one.
-    pub fn side(&self, lane: usize) -> SideLocation {
-        self.layout
-            .side_location(self.page, self.index * LANES + lane)
-    }
 }
 
 impl Layout {
@@ -69,14 +63,15 @@ impl Layout {
         page.get_mut(at..at + bytes).unwrap_or(&mut [])
     }
 
-    /// Location of the side column of a row, if there is one.
-    pub fn side_location(&self, page: &[u8], i: usize) -> SideLocation {
+    /// Location of the side column of the `i`-th row of posting page `owner`, if there is one.
+    pub fn side_location(&self, page: &[u8], owner: u32, i: usize) -> SideLocation {
         if self.side == 0 {
             return SideLocation::default();
         }
         let (p, at) = self.side_position(i);
         SideLocation {
             block: self.side_page(page, p),
+            owner,
             at: at as u16,
         }
     }
