@@ -10,10 +10,10 @@ use postgres::Client;
 
 const MB: u64 = 1 << 20;
 
-/// A database with a table of 4,000 vectors of 256 dimensions, 4 MB.
+/// A database with a table of 2,000 vectors of 256 dimensions, 2 MB.
 fn items(name: &str) -> (Database, Vectors) {
     let mut db = Database::new(name);
-    let vectors = Vectors::clustered(4_000, 256, 20, 3);
+    let vectors = Vectors::clustered(2_000, 256, 20, 3);
     table(&mut db, "items", "vector", &vectors);
     (db, vectors)
 }
@@ -98,7 +98,7 @@ fn a_training_without_memory_is_an_error() {
 fn a_model_without_memory_is_an_error() {
     let (mut db, vectors) = items("model");
     db.run(
-        "SELECT distillvq_train('items', 'embedding', 'm', metric => 'l2', lists => 1500);
+        "SELECT distillvq_train('items', 'embedding', 'm', metric => 'l2', lists => 900);
          CREATE TABLE exported AS SELECT distillvq_export_model('m') AS body;
          CREATE INDEX one ON items USING distillvq (embedding) WITH (model = m)",
     );
@@ -120,7 +120,7 @@ fn a_model_without_memory_is_an_error() {
 #[test]
 fn a_check_without_memory_is_an_error() {
     let (mut db, _) = items("verification");
-    db.run("CREATE INDEX one ON items USING distillvq (embedding) WITH (lists = 1500)");
+    db.run("CREATE INDEX one ON items USING distillvq (embedding) WITH (lists = 900)");
     let check = "SELECT * FROM distillvq_check('one', heap => true)";
     for more in [1, 2, 4, 8, 16, 32, 256] {
         let state = with_only(&db, more * MB, "", check);
