@@ -62,6 +62,8 @@ test:
 	@echo '==> tests of the crates in memory' >&2
 	@$(with_env) cargo test --locked --no-fail-fast $(pure)
 	@$(with_env) cargo test --locked --package distillvq-ivf --features next-format --test formats
+	@echo '==> tests of the tools' >&2
+	@PYTHONPATH=$$(tools/clients-python.sh) python3 tools/test_import_data.py --quiet
 	@echo '==> tests in private servers' >&2
 	@$(with_env) cargo test --locked --no-fail-fast --package distillvq-harness --package distillvq-server-tests -- --test-threads=4
 
