@@ -25,6 +25,9 @@ else
     name=$(basename "$(realpath "$folder")")
 fi
 
+# Each metric has its own file.
+name=$name${METRIC:+-$METRIC}
+
 need_bench_python
 mkdir -p "$results"
 "$root/tools/with_env.sh" "$root/tools/install.sh"

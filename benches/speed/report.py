@@ -26,6 +26,8 @@ class Run:
         # Results of versions that did not record machine, commit, and date have none.
         self.provenance = self.about.get("provenance", {})
         self.machine = self.provenance.get("machine", "a machine that was not recorded")
+        self.metric = self.about.get("metric", "cosine distance")
+        self.title = self.about["data"] + ("" if self.metric == "cosine distance" else f", {self.metric}")
         self.names = list(dict.fromkeys(line["index"] for line in lines if "index" in line))
 
     def of(self, name, kind):
@@ -165,9 +167,9 @@ def section(run):
     log = f", trained with {it['log']:,} logged queries" if it["log"] else ", no query log"
     origin = run.provenance
     measured = f"Measured on {origin['date']} at commit {origin['commit']}, on" if origin else "Measured on"
-    return f"""## {it['data']}
+    return f"""## {run.title}
 
-{it['rows']:,} rows of {it['dim']} dimensions{log}; {it['queries']} test queries, {it.get('metric', 'cosine distance')}, LIMIT {it['k']}. PostgreSQL
+{it['rows']:,} rows of {it['dim']} dimensions{log}; {it['queries']} test queries, {run.metric}, LIMIT {it['k']}. PostgreSQL
 {it['server']}, pgvector {it['pgvector']}, {it['processors']} processors shared by server and clients, {it['shared_buffers']} of shared buffers.
 
 {measured} {run.machine}.
@@ -198,7 +200,7 @@ def curve(run, name, least):
 
 def style(axis, run):
     axis.set(xlabel="recall@10", ylabel="queries per second, 2 clients", yscale="log", ylim=(30, 30_000))
-    axis.set_title(f"{run.about['data']}, {run.about['rows']:,} rows × {run.about['dim']} dimensions", fontsize=10)
+    axis.set_title(f"{run.title}, {run.about['rows']:,} rows × {run.about['dim']} dimensions", fontsize=10)
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axis.yaxis.set_minor_formatter("")
     axis.grid(alpha=0.25, which="major")
