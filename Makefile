@@ -4,24 +4,25 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 
-export PG_CONFIG OLD_PG_CONFIG DESTDIR SPLIT BYTES DOCS
+export PG_CONFIG OLD_PG_CONFIG DESTDIR SPLIT BYTES DOCS METRIC
 
 with_env := tools/with_env.sh
 pure := --package distillvq-kernels --package distillvq-linalg --package distillvq-model \
 	--package distillvq-training --package distillvq-pages --package distillvq-ivf
 
-## demo         load real embeddings, train, build, search, and compare with pgvector; DATA=… for another data set
+## demo         load real embeddings, train, build, search, and compare with pgvector; DATA=… for another data set, METRIC=l2, TUNED=1
 .PHONY: demo
 demo:
 	@$(with_env) tools/install.sh
-	@$(with_env) cargo run --locked --release --package distillvq-harness --bin demo -- "$(or $(DATA),data/wordnet-20k)"
+	@$(with_env) cargo run --locked --release --package distillvq-harness --bin demo -- "$(or $(DATA),data/wordnet-20k)" \
+		$(if $(METRIC),--metric "$(METRIC)") $(if $(TUNED),--tuned-hnsw)
 
 ## bench-quality recall of the codes compared with FAISS at equal size; writes docs/quality.md; DATA=…, SPLIT=validation for development
 .PHONY: bench-quality
 bench-quality:
 	@tools/bench-quality.sh "$(or $(DATA),data/wordnet-20k)"
 
-## bench        recall, speed, size, and build time compared with pgvector's indexes; writes docs/performance.md; DATA=…, or ROWS=… DIM=…
+## bench        recall, speed, size, and build time compared with pgvector's indexes; writes docs/performance.md; DATA=…, or ROWS=… DIM=…; METRIC=l2
 .PHONY: bench
 bench:
 	@tools/bench-speed.sh "$(DATA)" "$(ROWS)" "$(DIM)"
@@ -61,6 +62,8 @@ test:
 	@echo '==> tests of the crates in memory' >&2
 	@$(with_env) cargo test --locked --no-fail-fast $(pure)
 	@$(with_env) cargo test --locked --package distillvq-ivf --features next-format --test formats
+	@echo '==> tests of the tools' >&2
+	@PYTHONPATH=$$(tools/clients-python.sh) python3 tools/test_import_data.py --quiet
 	@echo '==> tests in private servers' >&2
 	@$(with_env) cargo test --locked --no-fail-fast --package distillvq-harness --package distillvq-server-tests -- --test-threads=4
 

@@ -6,13 +6,10 @@
 import argparse
 import json
 import pathlib
+import sys
 
-import matplotlib
-
-matplotlib.use("Agg")
-# Text stays text, and the same data give the same file.
-matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "distillvq", "font.size": 9})
-from matplotlib import pyplot  # noqa: E402
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+import plots  # noqa: E402
 
 CANDIDATES = ("10", "50", "100")
 
@@ -226,29 +223,28 @@ the same number of lists:
 
 def draw(results, path):
     """docs/quality.svg."""
-    figure, axes = pyplot.subplots(1, 3, figsize=(13, 4), layout="constrained")
+    figure, axes = plots.rows_of_axes(3, 4)
     kinds = [
-        ("best of FAISS", "tab:gray", lambda size: results.faiss(size, False)),
-        ("best of FAISS with a norm byte", "tab:brown", lambda size: results.faiss(size, True)),
+        ("best of FAISS", lambda size: results.faiss(size, False)),
+        ("best of FAISS with a norm byte", lambda size: results.faiss(size, True)),
     ]
-    colors = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple")
-    for name, color in zip(results.names("ours"), colors):
-        kinds.append((f"ours, {name}", color, lambda size, name=name: results.ours(size, name)))
+    for name in results.names("ours"):
+        kinds.append((f"ours, {name}", lambda size, name=name: results.ours(size, name)))
     for axis, candidates in zip(axes, ("10", "50")):
-        for name, color, lines in kinds:
+        for name, lines in kinds:
             points = [(size, best(lines(size), candidates)) for size in results.sizes]
             points = [(size, pair[0]) for size, pair in points if pair]
-            axis.plot(*zip(*points), marker="o", markersize=3, color=color, label=name)
+            axis.plot(*zip(*points), marker="o", markersize=3, color=plots.color(name), label=name)
         axis.set(xlabel="bytes per row", ylabel=f"recall 10@{candidates}", title=f"10@{candidates}, all codes")
         axis.set_xticks(results.sizes)
-    axes[0].legend()
+        axis.legend(loc="lower right")
     for name, curve in results.routing():
-        axes[2].plot([100 * share for share in curve["rows"]], curve["recall"], linewidth=1, label=name)
+        axes[2].plot([100 * share for share in curve["rows"]], curve["recall"], linewidth=1.3, color=plots.color(name.partition(": ")[0]), label=name)
     axes[2].set(xlabel="% of rows scanned", ylabel="fraction of the true neighbors", title="routing", xlim=(0, 30), ylim=(0.6, 1))
-    axes[2].legend(fontsize=7)
+    axes[2].legend(loc="lower right")
     for axis in axes:
         axis.grid(alpha=0.3)
-    figure.savefig(path, metadata={"Date": None, "Creator": None})
+    plots.save(figure, path)
 
 
 def main():

@@ -7,13 +7,10 @@ import argparse
 import json
 import math
 import pathlib
+import sys
 
-import matplotlib
-
-matplotlib.use("Agg")
-# Text stays text, and the same data give the same file.
-matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "distillvq", "font.size": 9})
-from matplotlib import pyplot  # noqa: E402
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+import plots  # noqa: E402
 
 TARGETS = (0.90, 0.95, 0.98)
 OURS = "distillvq"
@@ -26,6 +23,11 @@ class Run:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         self.about = next(line for line in lines if line["kind"] == "run")
         self.lines = lines
+        # Results of versions that did not record machine, commit, and date have none.
+        self.provenance = self.about.get("provenance", {})
+        self.machine = self.provenance.get("machine", "a machine that was not recorded")
+        self.metric = self.about.get("metric", "cosine distance")
+        self.title = self.about["data"] + ("" if self.metric == "cosine distance" else f", {self.metric}")
         self.names = list(dict.fromkeys(line["index"] for line in lines if "index" in line))
 
     def of(self, name, kind):
@@ -139,21 +141,38 @@ ranking by refine codes.
 """
 
 
+# Times of a query as a client sees them.
+LATENCIES = ("mean", "p50", "p95", "p99")
+
+
+def latencies(point):
+    """Milliseconds, empty in results of versions that did not record them."""
+    found = point["load"].get("latency_us", {})
+    return [f"{found[name] / 1e3:.2f}" if name in found else "" for name in LATENCIES]
+
+
 def points(run):
     rows = [
-        [line["index"], line["setting"], f"{line['recall']:.4f}", f"{cpu(line):.0f}", f"{speed(line):.0f}"]
+        [line["index"], line["setting"], f"{line['recall']:.4f}", f"{cpu(line):.0f}", f"{speed(line):.0f}", *latencies(line)]
         for name in run.names for line in run.of(name, "point")
     ]
-    return table(["index", "setting", "recall@10", "CPU µs", "queries/s"], rows)
+    head = ["index", "setting", "recall@10", "CPU µs", "queries/s", *(f"{name} ms" for name in LATENCIES)]
+    if not any(any(row[5:]) for row in rows):
+        head, rows = head[:5], [row[:5] for row in rows]
+    return table(head, rows)
 
 
 def section(run):
     it = run.about
     log = f", trained with {it['log']:,} logged queries" if it["log"] else ", no query log"
-    return f"""## {it['data']}
+    origin = run.provenance
+    measured = f"Measured on {origin['date']} at commit {origin['commit']}, on" if origin else "Measured on"
+    return f"""## {run.title}
 
-{it['rows']:,} rows of {it['dim']} dimensions{log}; {it['queries']} test queries, cosine distance, LIMIT {it['k']}. PostgreSQL
+{it['rows']:,} rows of {it['dim']} dimensions{log}; {it['queries']} test queries, {run.metric}, LIMIT {it['k']}. PostgreSQL
 {it['server']}, pgvector {it['pgvector']}, {it['processors']} processors shared by server and clients, {it['shared_buffers']} of shared buffers.
+
+{measured} {run.machine}.
 
 A look-up by primary key takes {it['look_up']['cpu_us']:.0f} microseconds of the backend's processor time.
 
@@ -181,7 +200,7 @@ def curve(run, name, least):
 
 def style(axis, run):
     axis.set(xlabel="recall@10", ylabel="queries per second, 2 clients", yscale="log", ylim=(30, 30_000))
-    axis.set_title(f"{run.about['data'].partition('-')[0]}, {run.about['rows']:,} rows × {run.about['dim']} dimensions", fontsize=10)
+    axis.set_title(f"{run.title}, {run.about['rows']:,} rows × {run.about['dim']} dimensions", fontsize=10)
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axis.yaxis.set_minor_formatter("")
     axis.grid(alpha=0.25, which="major")
@@ -189,49 +208,51 @@ def style(axis, run):
 
 
 def plot(runs, path):
-    """All data sets, two in a line, so that a page of 830 pixels shows them at their size."""
-    figure, axes = pyplot.subplots(-(-len(runs) // 2), 2, figsize=(8.6, 3.3 * -(-len(runs) // 2)), squeeze=False)
-    cells = list(axes.flat)
-    names = list(dict.fromkeys(name for run in runs for name in run.names))
-    for axis, run in zip(cells, runs):
-        for number, name in enumerate(names):
+    """One plot per data set, one below the other."""
+    figure, axes = plots.rows_of_axes(len(runs), 4.2)
+    for axis, run in zip(axes, runs):
+        for name in run.names:
             line = curve(run, name, 0.7)
             if line:
-                axis.plot(*zip(*line), color=f"C{number}", marker="o", markersize=3, linewidth=2 if name == OURS else 1)
+                axis.plot(*zip(*line), color=plots.color(name), marker="o", markersize=3, linewidth=2 if name == OURS else 1.3, label=name)
         style(axis, run)
         axis.set_xlim(0.7, 1)
-    for axis in cells[len(runs):]:
-        axis.set_axis_off()
-    lines = [pyplot.Line2D([], [], color=f"C{number}", label=name) for number, name in enumerate(names)]
-    corner = cells[len(runs)] if len(runs) < len(cells) else figure
-    corner.legend(handles=lines, loc="center" if corner is not figure else "lower center", frameon=False)
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
+        axis.legend(loc="lower left", frameon=False)
+    plots.save(figure, path)
 
 
-# Lines of the README's picture: color, dashes, and the setting beside which the name stands, with its offset in points.
+# Lines of the README's picture: the setting beside which the name stands, with its offset in points.
 PICTURE = {
-    OURS: ("#0b5fa5", "-", 4, (4, 10)),
-    "pgvector hnsw, halfvec": ("#8a5a00", "--", 1, (6, 8)),
-    "pgvector hnsw": ("#8a5a00", "-", 0, (-2, -16)),
-    "pgvector ivfflat": ("#666666", "-", 0, (12, 8)),
+    OURS: (4, (4, 10)),
+    "pgvector hnsw, halfvec": (1, (6, 8)),
+    "pgvector hnsw": (0, (-2, -16)),
+    "pgvector ivfflat": (0, (12, 8)),
 }
 
 
 def picture(run, path):
-    """One data set for the README: each line has its name beside it, on white, which dark pages show as it is."""
-    figure, axis = pyplot.subplots(figsize=(8.6, 3.5))
-    for name, (color, dashes, place, offset) in PICTURE.items():
+    """One data set for the README: each line has its name beside it."""
+    figure, (axis,) = plots.rows_of_axes(1, 3.5)
+    for name, (place, offset) in PICTURE.items():
         line = curve(run, name, 0.8)
         if not line:
             continue
-        ours = name == OURS
-        axis.plot(*zip(*line), color=color, linestyle=dashes, marker="o", markersize=4, linewidth=2.5 if ours else 1.3)
+        ours, color = name == OURS, plots.color(name)
+        axis.plot(*zip(*line), color=color, marker="o", markersize=4, linewidth=2.5 if ours else 1.3)
         axis.annotate(name, line[min(place, len(line) - 1)], offset, textcoords="offset points", color=color, fontsize=12 if ours else 11,
                       fontweight="bold" if ours else "normal")
     style(axis, run)
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None}, facecolor="white")
+    plots.save(figure, path)
+
+
+def part(runs, machines, number, output):
+    """The plot and the sections of the runs of one machine."""
+    machine = machines[number]
+    of_machine = [run for run in runs if run.machine == machine]
+    name = "performance.svg" if number == 0 else f"performance-{number + 1}.svg"
+    plot(of_machine, output / name)
+    head = f"Machine: {machine}\n\n" if len(machines) > 1 else ""
+    return f"{head}![Recall and queries per second]({name})\n\n" + "\n".join(section(run) for run in of_machine)
 
 
 def main():
@@ -241,12 +262,12 @@ def main():
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
     runs = [Run(path) for path in arguments.files]
-    plot(runs, arguments.output / "performance.svg")
+    machines = list(dict.fromkeys(run.machine for run in runs))
+    text = "\n".join(part(runs, machines, number, arguments.output) for number in range(len(machines)))
     for run in runs:
         if run.about["data"] == "wordnet":
             (arguments.output / "assets").mkdir(exist_ok=True)
             picture(run, arguments.output / "assets" / "wordnet.svg")
-    text = "\n".join(section(run) for run in runs)
     head = """<!-- Generated by `make bench`; do not edit. -->
 
 # Speed, size, and build time compared with pgvector
@@ -255,9 +276,7 @@ One server and one table per data set, measured in one run. Statements are prepa
 clients query without a pause, on whichever of the processors the system chooses. CPU is the processor time of a backend, user and
 system, divided by its queries: it limits how many queries a server can answer. `maintenance_work_mem` is three
 times the size of the vectors, at least 2 GB, so that the build of hnsw fits. Memory is the private memory of the processes; for a
-build it includes shared memory other than the shared buffers.
-
-![Recall and queries per second](performance.svg)
+build it includes shared memory other than the shared buffers. Results of different machines have tables and plots of their own.
 
 """
     (arguments.output / "performance.md").write_text(head + text, encoding="utf-8")

@@ -8,7 +8,7 @@ use postgres::Client;
 use crate::affinity::Together;
 use crate::error::Result;
 use crate::exact::Truth;
-use crate::measure::{find_by_id, require_index, time_by_id};
+use crate::measure::{Latencies, find_by_id, require_index, time_by_id};
 
 /// Every setting is timed for at least this long…
 const SHORTEST: Duration = Duration::from_secs(1);
@@ -37,6 +37,8 @@ pub struct Figures {
     pub recall: f64,
     /// Queries a second of one client.
     pub per_second: f64,
+    /// Times of the queries.
+    pub latencies: Latencies,
     /// Size of the index in bytes; none without an index.
     pub bytes: Option<i64>,
     /// Time to build the index, training included.
@@ -97,21 +99,28 @@ pub fn measure(
         setting: setting.to_owned(),
         recall: workload.truth.recall(&found),
         per_second: timing.per_second,
+        latencies: timing.latencies,
         bytes: index.map(|index| index.bytes),
         build: index.map(|index| index.build),
         ..Figures::default()
     })
 }
 
-/// The figures as a text table; what a line shares with the one above is left out.
+/// The figures as a text table, with latencies in milliseconds; what a line shares with the one above is left out.
 #[must_use]
 pub fn table(k: usize, lines: &[Figures]) -> String {
+    let width = lines.iter().map(|line| line.index.len()).max();
+    let width = width.unwrap_or_default().max("index".len());
     let mut text = format!(
-        "{:<16} {:<30} {:>10} {:>10} {:>11} {:>9}\n",
+        "{:<width$} {:<30} {:>10} {:>10} {:>8} {:>8} {:>8} {:>8} {:>11} {:>9}\n",
         "index",
         "setting",
         format!("recall@{k}"),
         "queries/s",
+        "mean ms",
+        "p50",
+        "p95",
+        "p99",
         "index size",
         "build"
     );
@@ -119,14 +128,20 @@ pub fn table(k: usize, lines: &[Figures]) -> String {
     for line in lines {
         let first = line.index != last;
         last = &line.index;
+        let milliseconds = |time: Duration| format!("{:.2}", time.as_secs_f64() * 1e3);
+        let percentile = |percent| milliseconds(line.latencies.percentile(percent));
         let once = |value: String| if first { value } else { String::new() };
         let _ = writeln!(
             text,
-            "{:<16} {:<30} {:>10.3} {:>10.0} {:>11} {:>9}",
+            "{:<width$} {:<30} {:>10.3} {:>10.0} {:>8} {:>8} {:>8} {:>8} {:>11} {:>9}",
             once(line.index.clone()),
             line.setting,
             line.recall,
             line.per_second,
+            milliseconds(line.latencies.mean()),
+            percentile(50),
+            percentile(95),
+            percentile(99),
             once(line.bytes.map_or(String::new(), megabytes)),
             once(line.build.map_or(String::new(), seconds)),
         );
@@ -157,6 +172,7 @@ mod tests {
             setting: setting.into(),
             recall: 0.9,
             per_second: 1234.5,
+            latencies: Latencies::new(vec![Duration::from_micros(810)]),
             bytes: Some(12_345_678),
             build: Some(Duration::from_millis(1500)),
         };
@@ -164,6 +180,7 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 3);
         assert!(lines[1].contains("hnsw") && lines[1].ends_with("12.3 MB     1.5 s"));
+        assert!(lines[1].contains("1234     0.81     0.81     0.81     0.81"));
         assert!(!lines[2].contains("hnsw") && lines[2].contains("a = 2"));
     }
 }

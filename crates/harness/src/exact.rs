@@ -1,8 +1,10 @@
 //! Exact nearest neighbors by brute force: the oracle of every recall figure. It shares no code with the index.
 
 use std::num::NonZero;
+use std::str::FromStr;
 use std::thread;
 
+use crate::error::Error;
 use crate::vectors::Vectors;
 
 /// Documents compared with all queries of a thread before the next ones: 64 rows of 384 dimensions fit an L2 cache.
@@ -33,7 +35,17 @@ impl Metric {
         }
     }
 
-    /// The name in operator classes (`vector_…_ops`) and in `distillvq_train`.
+    /// The name in prose.
+    #[must_use]
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::L2 => "L2 distance",
+            Self::InnerProduct => "inner product",
+            Self::Cosine => "cosine distance",
+        }
+    }
+
+    /// The name in operator classes (`vector_…_ops`), in `distillvq_train`, and on the command line.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -68,6 +80,15 @@ impl Metric {
         } else {
             scale
         }
+    }
+}
+
+impl FromStr for Metric {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self, Error> {
+        let found = Self::ALL.into_iter().find(|metric| metric.name() == name);
+        found.ok_or_else(|| Error::Argument(format!("metric {name:?} is not cosine, l2, or ip")))
     }
 }
 

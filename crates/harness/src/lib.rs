@@ -11,6 +11,7 @@
 //! * [`plans`]: the planner's choices compared with measured times
 //! * [`query_sets`]: tables with queries of several kinds
 //! * [`sessions`]: threads that work until they are stopped
+//! * [`provenance`]: machine, commit and date of a measurement
 //! * [`report`]: progress messages, and pages of results
 //!
 //! Servers need the environment of `tools/with_env.sh` (`make test` and `make demo` set it) and the extension installed
@@ -28,6 +29,7 @@ pub mod measure;
 pub mod npy;
 pub mod plans;
 pub mod process_tree;
+pub mod provenance;
 pub mod query_sets;
 pub mod report;
 pub mod server;
@@ -40,6 +42,7 @@ pub use data::DataSet;
 pub use error::{Error, Result};
 pub use exact::{Metric, Truth};
 pub use load::Embedding;
+pub use provenance::Provenance;
 pub use server::{Server, Stop};
 pub use vectors::Vectors;
 

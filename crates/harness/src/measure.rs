@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use postgres::{Client, Statement};
 
+use serde_json::{Value, json};
+
 use crate::error::{Error, Result};
 use crate::exact::Metric;
 use crate::load::Embedding;
@@ -16,10 +18,53 @@ pub struct Timing {
     pub queries: usize,
     /// Queries a second.
     pub per_second: f64,
-    /// Median time of a query.
-    pub median: Duration,
-    /// Time that 99 of 100 queries stay below.
-    pub p99: Duration,
+    /// The time of each query.
+    pub latencies: Latencies,
+}
+
+/// Times of single queries, as a client sees them.
+#[derive(Clone, Debug, Default)]
+pub struct Latencies {
+    /// Ascending.
+    times: Vec<Duration>,
+}
+
+impl Latencies {
+    /// Sorts times.
+    #[must_use]
+    pub fn new(mut times: Vec<Duration>) -> Self {
+        times.sort_unstable();
+        Self { times }
+    }
+
+    /// The times of both.
+    #[must_use]
+    pub fn merged(self, other: Self) -> Self {
+        Self::new([self.times, other.times].concat())
+    }
+
+    /// The mean time; 0 of none.
+    #[must_use]
+    pub fn mean(&self) -> Duration {
+        let count = u32::try_from(self.times.len()).unwrap_or(u32::MAX);
+        self.times.iter().sum::<Duration>() / count.max(1)
+    }
+
+    /// The time that `percent` of the queries stay below; 0 of none.
+    #[must_use]
+    pub fn percentile(&self, percent: usize) -> Duration {
+        percentile(&self.times, percent)
+    }
+
+    /// Mean, p50, p95 and p99 in microseconds.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        let micros = |time: Duration| time.as_nanos() as f64 / 1e3;
+        json!({
+            "mean": micros(self.mean()), "p50": micros(self.percentile(50)), "p95": micros(self.percentile(95)),
+            "p99": micros(self.percentile(99)),
+        })
+    }
 }
 
 /// The statement that finds the `k` nearest ids of `items` for the query whose id is `$1` in `queries`.
@@ -97,13 +142,11 @@ fn ids(client: &mut Client, statement: &Statement, query: i64) -> Result<Vec<i64
     rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
 
-fn timing(mut times: Vec<Duration>, elapsed: Duration) -> Timing {
-    times.sort_unstable();
+fn timing(times: Vec<Duration>, elapsed: Duration) -> Timing {
     Timing {
         queries: times.len(),
         per_second: times.len() as f64 / elapsed.as_secs_f64().max(f64::MIN_POSITIVE),
-        median: percentile(&times, 50),
-        p99: percentile(&times, 99),
+        latencies: Latencies::new(times),
     }
 }
 
@@ -153,11 +196,14 @@ mod tests {
         let times = (1..=200).rev().map(Duration::from_millis).collect();
         let timing = timing(times, Duration::from_secs(10));
         assert_eq!(timing.per_second, 20.0);
-        assert_eq!(timing.median, Duration::from_millis(101));
-        assert_eq!(timing.p99, Duration::from_millis(199));
-        assert_eq!(
-            super::timing(Vec::new(), Duration::ZERO).median,
-            Duration::ZERO
-        );
+        let latencies = timing.latencies;
+        assert_eq!(latencies.percentile(50), Duration::from_millis(101));
+        assert_eq!(latencies.percentile(99), Duration::from_millis(199));
+        assert_eq!(latencies.mean(), Duration::from_micros(100_500));
+        let longer = Latencies::new(vec![Duration::from_secs(1); 3]);
+        let merged = latencies.merged(longer);
+        assert_eq!(merged.percentile(99), Duration::from_secs(1));
+        assert_eq!(Latencies::default().json()["p99"], 0.0);
+        assert_eq!(Latencies::default().mean(), Duration::ZERO);
     }
 }

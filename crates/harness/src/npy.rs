@@ -27,7 +27,7 @@ pub enum Values {
     Int8(Vec<i8>),
     /// `<i4`
     Int32(Vec<i32>),
-    /// `<f2`, widened, or `<f4`
+    /// `<f2`, widened, `<f4`, or `<f8`, rounded
     Float(Vec<f32>),
 }
 
@@ -63,6 +63,7 @@ fn parse(bytes: &[u8]) -> std::result::Result<Array, String> {
         "<i4" => Values::Int32(decode(body, count, i32::from_le_bytes)?),
         "<f2" => Values::Float(decode(body, count, |b| f16::from_le_bytes(b).to_f32())?),
         "<f4" => Values::Float(decode(body, count, f32::from_le_bytes)?),
+        "<f8" => Values::Float(decode(body, count, |b| f64::from_le_bytes(b) as f32)?),
         other => return Err(format!("values of type {other}")),
     };
     Ok(Array {
@@ -129,11 +130,15 @@ mod tests {
     }
 
     #[test]
-    fn reads_halves_and_integers() {
+    fn reads_floats_and_integers() {
         let header = "{'descr': '<f2', 'fortran_order': False, 'shape': (1, 2), }";
         let array = parse(&file(header, &[0x00, 0x3c, 0x00, 0xc0])).unwrap();
         assert_eq!((array.rows, array.columns), (1, 2));
         assert!(matches!(array.values, Values::Float(v) if v == [1.0, -2.0]));
+
+        let header = "{'descr': '<f8', 'fortran_order': False, 'shape': (1,), }";
+        let array = parse(&file(header, &1.5f64.to_le_bytes())).unwrap();
+        assert!(matches!(array.values, Values::Float(v) if v == [1.5]));
 
         let header = "{'descr': '|i1', 'fortran_order': False, 'shape': (3,), }";
         let array = parse(&file(header, &[1, 0, 255])).unwrap();
@@ -144,7 +149,7 @@ mod tests {
     fn refuses_what_it_cannot_read() {
         for (header, body) in [
             (
-                "{'descr': '<f8', 'fortran_order': False, 'shape': (1,), }",
+                "{'descr': '>f4', 'fortran_order': False, 'shape': (2,), }",
                 &[0u8; 8][..],
             ),
             (

@@ -28,18 +28,19 @@ pub struct QuerySet {
     pub rows: Vectors,
     /// More of the same kind.
     pub like_rows: Vectors,
-    /// Queries of another kind, to learn from.
+    /// Queries of another kind, to learn from; no rows if a data set has none.
     pub log: Vectors,
     /// The same, to test with.
     pub test: Vectors,
 }
 
 impl QuerySet {
-    /// One of the generated sets `texts`, `mixture`, `noise` and `products`, or the data set in a directory.
+    /// One of the generated sets `texts`, `mixture`, `noise` and `products`, or the data set in a directory, whose metric can be
+    /// replaced.
     ///
     /// # Errors
     /// If there is no such data set.
-    pub fn named(name: &str) -> Result<Self> {
+    pub fn named(name: &str, metric: Option<Metric>) -> Result<Self> {
         Ok(match name {
             "texts" => Self::midway(
                 "200,000 vectors like texts' × 768, cosine",
@@ -60,7 +61,7 @@ impl QuerySet {
                 |rows| Vectors::noise(rows, 32, 1),
             ),
             "products" => Self::products()?,
-            directory => Self::on_disk(Path::new(directory))?,
+            directory => Self::on_disk(Path::new(directory), metric)?,
         })
     }
 
@@ -109,9 +110,11 @@ impl QuerySet {
         })
     }
 
-    fn on_disk(directory: &Path) -> Result<Self> {
+    fn on_disk(directory: &Path, metric: Option<Metric>) -> Result<Self> {
         let set = DataSet::open(directory)?;
-        let rows = set.documents.rows() - LIKE_ROWS;
+        let metric = metric.unwrap_or(set.metric);
+        let like_rows = LIKE_ROWS.min(set.documents.rows() / 10);
+        let rows = set.documents.rows() - like_rows;
         // Neighbors in the file may be of one kind: halves of the table and the queries are drawn from everywhere.
         let step = (set.documents.rows() as f64 * 0.618) as usize;
         let step = (step..).find(|step| coprime(*step, set.documents.rows()));
@@ -124,9 +127,9 @@ impl QuerySet {
             Vectors::new(dim, values)
         };
         Ok(Self {
-            name: format!("{}, {rows} rows × {dim}, cosine", set.name),
-            metric: Metric::Cosine,
-            like_rows: draw(LIKE_ROWS)?,
+            name: format!("{}, {rows} rows × {dim}, {}", set.name, metric.name()),
+            metric,
+            like_rows: draw(like_rows)?,
             rows: draw(rows)?,
             log: set.log.clone(),
             test: set.test.clone(),

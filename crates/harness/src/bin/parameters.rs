@@ -11,7 +11,7 @@ use clap::Parser;
 use distillvq_harness::affinity::Together;
 use distillvq_harness::compare::{self, Built, megabytes};
 use distillvq_harness::measure::{find_by_id, nearest_by_id, time_by_id};
-use distillvq_harness::report::Page;
+use distillvq_harness::report::SectionArguments;
 use distillvq_harness::{DataSet, Error, Metric, Result, Server, Truth, Vectors, load};
 use postgres::Client;
 
@@ -39,12 +39,10 @@ at most twice its size. Times are of one client on two cores, and vary by a few 
 
 /// Compares the automatic parameters with a sweep, and writes a page
 #[derive(Parser)]
+#[command(after_help = "Generated data sets: words, texts-DIM, points-DIM")]
 struct Arguments {
-    /// The generated vectors words, texts-DIM or points-DIM, or the directory of a data set
-    #[arg(long)]
-    set: String,
     #[command(flatten)]
-    page: Page,
+    section: SectionArguments,
     /// Number of generated vectors
     #[arg(long, default_value_t = 30_000)]
     rows: usize,
@@ -59,7 +57,7 @@ struct Set {
 }
 
 impl Set {
-    fn named(name: &str, rows: usize) -> Result<Self> {
+    fn named(name: &str, rows: usize, metric: Option<Metric>) -> Result<Self> {
         let number = |text: &str| {
             let wrong = |_| Error::Argument(format!("{text} is no number of dimensions"));
             text.parse::<usize>().map_err(wrong)
@@ -74,7 +72,7 @@ impl Set {
             let all = Vectors::clustered(rows + QUERIES, number(dim)?, 300, 1);
             ("points of a mixture", Metric::L2, all)
         } else {
-            return Self::on_disk(Path::new(name));
+            return Self::on_disk(Path::new(name), metric);
         };
         Ok(Self {
             title: format!(
@@ -88,15 +86,21 @@ impl Set {
         })
     }
 
-    /// The documents of a data set, and queries of its log.
-    fn on_disk(directory: &Path) -> Result<Self> {
+    /// The documents of a data set, and queries of its log, or test queries if it has no log.
+    fn on_disk(directory: &Path, metric: Option<Metric>) -> Result<Self> {
         let set = DataSet::open(directory)?;
+        let metric = metric.unwrap_or(set.metric);
+        let queries = if set.has_log() { &set.log } else { &set.test };
+        if queries.rows() < QUERIES {
+            let message = format!("data set {} has fewer than {QUERIES} queries", set.name);
+            return Err(Error::Argument(message));
+        }
         let (rows, dim) = (set.documents.rows(), set.documents.dim());
         Ok(Self {
-            title: format!("{}, {rows} rows × {dim}, cosine", set.name),
-            metric: Metric::Cosine,
+            title: format!("{}, {rows} rows × {dim}, {}", set.name, metric.name()),
+            metric,
+            queries: queries.slice(0..QUERIES),
             rows: set.documents,
-            queries: set.log.slice(0..QUERIES),
         })
     }
 }
@@ -128,10 +132,13 @@ impl Tried {
 }
 
 fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+    let Arguments {
+        section: arguments,
+        rows,
+    } = Arguments::parse();
     let server = Server::start("parameters")?;
     let mut client = server.database(DATABASE)?;
-    let set = Set::named(&arguments.set, arguments.rows)?;
+    let set = Set::named(&arguments.set, rows, arguments.metric)?;
     eprintln!("==> {}", set.title);
     let section = sweep(&server, &mut client, &set)?;
     arguments.page.write(INTRODUCTION, &arguments.set, &section)

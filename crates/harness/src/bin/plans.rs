@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use distillvq_harness::plans::{self, Outcome, RunBudget};
-use distillvq_harness::{Error, Result, Server};
+use distillvq_harness::{Error, Provenance, Result, Server};
 
 /// Compares the planner's choices with measured times, and prints a table
 #[derive(Parser)]
@@ -56,8 +56,11 @@ plans other than the chosen one. Rows are ordered by distance; *btree* and the s
 model. Its constants were fitted to the plain and the filtered queries of the first tables, up to 100000 × 384. The later tables, the
 joins, the filters in the table's order, and the filters on two columns were not used for the fit.
 
+{}
+
 {summary}
 
-{table}"
+{table}",
+        Provenance::now()
     )
 }

@@ -6,11 +6,10 @@
 use std::fmt::Write as _;
 use std::time::Instant;
 
-use clap::Parser;
 use distillvq_harness::affinity::Together;
 use distillvq_harness::measure::{find_by_id, nearest_by_id};
 use distillvq_harness::query_sets::QuerySet;
-use distillvq_harness::report::Page;
+use distillvq_harness::report::SectionArguments;
 use distillvq_harness::{Metric, Result, Server, Truth, Vectors, load};
 use postgres::Client;
 
@@ -40,16 +39,6 @@ Without a query log, an index is calibrated with rows, and the target holds only
 log and the test queries of the generated sets lie midway between two vectors that are distributed like the rows.
 ";
 
-/// Measures how well distillvq.target_recall is met, and writes a page
-#[derive(Parser)]
-struct Arguments {
-    /// The generated vectors texts, mixture or noise, or the directory of a data set
-    #[arg(long)]
-    set: String,
-    #[command(flatten)]
-    page: Page,
-}
-
 /// Queries to measure with.
 #[derive(Clone)]
 struct Test {
@@ -68,8 +57,8 @@ struct Set {
 }
 
 impl Set {
-    /// The sets of this name: one with a query log, one without.
-    fn named(name: &str) -> Result<[Self; 2]> {
+    /// The sets of this name: one with a query log, if there is one, and one without.
+    fn named(name: &str, metric: Option<Metric>) -> Result<Vec<Self>> {
         let QuerySet {
             name,
             metric,
@@ -77,7 +66,7 @@ impl Set {
             like_rows,
             log,
             test,
-        } = QuerySet::named(name)?;
+        } = QuerySet::named(name, metric)?;
         let test = Test {
             name: "test queries",
             queries: test,
@@ -93,25 +82,27 @@ impl Set {
             log,
             tests,
         };
-        Ok([
-            set(
-                "with a query log",
-                rows.clone(),
-                Some(log),
-                vec![test.clone()],
-            ),
-            set("without a query log", rows, None, vec![like_rows, test]),
-        ])
+        let mut sets = Vec::new();
+        if log.rows() > 0 {
+            let (rows, test) = (rows.clone(), test.clone());
+            sets.push(set("with a query log", rows, Some(log), vec![test]));
+        }
+        let tests = vec![like_rows, test];
+        sets.push(set("without a query log", rows, None, tests));
+        Ok(sets)
     }
 }
 
 fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+    let arguments = SectionArguments::read(
+        "Measures how well distillvq.target_recall is met, and writes a page",
+        "texts, mixture, noise",
+    );
     let server = Server::start("recall")?;
     let mut client = server.database(DATABASE)?;
     client.batch_execute("SET maintenance_work_mem = '512MB'")?;
     let mut section = String::new();
-    for set in Set::named(&arguments.set)? {
+    for set in Set::named(&arguments.set, arguments.metric)? {
         eprintln!("==> {}", set.name);
         section.push_str(&measure(&server, &mut client, &set)?);
     }

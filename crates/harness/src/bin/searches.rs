@@ -6,12 +6,11 @@
 use std::fmt::Write as _;
 use std::time::Instant;
 
-use clap::Parser;
 use distillvq_harness::measure::nearest_by_id;
 use distillvq_harness::process_tree::cpu_time;
 use distillvq_harness::query_sets::QuerySet;
-use distillvq_harness::report::Page;
-use distillvq_harness::{Result, Server, Truth, Vectors, load};
+use distillvq_harness::report::SectionArguments;
+use distillvq_harness::{Error, Result, Server, Truth, Vectors, load};
 use postgres::Client;
 
 /// Neighbors asked for.
@@ -43,19 +42,18 @@ The processor time of sampling is within the noise of the measurement, which is 
 after a checkpoint, in which each page of the sample is logged once: at most 8 kB per page and checkpoint.
 ";
 
-/// Measures what an index learns from searches, and writes a page
-#[derive(Parser)]
-struct Arguments {
-    /// The generated vectors texts, mixture, noise or products, or the directory of a data set
-    #[arg(long)]
-    set: String,
-    #[command(flatten)]
-    page: Page,
-}
-
 fn main() -> Result<()> {
-    let arguments = Arguments::parse();
-    let set = QuerySet::named(&arguments.set)?;
+    let arguments = SectionArguments::read(
+        "Measures what an index learns from searches, and writes a page",
+        "texts, mixture, noise, products",
+    );
+    let set = QuerySet::named(&arguments.set, arguments.metric)?;
+    if set.log.rows() == 0 {
+        return Err(Error::Argument(format!(
+            "data set {} has no query log",
+            arguments.set
+        )));
+    }
     eprintln!("==> {}", set.name);
     let server = Server::start("searches")?;
     let mut client = server.database(DATABASE)?;
@@ -110,7 +108,7 @@ fn measure(client: &mut Client, set: &QuerySet) -> Result<String> {
             seconds,
             shown,
         });
-        Ok::<_, distillvq_harness::Error>(())
+        Ok::<_, Error>(())
     };
     let tests = ("test", &set.test, &test);
     state(client, "built", &[&create, "VACUUM ANALYZE items"], tests)?;
@@ -150,7 +148,7 @@ fn cost(client: &mut Client, set: &QuerySet) -> Result<Cost> {
             client.query(&statement, &[&id])?;
         }
         let took = cpu_time(process as u32).saturating_sub(before);
-        Ok::<_, distillvq_harness::Error>(took.as_secs_f64())
+        Ok::<_, Error>(took.as_secs_f64())
     };
     let (mut filling, mut full) = (Vec::new(), Vec::new());
     for _ in 0..TURNS {

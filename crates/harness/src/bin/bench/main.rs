@@ -1,7 +1,9 @@
 //! Recall, speed, size, and build time of distillvq and pgvector's indexes: one table, one server, one run.
 //!
 //! `bench --help` lists the arguments. Writes JSON lines, from which `benches/speed/report.py` makes tables and a plot. To add an
-//! access method, add an entry to [`methods`].
+//! access method, add an entry to [`methods::methods`].
+
+mod methods;
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -12,18 +14,18 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use distillvq_harness::compare::{Built, build};
-use distillvq_harness::measure::{find_by_id, require_index, time_by_id};
+use distillvq_harness::measure::{Latencies, find_by_id, require_index, time_by_id};
 use distillvq_harness::process_tree::cpu_time;
 use distillvq_harness::report::say;
 use distillvq_harness::sessions::joined;
 use distillvq_harness::{
-    DataSet, Error, Metric, Result, Server, Stop, Truth, Vectors, load as tables,
+    DataSet, Error, Metric, Provenance, Result, Server, Stop, Truth, Vectors, load as tables,
 };
 use postgres::Client;
 use serde_json::{Value, json};
 
-/// Neighbors asked for.
-const K: usize = 10;
+use crate::methods::{K, Method, OURS, STAGES_AT, Shape, methods};
+
 /// Clients of the timed runs. Each queries without a pause, so that neither processor of a small machine becomes idle.
 const CLIENTS: usize = 2;
 /// Clients of the timed inserts.
@@ -53,6 +55,9 @@ struct Task {
     /// Dimensions of generated vectors
     #[arg(long, default_value_t = 768)]
     dim: usize,
+    /// Metric: cosine, l2, or ip; by default that of the data set's file metric.txt, or cosine
+    #[arg(long)]
+    metric: Option<Metric>,
     /// Names of the only methods to measure, separated by semicolons
     #[arg(long, value_delimiter = ';')]
     only: Vec<String>,
@@ -67,122 +72,10 @@ struct Task {
     timing: Option<PathBuf>,
 }
 
-/// An access method, and how far to turn its knob.
-struct Method {
-    name: String,
-    /// What follows `ON items`.
-    definition: String,
-    /// What the index is over, and the query with it.
-    expression: String,
-    /// Runs before the index is built.
-    prepare: String,
-    setting: &'static str,
-    values: &'static [&'static str],
-}
-
-/// What turns distillvq's searches.
-const OURS: &str = "distillvq.target_recall";
-/// The values of it that are measured.
-const TARGETS: [&str; 10] = [
-    "0.7", "0.8", "0.85", "0.9", "0.93", "0.95", "0.97", "0.98", "0.99", "0.995",
-];
-/// The settings of hnsw that are measured.
-const EF_SEARCH: [&str; 10] = [
-    "10", "20", "40", "60", "80", "120", "200", "400", "700", "1000",
-];
-/// Those of [`TARGETS`] whose time is told by stage.
-const STAGES_AT: [&str; 3] = ["0.8", "0.95", "0.98"];
-
-fn methods(rows: usize, dim: usize, log: bool) -> Vec<Method> {
-    let method = |name: &str, definition: &str, setting, values| Method {
-        name: name.to_owned(),
-        definition: definition.to_owned(),
-        expression: "embedding".to_owned(),
-        prepare: String::new(),
-        setting,
-        values,
-    };
-    let queries = if log {
-        ", queries => 'query_log', query_column => 'embedding'"
-    } else {
-        ""
-    };
-    // What the index would not do by itself.
-    let other = if dim * size_of::<f32>() > 1_900 {
-        "none"
-    } else {
-        "sq7"
-    };
-    // The square root of the rows is what pgvector's documentation advises for larger tables.
-    let lists = (rows as f64).sqrt().round();
-    let mut methods = vec![
-        Method {
-            prepare: format!("SELECT distillvq_train('items', 'embedding', 'bench'{queries})"),
-            ..method(
-                "distillvq",
-                "USING distillvq (embedding vector_cosine_ops) WITH (model = bench)",
-                OURS,
-                &TARGETS,
-            )
-        },
-        // The same model, so that only the refine codes differ.
-        method(
-            &format!("distillvq, refine = {other}"),
-            &format!(
-                "USING distillvq (embedding vector_cosine_ops) WITH (model = bench, refine = {other})"
-            ),
-            OURS,
-            &TARGETS,
-        ),
-        method(
-            "pgvector hnsw",
-            "USING hnsw (embedding vector_cosine_ops)",
-            "hnsw.ef_search",
-            &EF_SEARCH,
-        ),
-        method(
-            "pgvector hnsw, m = 32, ef_construction = 200",
-            "USING hnsw (embedding vector_cosine_ops) WITH (m = 32, ef_construction = 200)",
-            "hnsw.ef_search",
-            &EF_SEARCH,
-        ),
-        Method {
-            expression: format!("embedding::halfvec({dim})"),
-            ..method(
-                "pgvector hnsw, halfvec",
-                &format!("USING hnsw ((embedding::halfvec({dim})) halfvec_cosine_ops)"),
-                "hnsw.ef_search",
-                &EF_SEARCH,
-            )
-        },
-        method(
-            "pgvector ivfflat",
-            &format!("USING ivfflat (embedding vector_cosine_ops) WITH (lists = {lists})"),
-            "ivfflat.probes",
-            &["1", "2", "4", "8", "16", "32", "64", "128"],
-        ),
-    ];
-    if log {
-        // What those get who log no queries.
-        let plain = "USING distillvq (embedding vector_cosine_ops)";
-        let name = "distillvq, no query log";
-        methods.insert(1, method(name, plain, OURS, &TARGETS));
-    }
-    methods
-}
-
-impl Method {
-    fn query(&self) -> String {
-        let what = &self.expression;
-        format!(
-            "SELECT id FROM items ORDER BY {what} <=> (SELECT {what} FROM test_queries WHERE id = $1) LIMIT {K}"
-        )
-    }
-}
-
 /// Vectors to index, to ask with, to train with, and to insert.
 struct Data {
     name: String,
+    metric: Metric,
     documents: Vectors,
     test: Vectors,
     log: Option<Vectors>,
@@ -194,6 +87,7 @@ impl Data {
             let (rows, dim) = (task.rows, task.dim);
             return Ok(Self {
                 name: format!("generated-{rows}x{dim}"),
+                metric: task.metric.unwrap_or(Metric::Cosine),
                 documents: Vectors::like_texts(rows, dim, 1, 0),
                 test: Vectors::like_texts(500, dim, 1, 1),
                 log: None,
@@ -201,10 +95,11 @@ impl Data {
         };
         let set = DataSet::open(directory)?;
         Ok(Self {
+            metric: task.metric.unwrap_or(set.metric),
+            log: set.has_log().then_some(set.log),
             name: set.name,
             documents: set.documents,
             test: set.test,
-            log: Some(set.log),
         })
     }
 }
@@ -227,18 +122,25 @@ fn bench(task: &Task) -> Result<()> {
     let mut client = server.database(DATABASE)?;
     load_tables(&mut client, &data)?;
     say("exact neighbors of the test queries");
-    let truth = Truth::new(Metric::Cosine, &data.documents, &data.test, K);
+    let truth = Truth::new(data.metric, &data.documents, &data.test, K);
     let mut output = Output(File::create(&task.output).map_err(Error::io(&task.output))?);
-    output.line(&json!({
-        "kind": "run", "data": data.name, "rows": rows, "dim": dim, "queries": data.test.rows(), "k": K,
+    let mut run = json!({
+        "kind": "run", "data": data.name, "rows": rows, "dim": dim, "metric": data.metric.title(), "queries": data.test.rows(), "k": K,
         "log": data.log.as_ref().map_or(0, Vectors::rows), "shared_buffers": buffers,
         "server": client.query_one("SHOW server_version", &[])?.try_get::<_, String>(0)?,
         "pgvector": client.query_one("SELECT extversion FROM pg_extension WHERE extname = 'vector'", &[])?.try_get::<_, String>(0)?,
         "processors": thread::available_parallelism().map_or(0, usize::from),
         "look_up": load(&server, "distillvq.probes = 0", LOOK_UP, data.test.rows(), task.time)?.line(),
-    }))?;
+    });
+    run["provenance"] = Provenance::now().json();
+    output.line(&run)?;
     drop(client);
-    let methods = methods(rows, dim, data.log.is_some());
+    let methods = methods(&Shape {
+        rows,
+        dim,
+        metric: data.metric,
+        log: data.log.is_some(),
+    });
     let wanted = |method: &&Method| task.only.is_empty() || task.only.contains(&method.name);
     for method in methods.iter().filter(wanted) {
         measure(&mut server, method, task, &data, &truth, &mut output)?;
@@ -303,9 +205,6 @@ fn measure(
         drop(client);
         line["load"] = load(server, &setting, &sql, data.test.rows(), task.time)?.line();
         output.line(&line)?;
-        if recall > 0.998 {
-            break;
-        }
     }
     if let Some(library) = &task.timing
         && method.setting == OURS
@@ -392,6 +291,7 @@ fn counters(client: &mut Client, sql: &str, queries: usize) -> Result<Value> {
 struct Load {
     per_second: f64,
     queries: usize,
+    latencies: Latencies,
     /// Processor time of their backends; 0 where the system does not tell.
     cpu: Duration,
 }
@@ -399,7 +299,7 @@ struct Load {
 impl Load {
     fn line(&self) -> Value {
         let each = self.cpu.as_secs_f64() / self.queries.max(1) as f64;
-        json!({ "cpu_us": 1e6 * each, "per_second": self.per_second })
+        json!({ "cpu_us": 1e6 * each, "per_second": self.per_second, "latency_us": self.latencies.json() })
     }
 }
 
@@ -416,6 +316,7 @@ fn load(server: &Server, setting: &str, sql: &str, queries: usize, time: Duratio
         Ok::<_, Error>(Load {
             per_second: timing.per_second,
             queries: timing.queries,
+            latencies: timing.latencies,
             cpu: cpu_time(backend.cast_unsigned()).saturating_sub(before),
         })
     };
@@ -429,6 +330,7 @@ fn load(server: &Server, setting: &str, sql: &str, queries: usize, time: Duratio
                 Ok(Load {
                     per_second: all.per_second + one.per_second,
                     queries: all.queries + one.queries,
+                    latencies: all.latencies.merged(one.latencies),
                     cpu: all.cpu + one.cpu,
                 })
             })
@@ -516,10 +418,12 @@ fn cold(server: &mut Server, method: &Method, data: &Data, output: &mut Output) 
     let start = Instant::now();
     find_by_id(&mut client, &sql, 1)?;
     let first = start.elapsed();
-    find_by_id(&mut client, &sql, COLD.min(data.test.rows()))?;
+    let count = COLD.min(data.test.rows());
+    find_by_id(&mut client, &sql, count)?;
+    let mean = start.elapsed().as_secs_f64() / (count + 1) as f64;
     output.line(&json!({
         "kind": "cold", "index": method.name, "setting": middle, "first_ms": first.as_secs_f64() * 1e3,
-        "mean_ms": start.elapsed().as_secs_f64() * 1e3 / COLD as f64,
+        "mean_ms": mean * 1e3,
     }))
 }
 
