@@ -1,5 +1,5 @@
 //! The algorithm for ann-benchmarks and the client for VectorDBBench in `benches/` run on small data.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 
