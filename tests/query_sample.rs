@@ -19,7 +19,7 @@ const TARGET: f64 = 0.95;
 
 /// A table whose queries are unlike its rows, with an index.
 fn products(name: &str, options: &str) -> (Database, QuerySet) {
-    let set = QuerySet::named("products").unwrap();
+    let set = QuerySet::named("products", None).unwrap();
     let mut db = Database::of_items(name, &set.rows);
     create(&mut db, options);
     (db, set)
@@ -252,7 +252,7 @@ fn a_crash_and_a_standby_are_no_trouble() {
     let settings = [&common::SETTINGS[..], &checked].concat();
     let mut primary = Server::start_with("sample-primary", &settings).unwrap();
     let mut client = primary.database("sample").unwrap();
-    let set = QuerySet::named("products").unwrap();
+    let set = QuerySet::named("products", None).unwrap();
     table(&mut client, "items", "vector", &set.rows);
     create(&mut client, "");
     let replica = primary.standby("sample-standby").unwrap();
