@@ -323,6 +323,7 @@ pages! {
     readme: "README.md";
     reference: "docs/reference.md";
     quick_start: "docs/quick-start.md";
+    clients: "docs/clients.md";
     install: "docs/install.md";
     tuning: "docs/tuning.md";
     from_pgvector: "docs/from-pgvector.md";
