@@ -60,13 +60,13 @@ struct Printed {
     err: HashMap<String, String>,
 }
 
-/// Text behind each mark `@@NAME` up to the next.
+/// Text behind each mark `@@NAME`, which is a line of its own, up to the next. `@@` within a line is an operator.
 fn by_mark(text: &[u8]) -> HashMap<String, String> {
-    let text = String::from_utf8_lossy(text);
-    let parts = text.split("@@").skip(1);
+    let text = format!("\n{}", String::from_utf8_lossy(text));
+    let parts = text.split("\n@@").skip(1);
     parts
-        .filter_map(|part| part.split_once('\n'))
-        .map(|(name, printed)| (name.to_owned(), printed.to_owned()))
+        .map(|part| part.split_once('\n').unwrap_or((part, "")))
+        .map(|(name, printed)| (name.to_owned(), format!("{printed}\n")))
         .collect()
 }
 
