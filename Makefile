@@ -67,6 +67,12 @@ test:
 	@echo '==> tests in private servers' >&2
 	@$(with_env) cargo test --locked --no-fail-fast --package distillvq-harness --package distillvq-server-tests -- --test-threads=4
 
+## test-clients the clients of docs/clients that `make test` does not run: LangChain, LlamaIndex, Haystack, and Node (350 MB of packages)
+.PHONY: test-clients
+test-clients:
+	@$(with_env) tools/install.sh
+	@$(with_env) cargo test --locked --package distillvq-server-tests --test docs -- --ignored --test-threads=1
+
 ## fixtures     indexes and models of the format that this library writes, into crates/ivf/tests/fixtures (x86-64)
 .PHONY: fixtures
 fixtures:

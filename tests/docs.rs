@@ -12,6 +12,7 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::OnceLock;
 
 use common::{Sql, server, undamaged, verified};
 use docs_runner::{Block, Page, difference};
@@ -59,13 +60,13 @@ struct Printed {
     err: HashMap<String, String>,
 }
 
-/// Text behind each mark `@@NAME` up to the next.
+/// Text behind each mark `@@NAME`, which is a line of its own, up to the next. `@@` within a line is an operator.
 fn by_mark(text: &[u8]) -> HashMap<String, String> {
-    let text = String::from_utf8_lossy(text);
-    let parts = text.split("@@").skip(1);
+    let text = format!("\n{}", String::from_utf8_lossy(text));
+    let parts = text.split("\n@@").skip(1);
     parts
-        .filter_map(|part| part.split_once('\n'))
-        .map(|(name, printed)| (name.to_owned(), printed.to_owned()))
+        .map(|part| part.split_once('\n').unwrap_or((part, "")))
+        .map(|(name, printed)| (name.to_owned(), format!("{printed}\n")))
         .collect()
 }
 
@@ -322,6 +323,7 @@ pages! {
     readme: "README.md";
     reference: "docs/reference.md";
     quick_start: "docs/quick-start.md";
+    clients: "docs/clients.md";
     install: "docs/install.md";
     tuning: "docs/tuning.md";
     from_pgvector: "docs/from-pgvector.md";
@@ -355,48 +357,125 @@ fn no_page_with_commands_is_left_out() {
     }
 }
 
-/// Makes a database for a client, with the extension, and says how to connect to it as a URL.
+/// Makes a database for a client, with the extension, and returns a URL to connect to it. The server logs the plans of its queries.
 fn home_of_client(name: &str) -> String {
-    server().database(name).unwrap();
+    server().database(name).unwrap().run(&format!(
+        "ALTER DATABASE {name} SET session_preload_libraries = 'auto_explain';
+         ALTER DATABASE {name} SET auto_explain.log_min_duration = 0"
+    ));
     format!("postgresql://postgres@/{name}?host={}", socket_directory())
 }
 
+/// Fails unless the client has created distillvq indexes, and its queries have used each of them.
 #[track_caller]
 fn check_after_client(name: &str) {
-    verified(&mut server().connect_to(name).unwrap());
-    undamaged(&server().log().unwrap(), name);
+    let mut client = server().connect_to(name).unwrap();
+    let log = server().log().unwrap();
+    let indexes: Vec<String> = client.column(
+        "SELECT relname::text FROM pg_class c JOIN pg_am a ON a.oid = c.relam WHERE amname = 'distillvq' AND relkind = 'i'",
+    );
+    assert!(!indexes.is_empty(), "{name} has no distillvq index");
+    for index in indexes {
+        assert!(
+            log.contains(&format!("Index Scan using {index} on ")),
+            "no query of {name} used {index}"
+        );
+    }
+    verified(&mut client);
+    undamaged(&log, name);
 }
 
-/// Where Python finds what the clients import.
-fn python_path() -> String {
-    let tool = docs_runner::checkout().join("tools/clients-python.sh");
-    let Output { status, stdout, .. } = Command::new(&tool)
-        .stderr(std::process::Stdio::inherit())
-        .output()
-        .unwrap();
-    assert!(status.success(), "{} failed", tool.display());
-    String::from_utf8(stdout).unwrap().trim_end().into()
-}
-
+/// Output of a program, which must succeed.
 #[track_caller]
-fn run_python(script: &str, name: &str) {
-    let output = Command::new("python3")
-        .env("PYTHONPATH", python_path())
-        .arg(docs_runner::checkout().join("docs/clients").join(script))
-        .env("DATABASE_URL", home_of_client(name))
-        .env("PYTHONDONTWRITEBYTECODE", "1")
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
-    check_after_client(name);
+fn output_of(command: &mut Command) -> String {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command.output().unwrap();
+    let stdout = String::from_utf8_lossy(&stdout);
+    let stderr = String::from_utf8_lossy(&stderr);
+    assert!(status.success(), "{command:?}: {stdout}{stderr}");
+    stdout.trim_end().into()
 }
+
+/// Runs a script of `tools/` that installs what clients import, and returns the directory that it prints.
+#[track_caller]
+fn installed(tool: &str, arguments: &[&str]) -> String {
+    let tool = docs_runner::checkout().join("tools").join(tool);
+    output_of(
+        Command::new(tool)
+            .args(arguments)
+            .stderr(std::process::Stdio::inherit()),
+    )
+}
+
+/// Runs the example of a Python client with the packages of a directory.
+#[track_caller]
+fn run_python(packages: &str, client: &str) {
+    let name = format!("client_{client}");
+    output_of(
+        Command::new("python3")
+            .arg(docs_runner::checkout().join(format!("docs/clients/{client}_example.py")))
+            .env("PYTHONPATH", packages)
+            .env("DATABASE_URL", home_of_client(&name))
+            .env("PYTHONPYCACHEPREFIX", format!("{packages}/pycache")),
+    );
+    check_after_client(&name);
+}
+
+/// Packages of the Python clients, or of the frameworks. The first test that needs them installs them.
+fn packages(frameworks: bool) -> &'static str {
+    static CLIENTS: OnceLock<String> = OnceLock::new();
+    static FRAMEWORKS: OnceLock<String> = OnceLock::new();
+    if frameworks {
+        FRAMEWORKS.get_or_init(|| installed("clients-python.sh", &["frameworks"]))
+    } else {
+        CLIENTS.get_or_init(|| installed("clients-python.sh", &[]))
+    }
+}
+
+macro_rules! python_clients {
+    ($($client:ident)*) => {$(
+        #[test]
+        fn $client() {
+            run_python(packages(false), stringify!($client));
+        }
+    )*}
+}
+
+macro_rules! python_frameworks {
+    ($($client:ident)*) => {$(
+        #[test]
+        #[ignore = "installs 280 MB: make test-clients"]
+        fn $client() {
+            run_python(packages(true), stringify!($client));
+        }
+    )*}
+}
+
+python_clients! { psycopg sqlalchemy asyncpg alembic django }
+python_frameworks! { langchain llamaindex haystack }
 
 #[test]
-fn python_clients() {
-    // One after the other: the first installs what both need.
-    run_python("psycopg_example.py", "client_psycopg");
-    run_python("sqlalchemy_example.py", "client_sqlalchemy");
+#[ignore = "needs Node: make test-clients"]
+fn node_clients() {
+    let home = installed("clients-node.sh", &[]);
+    let run = |script: &str, name: &str| {
+        let mut npm = Command::new("npm");
+        npm.args(["run", "--silent", script])
+            .current_dir(&home)
+            .env("DATABASE_URL", home_of_client(name));
+        let printed = output_of(&mut npm);
+        check_after_client(name);
+        printed
+    };
+    run("node-postgres", "client_node_postgres");
+    let printed = run("drizzle", "client_drizzle");
+    assert!(
+        printed.contains("No schema changes"),
+        "the migrations differ from the schema: {printed}"
+    );
 }
 
 #[test]

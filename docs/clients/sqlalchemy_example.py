@@ -8,13 +8,11 @@ It creates the table "sqlalchemy_items", which must not exist.
 
 import os
 
-import numpy as np
+import sample
 from pgvector.sqlalchemy import VECTOR
 from sqlalchemy import Index, create_engine, insert, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-
-DIMENSIONS = 64
 
 
 class Base(DeclarativeBase):
@@ -25,8 +23,8 @@ class Item(Base):
     __tablename__ = "sqlalchemy_items"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    category: Mapped[int]
-    embedding: Mapped[list[float]] = mapped_column(VECTOR(DIMENSIONS))
+    topic: Mapped[int]
+    embedding: Mapped[list[float]] = mapped_column(VECTOR(sample.DIMENSIONS))
 
 
 # Not an argument of the table: create_all() would create the index before there are rows to train on.
@@ -40,10 +38,6 @@ def index():
     )
 
 
-random = np.random.default_rng(5)
-centers = random.normal(size=(50, DIMENSIONS))
-categories = random.integers(len(centers), size=5000)
-
 url = make_url(os.environ.get("DATABASE_URL", "postgresql://")).set(drivername="postgresql+psycopg")
 engine = create_engine(url)
 
@@ -53,29 +47,30 @@ with Session(engine) as session:
 
 Base.metadata.create_all(engine)
 with Session(engine) as session:
-    rows = [
-        {"category": int(category), "embedding": centers[category] + random.normal(size=DIMENSIONS)}
-        for category in categories
-    ]
-    session.execute(insert(Item), rows)
+    rows = zip(sample.topics, sample.vectors)
+    session.execute(
+        insert(Item), [{"id": id, "topic": topic, "embedding": vector} for id, (topic, vector) in enumerate(rows)]
+    )
     session.commit()
 
 index().create(engine)
 
 with Session(engine) as session:
-    query = centers[7] + random.normal(size=DIMENSIONS)
-    distance = Item.embedding.cosine_distance(query)
+    distance = Item.embedding.cosine_distance(sample.query)
     nearest = session.execute(
-        select(Item.id, distance.label("distance")).where(Item.category == 7).order_by(distance).limit(5)
+        select(Item.id, distance.label("distance"))
+        .where(Item.topic == sample.query_topic)
+        .order_by(distance)
+        .limit(10)
     ).all()
     for id, how_far in nearest:
         print(f"item {id} at {how_far:.3f}")
-    assert len(nearest) == 5
+    sample.check([row.id for row in nearest], topic=sample.query_topic)
 
     # Another target recall for this transaction.
     session.execute(text("SET LOCAL distillvq.target_recall = 0.9"))
-    first = session.scalars(select(Item).order_by(distance).limit(1)).one()
-    print(f"the nearest of all: item {first.id}, of category {first.category}")
+    items = session.scalars(select(Item).order_by(distance).limit(10)).all()
+    sample.check([item.id for item in items])
 
     recall = session.execute(text("SELECT recall FROM distillvq_recall('sqlalchemy_items_embedding_idx')")).scalar_one()
     print(f"recall@10 is {recall:.3f}")
