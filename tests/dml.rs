@@ -311,8 +311,9 @@ fn recall_does_not_wear_out() {
             .map(|(worn, fresh)| fresh - worn)
             .fold(0.0, f64::max)
     };
+    // Three of the 600 neighbors.
     assert!(
-        loss(rebuilt) <= 0.005,
+        loss(rebuilt) < 3.5 / 600.0,
         "{worn:?}, rebuilt with the same model {rebuilt:?}"
     );
     // Models of other seeds lose between one point and eight.
