@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
-use common::{Sql, server, undamaged, verified};
+use common::{Sql, has_module, server, undamaged, verified};
 use docs_runner::{Block, Page, difference};
 
 /// Stands in for pg_cron: takes a schedule, and remembers the command, which is run once behind the block that schedules it.
@@ -273,6 +273,9 @@ fn is_target(name: &str) -> bool {
 /// Reads a page from its top, does what it says, and fails if anything is not as it says.
 #[track_caller]
 fn follow(path: &str) {
+    if path.ends_with("sharding.md") && !has_module("postgres_fdw") {
+        return;
+    }
     let mut reading = Reading::new(path);
     reading.look_for_links();
     let mut blocks = Vec::new();

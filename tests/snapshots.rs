@@ -4,8 +4,8 @@
 mod common;
 
 use common::{
-    ALL, Database, Sql, all_found, by_index, by_table, ids, in_order, literal, recall, search,
-    table,
+    ALL, Database, Sql, all_found, by_index, by_table, has_module, ids, in_order, literal, recall,
+    search, table,
 };
 use distillvq_harness::{Embedding, Metric, Vectors};
 
@@ -375,6 +375,9 @@ fn serializable_transactions_notice_each_other() {
 
 #[test]
 fn pages_in_use_are_the_last_to_be_evicted() {
+    if !has_module("pg_buffercache") {
+        return;
+    }
     let (mut db, queries) = items("in_use", 4_000, 24);
     db.run("CREATE EXTENSION pg_buffercache");
     let mut session = db.session();

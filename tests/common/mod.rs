@@ -136,6 +136,17 @@ pub fn can_evict() -> bool {
     server().installation().version() >= 17
 }
 
+/// Whether the server has a contrib module. A server of the newest version must have it; for an older one without it, says so.
+pub fn has_module(name: &str) -> bool {
+    let sql = format!("SELECT count(*) > 0 FROM pg_available_extensions WHERE name = '{name}'");
+    let newest = server().installation().version() >= 18;
+    let has = newest || server().connect().unwrap().one(&sql);
+    if !has {
+        eprintln!("not tested: this server has no {name}");
+    }
+    has
+}
+
 /// Takes the pages of an index out of the server's memory.
 #[track_caller]
 pub fn evict(client: &mut Client, index: &str) {
