@@ -17,8 +17,8 @@ pub(super) struct Scoring<B> {
 }
 
 impl<B: BlockScorer> Scoring<B> {
-    /// Scores the rows of a page, which comes with its number, that the filter admits and offers them to `best`. `show` gets the scores of each block of rows and
-    /// the mask of those admitted. Returns the number of rows admitted.
+    /// Scores the rows of a page that the filter admits and offers them to `best`. The page is given by its number and its bytes.
+    /// `show` gets the scores of each block of rows and the mask of those admitted. Returns the number of rows admitted.
     pub fn scan_page<F: BlockFilter>(
         &self,
         (number, page): (u32, &[u8]),
@@ -53,7 +53,7 @@ impl<B: BlockScorer> Scoring<B> {
         all_admitted
     }
 
-    /// Offers a row of a page, which comes with its number.
+    /// Offers a row of a page, given by its number and its bytes.
     pub fn offer(
         &self,
         (number, page): (u32, &[u8]),
